@@ -1,0 +1,61 @@
+# Everything a newcomer needs: `make demo` and `make test`. Both make .venv if there is none and say what they do.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+OUT ?= build/demo
+DIGITS := samples/digits
+DATA := samples.digits.data:held_out
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.PHONY: help demo test lint format train-digits clean
+
+help:
+	@echo "make demo          real images -> trained LCCL network -> ONNX -> engine -> comparison"
+	@echo "make test          install what tests need, run all of them"
+	@echo "make lint          ruff, mypy"
+	@echo "make format        let ruff format the code"
+	@echo "make train-digits  train the demo's two networks again"
+	@echo "make clean         remove build outputs and the environment"
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit("lccl needs Python 3.11 or newer; run make with PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'
+	@echo "-- making a virtual environment in $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "-- installing lccl, TensorRT for RTX and scikit-learn into $(VENV) (about two minutes the first time)"
+	@$(PIP) -e '.[rtx,train]'
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	@echo "-- installing what tests and linters need into $(VENV)"
+	@$(PIP) -e '.[dev]'
+	@touch $@
+
+demo: $(VENV)/.installed
+	@mkdir -p $(OUT)
+	@echo "-- 1/3 checkpoint -> ONNX, checked against PyTorch"
+	$(BIN)/lccl-export $(DIGITS)/lccl.pt -o $(OUT)/lccl.onnx --inputs $(DATA)
+	@echo "-- 2/3 ONNX -> engine, ahead of time"
+	$(BIN)/lccl-build-engine $(OUT)/lccl.onnx
+	@echo "-- 3/3 gated against dense, on the held-out images"
+	$(BIN)/lccl-compare $(DIGITS)/lccl.pt $(OUT)/lccl.onnx $(OUT)/lccl.engine --dense $(DIGITS)/dense.pt --data $(DATA) --min-agreement 1 --max-accuracy-drop 0.5 --allow-skipped
+
+test: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/.installed-dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+train-digits: $(VENV)/.installed
+	$(BIN)/python $(DIGITS)/train.py
+
+clean:
+	rm -rf build dist $(VENV)

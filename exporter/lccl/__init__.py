@@ -1,0 +1,59 @@
+"""LCCL: gated convolutions from PyTorch to ONNX and TensorRT engines, with a proof of what they cost and gain.
+
+``import lccl`` loads nothing heavy; each name below is imported when it is first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from lccl.version import __version__
+
+if TYPE_CHECKING:
+    from lccl import nn
+    from lccl.checkpoint import save_checkpoint
+    from lccl.comparing import compare
+    from lccl.engine import build_engine
+    from lccl.errors import ContractError, UserError
+    from lccl.exporting import export
+    from lccl.load import load_checkpoint
+    from lccl.profiling import profile
+
+_LAZY = {
+    "ContractError": "lccl.errors",
+    "UserError": "lccl.errors",
+    "build_engine": "lccl.engine",
+    "compare": "lccl.comparing",
+    "export": "lccl.exporting",
+    "load_checkpoint": "lccl.load",
+    "profile": "lccl.profiling",
+    "save_checkpoint": "lccl.checkpoint",
+}
+
+__all__ = [
+    "ContractError",
+    "UserError",
+    "__version__",
+    "build_engine",
+    "compare",
+    "export",
+    "load_checkpoint",
+    "nn",
+    "profile",
+    "save_checkpoint",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "nn":
+        return import_module("lccl.nn")
+    if name in _LAZY:
+        value = getattr(import_module(_LAZY[name]), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module 'lccl' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,78 @@
+"""Writing files so that a reader sees the whole file or none, whatever happens meanwhile."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from lccl.errors import UserError
+
+
+@contextmanager
+def atomic_path(path: str | Path) -> Iterator[Path]:
+    """A temporary path beside ``path`` that takes its place when the block ends well, and goes away when it does not.
+
+    Raises:
+        UserError: the folder is missing or not writable, or the disk is full.
+    """
+    target = Path(path)
+    require_writable(target)
+    try:
+        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
+    except OSError as error:
+        raise _write_error(target, error) from None
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)
+        os.replace(temporary, target)
+    except OSError as error:
+        raise _write_error(target, error) from None
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def require_writable(path: str | Path) -> None:
+    """Raises:
+    UserError: ``path`` cannot be written, told before any long work begins.
+    """
+    target = Path(path)
+    if target.is_dir():
+        raise UserError(f"{target} is a folder: name a file in it")
+    if not target.parent.is_dir():
+        raise UserError(f"the folder {target.parent} does not exist: create it, or write somewhere else")
+    if not os.access(target.parent, os.W_OK) or (target.exists() and not os.access(target, os.W_OK)):
+        raise UserError(f"no permission to write {target}: choose another place with -o")
+
+
+def require_file(path: str | Path) -> Path:
+    """The path, if it is a file that can be read.
+
+    Raises:
+        UserError: it is not.
+    """
+    source = Path(path)
+    if not source.exists():
+        raise UserError(f"no such file: {source}")
+    if not source.is_file():
+        raise UserError(f"{source} is not a file")
+    if not os.access(source, os.R_OK):
+        raise UserError(f"no permission to read {source}")
+    return source
+
+
+def sha256(path: str | Path) -> str:
+    """Hex digest of a file's bytes."""
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _write_error(target: Path, error: OSError) -> UserError:
+    return UserError(f"cannot write {target}: {error.strerror or error}; nothing was written")

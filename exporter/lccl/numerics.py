@@ -1,0 +1,95 @@
+"""Whether two implementations of a network agree: errors relative to the outputs' own size, sample by sample."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+SMALLEST_SCALE = 0.01
+"""Outputs below this size are not held to a finer error: rounding grows with what is summed, not with what is left."""
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Outputs of one implementation held against a reference; true when they agree."""
+
+    max_error: float
+    mean_error: float
+    relative_error: float
+    """Largest of max error / max(0.01, largest value) over the outputs."""
+    failed_samples: int
+    """Samples of which an output is beyond the tolerance."""
+    samples: int
+    tolerance: float
+    hard_gates: bool
+    """Gates that jump (binary, or with a threshold): a logit at the edge may fall on either side, so that a minority of
+    samples may differ."""
+
+    def __bool__(self) -> bool:
+        if not np.isfinite(self.max_error):
+            return False
+        return self.failed_samples == 0 or (self.hard_gates and 2 * self.failed_samples < self.samples)
+
+    def __str__(self) -> str:
+        text = f"max error {self.max_error:.1e}, mean {self.mean_error:.1e} over {self.samples} inputs"
+        return text + (f", {self.failed_samples} beyond {self.tolerance:.0e}" if self.failed_samples else "")
+
+
+def agreement(
+    reference: Mapping[str, Array], other: Mapping[str, Array], tolerance: float, *, hard_gates: bool = False
+) -> Agreement:
+    """Compares outputs by name; the first axis of the first output is the sample.
+
+    Args:
+        tolerance: allowed error of a sample, relative to max(0.01, largest value of that output in the reference).
+
+    Raises:
+        ValueError: other names or shapes.
+    """
+    if list(reference) != list(other):
+        raise ValueError(f"outputs {list(other)} instead of {list(reference)}")
+    samples = max(1, len(next(iter(reference.values()))) if next(iter(reference.values())).ndim else 1)
+    failed = np.zeros(samples, bool)
+    errors, relative = [], [0.0]
+    for name, expected in reference.items():
+        got = other[name]
+        if got.shape != expected.shape:
+            raise ValueError(f"output {name} has shape {list(got.shape)} instead of {list(expected.shape)}")
+        error = _absolute_error(expected, got)
+        finite = np.abs(expected[np.isfinite(expected)].astype(np.float64))
+        scale = max(SMALLEST_SCALE, float(finite.max(initial=0.0)))
+        errors.append(error.ravel())
+        relative.append(float(error.max(initial=0.0)) / scale)
+        if error.size and error.ndim and len(error) == samples:
+            failed |= error.reshape(samples, -1).max(axis=1) > tolerance * scale
+        elif relative[-1] > tolerance:
+            failed[:] = True
+    every = np.concatenate(errors)
+    maximum, mean = float(every.max(initial=0.0)), float(every.mean()) if every.size else 0.0
+    return Agreement(maximum, mean, max(relative), int(failed.sum()), samples, tolerance, hard_gates)
+
+
+def _absolute_error(expected: Array, got: Array) -> Array:
+    """|expected - got| in float64; 0 where both are the same NaN or infinity, infinite where only one is."""
+    a, b = expected.astype(np.float64), got.astype(np.float64)
+    with np.errstate(invalid="ignore"):
+        error = np.where((a == b) | (np.isnan(a) & np.isnan(b)), 0.0, np.abs(a - b))
+    return np.where(np.isnan(error), np.inf, error)
+
+
+def merge(parts: Sequence[Agreement]) -> Agreement:
+    """Several feeds of the same two implementations as one."""
+    samples = sum(p.samples for p in parts)
+    return replace(
+        parts[0],
+        max_error=max(p.max_error for p in parts),
+        mean_error=sum(p.mean_error * p.samples for p in parts) / samples,
+        relative_error=max(p.relative_error for p in parts),
+        failed_samples=sum(p.failed_samples for p in parts),
+        samples=samples,
+    )

@@ -1,0 +1,39 @@
+"""Progress of long work: a line with a bar on a terminal, nothing anywhere else."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+
+class Progress(Protocol):
+    """Told each step as it begins, and how far a long one is."""
+
+    def __call__(self, step: str, done: int | None = None, total: int | None = None) -> None: ...
+
+
+def silent(step: str, done: int | None = None, total: int | None = None) -> None:
+    """Progress that nobody sees: the library's default."""
+
+
+@contextmanager
+def on_terminal(enabled: bool = True) -> Iterator[Progress]:
+    """The current step and a bar on stderr if that is a terminal; silent otherwise. The line goes when the block ends."""
+    if not enabled or not sys.stderr.isatty():
+        yield silent
+        return
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import Progress as Bar
+
+    columns = (SpinnerColumn(), BarColumn(bar_width=24), TimeElapsedColumn(), TextColumn("{task.description}"))
+    with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("starting", total=None)
+
+        def report(step: str, done: int | None = None, total: int | None = None) -> None:
+            bar.update(task, description=escape(step), total=total, completed=done or 0)
+
+        yield report

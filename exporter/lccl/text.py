@@ -1,0 +1,29 @@
+"""Plain-text tables and numbers for terminals, logs and documents."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]], right: Sequence[int] = ()) -> str:
+    """Columns aligned with spaces, a rule under the head.
+
+    Args:
+        right: indices of the columns that are set flush right (numbers).
+    """
+    body = [tuple(row) for row in rows]
+    widths = [max(len(row[i]) for row in (tuple(head), *body)) for i in range(len(head))]
+
+    def line(row: Sequence[str]) -> str:
+        cells = (
+            cell.rjust(width) if i in right else cell.ljust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        return "  ".join(cells).rstrip()
+
+    return "\n".join([line(head), "  ".join("-" * width for width in widths), *map(line, body)])
+
+
+def percent(value: float | None) -> str:
+    """0.3456 -> "34.6 %"; None -> "-"."""
+    return "-" if value is None else f"{value:.1%}".replace("%", " %")
