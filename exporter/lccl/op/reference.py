@@ -1,0 +1,84 @@
+"""The plain meaning of ``lccl::LCCLConv``: NumPy, float64, no cleverness. Every other implementation is held to it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from onnx.reference.op_run import OpRun
+
+from lccl.op.contract import ATTRIBUTES, DOMAIN, INPUT_NAMES, OP_TYPE, Attributes, output_shape
+
+Array = npt.NDArray[Any]
+
+
+def _conv(x: Array, w: Array, b: Array, strides: Any, pads: Any, dilations: Any) -> Array:
+    """x [N, C, H, W], w [K, R, S, C], b [K] -> [N, K, Ho, Wo], tap by tap."""
+    k, r, s, _ = w.shape
+    top, left, bottom, right = pads
+    x = np.pad(x, ((0, 0), (0, 0), (top, bottom), (left, right)))
+    ho = (x.shape[2] - dilations[0] * (r - 1) - 1) // strides[0] + 1
+    wo = (x.shape[3] - dilations[1] * (s - 1) - 1) // strides[1] + 1
+    y = np.broadcast_to(b[None, :, None, None], (x.shape[0], k, ho, wo)).copy()
+    for i in range(r):
+        for j in range(s):
+            i0, j0 = i * dilations[0], j * dilations[1]
+            taps = x[:, :, i0 : i0 + (ho - 1) * strides[0] + 1 : strides[0], j0 : j0 + (wo - 1) * strides[1] + 1 : strides[1]]
+            y += np.einsum("nchw,kc->nkhw", taps, w[:, i, j])
+    return y
+
+
+def _leaky(x: Array, alpha: float) -> Array:
+    return np.where(x > 0, x, alpha * x)
+
+
+def lccl_gate(inputs: dict[str, Array], attributes: Attributes) -> Array:
+    """The gate g at every output pixel, [N, 1, Ho, Wo], float64.
+
+    Args:
+        inputs: the nine inputs of the op under their contract names.
+    """
+    a = attributes
+    x, gate_w, gate_b, gate = (np.asarray(inputs[n], np.float64) for n in ("X", "gate_W", "gate_B", "gate"))
+    n, _, ho, wo = output_shape({name: np.shape(inputs[name]) for name in INPUT_NAMES}, a)
+    with np.errstate(invalid="ignore", over="ignore"):
+        logit = _conv(x, gate_w, gate_b, a.gate_strides, a.gate_pads, a.gate_dilations)
+        gmap = np.minimum(np.maximum(a.gate_slope * logit, 0), a.gate_max) * gate
+        gmap = np.where(gmap > a.gate_threshold, gmap, 0)
+    g = gmap.repeat(a.grid, axis=2).repeat(a.grid, axis=3)[:, :, :ho, :wo]
+    return np.broadcast_to(g, (n, 1, ho, wo))
+
+
+def lccl_conv(inputs: dict[str, Array], attributes: Attributes) -> Array:
+    """Y of the op, [N, K, Ho, Wo], float64.
+
+    Args:
+        inputs: the nine inputs of the op under their contract names, any float type.
+
+    Raises:
+        ContractError: shapes that version 1 does not allow.
+    """
+    a = attributes
+    output_shape({name: np.shape(inputs[name]) for name in INPUT_NAMES}, a)
+    x, w, b, _, _, _, post_scale, post_bias, residual = (np.asarray(inputs[n], np.float64) for n in INPUT_NAMES)
+    g = lccl_gate(inputs, a)
+    with np.errstate(invalid="ignore", over="ignore"):
+        u = _leaky(_conv(x, w, b, a.strides, a.pads, a.dilations), a.activation_alpha)
+        v = np.where(g > 0, u * g, 0)
+        y = v * post_scale[None, :, None, None] + post_bias[None, :, None, None] + residual
+        return _leaky(y, a.post_alpha)
+
+
+class LCCLConv(OpRun):
+    """The op for ``onnx.reference.ReferenceEvaluator(model, new_ops=[LCCLConv])``: T in, T out, float64 between."""
+
+    op_domain = DOMAIN
+
+    def _run(self, *inputs: Array, **attributes: Any) -> tuple[Array]:
+        given = {spec.name: attributes[spec.name] for spec in ATTRIBUTES if attributes.get(spec.name) is not None}
+        y = lccl_conv(dict(zip(INPUT_NAMES, inputs, strict=True)), Attributes.from_mapping(given))
+        return (y.astype(inputs[0].dtype),)
+
+
+assert LCCLConv.__name__ == OP_TYPE

@@ -1,0 +1,218 @@
+"""``torch.ops.lccl.conv``: the op for PyTorch, with shape propagation and exact gradients.
+
+Inputs and attributes are the contract's own, in its order, so that exporting a call is copying it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import lru_cache
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lccl.op.contract import FLT_MAX, INPUT_NAMES, Attributes, output_shape
+
+TORCH_ATTRIBUTES = (
+    "strides",
+    "pads",
+    "dilations",
+    "gate_strides",
+    "gate_pads",
+    "gate_dilations",
+    "activation_alpha",
+    "gate_slope",
+    "gate_max",
+    "gate_threshold",
+    "gate_upsample",
+    "post_alpha",
+    "gate_source",
+    "density",
+)
+"""Arguments of the torch op after the nine inputs; the plugin's own two attributes are constants of the export."""
+
+
+def leaky(x: Tensor, alpha: float) -> Tensor:
+    """x if x > 0 else alpha * x."""
+    if alpha == 1:
+        return x
+    return F.relu(x) if alpha == 0 else F.leaky_relu(x, alpha)
+
+
+def conv_krsc(x: Tensor, w: Tensor, b: Tensor, strides: Any, pads: Any, dilations: Any) -> Tensor:
+    """Convolution with a [K, R, S, C] weight and pads in ONNX order."""
+    top, left, bottom, right = pads
+    if (top, left) != (bottom, right):
+        x, top, left = F.pad(x, (left, right, top, bottom)), 0, 0
+    return F.conv2d(x, w.permute(0, 3, 1, 2), b, tuple(strides), (top, left), tuple(dilations))
+
+
+def gate_map(inputs: dict[str, Tensor], a: Attributes) -> Tensor:
+    """gmap [N, 1, Hg, Wg] in float32 (float64 for float64 inputs)."""
+    wide = torch.float64 if inputs["X"].dtype == torch.float64 else torch.float32
+    x, w, b, gate = (inputs[name].to(wide) for name in ("X", "gate_W", "gate_B", "gate"))
+    with _exact_float32(x.device):
+        logit = conv_krsc(x, w, b, a.gate_strides, a.gate_pads, a.gate_dilations)
+    return threshold_gate(bound_gate(logit, a.gate_slope, a.gate_max) * gate, a.gate_threshold)
+
+
+def _exact_float32(device: torch.device) -> AbstractContextManager[object]:
+    """Without TF32, which has 10 bits of mantissa: a gate that flips because of a rounding is an accuracy bug."""
+    if device.type != "cuda":
+        return nullcontext()
+    now = torch.backends.cudnn
+    return now.flags(now.enabled, now.benchmark, now.benchmark_limit, now.deterministic, allow_tf32=False)  # type: ignore[no-any-return]
+
+
+def bound_gate(logit: Tensor, slope: float, bound: float) -> Tensor:
+    """min(max(slope * logit, 0), bound)."""
+    gmap = (logit * slope).relu()
+    return gmap.clamp(max=bound) if bound < FLT_MAX else gmap
+
+
+def threshold_gate(gmap: Tensor, threshold: float) -> Tensor:
+    """gmap where it is above the threshold, else 0; a NaN is not above."""
+    return torch.where(gmap > threshold, gmap, torch.zeros_like(gmap))
+
+
+def upsample_gate(gmap: Tensor, grid: int, hw: Sequence[int]) -> Tensor:
+    """gmap [N, 1, Hg, Wg] -> g [N, 1, Ho, Wo]: each value repeated over its G x G block, clipped to the map."""
+    if grid > 1:
+        gmap = gmap.repeat_interleave(grid, dim=2).repeat_interleave(grid, dim=3)
+    return gmap[:, :, : hw[0], : hw[1]]
+
+
+def compute(inputs: dict[str, Tensor], a: Attributes) -> Tensor:
+    """The op in PyTorch's own differentiable ops; low precision is computed in float32 on the CPU and rounded once.
+
+    The types are the op's own whatever autocast would make of them: a gate is decided in float32.
+    """
+    with torch.autocast(inputs["X"].device.type, enabled=False):
+        return _compute(inputs, a)
+
+
+def _compute(inputs: dict[str, Tensor], a: Attributes) -> Tensor:
+    x = inputs["X"]
+    out_type = x.dtype
+    wide = torch.float32 if x.device.type == "cpu" and x.dtype in (torch.float16, torch.bfloat16) else x.dtype
+    cast = {name: inputs[name].to(wide) for name in ("X", "W", "B", "post_scale", "post_bias", "residual")}
+    u = leaky(conv_krsc(cast["X"], cast["W"], cast["B"], a.strides, a.pads, a.dilations), a.activation_alpha)
+    g = upsample_gate(gate_map(inputs, a), a.grid, u.shape[2:])
+    v = torch.where(g > 0, u, torch.zeros((), dtype=wide, device=x.device)) * g.to(wide)
+    y = v * cast["post_scale"][None, :, None, None] + cast["post_bias"][None, :, None, None] + cast["residual"]
+    return leaky(y, a.post_alpha).to(out_type)
+
+
+@torch.library.custom_op("lccl::conv", mutates_args=())
+def _lccl_conv(
+    X: Tensor,
+    W: Tensor,
+    B: Tensor,
+    gate_W: Tensor,
+    gate_B: Tensor,
+    gate: Tensor,
+    post_scale: Tensor,
+    post_bias: Tensor,
+    residual: Tensor,
+    strides: Sequence[int],
+    pads: Sequence[int],
+    dilations: Sequence[int],
+    gate_strides: Sequence[int],
+    gate_pads: Sequence[int],
+    gate_dilations: Sequence[int],
+    activation_alpha: float,
+    gate_slope: float,
+    gate_max: float,
+    gate_threshold: float,
+    gate_upsample: Sequence[float],
+    post_alpha: float,
+    gate_source: str,
+    density: float,
+) -> Tensor:
+    inputs, attributes = unpack(locals())
+    output_shape({name: tuple(t.shape) for name, t in inputs.items()}, attributes)
+    return compute(inputs, attributes).contiguous()
+
+
+def unpack(arguments: dict[str, Any]) -> tuple[dict[str, Tensor], Attributes]:
+    """The op's arguments by name -> its nine inputs and its attributes."""
+    inputs = {name: arguments[name] for name in INPUT_NAMES}
+    values = (arguments[name] for name in TORCH_ATTRIBUTES)
+    return inputs, _attributes(*(tuple(v) if isinstance(v, (list, tuple)) else v for v in values))
+
+
+@lru_cache(maxsize=1024)
+def _attributes(*values: Any) -> Attributes:
+    """Checked once per layer, not once per call."""
+    return Attributes(**dict(zip(TORCH_ATTRIBUTES, values, strict=True)))
+
+
+@_lccl_conv.register_fake
+def _fake(X: Tensor, W: Tensor, *rest: Any) -> Tensor:
+    arguments = dict(zip((*INPUT_NAMES, *TORCH_ATTRIBUTES), (X, W, *rest), strict=True))
+    strides, pads, dilations = (arguments[name] for name in ("strides", "pads", "dilations"))
+    k, r, s, _ = W.shape
+    ho, wo = (
+        (X.shape[2 + i] + pads[i] + pads[i + 2] - dilations[i] * (kernel - 1) - 1) // strides[i] + 1
+        for i, kernel in enumerate((r, s))
+    )
+    return X.new_empty((X.shape[0], k, ho, wo))
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG001 - torch calls it by these names
+    ctx.save_for_backward(*inputs[: len(INPUT_NAMES)])
+    ctx.attributes = inputs[len(INPUT_NAMES) :]
+
+
+def _backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+    """Gradients by differentiating :func:`compute`; an inactive pixel passes none to W, B and X."""
+    needed = [i for i in range(len(INPUT_NAMES)) if ctx.needs_input_grad[i]]
+    with torch.enable_grad():
+        leaves = [t.detach().requires_grad_(i in needed) for i, t in enumerate(ctx.saved_tensors)]
+        arguments = dict(zip((*INPUT_NAMES, *TORCH_ATTRIBUTES), (*leaves, *ctx.attributes), strict=True))
+        y = compute(*unpack(arguments))
+    grads = torch.autograd.grad(y, [leaves[i] for i in needed], grad, allow_unused=True)
+    by_index = dict(zip(needed, grads, strict=True))
+    return tuple(by_index.get(i) for i in range(len(INPUT_NAMES) + len(TORCH_ATTRIBUTES)))
+
+
+_lccl_conv.register_autograd(_backward, setup_context=_setup_context)
+
+OP = torch.ops.lccl.conv.default
+
+
+def lccl_conv(inputs: dict[str, Tensor], attributes: Attributes) -> Tensor:
+    """Runs the op.
+
+    Args:
+        inputs: the nine inputs under their contract names; X is [N, C, H, W], W is [K, R, S, C].
+        attributes: the node's attributes.
+
+    Returns:
+        Y [N, K, Ho, Wo] of X's type.
+
+    Raises:
+        ContractError: shapes that version 1 does not allow.
+    """
+    values = [getattr(attributes, name) for name in TORCH_ATTRIBUTES]
+    y: Tensor = OP(*(inputs[name] for name in INPUT_NAMES), *values)
+    return y
+
+
+def neutral(name: str, like: Tensor, *, k: int, c: int) -> Tensor:
+    """The neutral tensor of an input that a form lacks, of the type that the contract gives it."""
+    shape, value = {
+        "B": ((k,), 0.0),
+        "gate_W": ((1, 1, 1, c), 0.0),
+        "gate_B": ((1,), 1.0),
+        "gate": ((1, 1, 1, 1), 1.0),
+        "post_scale": ((1,), 1.0),
+        "post_bias": ((1,), 0.0),
+        "residual": ((1, 1, 1, 1), 0.0),
+    }[name]
+    wide = name in ("B", "gate_B", "post_scale", "post_bias")
+    dtype = torch.promote_types(like.dtype, torch.float32) if wide else like.dtype
+    return torch.full(shape, value, dtype=dtype, device=like.device)
