@@ -1,0 +1,122 @@
+"""Checkpoints that name their own network, so that one file is enough to export: written and read here only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lccl.errors import UserError
+from lccl.files import atomic_path
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+FORMAT = "lccl-checkpoint"
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A state dict and, where the file says so, how to build its network."""
+
+    state_dict: Mapping[str, Tensor]
+    factory: str | None = None
+    """"pkg.module:callable" that builds the network; None: the caller has to say it."""
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    input_shape: tuple[int, ...] | None = None
+    """Of one input without the batch: (C, H, W)."""
+
+
+def save_checkpoint(
+    path: str | Path,
+    model: nn.Module,
+    factory: str,
+    kwargs: Mapping[str, Any] | None = None,
+    input_shape: Sequence[int] | None = None,
+) -> None:
+    """Writes the model's state dict with the factory that builds it; plain data only, loadable without pickled code.
+
+    Args:
+        factory: "pkg.module:callable", called with ``kwargs`` (plain values) to build the network.
+        input_shape: (C, H, W) of one input.
+    """
+    import torch
+
+    content = {
+        "format": FORMAT,
+        "version": FORMAT_VERSION,
+        "factory": factory,
+        "kwargs": dict(kwargs or {}),
+        "input_shape": list(input_shape) if input_shape else None,
+        "state_dict": dict(model.state_dict()),
+    }
+    with atomic_path(path) as temporary:
+        torch.save(content, temporary)
+
+
+def read_checkpoint(content: Any, path: Path, key: str | None = None) -> Checkpoint:
+    """What ``torch.load`` returned -> a checkpoint: our own format, or a state dict, bare or nested.
+
+    Raises:
+        UserError: no state dict in it, or several and no ``key`` to choose.
+    """
+    if isinstance(content, Mapping) and content.get("format") == FORMAT:
+        if content.get("version") != FORMAT_VERSION:
+            raise UserError(
+                f"{path} has checkpoint version {content.get('version')}; this lccl reads {FORMAT_VERSION}: update lccl"
+            )
+        return _own_format(content, path)
+    return Checkpoint(_find_state_dict(content, path, key))
+
+
+def _own_format(content: Mapping[str, Any], path: Path) -> Checkpoint:
+    state, factory, kwargs, shape = (content.get(k) for k in ("state_dict", "factory", "kwargs", "input_shape"))
+    well_formed = (
+        _is_state_dict(state)
+        and isinstance(factory, str)
+        and isinstance(kwargs or {}, Mapping)
+        and (shape is None or (isinstance(shape, (list, tuple)) and all(isinstance(d, int) and d > 0 for d in shape)))
+    )
+    if not well_formed:
+        raise UserError(f"{path} is no well-formed lccl checkpoint: write it again with lccl.save_checkpoint")
+    return Checkpoint(state or {}, factory, kwargs or {}, tuple(shape) if shape else None)
+
+
+def _is_state_dict(value: Any) -> bool:
+    import torch
+
+    return (
+        isinstance(value, Mapping)
+        and bool(value)
+        and all(isinstance(k, str) for k in value)
+        and all(isinstance(v, torch.Tensor) for v in value.values())
+    )
+
+
+def _find_state_dict(content: Any, path: Path, key: str | None) -> Mapping[str, Tensor]:
+    if key is not None:
+        if not isinstance(content, Mapping) or not _is_state_dict(content.get(key)):
+            raise UserError(f"{path} has no state dict under {key!r}; it holds {_keys(content)}")
+        found: Mapping[str, Tensor] = content[key]
+        return found
+    if _is_state_dict(content):
+        bare: Mapping[str, Tensor] = content
+        return bare
+    nested = {k: v for k, v in content.items() if _is_state_dict(v)} if isinstance(content, Mapping) else {}
+    for name in ("state_dict", "model", "model_state_dict", "net", "network"):
+        if name in nested:
+            named: Mapping[str, Tensor] = nested[name]
+            return named
+    if len(nested) == 1:
+        return next(iter(nested.values()))
+    if nested:
+        raise UserError(f"{path} holds several state dicts ({', '.join(nested)}): choose one with --state-dict-key")
+    raise UserError(f"{path} holds no state dict; it holds {_keys(content)}")
+
+
+def _keys(content: Any) -> str:
+    if not isinstance(content, Mapping):
+        return f"a {type(content).__name__}"
+    return "the keys " + ", ".join(map(str, list(content)[:8])) if content else "an empty dict"

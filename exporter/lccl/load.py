@@ -1,0 +1,294 @@
+"""Model files -> networks, without running code that a file brings along."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import pickletools
+import sys
+import warnings
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lccl.checkpoint import Checkpoint, read_checkpoint
+from lccl.errors import UserError, first_line
+from lccl.files import require_file
+
+if TYPE_CHECKING:
+    import onnx
+    from torch import nn
+
+TORCH_SUFFIXES = (".pt", ".pth", ".ckpt")
+TRUSTED_FACTORIES = ("lccl.models.resnet:cifar_resnet",)
+"""A file may name one of exactly these as its factory; any other has to be named by the caller."""
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A network in eval mode and what its file says of its input."""
+
+    module: nn.Module
+    source: str
+    input_shape: tuple[int, ...] | None
+    """(C, H, W), where the checkpoint says so."""
+
+
+def load_model(
+    path: str | Path,
+    factory: str | Callable[[], Any] | None = None,
+    *,
+    state_dict_key: str | None = None,
+    unsafe_pickle: bool = False,
+) -> LoadedModel:
+    """A checkpoint -> its network with the weights in it, in eval mode.
+
+    Args:
+        factory: "pkg.module:callable", or the callable, that builds the network; needed unless the checkpoint names one of lccl's own.
+        state_dict_key: which entry of a nested checkpoint is the state dict.
+        unsafe_pickle: allow a pickled module, which runs code from the file.
+
+    Raises:
+        UserError: whatever the caller can mend; the message says how.
+    """
+    from torch import nn
+
+    source = require_file(path)
+    content = _read_torch_file(source, unsafe_pickle)
+    if isinstance(content, nn.Module):
+        _require_no_nan(content.state_dict(), source)
+        return LoadedModel(content.eval(), str(source), None)
+    checkpoint = read_checkpoint(content, source, state_dict_key)
+    _require_no_nan(checkpoint.state_dict, source)
+    module = _build(checkpoint, factory, source)
+    _load_weights(module, checkpoint.state_dict, source, _title(factory or checkpoint.factory or ""))
+    return LoadedModel(module.eval(), str(source), checkpoint.input_shape)
+
+
+def load_checkpoint(path: str | Path) -> nn.Module:
+    """The network of a checkpoint written by :func:`save_checkpoint`, in eval mode.
+
+    Raises:
+        UserError: the file cannot be read, names no network, or does not fit it.
+    """
+    return load_model(path).module
+
+
+def load_onnx(path: str | Path) -> onnx.ModelProto:
+    """An ONNX file with its external data.
+
+    Raises:
+        UserError: no such file, or not an ONNX model.
+    """
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    source = require_file(path)
+    try:
+        model = onnx.load(str(source))
+    except (DecodeError, UnicodeDecodeError, ValueError) as error:
+        raise UserError(
+            f"{source} is not an ONNX model, or it is cut off ({first_line(error)}): export or copy it again"
+        ) from None
+    except (onnx.checker.ValidationError, OSError) as error:
+        raise UserError(
+            f"{source} refers to weights that are not beside it ({first_line(error)}): copy its data file along"
+        ) from None
+    if not model.HasField("graph") or not model.graph.node:
+        raise UserError(f"{source} is not an ONNX model, or it is cut off (no graph in it): export or copy it again")
+    _require_no_nan_in_onnx(model, source)
+    return model
+
+
+def _require_no_nan_in_onnx(model: onnx.ModelProto, path: Path) -> None:
+    """Weights without NaN; infinities are legal constants of some networks."""
+    import numpy as np
+    import onnx
+
+    floats = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16, onnx.TensorProto.DOUBLE)
+    for tensor in model.graph.initializer:
+        if tensor.data_type in floats and np.isnan(onnx.numpy_helper.to_array(tensor)).any():
+            raise UserError(f"{path}: {tensor.name} holds NaN; the training went wrong, take an earlier checkpoint")
+
+
+def import_object(name: str, what: str) -> Any:
+    """ "pkg.module:attribute" -> the object, looked up in the installed packages and the current folder.
+
+    Args:
+        what: what the object is to be, for messages: "factory", "loader".
+
+    Raises:
+        UserError: a malformed name, no such module or attribute, or a module that raises on import.
+    """
+    module_name, colon, attribute = name.partition(":")
+    if not colon or not module_name or not attribute:
+        raise UserError(f"a {what} is named pkg.module:callable, not {name!r}")
+    try:
+        with _current_folder_last():
+            module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        where = f" (no module named {error.name!r})" if error.name != module_name else ""
+        raise UserError(f"cannot import {module_name}{where}: run from the folder it is in, or install it") from None
+    except Exception as error:
+        raise UserError(f"importing {module_name} raised {type(error).__name__}: {first_line(error)}") from error
+    try:
+        value = module
+        for part in attribute.split("."):
+            value = getattr(value, part)
+    except AttributeError:
+        raise UserError(f"module {module_name} has no {attribute!r}") from None
+    return value
+
+
+@contextlib.contextmanager
+def _current_folder_last() -> Iterator[None]:
+    """The current folder importable within the block, behind everything installed, so that no file in it hides a package."""
+    folder = os.getcwd()
+    if folder in sys.path:
+        yield
+        return
+    sys.path.append(folder)
+    try:
+        yield
+    finally:
+        sys.path.remove(folder)
+
+
+def _read_torch_file(path: Path, unsafe_pickle: bool) -> Any:
+    import torch
+
+    kind = _sniff(path)
+    if kind == "torchscript":
+        raise UserError(f"{path} is TorchScript, which this version does not read: save the state dict and pass --model")
+    if kind == "pt2":
+        raise UserError(
+            f"{path} is a torch.export archive, which this version does not read: save the state dict and pass --model"
+        )
+    broken = UserError(f"{path} is not a PyTorch checkpoint, or it is cut off: save or copy it again")
+    if kind == "broken":
+        raise broken
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return torch.load(path, map_location="cpu", weights_only=not unsafe_pickle)
+    except Exception as error:
+        classes = [] if unsafe_pickle else _pickled_classes(path)
+        if classes:
+            raise UserError(
+                f"{path} holds pickled code, which loading would run: {', '.join(classes)}; save model.state_dict() "
+                "alone and pass --model pkg.module:factory, or, if you trust the file, pass --unsafe-pickle"
+            ) from None
+        if unsafe_pickle and isinstance(error, (AttributeError, ImportError)):
+            raise UserError(f"{path} needs classes that cannot be imported here: {first_line(error)}") from None
+        raise broken from None
+
+
+def _sniff(path: Path) -> str:
+    """What kind of torch file it is: an archive by its members, or a bare pickle, which only the unpickler can tell."""
+    if not zipfile.is_zipfile(path):
+        with path.open("rb") as stream:
+            return "broken" if stream.read(2) == b"PK" else "legacy"
+    with zipfile.ZipFile(path) as archive:
+        names = archive.namelist()
+    if any(name.endswith("/archive_format") or name == "archive_format" for name in names):
+        return "pt2"
+    return "torchscript" if any("/code/" in name for name in names) else "pickle"
+
+
+def _pickled_classes(path: Path) -> list[str]:
+    """The classes and functions that unpickling the file would call; empty where it holds none or cannot be read."""
+    import torch
+
+    try:
+        names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    except Exception:
+        return _pickled_globals(path)
+    return sorted(names)
+
+
+def _pickled_globals(path: Path) -> list[str]:
+    """As :func:`_pickled_classes` for a stream of pickles (torch's old format), read opcode by opcode, nothing run."""
+    found: set[str] = set()
+    strings: list[str] = []
+    with path.open("rb") as stream, contextlib.suppress(Exception):
+        while True:
+            for opcode, argument, _ in pickletools.genops(stream):
+                if opcode.name == "GLOBAL":
+                    found.add(str(argument).replace(" ", "."))
+                elif opcode.name == "STACK_GLOBAL" and len(strings) >= 2:
+                    found.add(".".join(strings[-2:]))
+                elif isinstance(argument, str):
+                    strings.append(argument)
+    return sorted(name for name in found if name.partition(".")[0] not in ("torch", "collections"))
+
+
+def _title(factory: str | Callable[[], Any]) -> str:
+    return factory if isinstance(factory, str) else getattr(factory, "__qualname__", repr(factory))
+
+
+def _build(checkpoint: Checkpoint, factory: str | Callable[[], Any] | None, path: Path) -> nn.Module:
+    from torch import nn
+
+    chosen = factory or checkpoint.factory
+    if chosen is None:
+        raise UserError(f"{path} holds weights but not the network: pass --model pkg.module:factory, a function that builds it")
+    name = _title(chosen)
+    if not factory and name not in TRUSTED_FACTORIES:
+        raise UserError(f"{path} asks to run {name}; if you trust it, say so: --model {name}")
+    kwargs = dict(checkpoint.kwargs) if chosen == checkpoint.factory else {}
+    build: Callable[..., Any] = import_object(chosen, "factory") if isinstance(chosen, str) else chosen
+    if not callable(build):
+        raise UserError(f"{name} is not callable; a factory is a function or class that builds the network")
+    try:
+        module = build(**kwargs)
+    except (UserError, KeyboardInterrupt):
+        raise
+    except BaseException as error:  # a SystemExit too: the factory must not choose this program's exit code
+        raise UserError(f"the factory {name} raised {type(error).__name__}: {first_line(error)}") from error
+    if not isinstance(module, nn.Module):
+        raise UserError(f"the factory {name} returned a {type(module).__name__}, not an nn.Module")
+    return module
+
+
+def _load_weights(module: nn.Module, state: Mapping[str, Any], path: Path, factory: str) -> None:
+    own = module.state_dict()
+    state = _without_prefixes(state, own)
+    missing = [k for k in own if k not in state]
+    unexpected = [k for k in state if k not in own]
+    if missing or unexpected:
+        parts = [
+            f"{len(keys)} {what} ({', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''})"
+            for what, keys in (("missing", missing), ("unexpected", unexpected))
+            if keys
+        ]
+        raise UserError(f"the weights in {path} do not fit {factory}: {' and '.join(parts)} keys; is it the right factory?")
+    wrong = [k for k in own if own[k].shape != state[k].shape]
+    if wrong:
+        k = wrong[0]
+        raise UserError(
+            f"the weights in {path} do not fit {factory}: {k} is {list(state[k].shape)} in the file and "
+            f"{list(own[k].shape)} in the network ({len(wrong)} such tensors); is it the right factory?"
+        )
+    module.load_state_dict(state)
+
+
+def _without_prefixes(state: Mapping[str, Any], own: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Without the prefixes that DataParallel and torch.compile put before every key, where the network has none of them."""
+    prefixes = ("module.", "_orig_mod.")
+    while set(state) != set(own):
+        prefix = next((p for p in prefixes if state and all(k.startswith(p) for k in state)), None)
+        if prefix is None or any(k.startswith(prefix) for k in own):
+            break
+        state = {k[len(prefix) :]: v for k, v in state.items()}
+    return state
+
+
+def _require_no_nan(state: Mapping[str, Any], path: Path) -> None:
+    import torch
+
+    for name, tensor in state.items():
+        if isinstance(tensor, torch.Tensor) and tensor.is_floating_point() and bool(torch.isnan(tensor).any()):
+            raise UserError(f"{path}: {name} holds NaN; the training went wrong, take an earlier checkpoint")

@@ -1,0 +1,101 @@
+"""The CIFAR-style residual network of the paper's experiments, dense or with gated convolutions.
+
+Layout after He et al. 2016 (arXiv 1512.03385, section 4.2): three stages of basic blocks at 1, 1/2 and 1/4 of the
+input's size, post-activation, projection shortcuts.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from torch import Tensor, nn
+
+from lccl.errors import UserError
+from lccl.nn import LCCLConv2d
+
+Gated = Literal["none", "first", "both"]
+
+
+class BasicBlock(nn.Module):
+    """Two 3 x 3 convolutions and a shortcut; ``gated`` says which of the two carry a gate."""
+
+    def __init__(self, channels: int, out_channels: int, stride: int, gated: Gated, gate: dict[str, Any]) -> None:
+        super().__init__()
+        self.conv1: nn.Module
+        self.conv2: nn.Module
+        if gated == "none":
+            self.conv1 = ConvNorm(channels, out_channels, 3, stride, activation=True)
+        else:
+            self.conv1 = LCCLConv2d(channels, out_channels, 3, stride, 1, **gate)
+        if gated == "both":
+            self.conv2 = LCCLConv2d(out_channels, out_channels, 3, 1, 1, activation=None, post_activation="relu", **gate)
+        else:
+            self.conv2 = ConvNorm(out_channels, out_channels, 3, 1, activation=False)
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or channels != out_channels:
+            self.shortcut = ConvNorm(channels, out_channels, 1, stride, activation=False)
+        self.relu = nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        residual = self.shortcut(x)
+        y = self.conv1(x)
+        if isinstance(self.conv2, ConvNorm):
+            out: Tensor = self.relu(self.conv2(y) + residual)
+            return out
+        out = self.conv2(y, residual=residual)
+        return out
+
+
+class ConvNorm(nn.Sequential):
+    """Convolution, BatchNorm and, if wanted, ReLU."""
+
+    def __init__(self, channels: int, out_channels: int, kernel: int, stride: int, *, activation: bool) -> None:
+        conv = nn.Conv2d(channels, out_channels, kernel, stride, kernel // 2, bias=False)
+        super().__init__(conv, nn.BatchNorm2d(out_channels), *([nn.ReLU()] if activation else []))
+
+
+class CifarResNet(nn.Module):
+    """Images [N, in_channels, H, W] -> logits [N, num_classes]."""
+
+    def __init__(self, depth: int, width: int, in_channels: int, num_classes: int, gated: Gated, gate: dict[str, Any]) -> None:
+        super().__init__()
+        if depth < 8 or (depth - 2) % 6:
+            raise UserError(f"depth is 6 * n + 2 (8, 14, 20, 32, ...), not {depth}")
+        if gated not in ("none", "first", "both"):
+            raise UserError(f'gated is "none", "first" or "both", not {gated!r}')
+        self.stem = ConvNorm(in_channels, width, 3, 1, activation=True)
+        channels, stages = width, []
+        for stage in range(3):
+            blocks = []
+            for i in range((depth - 2) // 6):
+                stride = 2 if stage > 0 and i == 0 else 1
+                blocks.append(BasicBlock(channels, width << stage, stride, gated, gate))
+                channels = width << stage
+            stages.append(nn.Sequential(*blocks))
+        self.stages = nn.Sequential(*stages)
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.flatten = nn.Flatten()
+        self.classifier = nn.Linear(channels, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.classifier(self.flatten(self.pool(self.stages(self.stem(x)))))
+        return logits
+
+
+def cifar_resnet(
+    depth: int = 20,
+    width: int = 16,
+    in_channels: int = 3,
+    num_classes: int = 10,
+    gated: Gated = "first",
+    **gate: Any,
+) -> CifarResNet:
+    """A CIFAR ResNet; ``gated`` "none" is the dense network.
+
+    Args:
+        depth: 6 * n + 2 layers.
+        width: channels of the first stage, doubled in each of the next two.
+        gated: which 3 x 3 convolutions of every block carry a gate: "none", "first" or "both".
+        **gate: options of :class:`lccl.nn.LCCLConv2d` for the gated ones, such as ``gate="1x1"``.
+    """
+    return CifarResNet(depth, width, in_channels, num_classes, gated, gate)

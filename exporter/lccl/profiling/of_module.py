@@ -1,0 +1,121 @@
+"""Counting in PyTorch: hooks on every layer that multiplies."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lccl.errors import UserError
+from lccl.nn.conv import LCCLConv2d
+from lccl.nn.folded import FoldedLCCLConv2d
+from lccl.op.contract import dense_macs, gate_macs, grid_hw
+from lccl.op.torch_op import gate_map, neutral, upsample_gate
+from lccl.profiling import LayerProfile, Profile
+from lccl.torch_calls import evaluating
+
+
+class _Counter:
+    """Sums over the images, per layer name, in order of execution; a layer that is called twice counts twice."""
+
+    def __init__(self) -> None:
+        self.active: dict[str, float] = {}
+        self.pixels: dict[str, int] = {}
+        self.kinds: dict[str, str] = {}
+        self.dense_macs: dict[str, int] = {}
+        self.gate_macs: dict[str, int] = {}
+
+    def add(self, name: str, kind: str, images: int, dense: int, own: int = 0, gate: Tensor | None = None) -> None:
+        """One call: MACs per image of the convolution and of its gate, and the gate at every output pixel."""
+        self.kinds[name] = kind
+        self.dense_macs[name] = self.dense_macs.get(name, 0) + images * dense
+        self.gate_macs[name] = self.gate_macs.get(name, 0) + images * own
+        if gate is not None:
+            self.active[name] = self.active.get(name, 0.0) + float((gate > 0).sum())
+            self.pixels[name] = self.pixels.get(name, 0) + gate.numel()
+
+    def result(self, images: int) -> Profile:
+        layers = (
+            LayerProfile(
+                name,
+                kind,
+                round(self.dense_macs[name] / images),
+                round(self.gate_macs[name] / images),
+                self.active[name] / self.pixels[name] if name in self.pixels else None,
+            )
+            for name, kind in self.kinds.items()
+        )
+        return Profile(tuple(layers), images)
+
+
+def profile_module(model: nn.Module, loader: Iterable[Any]) -> Profile:
+    """:func:`lccl.profiling.profile` for a module; its training mode is restored afterwards."""
+    counter = _Counter()
+    images = 0
+    with evaluating(model), _hooks(model, counter), torch.no_grad():
+        for batch in loader:
+            args, kwargs = model_inputs(batch)
+            model(*args, **kwargs)
+            images += len(args[0] if args else next(iter(kwargs.values())))
+    if not images:
+        raise UserError("the loader gave no batch, so there is nothing to profile")
+    return counter.result(images)
+
+
+def model_inputs(batch: Any) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
+    """A batch of a loader -> the model's positional and named inputs; labels that come with it are left out."""
+    if isinstance(batch, Mapping):
+        return (), {name: torch.as_tensor(value) for name, value in batch.items()}
+    first = batch[0] if isinstance(batch, (tuple, list)) else batch
+    return (torch.as_tensor(first),), {}
+
+
+@contextmanager
+def _hooks(model: nn.Module, counter: _Counter) -> Iterator[None]:
+    handles = []
+    gated = [m for m in model.modules() if isinstance(m, (LCCLConv2d, FoldedLCCLConv2d))]
+    inside = {child for m in gated for child in m.modules() if child is not m}
+    for name, module in model.named_modules():
+        if module in gated:
+            handles.append(module.register_forward_hook(_count_gated(name, counter), with_kwargs=True))
+        elif isinstance(module, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)) and module not in inside:
+            handles.append(module.register_forward_hook(_count_dense(name, counter)))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _count_gated(name: str, counter: _Counter) -> Any:
+    def hook(module: LCCLConv2d | FoldedLCCLConv2d, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
+        x = args[0] if args else kwargs["x"]
+        external = args[1] if len(args) > 1 else kwargs.get("gate")
+        fixed, attributes = module.fold()
+        weight, gate_weight = fixed["W"], fixed["gate_W"]
+        gate = neutral("gate", x, k=weight.shape[0], c=weight.shape[3]) if external is None else external
+        hw = (output.shape[2], output.shape[3])
+        g = upsample_gate(gate_map({**fixed, "X": x, "gate": gate}, attributes), attributes.grid, hw)
+        fused = attributes.gate_source == "fused"
+        own = gate_macs(gate_weight.shape, grid_hw(hw, attributes.grid)) if fused else 0
+        counter.add(name, "gated", len(x), dense_macs(weight.shape, hw), own, g)
+
+    return hook
+
+
+def _count_dense(name: str, counter: _Counter) -> Any:
+    def hook(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+        weight: Tensor = module.weight  # type: ignore[assignment]
+        if isinstance(module, nn.ConvTranspose2d):
+            positions = args[0].shape[2] * args[0].shape[3]
+        elif isinstance(module, nn.Conv2d):
+            positions = output.shape[2] * output.shape[3]
+        else:
+            positions = output[0].numel() // output.shape[-1]
+        kind = "linear" if isinstance(module, nn.Linear) else "conv"
+        counter.add(name, kind, len(output), weight.numel() * positions)
+
+    return hook
