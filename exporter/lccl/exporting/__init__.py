@@ -1,0 +1,200 @@
+"""Module or ONNX -> the canonical ONNX file and its twins, checked before any of them is written."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import onnx
+
+from lccl.errors import UserError
+from lccl.exporting.source import OnnxSource, Source, check_against_source, real_feeds
+from lccl.files import atomic_path, require_writable
+from lccl.graph.canonical import canonical, set_metadata
+from lccl.graph.gate_probe import set_densities
+from lccl.graph.layers import LayerReport, describe_layers
+from lccl.graph.twins import dense_twin
+from lccl.graph.views import inlined
+from lccl.numerics import Agreement, Array
+from lccl.op.contract import QUALIFIED_NAME, VERSION
+from lccl.op.onnx_op import register_schema
+from lccl.profiling import profile
+from lccl.progress import Progress, silent
+from lccl.verify import check_model, check_view
+from lccl.version import __version__
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+MAX_FILE_BYTES = 2**31 - 2**20
+"""Protobuf's limit for one file, with room for the twins' metadata."""
+
+
+@dataclass(frozen=True)
+class ExportResult:
+    """What was written; true, since nothing is written unless every check held."""
+
+    path: Path
+    layers: tuple[LayerReport, ...]
+    checked: Agreement
+    """The written model in ONNX Runtime against its source: PyTorch, or the ONNX model given."""
+    dense_path: Path | None = None
+    decomposed_path: Path | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def gated(self) -> int:
+        return sum(layer.gated for layer in self.layers)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        values = asdict(self)
+        values["path"] = str(self.path)
+        for name in ("dense_path", "decomposed_path"):
+            values[name] = str(values[name]) if values[name] else None
+        return values
+
+    def __str__(self) -> str:
+        from lccl.text import table
+
+        rows = [
+            (
+                layer.name,
+                f"{layer.kernel[0]}x{layer.kernel[1]}",
+                f"{layer.in_channels} -> {layer.out_channels}",
+                "x".join(map(str, layer.strides)),
+                f"gated, {layer.gate}" if layer.gated else "dense",
+                layer.reason,
+            )
+            for layer in self.layers
+        ]
+        lines = [table(("convolution", "kernel", "channels", "stride", "form", "why not gated"), rows)]
+        lines.append(f"{self.gated} of {len(self.layers)} convolutions are gated. Against its source: {self.checked}.")
+        written = [("model", self.path), ("dense twin", self.dense_path), ("decomposed", self.decomposed_path)]
+        lines.append("Wrote " + ", ".join(f"{path} ({what})" for what, path in written if path) + ".")
+        return "\n".join(lines)
+
+
+def export(
+    model: nn.Module | onnx.ModelProto,
+    args: Tensor | Sequence[Tensor] | None,
+    path: str | Path,
+    *,
+    dynamic_hw: bool = False,
+    dense: bool | str | Path = False,
+    decomposed: bool | str | Path = False,
+    inputs: Mapping[str, Array] | None = None,
+    input_names: Sequence[str] | None = None,
+    output_names: Sequence[str] | None = None,
+    tolerance: float | None = None,
+    metadata: Mapping[str, str] | None = None,
+    progress: Progress = silent,
+) -> ExportResult:
+    """Exports a network with LCCL layers to ONNX.
+
+    Args:
+        model: a module with :class:`lccl.nn.LCCLConv2d` layers, or an ONNX model that holds LCCLConv nodes.
+        args: example input(s) of the module, [N, C, H, W]; None for an ONNX model.
+        path: the canonical file: nodes and model-local function, opset 18, dynamic batch.
+        dynamic_hw: height and width are dynamic too.
+        dense: write the dense twin as well (every gate taken as 1): True for ``<stem>.dense.onnx``, or its path.
+        decomposed: write the same maths in standard ops as well: True for ``<stem>.decomposed.onnx``, or its path.
+        inputs: real inputs by name, for the check besides random ones, and to calibrate each node's density.
+        input_names, output_names: of the ONNX model; by default the parameters of ``forward``, and torch's own names.
+        tolerance: allowed error against the source, relative to max(0.01, largest output); by default 1e-4 for float32
+            and 2e-2 for lower precision.
+        metadata: added to the file's metadata.
+        progress: told each step.
+
+    Returns:
+        Paths, layers and the measured error.
+
+    Raises:
+        UserError: the model has no gate, cannot be exported, fails a check, or cannot be written; nothing is written.
+    """
+    target = Path(path)
+    targets = {
+        "model": target,
+        "dense": _twin_path(target, dense, "dense"),
+        "decomposed": _twin_path(target, decomposed, "decomposed"),
+    }
+    if tolerance is not None and not 0 <= tolerance < float("inf"):
+        raise UserError(f"the tolerance is a number from 0, not {tolerance}")
+    named = [file.resolve() for file in targets.values() if file]
+    if len(set(named)) < len(named):
+        raise UserError(f"the model and its twins need different names, not {', '.join(str(f) for f in targets.values() if f)}")
+    for file in filter(None, targets.values()):
+        require_writable(file)
+    register_schema()
+    source = _make_source(model, args, (input_names, output_names), dynamic_hw, progress)
+    traced = source.to_onnx()
+    progress("folding and completing the graph")
+    result = canonical(traced)
+    notes = {"lccl.op": QUALIFIED_NAME, "lccl.op_version": str(VERSION), **source.metadata, **(metadata or {})}
+    set_metadata(result, __version__, notes)
+    progress("checking the model")
+    check_model(result)
+    feeds = source.feeds(result)
+    if inputs is not None:
+        progress("measuring densities")
+        real = real_feeds(result, inputs)
+        densities = {layer.name: layer.density for layer in profile(result, real).gated if layer.density is not None}
+        set_densities(result, densities)
+        feeds += real
+    checked = check_against_source(result, source, feeds, tolerance, progress)
+    files = {"model": result}
+    if targets["dense"]:
+        progress("making the dense twin")
+        files["dense"] = _checked_twin(dense_twin(result), notes, "dense")
+    if targets["decomposed"]:
+        progress("decomposing")
+        files["decomposed"] = _checked_twin(inlined(result), notes, "decomposed")
+        check_view(result, files["decomposed"], feeds, tolerance)
+    progress("writing")
+    _write({targets[kind]: proto for kind, proto in files.items()})  # type: ignore[misc]
+    return ExportResult(target, describe_layers(result), checked, targets["dense"], targets["decomposed"], notes)
+
+
+def _make_source(
+    model: nn.Module | onnx.ModelProto,
+    args: Tensor | Sequence[Tensor] | None,
+    names: tuple[Sequence[str] | None, Sequence[str] | None],
+    dynamic_hw: bool,
+    progress: Progress,
+) -> Source:
+    if isinstance(model, onnx.ModelProto):
+        return OnnxSource(model)
+    from torch import nn
+
+    from lccl.exporting.torch_source import TorchSource
+
+    if not isinstance(model, nn.Module):
+        raise UserError(f"a network to export is an nn.Module or an onnx.ModelProto, not a {type(model).__name__}")
+    if args is None:
+        raise UserError("exporting a module needs an example input: lccl.export(model, torch.zeros(1, 3, 224, 224), path)")
+    return TorchSource(model, args, *names, dynamic_hw, progress)
+
+
+def _twin_path(target: Path, wanted: bool | str | Path, kind: str) -> Path | None:
+    if wanted is False:
+        return None
+    return target.with_suffix(f".{kind}.onnx") if wanted is True else Path(wanted)
+
+
+def _checked_twin(model: onnx.ModelProto, notes: dict[str, str], kind: str) -> onnx.ModelProto:
+    set_metadata(model, __version__, {**notes, "lccl.twin": kind})
+    check_model(model)
+    return model
+
+
+def _write(files: Mapping[Path, onnx.ModelProto]) -> None:
+    """All of the files or none."""
+    with contextlib.ExitStack() as stack:
+        for path, model in files.items():
+            if model.ByteSize() > MAX_FILE_BYTES:
+                raise UserError(f"the model is over 2 GB, the limit of one ONNX file; this version cannot split {path}")
+            temporary = stack.enter_context(atomic_path(path))
+            temporary.write_bytes(model.SerializeToString())

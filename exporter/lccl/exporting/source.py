@@ -1,0 +1,135 @@
+"""What an export starts from, and how its result is held against it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+import onnx
+
+from lccl.errors import UserError
+from lccl.graph.twins import dense_twin
+from lccl.numerics import Agreement, Array, merge
+from lccl.op.contract import DOMAIN, OP_TYPE
+from lccl.op.onnx_op import attach_function
+from lccl.progress import Progress
+from lccl.run.onnxruntime import OnnxRuntimeRunner
+from lccl.verify import default_tolerance, has_hard_gates, hold, input_types, random_feed, with_soft_gates
+
+if TYPE_CHECKING:
+    from lccl.nn.conv import Gates
+
+CHUNK = 64
+"""Samples of the given inputs per inference."""
+
+
+class Source(Protocol):
+    """A network before the export: traced once, then asked for the outputs to compare with."""
+
+    metadata: dict[str, str]
+    checks: tuple[Gates, ...]
+    """With which gates it can be asked, besides as built."""
+
+    def to_onnx(self) -> onnx.ModelProto:
+        """The network as ONNX, not yet canonical."""
+
+    def feeds(self, model: onnx.ModelProto) -> list[dict[str, Array]]:
+        """Random inputs for the check."""
+
+    def infer(self, feed: Mapping[str, Array], gates: Gates) -> list[Array]:
+        """The network's own outputs, in order."""
+
+
+class OnnxSource:
+    """An ONNX model with LCCLConv nodes: held against itself as it was given."""
+
+    checks: tuple[Gates, ...] = ("soft",)
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        self.metadata: dict[str, str] = {}
+        self._given = model
+        self._runnable = onnx.ModelProto()
+        self._runnable.CopyFrom(model)
+        if not any(f.name == OP_TYPE and f.domain == DOMAIN for f in model.functions):
+            attach_function(self._runnable)
+
+    def to_onnx(self) -> onnx.ModelProto:
+        return self._given
+
+    def feeds(self, model: onnx.ModelProto) -> list[dict[str, Array]]:
+        return [random_feed(model)]
+
+    def infer(self, feed: Mapping[str, Array], gates: Gates) -> list[Array]:
+        model = with_soft_gates(self._runnable) if gates == "soft" else self._runnable
+        with OnnxRuntimeRunner(model, optimize=False) as runner:
+            return list(runner.infer(feed).values())
+
+
+def check_against_source(
+    model: onnx.ModelProto, source: Source, feeds: list[dict[str, Array]], tolerance: float | None, progress: Progress
+) -> Agreement:
+    """The model in ONNX Runtime against its source: as built on all feeds, all together.
+
+    On the first feed also with soft gates where some are hard, since these may differ at their edges; and with open
+    gates, since weights under a closed gate show in nothing else.
+
+    Raises:
+        UserError: they differ.
+    """
+    allowed = default_tolerance(model) if tolerance is None else tolerance
+    hard = has_hard_gates(model)
+    results = _compare(model, source, feeds, "as built", allowed, hard, progress)
+    if hard and "soft" in source.checks:
+        _compare(with_soft_gates(model), source, feeds[:1], "soft", allowed, False, progress)
+    if "open" in source.checks:
+        _compare(dense_twin(model), source, feeds[:1], "open", allowed, False, progress)
+    return merge(results)
+
+
+def _compare(
+    model: onnx.ModelProto,
+    source: Source,
+    feeds: list[dict[str, Array]],
+    gates: Gates,
+    tolerance: float,
+    hard: bool,
+    progress: Progress,
+) -> list[Agreement]:
+    what = "the exported model differs from its source" + ("" if gates == "as built" else f" with its gates {gates}")
+    results = []
+    with OnnxRuntimeRunner(model) as runner:
+        for i, feed in enumerate(feeds):
+            progress(f"comparing with the source, gates {gates}", i, len(feeds))
+            try:
+                outputs = runner.infer({name: feed[name] for name in runner.input_names})
+            except UserError as error:
+                raise UserError(f"{error}; the exported batch is dynamic, so the model must not fix its size") from None
+            expected = source.infer(feed, gates)
+            if len(expected) != len(outputs):
+                raise UserError(f"the exported model has {len(outputs)} outputs, but its source has {len(expected)}")
+            results.append(hold(dict(zip(outputs, expected, strict=True)), outputs, tolerance, hard, what))
+    return results
+
+
+def real_feeds(model: onnx.ModelProto, inputs: Mapping[str, Array]) -> list[dict[str, Array]]:
+    """The given inputs in slices that fit in memory, if they fit the model's.
+
+    Raises:
+        UserError: missing or extra names, another rank or size.
+    """
+    wanted = input_types(model)
+    if set(inputs) != set(wanted):
+        raise UserError(f"the model's inputs are {', '.join(wanted)}, but {', '.join(inputs) or 'none'} were given")
+    feed = {}
+    for name, kind in wanted.items():
+        dims = [d.dim_value if d.HasField("dim_value") else (d.dim_param or "?") for d in kind.shape.dim]
+        shape = np.shape(inputs[name])
+        if len(shape) != len(dims) or any(isinstance(d, int) and d != s for d, s in zip(dims, shape, strict=True)):
+            raise UserError(f"input {name} is {list(shape)}, but the model takes {dims}")
+        feed[name] = np.ascontiguousarray(inputs[name], onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type))
+    lengths = {len(a) for a in feed.values()}
+    if len(lengths) != 1 or 0 in lengths:
+        raise UserError(f"the inputs need the same number of samples, at least one, not {sorted(lengths)}")
+    starts = range(0, lengths.pop(), CHUNK)
+    return [{name: a[start : start + CHUNK] for name, a in feed.items()} for start in starts]

@@ -1,0 +1,105 @@
+"""A PyTorch module as the source of an export: traced, calibrated, and asked for the outputs to compare with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import onnx
+import torch
+from torch import Tensor, nn
+
+from lccl.errors import UserError, first_line
+from lccl.exporting.translate import to_onnx
+from lccl.nn.conv import Gates, LCCLConv2d, plain_maths
+from lccl.nn.folded import FoldedLCCLConv2d
+from lccl.numerics import Array
+from lccl.progress import Progress
+from lccl.torch_calls import evaluating, flatten
+from lccl.verify import input_types
+
+CHECK_BATCH = 3
+"""Random samples per check; not the example's own batch, so that a batch frozen into the graph shows."""
+
+
+class TorchSource:
+    """The module in eval mode with its example inputs.
+
+    Args:
+        args: example inputs, positional.
+
+    Raises:
+        UserError: no LCCL layer in it, or it does not run on the example.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        args: Tensor | Sequence[Tensor],
+        input_names: Sequence[str] | None,
+        output_names: Sequence[str] | None,
+        dynamic_hw: bool,
+        progress: Progress,
+    ) -> None:
+        self.model = model
+        self.args = tuple(torch.as_tensor(a).clone() for a in ((args,) if hasattr(args, "__array__") else args))
+        self.metadata = {"lccl.torch": str(torch.__version__)}
+        self._input_names, self._output_names = input_names, output_names
+        self._dynamic_hw, self._progress = dynamic_hw, progress
+        layers = [m for m in model.modules() if isinstance(m, (LCCLConv2d, FoldedLCCLConv2d))]
+        if not layers:
+            raise UserError(
+                "the model has no LCCL layer, so there is nothing to gain: gate a convolution with lccl.nn.LCCLConv2d"
+            )
+        folded = any(isinstance(m, FoldedLCCLConv2d) for m in layers)
+        self.checks: tuple[Gates, ...] = () if folded else ("open", "soft")
+        if any(t.dtype == torch.bfloat16 for t in (*model.parameters(), *self.args)):
+            raise UserError("a bfloat16 model cannot be checked in ONNX Runtime: export it in float32 and build with --bf16")
+        progress("running the model once")
+        outputs = self._run(self.args, "an input")
+        if self._output_names is None and isinstance(outputs, Mapping) and all(isinstance(v, Tensor) for v in outputs.values()):
+            self._output_names = [str(name) for name in outputs]
+
+    def to_onnx(self) -> onnx.ModelProto:
+        """The traced model."""
+        self._progress("tracing the model")
+        names = {"input_names": self._input_names, "output_names": self._output_names}
+        return to_onnx(self.model, self.args, dynamic_hw=self._dynamic_hw, **names)
+
+    def feeds(self, model: onnx.ModelProto) -> list[dict[str, Array]]:
+        """Random inputs of another batch and, if dynamic, of another height and width."""
+        names = list(input_types(model))
+        feeds = [self._random(names, 0)]
+        if self._dynamic_hw:
+            feeds.append(self._random(names, 8))
+        return feeds
+
+    def infer(self, feed: Mapping[str, Array], gates: Gates) -> list[Array]:
+        """Outputs of PyTorch's own layers, unfolded, so that a mistake in folding shows."""
+        args = tuple(torch.from_numpy(v).to(arg.device) for v, arg in zip(feed.values(), self.args, strict=True))
+        with plain_maths(self.model, gates):
+            outputs = self._run(args, "inputs")
+        return [tensor.cpu().numpy() for tensor in flatten(outputs)]
+
+    def _run(self, args: tuple[Tensor, ...], what: str) -> Any:
+        try:
+            with evaluating(self.model), torch.no_grad():
+                return self.model(*args)
+        except UserError:
+            raise
+        except Exception as error:
+            shapes = ", ".join(str(list(a.shape)) for a in args)
+            raise UserError(f"the model does not run on {what} of shape {shapes}: {first_line(error)}") from error
+
+    def _random(self, names: list[str], grow: int) -> dict[str, Array]:
+        generator = torch.Generator().manual_seed(grow)
+        feed = {}
+        for name, arg in zip(names, self.args, strict=True):
+            shape = [CHECK_BATCH, *arg.shape[1:]]
+            if grow and arg.dim() == 4:
+                shape[2:] = [shape[2] + grow, shape[3] + 2 * grow]
+            if arg.is_floating_point():
+                feed[name] = torch.randn(shape, generator=generator).to(arg.dtype).numpy()
+            else:
+                feed[name] = arg[:1].expand(shape[0], *arg.shape[1:]).cpu().numpy()
+        return feed

@@ -1,0 +1,120 @@
+"""A PyTorch module -> an ONNX model with one LCCLConv node per gated layer, through torch.onnx and its translation table."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import onnx
+import torch
+from onnxscript.values import Op, Opset
+from torch import Tensor, nn
+
+from lccl.errors import UserError
+from lccl.nn.folded import fold
+from lccl.op.contract import DOMAIN, INPUT_NAMES, OP_TYPE, VERSION
+from lccl.op.onnx_op import OPSET, register_schema
+from lccl.op.torch_op import OP, TORCH_ATTRIBUTES, unpack
+
+DYNAMIC_NAMES = {0: "batch", 2: "height", 3: "width"}
+_WEIGHTED_OPS = ("Conv", "ConvTranspose", "Gemm", OP_TYPE)
+
+
+def _translate(*arguments: Any, **keywords: Any) -> Any:
+    """The translation of ``torch.ops.lccl.conv``: one LCCLConv node, every attribute written."""
+    op = Op(Opset(DOMAIN, VERSION), OP_TYPE, register_schema())
+    values = dict(zip((*INPUT_NAMES, *TORCH_ATTRIBUTES), arguments, strict=False)) | keywords
+    inputs, attributes = unpack(values)
+    written = {k: list(v) if isinstance(v, tuple) else v for k, v in attributes.as_dict().items()}
+    return op(*(inputs[name] for name in INPUT_NAMES), **written)
+
+
+def to_onnx(
+    model: nn.Module,
+    args: Sequence[Tensor],
+    *,
+    input_names: Sequence[str] | None = None,
+    output_names: Sequence[str] | None = None,
+    dynamic_hw: bool = False,
+) -> onnx.ModelProto:
+    """The model in eval mode as ONNX of opset 18: BatchNorms folded, the batch dynamic.
+
+    Args:
+        args: example inputs, positional; a first dimension of 1 is fine.
+        dynamic_hw: height and width of every 4-D input are dynamic too.
+
+    Raises:
+        UserError: torch.onnx cannot export the model; the message carries its reason.
+    """
+    try:
+        with _quiet(), torch.no_grad():
+            program = torch.onnx.export(
+                fold(model),
+                tuple(args),
+                dynamo=True,
+                opset_version=OPSET,
+                external_data=False,
+                verbose=False,
+                dynamic_shapes=[_dynamic(arg, dynamic_hw) for arg in args],
+                input_names=list(input_names) if input_names else None,
+                output_names=list(output_names) if output_names else None,
+                custom_translation_table={OP: _translate},
+            )
+    except Exception as error:
+        raise UserError(f"torch.onnx cannot export this model: {_reason(error)}") from error
+    assert program is not None
+    proto = program.model_proto
+    _name_nodes(proto)
+    return proto
+
+
+def _dynamic(arg: Tensor, dynamic_hw: bool) -> dict[int, str]:
+    axes = [0] if not dynamic_hw or arg.dim() != 4 else [0, 2, 3]
+    return {axis: DYNAMIC_NAMES[axis] for axis in axes if axis < arg.dim()}
+
+
+def _name_nodes(model: onnx.ModelProto) -> None:
+    """Layers get their names in the PyTorch model, by their weights; traces with source paths of this machine go."""
+    stored = {t.name for t in model.graph.initializer}
+    taken = {node.name for node in model.graph.node}
+    for node in model.graph.node:
+        layer, dot, _ = node.input[1].rpartition(".") if len(node.input) > 1 else ("", "", "")
+        if node.op_type in _WEIGHTED_OPS and dot and node.input[1] in stored and layer not in taken:
+            node.name = layer
+            taken.add(layer)
+        del node.metadata_props[:]
+    for part in (
+        model,
+        model.graph,
+        *model.graph.value_info,
+        *model.graph.input,
+        *model.graph.output,
+        *model.graph.initializer,
+    ):
+        del part.metadata_props[:]
+    model.graph.doc_string = ""
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the exporter's notes and dumps, which no user of this project can act on; errors come as exceptions."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+
+
+def _reason(error: BaseException) -> str:
+    """The innermost cause's first line: the exporter wraps it in pages of advice about itself."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

@@ -1,0 +1,138 @@
+"""A canonical float32 model -> float16 or bfloat16, for builders that take the precision from the ONNX.
+
+onnxconverter-common decides what can be converted. An LCCLConv keeps its float32 inputs, and the op computes the gate in
+float32 whatever its type, so no gate flips for a rounding of the gate itself.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import Literal, get_args
+
+import ml_dtypes
+import numpy as np
+import onnx
+from onnx import AttributeProto, TensorProto, numpy_helper
+
+from lccl.errors import UserError
+from lccl.op.contract import INPUTS
+from lccl.op.onnx_op import is_lccl_node
+
+Precision = Literal["fp32", "fp16", "bf16"]
+FP16_MAX = 65504.0
+MASK_VALUE = 1e30
+"""From here on a constant stands for infinity, as in attention masks, and may saturate."""
+_BF16 = np.dtype(ml_dtypes.bfloat16)
+
+
+def to_precision(model: onnx.ModelProto, precision: Precision) -> onnx.ModelProto:
+    """The canonical model with feature maps and weights in ``precision``; its inputs and outputs stay float32.
+
+    Raises:
+        UserError: the model's weights are not float32.
+    """
+    if precision not in get_args(Precision):
+        raise UserError(f"precision is one of {', '.join(get_args(Precision))}, not {precision!r}")
+    if precision == "fp32":
+        return model
+    originals = {t.name: t for t in model.graph.initializer}
+    if any(t.data_type in (TensorProto.FLOAT16, TensorProto.BFLOAT16) for t in originals.values()):
+        raise UserError(
+            f"the model's weights are not float32, so --{precision} cannot convert it: build it without that option"
+        )
+    from onnxconverter_common import float16
+
+    source = onnx.ModelProto()
+    source.CopyFrom(model)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        converted: onnx.ModelProto = float16.convert_float_to_float16(
+            source, min_positive_val=0.0, max_finite_val=FP16_MAX, keep_io_types=True
+        )
+    _convert_casts(converted.graph, {n.name for n in model.graph.node})
+    if precision == "bf16":
+        _half_to_bf16(converted.graph, originals)
+    _restore_float_inputs(converted.graph, originals)
+    _require_range(converted.graph, originals)
+    return converted
+
+
+def _convert_casts(graph: onnx.GraphProto, own_names: set[str]) -> None:
+    """The network's own casts to float32 -> to float16; the converter leaves them, and types then clash."""
+    for node in graph.node:
+        if node.op_type == "Cast" and node.name in own_names:
+            for attribute in node.attribute:
+                if attribute.name == "to" and attribute.i == TensorProto.FLOAT:
+                    attribute.i = TensorProto.FLOAT16
+    outputs = {value.name for value in graph.output}
+    kept = [value for value in graph.value_info if value.name in outputs]
+    del graph.value_info[:]
+    graph.value_info.extend(kept)
+
+
+def _require_range(graph: onnx.GraphProto, originals: dict[str, TensorProto]) -> None:
+    """Raises:
+    UserError: a weight that float16 cannot hold; clamped, it would be another network.
+    """
+    for tensor in graph.initializer:
+        if tensor.data_type == TensorProto.FLOAT16 and tensor.name in originals:
+            values = np.abs(numpy_helper.to_array(originals[tensor.name]))
+            if ((values > FP16_MAX) & (values < MASK_VALUE)).any():
+                raise UserError(
+                    f"{tensor.name} holds values above {FP16_MAX:.0f}, which float16 cannot hold: build with --bf16"
+                )
+
+
+def _restore_float_inputs(graph: onnx.GraphProto, originals: dict[str, TensorProto]) -> None:
+    """B, gate_B, post_scale and post_bias of every LCCLConv back to float32, as the contract has them."""
+    slots = [i for i, spec in enumerate(INPUTS) if not spec.is_tensor_type]
+    initializers = {t.name: t for t in graph.initializer}
+    casts: list[onnx.NodeProto] = []
+    for node in filter(is_lccl_node, graph.node):
+        for i in slots:
+            name = node.input[i]
+            wide = f"{name}.float32"
+            if name in originals:
+                if wide not in initializers:
+                    initializers[wide] = graph.initializer.add()
+                    initializers[wide].CopyFrom(originals[name])
+                    initializers[wide].name = wide
+            elif wide not in {c.output[0] for c in casts}:
+                casts.append(onnx.helper.make_node("Cast", [name], [wide], name=wide, to=TensorProto.FLOAT))
+            node.input[i] = wide
+    _insert_before_readers(graph, casts)
+    used = {name for node in graph.node for name in node.input}
+    unused = [t for t in graph.initializer if t.name not in used]
+    for tensor in unused:
+        graph.initializer.remove(tensor)
+
+
+def _insert_before_readers(graph: onnx.GraphProto, casts: list[onnx.NodeProto]) -> None:
+    nodes = list(graph.node)
+    for cast in casts:
+        first = next(i for i, node in enumerate(nodes) if cast.output[0] in node.input)
+        nodes.insert(first, cast)
+    del graph.node[:]
+    graph.node.extend(nodes)
+
+
+def _half_to_bf16(graph: onnx.GraphProto, originals: dict[str, TensorProto]) -> None:
+    """Every float16 of the converted graph -> bfloat16, values from the float32 originals, whose range it keeps."""
+    for tensor in graph.initializer:
+        if tensor.data_type == TensorProto.FLOAT16:
+            source = originals.get(tensor.name, tensor)
+            _set_bf16(tensor, source)
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.type == AttributeProto.TENSOR and attribute.t.data_type == TensorProto.FLOAT16:
+                _set_bf16(attribute.t, attribute.t)
+            elif node.op_type == "Cast" and attribute.name == "to" and attribute.i == TensorProto.FLOAT16:
+                attribute.i = TensorProto.BFLOAT16
+    for value in (*graph.value_info, *graph.input, *graph.output):
+        if value.type.tensor_type.elem_type == TensorProto.FLOAT16:
+            value.type.tensor_type.elem_type = TensorProto.BFLOAT16
+
+
+def _set_bf16(tensor: TensorProto, source: TensorProto) -> None:
+    values = numpy_helper.to_array(source).astype(np.float32).astype(_BF16)
+    tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))

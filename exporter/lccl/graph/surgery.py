@@ -1,0 +1,124 @@
+"""What every pass shares: into onnx-graphsurgeon's graph and back, constants, and small rewrites of one node."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+from collections.abc import Callable, Container
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnx_graphsurgeon as gs
+
+from lccl.op.contract import DOMAIN, OP_TYPE, Attributes
+from lccl.op.onnx_op import IR_VERSION
+
+Array = npt.NDArray[Any]
+Rule = Callable[[gs.Node], gs.Tensor | None]
+"""A rewrite of one node: the tensor that takes the place of its only output, or None where it does not apply."""
+
+
+def to_graph(model: onnx.ModelProto) -> gs.Graph:
+    """A graph over a copy of the model, with shapes and types inferred where they can be."""
+    from onnx_graphsurgeon.logger import G_LOGGER
+
+    G_LOGGER.severity = G_LOGGER.ERROR
+    with contextlib.suppress(Exception):
+        model = onnx.shape_inference.infer_shapes(model, data_prop=True)
+    return gs.import_onnx(model)
+
+
+def to_model(graph: gs.Graph, like: onnx.ModelProto) -> onnx.ModelProto:
+    """The graph as a model, with ``like``'s producer, metadata and documentation."""
+    graph.cleanup(remove_unused_graph_inputs=False).toposort()
+    model: onnx.ModelProto = gs.export_onnx(graph, do_type_check=False)
+    model.ir_version = IR_VERSION
+    model.producer_name, model.producer_version = like.producer_name, like.producer_version
+    model.doc_string = like.doc_string
+    del model.metadata_props[:]
+    model.metadata_props.extend(like.metadata_props)
+    return model
+
+
+def fold_constants(graph: gs.Graph) -> gs.Graph:
+    """Everything that depends on constants only becomes a constant."""
+    logger = logging.getLogger("onnxruntime")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            graph.fold_constants(fold_shapes=False)
+    finally:
+        logger.setLevel(level)
+    return graph.cleanup(remove_unused_graph_inputs=False)
+
+
+def is_lccl(node: gs.Node) -> bool:
+    """Whether the node is an LCCLConv of the contract's domain."""
+    return bool(node.op == OP_TYPE and node.domain == DOMAIN)
+
+
+def attributes_of(node: gs.Node) -> Attributes:
+    """The attributes of an LCCLConv node.
+
+    Raises:
+        ContractError: an attribute that version 1 does not know or allow.
+    """
+    return Attributes.from_mapping(node.attrs)
+
+
+def value_of(tensor: gs.Tensor) -> Array | None:
+    """A constant's values; None for a tensor that is computed."""
+    if isinstance(tensor, gs.Constant):
+        values: Array = tensor.values
+        return values
+    if len(tensor.inputs) == 1 and tensor.inputs[0].op == "Constant" and "value" in tensor.inputs[0].attrs:
+        values = tensor.inputs[0].attrs["value"].values
+        return values
+    return None
+
+
+def producer(tensor: gs.Tensor) -> gs.Node | None:
+    """The node that computes the tensor, or None for inputs and constants."""
+    return tensor.inputs[0] if len(tensor.inputs) == 1 else None
+
+
+def replace_output(graph: gs.Graph, node: gs.Node, tensor: gs.Tensor) -> None:
+    """Every reader of the node's output reads ``tensor``; the node is left without readers. Output names stay."""
+    old = node.outputs[0]
+    for reader in list(old.outputs):
+        reader.inputs = [tensor if t is old else t for t in reader.inputs]
+    if any(t is old for t in graph.outputs):
+        source = producer(tensor)
+        node.outputs.clear()
+        if source is not None and not any(t is tensor for t in graph.outputs):
+            for reader in list(tensor.outputs):
+                reader.inputs = [old if t is tensor else t for t in reader.inputs]
+            source.outputs = [old if t is tensor else t for t in source.outputs]
+        else:
+            graph.nodes.append(gs.Node("Identity", f"{node.name}_identity", inputs=[tensor], outputs=[old]))
+    else:
+        node.outputs.clear()
+
+
+def apply_rules(graph: gs.Graph, rules: tuple[Rule, ...], names: Container[str]) -> int:
+    """Each rule at each node of these names, once over the graph; returns how many rewrites were made."""
+    made = 0
+    for node in [n for n in graph.nodes if n.name in names]:
+        for rule in rules:
+            if len(node.outputs) != 1:
+                break
+            tensor = rule(node)
+            if tensor is not None:
+                replace_output(graph, node, tensor)
+                made += 1
+    graph.cleanup(remove_unused_graph_inputs=False)
+    return made
+
+
+def constant(name: str, values: Any, dtype: Any = None) -> gs.Constant:
+    """A new constant tensor."""
+    return gs.Constant(name, np.ascontiguousarray(np.asarray(values, dtype=dtype)))
