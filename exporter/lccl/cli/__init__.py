@@ -1,0 +1,1 @@
+"""The commands: arguments, printing and exit codes only; one file per command."""

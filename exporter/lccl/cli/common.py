@@ -1,0 +1,111 @@
+"""What every command shares: its parser, its exit codes, its errors."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+from lccl.errors import UserError
+from lccl.version import __version__
+
+EXIT_OK, EXIT_FAILED, EXIT_FELL_SHORT = 0, 1, 2
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse with this project's exit code for wrong usage, and the options that every command has."""
+
+    def __init__(self, prog: str, description: str, epilog: str) -> None:
+        super().__init__(prog, description=description, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter)
+        self.add_argument("--version", action="version", version=f"lccl {__version__}")
+        self.add_argument("--json", action="store_true", help="print the result as JSON instead of a table")
+        self.add_argument("-q", "--quiet", action="store_true", help="no progress, even on a terminal")
+
+    def error(self, message: str) -> NoReturn:
+        print(f"error: {message} (see {self.prog} --help)", file=sys.stderr)
+        raise SystemExit(EXIT_FAILED)
+
+
+def run(command: Callable[[Sequence[str]], int]) -> NoReturn:
+    """Runs a command on this process's arguments and exits."""
+    code, interrupted = execute(command, sys.argv[1:])
+    if interrupted:
+        # Python ends itself by the signal if the interrupt met code that was run by exec, as libraries do; a command's
+        # exit code must not depend on that. All files were put right while the interrupt went up.
+        sys.stderr.flush()
+        os._exit(code)
+    raise SystemExit(code)
+
+
+def execute(command: Callable[[Sequence[str]], int], arguments: Sequence[str]) -> tuple[int, bool]:
+    """A command's exit code, and whether Ctrl-C ended it: a user's error and Ctrl-C are one sentence on stderr and 1."""
+    try:
+        code = command(arguments)
+        sys.stdout.flush()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_FAILED, False
+    except KeyboardInterrupt:
+        print("interrupted: no file was left half-written", file=sys.stderr)
+        return EXIT_FAILED, True
+    except MemoryError:
+        print("error: out of memory; close other programs or use a smaller batch", file=sys.stderr)
+        return EXIT_FAILED, False
+    except OSError as error:
+        if not isinstance(error, BrokenPipeError):
+            print(f"error: {error.strerror or error}", file=sys.stderr)
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - so that the interpreter's own flush at exit is quiet
+        return EXIT_FAILED, False
+    return code, False
+
+
+def show(result: Any, as_json: bool) -> None:
+    """A result as text, or as JSON."""
+    print(json.dumps(result.as_dict(), indent=1, default=str) if as_json else result)
+
+
+def parse_shape(text: str) -> tuple[int, ...]:
+    """ "1x3x224x224" or "1,3,224,224" -> (1, 3, 224, 224).
+
+    Raises:
+        UserError: another form.
+    """
+    parts = text.replace(",", "x").split("x")
+    if not all(part.isdigit() and int(part) > 0 for part in parts):
+        raise UserError(f"a shape is written like 1x3x224x224, not {text!r}")
+    return tuple(map(int, parts))
+
+
+def parse_named_shapes(texts: Sequence[str] | None) -> dict[str, tuple[int, ...]]:
+    """ "input:1x3x224x224" (several, or one with commas between, as trtexec has it) -> name -> shape.
+
+    Raises:
+        UserError: another form.
+    """
+    shapes = {}
+    for text in ",".join(texts or ()).split(",") if texts else ():
+        name, colon, shape = text.rpartition(":")
+        if not colon or not name:
+            raise UserError(f"a shape is written like input:1x3x224x224, not {text!r}")
+        shapes[name] = parse_shape(shape)
+    return shapes
+
+
+def fraction(text: str) -> float:
+    """An argument between 0 and 1."""
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"a fraction is between 0 and 1, not {text}")
+    return value
+
+
+def number(text: str) -> float:
+    """A finite argument."""
+    value = float(text)
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"a finite number is wanted, not {text}")
+    return value

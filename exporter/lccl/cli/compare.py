@@ -1,0 +1,86 @@
+"""``lccl-compare``: a gated network against dense ones; exit code 0 when every limit held, 2 when one did not."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from lccl.cli.common import EXIT_FELL_SHORT, EXIT_OK, Parser, fraction, number, run, show
+from lccl.errors import UserError
+from lccl.files import require_file
+from lccl.progress import on_terminal
+
+EXAMPLES = """\
+exit code: 0 every limit held, 2 a limit fell short, 1 could not run
+
+examples:
+  lccl-compare lccl.pt model.onnx --dense dense.pt --data digits.npz
+  lccl-compare model.onnx --data mydata:held_out --min-speedup 1.0
+  lccl-compare lccl.pt model.onnx --dense dense.onnx --data test.npz --min-agreement 0.999 --max-accuracy-drop 0.5
+"""
+
+
+def parser() -> Parser:
+    p = Parser("lccl-compare", "Compare a gated network with dense ones: accuracy, latency, density and MACs.", EXAMPLES)
+    p.add_argument("networks", nargs="+", type=Path, help="the LCCL network: .pt, .onnx and .engine files of it")
+    p.add_argument("--dense", nargs="+", default=(), type=Path, metavar="FILE", help="a dense network to hold it against")
+    p.add_argument("--data", required=True, metavar="FILE.npz|PKG.MODULE:LOADER", help="inputs, with labels if there are any")
+    p.add_argument("--model", metavar="PKG.MODULE:FACTORY", help="builds the LCCL network of a checkpoint")
+    p.add_argument("--dense-model", metavar="PKG.MODULE:FACTORY", help="builds the dense network of a checkpoint")
+    p.add_argument(
+        "--no-twin", action="store_true", help="leave out the dense twin (the LCCL network with every gate taken as 1)"
+    )
+    p.add_argument("--threads", type=int, default=1, help="CPU threads of each runtime (default: %(default)s)")
+    p.add_argument("--batch", type=int, default=1, help="batch size of the latencies (default: %(default)s)")
+    p.add_argument("--warmup", type=int, default=10, help="rounds before measuring (default: %(default)s)")
+    p.add_argument("--runs", type=int, default=200, help="rounds measured; 0: no latencies (default: %(default)s)")
+    p.add_argument("--max-seconds", type=float, default=20, help="of measuring latencies in all (default: %(default)s)")
+    p.add_argument(
+        "--min-agreement", type=fraction, metavar="FRACTION", help="of predictions between runners of the LCCL network"
+    )
+    p.add_argument("--min-dense-agreement", type=fraction, metavar="FRACTION", help="of predictions with the dense network")
+    p.add_argument(
+        "--max-accuracy-drop", type=number, metavar="POINTS", help="top-1 below the dense network's, in percentage points"
+    )
+    p.add_argument("--min-speedup", type=number, metavar="RATIO", help="over the dense network in the same runtime")
+    p.add_argument("--allow-skipped", action="store_true", help="limits hold although a named file could not run here")
+    return p
+
+
+def command(arguments: Sequence[str]) -> int:
+    options = parser().parse_intermixed_args(arguments)
+    for name, least in (("threads", 1), ("batch", 1), ("warmup", 0), ("runs", 0)):
+        if getattr(options, name) < least:
+            raise UserError(f"--{name} is at least {least}, not {getattr(options, name)}")
+    for path in (*options.networks, *options.dense):
+        require_file(path)
+    with on_terminal(not options.quiet) as progress:
+        progress("loading the runtimes")
+        from lccl.comparing import LatencyPlan, Limits, compare
+
+        result = compare(
+            options.networks,
+            options.data,
+            dense=options.dense,
+            factory=options.model,
+            dense_factory=options.dense_model,
+            twin=not options.no_twin,
+            threads=options.threads,
+            latency=LatencyPlan(options.batch, options.warmup, options.runs, options.max_seconds) if options.runs else None,
+            limits=Limits(options.min_agreement, options.min_dense_agreement, options.max_accuracy_drop, options.min_speedup),
+            allow_skipped=options.allow_skipped,
+            progress=progress,
+        )
+    show(result, options.json)
+    return EXIT_OK if result else EXIT_FELL_SHORT
+
+
+def main() -> NoReturn:
+    """Entry point."""
+    run(command)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,134 @@
+"""``lccl-export``: a checkpoint or an ONNX file -> the canonical ONNX file and its twins."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from argparse import Namespace
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from lccl.cli.common import EXIT_OK, Parser, parse_shape, run, show
+from lccl.errors import UserError
+from lccl.files import require_file, require_writable
+from lccl.progress import Progress, on_terminal
+
+if TYPE_CHECKING:
+    from lccl.numerics import Array
+
+EXAMPLES = """\
+examples:
+  lccl-export lccl.pt -o model.onnx
+  lccl-export weights.pth --model mynet:build --input-shape 1x3x224x224 -o model.onnx --dense --decomposed
+  lccl-export raw.onnx -o model.onnx
+"""
+
+
+def parser() -> Parser:
+    p = Parser("lccl-export", "Export a network with LCCL layers to ONNX, checked against its source.", EXAMPLES)
+    p.add_argument("source", type=Path, help="a checkpoint (.pt, .pth) or an .onnx file with LCCLConv nodes")
+    p.add_argument("-o", "--output", type=Path, required=True, help="the ONNX file to write")
+    p.add_argument("--model", metavar="PKG.MODULE:FACTORY", help="builds the network that the checkpoint's weights belong to")
+    p.add_argument("--state-dict-key", metavar="KEY", help="which entry of a nested checkpoint is the state dict")
+    p.add_argument("--unsafe-pickle", action="store_true", help="load a pickled module, which RUNS CODE from the file")
+    p.add_argument("--input-shape", metavar="NxCxHxW", action="append", help="of an example input; once per input, in order")
+    p.add_argument(
+        "--inputs", metavar="FILE.npz|PKG.MODULE:LOADER", help="real inputs: checked too, and they calibrate densities"
+    )
+    p.add_argument("--dynamic-hw", action="store_true", help="height and width are dynamic, besides the batch")
+    p.add_argument("--dense", action="store_true", help="also write OUTPUT.dense.onnx: every gate taken as 1")
+    p.add_argument(
+        "--decomposed", action="store_true", help="also write OUTPUT.decomposed.onnx: the same maths in standard ops"
+    )
+    p.add_argument("--tolerance", type=float, help="allowed error, relative to max(0.01, largest output) (default: 1e-4)")
+    return p
+
+
+def command(arguments: Sequence[str]) -> int:
+    options = parser().parse_intermixed_args(arguments)
+    require_file(options.source)
+    require_writable(options.output)
+    if options.output.suffix != ".onnx":
+        raise UserError(f"{options.output}: the output's name ends with .onnx")
+    with on_terminal(not options.quiet) as progress:
+        progress("loading PyTorch")
+        result = _export(options, ["lccl-export", *arguments], progress)
+    show(result, options.json)
+    return EXIT_OK
+
+
+def _export(options: Namespace, words: Sequence[str], progress: Progress) -> Any:
+    from lccl.exporting import export
+    from lccl.files import sha256
+
+    shapes = [parse_shape(text) for text in options.input_shape or ()]
+    metadata = {
+        "lccl.command": shlex.join(words),
+        "lccl.source": options.source.name,
+        "lccl.source_sha256": sha256(options.source),
+    }
+    common: dict[str, Any] = {
+        "dense": options.dense,
+        "decomposed": options.decomposed,
+        "tolerance": options.tolerance,
+        "metadata": metadata,
+        "progress": progress,
+        "dynamic_hw": options.dynamic_hw,
+    }
+    if options.source.suffix == ".onnx":
+        return _export_onnx(options, common, shapes, export)
+    from lccl.load import load_model
+
+    loaded = load_model(
+        options.source, options.model, state_dict_key=options.state_dict_key, unsafe_pickle=options.unsafe_pickle
+    )
+    if not shapes and loaded.input_shape:
+        shapes = [(1, *loaded.input_shape)]
+    inputs = _real_inputs(options.inputs, _input_names(loaded.module, len(shapes)))
+    if not shapes and inputs:
+        shapes = [(1, *a.shape[1:]) for a in inputs.values()]
+    if not shapes:
+        raise UserError(f"{options.source} does not say its input's shape: pass --input-shape 1x3x224x224, or --inputs")
+    import torch
+
+    dtype = next((p.dtype for p in loaded.module.parameters() if p.is_floating_point()), torch.float32)
+    args = [torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(dtype) for shape in shapes]
+    return export(loaded.module, args, options.output, inputs=inputs, **common)
+
+
+def _export_onnx(options: Namespace, common: dict[str, Any], shapes: list[tuple[int, ...]], export: Any) -> Any:
+    for given, name in ((options.model, "--model"), (shapes, "--input-shape"), (options.dynamic_hw, "--dynamic-hw")):
+        if given:
+            raise UserError(f"{name} goes with a checkpoint; an .onnx file has its network and shapes in it")
+    from lccl.load import load_onnx
+
+    proto = load_onnx(options.source)
+    stored = {t.name for t in proto.graph.initializer}
+    names = tuple(v.name for v in proto.graph.input if v.name not in stored)
+    return export(proto, None, options.output, inputs=_real_inputs(options.inputs, names), **common)
+
+
+def _real_inputs(source: str | None, names: tuple[str, ...]) -> dict[str, Array] | None:
+    if source is None:
+        return None
+    from lccl.data import load_data
+
+    return load_data(source).feed(names)
+
+
+def _input_names(module: Any, count: int) -> tuple[str, ...]:
+    """The first ``count`` parameters of ``forward``, or those without a default."""
+    from inspect import signature
+
+    parameters = signature(module.forward).parameters
+    return tuple(parameters)[:count] if count else tuple(n for n, p in parameters.items() if p.default is p.empty)
+
+
+def main() -> NoReturn:
+    """Entry point."""
+    run(command)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

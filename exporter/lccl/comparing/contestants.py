@@ -1,0 +1,153 @@
+"""Files and modules -> networks with a runner each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import onnx
+
+from lccl.comparing.results import Role
+from lccl.data import Data
+from lccl.engine.sidecar import read_sidecar
+from lccl.errors import UserError
+from lccl.files import require_file
+from lccl.graph.canonical import canonical
+from lccl.graph.twins import dense_twin
+from lccl.load import TORCH_SUFFIXES, load_model, load_onnx
+from lccl.op.onnx_op import is_lccl_node
+from lccl.progress import Progress
+from lccl.run.base import Runner
+from lccl.run.onnxruntime import OnnxRuntimeRunner
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """A network in one runtime, not yet started."""
+
+    network: str
+    role: Role
+    runner: Runner
+    skipped: str | None = None
+    proto: onnx.ModelProto | None = None
+    """The ONNX model, where the runtime runs one."""
+
+
+def open_networks(
+    networks: Sequence[Any],
+    role: Role,
+    data: Data,
+    factory: str | Callable[[], Any] | None,
+    threads: int,
+    twin: bool,
+    progress: Progress,
+) -> list[Contestant]:
+    """One contestant per file or module; a network given in PyTorch only is also exported and run in ONNX Runtime.
+
+    Args:
+        networks: ``.pt``, ``.onnx`` or ``.engine`` files, modules or ONNX models, all of the same network.
+        twin: add the dense twin of an ONNX model with gates.
+
+    Raises:
+        UserError: a file that cannot be read or is of no known kind.
+    """
+    found: list[Contestant] = []
+    has_onnx = any(isinstance(n, onnx.ModelProto) or str(n).endswith(".onnx") for n in networks)
+    for network in networks:
+        progress(f"loading {_title(network, role)}")
+        if isinstance(network, onnx.ModelProto):
+            found += _of_onnx(network, role, role, threads, twin)
+        elif isinstance(network, (str, Path)):
+            found += _of_file(Path(network), role, factory, data, threads, twin, not has_onnx, progress)
+        else:
+            found += _of_module(network, role, role, data, threads, twin, not has_onnx, progress)
+    return found
+
+
+def _title(network: Any, role: Role) -> str:
+    return Path(network).name if isinstance(network, (str, Path)) else f"the {role} network"
+
+
+def _of_file(
+    path: Path,
+    role: Role,
+    factory: str | Callable[[], Any] | None,
+    data: Data,
+    threads: int,
+    twin: bool,
+    to_onnx: bool,
+    progress: Progress,
+) -> list[Contestant]:
+    require_file(path)
+    if path.suffix in TORCH_SUFFIXES:
+        module = load_model(path, factory).module
+        return _of_module(module, path.name, role, data, threads, twin, to_onnx, progress)
+    if path.suffix == ".onnx":
+        return _of_onnx(load_onnx(path), path.name, role, threads, twin)
+    if path.suffix in (".engine", ".plan", ".trt"):
+        return [_of_engine(path, role)]
+    raise UserError(f"{path}: a network is a .pt, .onnx or .engine file")
+
+
+def _of_module(
+    module: nn.Module, name: str, role: Role, data: Data, threads: int, twin: bool, to_onnx: bool, progress: Progress
+) -> list[Contestant]:
+    import torch
+
+    from lccl.exporting.translate import to_onnx as translate
+    from lccl.nn import LCCLConv2d, fold
+    from lccl.run.torch import TorchRunner
+
+    runner = TorchRunner(fold(module), threads)
+    found = [Contestant(name, role, runner)]
+    if role == "dense" and any(isinstance(m, LCCLConv2d) for m in module.modules()):
+        raise UserError(f"{name} has gates, so it is no dense network: name it before --dense")
+    if to_onnx:
+        progress(f"exporting {name} for ONNX Runtime")
+        feed = data.feed(runner.input_names, 0, 2)
+        with runner:
+            runner.infer(feed)
+        proto = translate(module, [torch.from_numpy(v) for v in feed.values()])
+        found += _of_onnx(proto, name, role, threads, twin)
+    return found
+
+
+def _of_onnx(proto: onnx.ModelProto, name: str, role: Role, threads: int, twin: bool) -> list[Contestant]:
+    gated = any(is_lccl_node(n) for n in proto.graph.node)
+    if gated and role == "dense":
+        raise UserError(f"{name} has gates, so it is no dense network: name it before --dense")
+    if gated:
+        proto = canonical(proto)
+    elif role == "lccl" and not _is_decomposed(proto):
+        raise UserError(f"{name} has no LCCLConv node; export it with lccl-export, or name it with --dense")
+    found = [Contestant(name, role, OnnxRuntimeRunner(proto, threads), proto=proto)]
+    if gated and twin:
+        dense = dense_twin(proto)
+        found.append(Contestant(f"dense twin of {name}", "dense twin", OnnxRuntimeRunner(dense, threads), proto=dense))
+    return found
+
+
+def _is_decomposed(proto: onnx.ModelProto) -> bool:
+    """Whether the file is the LCCL network in standard ops, as ``lccl-export --decomposed`` writes it."""
+    return any(p.key == "lccl.twin" and p.value == "decomposed" for p in proto.metadata_props)
+
+
+def _of_engine(path: Path, role: Role) -> Contestant:
+    from lccl.engine.tensorrt import find_plugin, import_tensorrt, load_plugin
+    from lccl.run.tensorrt import TensorRTRunner, gpu_missing
+
+    sidecar = read_sidecar(path)
+    recorded = sidecar.get("plugin")
+
+    def prepare() -> None:
+        if recorded is not None:
+            library = find_plugin() or find_plugin(Path(recorded))
+            assert library is not None
+            load_plugin(import_tensorrt(), library)
+
+    return Contestant(path.name, role, TensorRTRunner(path, sidecar["backend"], prepare), gpu_missing())

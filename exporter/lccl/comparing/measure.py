@@ -1,0 +1,73 @@
+"""Running the contestants: all outputs once, then latencies in turn."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from lccl.comparing.results import Latency
+from lccl.data import Data
+from lccl.progress import Progress
+from lccl.run.base import Array, Runner
+
+CHUNK = 64
+"""Samples per inference when only the outputs matter."""
+
+
+@dataclass(frozen=True)
+class LatencyPlan:
+    """How often and on what to run."""
+
+    batch: int = 1
+    warmup: int = 10
+    runs: int = 200
+    max_seconds: float = 20.0
+    """Of the whole measurement; it stops early at a full round, at least 10 rounds in."""
+
+
+def all_outputs(runner: Runner, data: Data) -> list[Array]:
+    """The runner's outputs over all samples, in order."""
+    chunks = [
+        list(runner.infer(data.feed(runner.input_names, start, start + CHUNK)).values()) for start in range(0, len(data), CHUNK)
+    ]
+    return [np.concatenate(parts) for parts in zip(*chunks, strict=True)]
+
+
+def latencies(runners: Sequence[Runner], data: Data, plan: LatencyPlan, progress: Progress) -> list[Latency]:
+    """Latency of each runner. Every round times each of them once on the same batch, in a random order, so that a drift of
+    the machine's speed meets all alike; an untimed run before it fills the caches with the runner's own data."""
+    rng = np.random.default_rng(0)
+    starts = rng.integers(0, max(1, len(data) - plan.batch + 1), plan.warmup + plan.runs)
+    times: list[list[float]] = [[] for _ in runners]
+    began = time.perf_counter()
+    for round_, start in enumerate(starts):
+        if round_ % 20 == 0:
+            progress("measuring latency", round_, len(starts))
+        feeds = [data.feed(r.input_names, int(start), int(start) + plan.batch) for r in runners]
+        for k in rng.permutation(len(runners)):
+            runners[k].infer(feeds[k])
+            t0 = time.perf_counter()
+            runners[k].infer(feeds[k])
+            seconds = time.perf_counter() - t0
+            if round_ >= plan.warmup:
+                times[k].append(1e3 * seconds)
+        if round_ >= plan.warmup + 10 and time.perf_counter() - began > plan.max_seconds:
+            break
+    return [Latency(float(np.median(t)), float(np.percentile(t, 95)), len(t)) for t in times]
+
+
+def predictions(outputs: Sequence[Array]) -> Array | None:
+    """Classes of the first output, along axis 1; None where it has no such axis."""
+    first = outputs[0]
+    return first.argmax(axis=1) if first.ndim >= 2 and first.shape[1] > 1 else None
+
+
+def top1(outputs: Sequence[Array], labels: Array | None) -> float | None:
+    """Fraction of samples whose class is the label."""
+    classes = predictions(outputs)
+    if classes is None or labels is None or classes.shape != np.shape(labels):
+        return None
+    return float(np.mean(classes == labels))

@@ -1,0 +1,136 @@
+"""What a comparison finds. Frozen; a comparison is true when every limit held."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from lccl.profiling import Profile
+from lccl.text import table
+
+Role = Literal["lccl", "dense", "dense twin"]
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Of one inference, in milliseconds."""
+
+    median_ms: float
+    p95_ms: float
+    runs: int
+
+
+@dataclass(frozen=True)
+class Row:
+    """One network in one runtime, over the same inputs as all others."""
+
+    network: str
+    role: Role
+    runner: str
+    device: str
+    skipped: str | None = None
+    """Why it did not run; then nothing else is known."""
+    accuracy: float | None = None
+    """Top-1, where there are labels; not of a dense twin, whose gates were never trained to be 1."""
+    reference: str | None = None
+    """Row that errors and agreement are against: the first of the same network, or, for the first, the dense one."""
+    agreement: float | None = None
+    """Fraction of equal predictions."""
+    max_error: float | None = None
+    mean_error: float | None = None
+    latency: Latency | None = None
+    speedup: float | None = None
+    """Median of the dense network in the same runtime / median of this row."""
+    speedup_over: str | None = None
+
+    @property
+    def label(self) -> str:
+        return f"{self.network} ({self.runner})"
+
+
+@dataclass(frozen=True)
+class Check:
+    """A limit that the caller set."""
+
+    name: str
+    value: float
+    limit: float
+    held: bool
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How latencies were taken."""
+
+    images: int
+    threads: int
+    batch: int
+    cpu: str
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All rows, the LCCL network's profile, and whether the limits held; true when all did."""
+
+    rows: tuple[Row, ...]
+    profile: Profile | None
+    checks: tuple[Check, ...]
+    setting: Setting
+
+    def __bool__(self) -> bool:
+        return all(check.held for check in self.checks)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {
+            "held": bool(self),
+            "setting": asdict(self.setting),
+            "rows": [asdict(row) for row in self.rows],
+            "checks": [asdict(check) for check in self.checks],
+            "profile": self.profile.as_dict() if self.profile else None,
+        }
+
+    def __str__(self) -> str:
+        s = self.setting
+        parts = [self._rows_table()]
+        parts.append(
+            f"{s.images} inputs; "
+            + (f"latency of batch {s.batch}, runs of all rows interleaved, " if s.batch else "latency not measured, ")
+            + f"{s.threads} CPU thread{'s' if s.threads > 1 else ''}, on {s.cpu}."
+        )
+        parts += [f"Not run: {row.label}: {row.skipped}." for row in self.rows if row.skipped]
+        if self.profile is not None:
+            parts += ["", str(self.profile)]
+        if self.checks:
+            parts += ["", self._checks_table()]
+        return "\n".join(parts)
+
+    def _rows_table(self) -> str:
+        head = ("network", "runner", "top-1", "agrees", "with", "max error", "mean error", "median ms", "p95 ms", "speed-up")
+        rows = []
+        for row in self.rows:
+            if row.skipped:
+                continue
+            rows.append(
+                (
+                    row.network,
+                    row.runner,
+                    "-" if row.accuracy is None else f"{100 * row.accuracy:.2f} %",
+                    "-" if row.agreement is None else f"{100 * row.agreement:.2f} %",
+                    row.reference or "-",
+                    _error(row.max_error),
+                    _error(row.mean_error),
+                    f"{row.latency.median_ms:.3f}" if row.latency else "-",
+                    f"{row.latency.p95_ms:.3f}" if row.latency else "-",
+                    "-" if row.speedup is None else f"{row.speedup:.2f}x",
+                )
+            )
+        return table(head, rows, right=(2, 3, 5, 6, 7, 8, 9))
+
+    def _checks_table(self) -> str:
+        rows = [(c.name, f"{c.value:.4g}", f"{c.limit:.4g}", "held" if c.held else "FELL SHORT") for c in self.checks]
+        return table(("limit", "measured", "allowed", ""), rows, right=(1, 2))
+
+
+def _error(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1e}"

@@ -1,0 +1,174 @@
+"""Canonical ONNX -> a serialized engine and a side-car that says what is in it. One interface, one file per backend."""
+
+from __future__ import annotations
+
+import hashlib
+import shlex
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from lccl.engine.backend import Backend, BuildRequest, EngineResult, LayerPath, Shapes
+from lccl.engine.sidecar import SIDECAR_SUFFIX, read_sidecar, write_sidecar
+from lccl.errors import UserError
+from lccl.files import atomic_path, require_file, require_writable, sha256
+from lccl.graph.canonical import canonical
+from lccl.graph.precision import Precision, to_precision
+from lccl.graph.views import inlined
+from lccl.load import load_onnx
+from lccl.op.onnx_op import is_lccl_node, register_schema
+from lccl.progress import Progress, silent
+from lccl.verify import check_view, random_feed
+from lccl.version import __version__
+
+BACKEND_NAMES = ("tensorrt", "tensorrt-rtx")
+"""In order of preference where none is named."""
+
+__all__ = [
+    "BACKEND_NAMES",
+    "SIDECAR_SUFFIX",
+    "Backend",
+    "BuildRequest",
+    "EngineResult",
+    "LayerPath",
+    "Shapes",
+    "build_engine",
+    "make_backend",
+    "read_sidecar",
+]
+
+
+def make_backend(name: str) -> Backend:
+    """The backend of that name; it may not be installed, which :meth:`Backend.unavailable` tells."""
+    if name == "tensorrt":
+        from lccl.engine.tensorrt import TensorRT
+
+        return TensorRT()
+    if name == "tensorrt-rtx":
+        from lccl.engine.tensorrt_rtx import TensorRTRTX
+
+        return TensorRTRTX()
+    raise UserError(f"backend is one of {', '.join(BACKEND_NAMES)}, not {name!r}")
+
+
+def choose_backend(name: str | None) -> Backend:
+    """The named backend, or the first that is installed.
+
+    Raises:
+        UserError: it is not installed, or none is.
+    """
+    if name is not None:
+        backend = make_backend(name)
+        reason = backend.unavailable()
+        if reason:
+            raise UserError(reason)
+        return backend
+    reasons = []
+    for candidate in map(make_backend, BACKEND_NAMES):
+        reason = candidate.unavailable()
+        if reason is None:
+            return candidate
+        reasons.append(reason)
+    raise UserError("no engine builder is installed: " + "; ".join(reasons))
+
+
+def build_engine(
+    model: str | Path,
+    path: str | Path | None = None,
+    *,
+    backend: str | None = None,
+    min_shapes: Shapes | None = None,
+    opt_shapes: Shapes | None = None,
+    max_shapes: Shapes | None = None,
+    precision: Precision = "fp32",
+    workspace: int | None = None,
+    timing_cache: str | Path | None = None,
+    compute_capabilities: Sequence[str] = (),
+    plugin: bool = True,
+    plugin_library: str | Path | None = None,
+    tf32: bool = False,
+    verbose: bool = False,
+    command: Sequence[str] | None = None,
+    progress: Progress = silent,
+) -> EngineResult:
+    """Builds an engine from an exported model and writes it with its side-car ``<engine>.json``.
+
+    Args:
+        model: an ONNX file that ``lccl-export`` wrote, or any with LCCLConv nodes; a dense one is built as it is.
+        path: of the engine; by default beside the model, with the suffix ``.engine``.
+        backend: "tensorrt" or "tensorrt-rtx"; by default the first that is installed.
+        min_shapes, opt_shapes, max_shapes: input name -> shape, of every input with dynamic dimensions; of one that is left
+            out, a dynamic batch is 1 (min), max's or min's (opt), 8 or opt's (max); other dynamic dimensions have to be
+            given at least once.
+        precision: "fp16" or "bf16" converts feature maps and weights; gates stay float32.
+        workspace: limit of scratch memory in MiB.
+        timing_cache: file of tactic timings, read if present and updated (tensorrt).
+        compute_capabilities: such as "8.9"; targets of an ahead-of-time build (tensorrt-rtx).
+        plugin: run LCCLConv by the plugin (tensorrt); False: by standard ops.
+        plugin_library: path of the plugin's library; by default the installed one.
+        tf32: let float32 convolutions, the gates' too, round their inputs to TF32 on the GPU.
+        verbose: the builder's own messages on stderr.
+        command: recorded in the side-car.
+
+    Returns:
+        Paths, layers with the path each took, seconds.
+
+    Raises:
+        UserError: no builder, a model that does not fit, or a failed build; nothing is written.
+    """
+    source = require_file(model)
+    target = Path(path) if path is not None else source.with_suffix(".engine")
+    sidecar = target.with_name(target.name + SIDECAR_SUFFIX)
+    if source.resolve() in (target.resolve(), sidecar.resolve()):
+        raise UserError(f"the engine would replace its model {source}: name another file with -o")
+    for file in (target, sidecar):
+        require_writable(file)
+    chosen = choose_backend(backend)
+    register_schema()
+    progress("reading the model")
+    proto = load_onnx(source)
+    if any(is_lccl_node(n) for n in proto.graph.node):
+        proto = canonical(proto)
+        progress("checking the model in standard ops")
+        check_view(proto, inlined(proto), [random_feed(proto, {k: tuple(v) for k, v in (opt_shapes or {}).items()})])
+    if precision != "fp32":
+        progress(f"converting to {precision}")
+        proto = to_precision(proto, precision)
+    request = BuildRequest(
+        proto,
+        min_shapes or {},
+        opt_shapes or {},
+        max_shapes or {},
+        workspace,
+        Path(timing_cache) if timing_cache else None,
+        tuple(compute_capabilities),
+        plugin,
+        Path(plugin_library) if plugin_library else None,
+        tf32,
+        verbose,
+    )
+    started = time.perf_counter()
+    built = chosen.build(request, progress)
+    seconds = time.perf_counter() - started
+    digest = hashlib.sha256(built.engine).hexdigest()
+    result = EngineResult(
+        target,
+        sidecar,
+        chosen.name,
+        built.version,
+        precision,
+        built.profiles,
+        built.targets,
+        built.layers,
+        len(built.engine),
+        seconds,
+        digest,
+        built.plugin,
+    )
+    progress("writing")
+    written = list(command) if command is not None else sys.argv
+    with atomic_path(target) as temporary, atomic_path(sidecar) as temporary_sidecar:
+        temporary.write_bytes(built.engine)
+        write_sidecar(temporary_sidecar, result, source, sha256(source), shlex.join(written), __version__)
+    return result

@@ -1,0 +1,139 @@
+"""TensorRT 10.13+ and 11: the op by its plugin, or in standard ops where the plugin is not wanted."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from importlib import resources
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from lccl.engine.backend import BuildRequest, Built, make_profiles
+from lccl.engine.trt_api import (
+    build_serialized,
+    layer_paths,
+    logger_of,
+    make_config,
+    parse,
+    require_plugin_layers,
+    set_profiles,
+)
+from lccl.errors import UserError
+from lccl.files import atomic_path, require_file, require_writable
+from lccl.graph.views import inlined, stripped
+from lccl.progress import Progress
+
+LIBRARY = "liblccl_trt_plugin.so"
+LIBRARY_VARIABLE = "LCCL_TRT_PLUGIN"
+MINIMUM = (10, 13)
+MISSING = "TensorRT is not installed: pip install 'lccl[trt]' on a machine with an NVIDIA GPU"
+
+
+def import_tensorrt() -> ModuleType:
+    """The Python module of full TensorRT.
+
+    Raises:
+        UserError: it is not installed, only its runtime is, or it is too old.
+    """
+    try:
+        trt = importlib.import_module("tensorrt")
+    except ImportError:
+        raise UserError(MISSING) from None
+    if not hasattr(trt, "Builder") or not hasattr(trt, "OnnxParser"):
+        raise UserError(f"the installed TensorRT has no builder: {MISSING.partition(': ')[2]}")
+    version = tuple(int(part) for part in trt.__version__.split(".")[:2])
+    if version < MINIMUM:
+        raise UserError(f"TensorRT {trt.__version__} is too old: this lccl needs 10.13 or newer")
+    return trt
+
+
+def find_plugin(library: Path | None = None) -> Path | None:
+    """The plugin's library: the given one, the environment's, or the one installed with this package."""
+    if library is not None:
+        return require_file(library)
+    named = os.environ.get(LIBRARY_VARIABLE)
+    if named:
+        return require_file(named)
+    installed = Path(str(resources.files("lccl"))) / "lib" / LIBRARY
+    return installed if installed.is_file() else None
+
+
+def load_plugin(trt: ModuleType, library: Path) -> None:
+    """Registers the plugin's creators with TensorRT, for building and for running an engine that needs them.
+
+    Raises:
+        UserError: TensorRT refuses the library.
+    """
+    if trt.get_plugin_registry().load_library(str(library)) is None:
+        raise UserError(f"TensorRT cannot load the plugin {library}: was it built for this TensorRT and this machine?")
+
+
+class TensorRT:
+    """Builds for the GPU present. The network is strongly typed, as TensorRT 11 has it: the ONNX says the precision."""
+
+    name = "tensorrt"
+
+    def unavailable(self) -> str | None:
+        try:
+            import_tensorrt()
+        except UserError as error:
+            return str(error)
+        return None
+
+    def build(self, request: BuildRequest, progress: Progress) -> Built:
+        if request.compute_capabilities:
+            raise UserError(
+                "TensorRT builds for the GPU present: leave out --compute-capability, or use --backend tensorrt-rtx"
+            )
+        trt = import_tensorrt()
+        plugin = self._plugin(request)
+        if request.timing_cache is not None:
+            require_writable(request.timing_cache)
+        profiles = make_profiles(request)
+        logger = logger_of(trt, request.verbose)
+        if plugin is not None:
+            load_plugin(trt, plugin)
+        builder = trt.Builder(logger)
+        config = make_config(trt, builder, request.workspace, request.tf32)
+        cache = self._read_cache(config, request.timing_cache)
+        progress("parsing")
+        view = stripped(request.model) if plugin is not None else inlined(request.model)
+        network = parse(trt, builder, view, logger)
+        if plugin is not None:
+            require_plugin_layers(trt, network, request.model)
+        set_profiles(builder, config, profiles)
+        engine = build_serialized(trt, builder, network, config, logger, progress)
+        if request.timing_cache is not None:
+            self._write_cache(config, cache, request.timing_cache)
+        path = "plugin" if plugin is not None else "inlined"
+        return Built(engine, trt.__version__, profiles, (), layer_paths(request.model, path), plugin)
+
+    @staticmethod
+    def _plugin(request: BuildRequest) -> Path | None:
+        if not request.plugin:
+            return None
+        plugin = find_plugin(request.plugin_library)
+        if plugin is None:
+            raise UserError(
+                f"the TensorRT plugin {LIBRARY} is not installed: name it with --plugin or {LIBRARY_VARIABLE}, "
+                "or pass --no-plugin to build from standard ops, which compute every pixel"
+            )
+        return plugin
+
+    @staticmethod
+    def _read_cache(config: Any, path: Path | None) -> Any:
+        if path is None:
+            return None
+        cache = config.create_timing_cache(path.read_bytes() if path.exists() else b"")
+        if cache is None or not config.set_timing_cache(cache, ignore_mismatch=False):
+            raise UserError(
+                f"{path} is not a timing cache of this TensorRT and GPU: delete it, or name another with --timing-cache"
+            )
+        return cache
+
+    @staticmethod
+    def _write_cache(config: Any, cache: Any, path: Path) -> None:
+        current = config.get_timing_cache() or cache
+        with atomic_path(path) as temporary:
+            temporary.write_bytes(bytes(current.serialize()))
