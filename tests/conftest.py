@@ -1,0 +1,96 @@
+"""Paths of the tests' own modules, and what several of them share: a small network, its files, a way to run commands."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+ROOT = Path(__file__).parent.parent
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a command left behind."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def invoke(capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
+    """Runs a command in this process: ``invoke("lccl.cli.export", "model.pt", "-o", "model.onnx")``."""
+
+    def call(module: str, *arguments: object) -> Outcome:
+        from importlib import import_module
+
+        from lccl.cli.common import execute
+
+        capsys.readouterr()
+        try:
+            code, _ = execute(import_module(module).command, [str(a) for a in arguments])
+        except SystemExit as stop:  # argparse's own
+            code = int(stop.code or 0)
+        captured = capsys.readouterr()
+        return Outcome(code, captured.out, captured.err)
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def small_model() -> torch.nn.Module:
+    """A trained-looking network of two gated layers per block, with running statistics of its own."""
+    import torch
+
+    from lccl.models.resnet import cifar_resnet
+
+    torch.manual_seed(0)
+    model = cifar_resnet(8, 4, in_channels=1, gated="both")
+    model.train()
+    for _ in range(3):
+        model(torch.randn(32, 1, 16, 16))
+    return model.eval()
+
+
+@pytest.fixture(scope="session")
+def checkpoint(small_model: torch.nn.Module, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small model's checkpoint, which names its own factory."""
+    import lccl
+
+    path = tmp_path_factory.mktemp("checkpoint") / "small.pt"
+    kwargs = {"depth": 8, "width": 4, "in_channels": 1, "gated": "both"}
+    lccl.save_checkpoint(path, small_model, "lccl.models.resnet:cifar_resnet", kwargs, (1, 16, 16))
+    return path
+
+
+@pytest.fixture(scope="session")
+def exported(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small model exported with its twins beside it."""
+    import lccl
+
+    path = tmp_path_factory.mktemp("exported") / "small.onnx"
+    import torch
+
+    lccl.export(lccl.load_checkpoint(checkpoint), torch.zeros(1, 1, 16, 16), path, dense=True, decomposed=True)
+    return path
+
+
+@pytest.fixture(scope="session")
+def samples(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An .npz of 20 images with labels."""
+    import numpy as np
+
+    path = tmp_path_factory.mktemp("data") / "samples.npz"
+    rng = np.random.default_rng(0)
+    np.savez(path, x=rng.standard_normal((20, 1, 16, 16)).astype("float32"), labels=rng.integers(0, 10, 20))
+    return path

@@ -1,0 +1,256 @@
+"""Comparisons: rows, references, limits and exit codes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+import lccl
+from conftest import Outcome
+from lccl.comparing import LatencyPlan, Limits
+from lccl.comparing.measure import latencies
+from lccl.data import as_data, load_data
+from lccl.models.resnet import cifar_resnet
+from lccl.run.tensorrt import gpu_missing
+
+COMPARE = "lccl.cli.compare"
+Invoke = Callable[..., Outcome]
+QUICK = LatencyPlan(warmup=1, runs=12)
+
+
+@pytest.fixture(scope="module")
+def dense_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(3)
+    model = cifar_resnet(8, 4, in_channels=1, gated="none").eval()
+    path = tmp_path_factory.mktemp("dense") / "dense.pt"
+    kwargs = {"depth": 8, "width": 4, "in_channels": 1, "gated": "none"}
+    lccl.save_checkpoint(path, model, "lccl.models.resnet:cifar_resnet", kwargs, (1, 16, 16))
+    return path
+
+
+@pytest.fixture(scope="module")
+def comparison(checkpoint: Path, exported: Path, dense_checkpoint: Path, samples: Path) -> Any:
+    return lccl.compare([checkpoint, exported], samples, dense=dense_checkpoint, latency=QUICK)
+
+
+def test_rows(comparison: Any) -> None:
+    assert [(r.network, r.role, r.runner) for r in comparison.rows] == [
+        ("small.pt", "lccl", "torch"),
+        ("small.onnx", "lccl", "onnxruntime"),
+        ("dense twin of small.onnx", "dense twin", "onnxruntime"),
+        ("dense.pt", "dense", "torch"),
+        ("dense.pt", "dense", "onnxruntime"),
+    ]
+
+
+def test_errors_are_against_the_first_row_of_the_network(comparison: Any) -> None:
+    first, second, twin, dense, dense_ort = comparison.rows
+    assert second.reference == first.label
+    assert second.max_error < 1e-5
+    assert second.mean_error <= second.max_error
+    assert second.agreement == 1
+    assert first.reference == dense.label
+    assert first.max_error is None, "two different networks have no error between them"
+    assert dense_ort.reference == dense.label
+    assert (twin.reference, twin.accuracy) == (None, None)
+
+
+def test_accuracy_is_that_of_the_labels(comparison: Any, checkpoint: Path, samples: Path) -> None:
+    with np.load(samples) as content:
+        x, labels = torch.from_numpy(content["x"]), content["labels"]
+    predicted = lccl.load_checkpoint(checkpoint)(x).argmax(1).numpy()
+    assert comparison.rows[0].accuracy == np.mean(predicted == labels)
+
+
+def test_speedups_are_within_one_runtime(comparison: Any) -> None:
+    first, second, _, dense, dense_ort = comparison.rows
+    assert first.speedup_over == dense.label
+    assert second.speedup_over == dense_ort.label
+    assert second.speedup == dense_ort.latency.median_ms / second.latency.median_ms
+    assert dense.speedup is None
+    for row in comparison.rows:
+        assert row.latency.runs == QUICK.runs
+        assert 0 < row.latency.median_ms <= row.latency.p95_ms
+
+
+def test_without_a_dense_network_the_twin_is_the_measure(exported: Path, samples: Path) -> None:
+    result = lccl.compare(exported, samples, latency=QUICK)
+    assert result.rows[0].speedup_over == "dense twin of small.onnx (onnxruntime)"
+    assert result.rows[0].agreement is None
+
+
+def test_the_decomposed_file_is_a_form_of_the_network(exported: Path, samples: Path) -> None:
+    result = lccl.compare([exported, exported.with_suffix(".decomposed.onnx")], samples, latency=None, twin=False)
+    assert [r.network for r in result.rows] == ["small.onnx", "small.decomposed.onnx"]
+    assert result.rows[1].max_error < 1e-5
+
+
+def test_the_profile_is_of_the_same_inputs(comparison: Any, exported: Path, samples: Path) -> None:
+    with np.load(samples) as content:
+        assert comparison.profile == lccl.profile(exported, [content["x"]])
+
+
+def test_text_and_json_tell_the_setting(comparison: Any) -> None:
+    text = str(comparison)
+    assert "1 CPU thread" in text
+    assert "20 inputs" in text
+    assert "stages.0.0.conv1" in text
+    values = json.loads(json.dumps(comparison.as_dict()))
+    assert values["held"] is True
+    assert len(values["rows"]) == 5
+    assert values["profile"]["layers"]
+    assert values["setting"]["cpu"]
+
+
+def test_a_module_alone_is_exported_too(small_model: torch.nn.Module) -> None:
+    x = np.zeros((3, 1, 16, 16), np.float32)
+    result = lccl.compare(small_model, x, latency=None, twin=False)
+    assert [r.runner for r in result.rows] == ["torch", "onnxruntime"]
+    assert result.rows[1].max_error < 1e-5
+
+
+def test_a_wrong_network_shows(exported: Path, samples: Path, checkpoint: Path) -> None:
+    """The comparison has teeth: another network's file beside the checkpoint does not agree with it."""
+    model = onnx.load(exported)
+    tensor = next(t for t in model.graph.initializer if t.name == "classifier.bias")
+    tensor.CopyFrom(onnx.numpy_helper.from_array(np.linspace(-9, 9, 10).astype(np.float32), tensor.name))
+    limits = Limits(min_agreement=0.99)
+    result = lccl.compare([checkpoint, model], samples, latency=None, limits=limits)
+    assert result.rows[1].agreement < 0.5
+    assert result.rows[1].max_error > 1
+    assert not result
+    assert [c.held for c in result.checks] == [False]
+
+
+@pytest.mark.parametrize(
+    ("limits", "code"),
+    [
+        (("--min-agreement", "1"), 0),
+        (("--max-accuracy-drop", "100"), 0),
+        (("--max-accuracy-drop", "-100"), 2),
+        (("--min-speedup", "0.0001"), 0),
+        (("--min-speedup", "1000"), 2),
+        (("--min-dense-agreement", "0"), 0),
+        (("--min-dense-agreement", "1"), 2),
+        (("--min-agreement", "1", "--min-speedup", "1000"), 2),
+    ],
+)
+def test_exit_codes(
+    invoke: Invoke, checkpoint: Path, exported: Path, dense_checkpoint: Path, samples: Path, limits: tuple[str, ...], code: int
+) -> None:
+    runs = ("--runs", "12" if "--min-speedup" in limits else "0")
+    outcome = invoke(COMPARE, checkpoint, exported, "--dense", dense_checkpoint, "--data", samples, *runs, *limits)
+    assert outcome.code == code, outcome
+    assert ("FELL SHORT" in outcome.out) == (code == 2)
+
+
+def test_json_command(invoke: Invoke, exported: Path, samples: Path) -> None:
+    outcome = invoke(COMPARE, exported, "--data", samples, "--runs", "0", "--json")
+    values = json.loads(outcome.out)
+    assert outcome.code == 0
+    assert values["rows"][0]["latency"] is None
+
+
+def test_an_engine_without_a_gpu_is_told_not_run(exported: Path, samples: Path, tmp_path: Path) -> None:
+    pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT for RTX is not installed: pip install 'lccl[rtx]'")
+    if gpu_missing() is None:
+        pytest.skip("there is a GPU here, so the engine runs")
+    lccl.build_engine(exported, tmp_path / "m.engine", backend="tensorrt-rtx")
+    result = lccl.compare([exported, tmp_path / "m.engine"], samples, latency=None)
+    row = next(r for r in result.rows if r.runner == "tensorrt-rtx")
+    assert row.skipped == "no NVIDIA GPU here"
+    assert "Not run: m.engine (tensorrt-rtx): no NVIDIA GPU here." in str(result)
+    limits = Limits(max_accuracy_drop=100)
+    with pytest.raises(lccl.UserError, match="not every network can run here"):
+        lccl.compare([exported, tmp_path / "m.engine"], samples, latency=None, limits=limits)
+    with pytest.raises(lccl.UserError, match="no runtime here can run"):
+        lccl.compare([tmp_path / "m.engine"], samples)
+
+
+class Counting:
+    """A runner that tells the order of its calls."""
+
+    device = "none"
+
+    def __init__(self, name: str, calls: list[str]) -> None:
+        self.name, self.calls = name, calls
+        self.input_names = ("x",)
+
+    def infer(self, feed: Any) -> dict[str, Any]:
+        self.calls.append(self.name)
+        return {"y": feed["x"]}
+
+
+def test_rounds_are_interleaved_in_random_order() -> None:
+    calls: list[str] = []
+    runners: Any = [Counting(n, calls) for n in "abc"]
+    times = latencies(runners, as_data(np.zeros((5, 1))), LatencyPlan(warmup=2, runs=10), lambda *a: None)
+    rounds = [calls[i : i + 6] for i in range(0, len(calls), 6)]
+    assert len(rounds) == 12
+    assert all(sorted(r) == ["a", "a", "b", "b", "c", "c"] for r in rounds)
+    assert all(r[::2] == r[1::2] for r in rounds), "an untimed run of the same network comes first"
+    assert len({"".join(r) for r in rounds}) >= 4, "whom one follows changes"
+    assert [t.runs for t in times] == [10, 10, 10]
+
+
+class Batches:
+    """Like a DataLoader."""
+
+    def __iter__(self):
+        for i in range(3):
+            yield torch.full((2, 1, 4, 4), float(i)), torch.tensor([i, i])
+
+
+@pytest.mark.parametrize(
+    ("value", "length", "labels"),
+    [
+        (np.zeros((3, 2)), 3, None),
+        ((np.zeros((3, 2)), np.arange(3)), 3, [0, 1, 2]),
+        ({"a": np.zeros((3, 2)), "b": np.zeros((3, 4)), "y": np.arange(3)}, 3, [0, 1, 2]),
+        ([np.zeros((3, 2)), np.zeros((2, 2))], 5, None),
+        (Batches(), 6, [0, 0, 1, 1, 2, 2]),
+    ],
+)
+def test_forms_of_data(value: Any, length: int, labels: list[int] | None) -> None:
+    data = as_data(value)
+    assert len(data) == length
+    assert (None if data.labels is None else list(data.labels)) == labels
+
+
+def test_a_loader_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "my_loader_module.py").write_text("import numpy as np\ndef load():\n    return np.ones((4, 2)), np.arange(4)\n")
+    monkeypatch.chdir(tmp_path)
+    assert len(load_data("my_loader_module:load")) == 4
+
+
+def test_a_gated_network_is_no_dense_one(checkpoint: Path, exported: Path, samples: Path) -> None:
+    for network in (checkpoint, exported):
+        with pytest.raises(lccl.UserError, match="has gates, so it is no dense network"):
+            lccl.compare(exported, samples, dense=network, latency=None)
+
+
+def test_a_factory_may_be_the_callable(small_model: torch.nn.Module, samples: Path, tmp_path: Path) -> None:
+    torch.save(small_model.state_dict(), tmp_path / "weights.pt")
+
+    def build() -> torch.nn.Module:
+        return cifar_resnet(8, 4, in_channels=1, gated="both")
+
+    result = lccl.compare(tmp_path / "weights.pt", samples, factory=build, latency=None, twin=False)
+    assert [r.runner for r in result.rows] == ["torch", "onnxruntime"]
+
+
+def test_options_may_stand_between_files(invoke: Invoke, checkpoint: Path, exported: Path, samples: Path) -> None:
+    assert invoke(COMPARE, checkpoint, "--runs", "0", exported, "--data", samples).code == 0
+
+
+def test_float64_is_taken_as_float32(exported: Path) -> None:
+    data = as_data(np.zeros((2, 1, 16, 16)))
+    assert data.inputs["input"].dtype == np.float32
+    assert lccl.compare(exported, data, latency=None)

@@ -1,0 +1,209 @@
+"""LCCLConv2d: its forms, its folding, its refusals."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from lccl.errors import UserError
+from lccl.nn import FoldedLCCLConv2d, LCCLConv2d, fold
+from lccl.nn.conv import plain_maths
+from lccl.op.contract import BINARY_SLOPE, FLT_MAX
+
+FORMS: dict[str, dict[str, Any]] = {
+    "paper": {"gate": "kxk"},
+    "released": {"gate": "1x1", "order": "released"},
+    "released-hardtanh": {"gate": "1x1", "order": "released", "gate_activation": "hardtanh"},
+    "binary": {"gate": "kxk", "gate_activation": "binary"},
+    "grid": {"gate": "grid", "gate_size": 4},
+    "grid-kernel": {"gate": "grid", "gate_size": 2, "gate_kernel_size": 3},
+    "strided-grid": {"gate": "grid", "gate_size": 2, "stride": 2},
+    "dilated": {"gate": "kxk", "dilation": 2, "padding": 2},
+    "same": {"gate": "1x1", "padding": "same", "kernel_size": 4},
+    "uneven-padding": {"gate": "kxk", "padding": (0, 1, 2, 3)},
+    "no-norms": {"gate": "1x1", "norm": False, "gate_norm": False},
+    "residual": {"gate": "kxk", "activation": None, "post_activation": "relu"},
+    "leaky": {"gate": "kxk", "activation": 0.1, "post_activation": 0.2},
+    "external": {"gate": "external"},
+    "external-grid": {"gate": "external", "gate_size": 4},
+    "external-unpadded": {"gate": "external", "padding": 0, "dilation": 2},
+    "rectangular": {"gate": "kxk", "kernel_size": (1, 5), "padding": (0, 2), "stride": (1, 2)},
+}
+
+
+def make(name: str, dtype: torch.dtype = torch.float32) -> tuple[LCCLConv2d, dict[str, torch.Tensor]]:
+    """A layer with statistics of its own, and the arguments of a call."""
+    torch.manual_seed(0)
+    options = {"kernel_size": 3, "padding": 1, **FORMS[name]}
+    layer = LCCLConv2d(5, 7, **options)
+    x = torch.randn(2, 5, 14, 13)
+    arguments = {"x": x}
+    if layer.gate is None:
+        hw = layer.norm(layer.conv(nn.functional.pad(x, (layer.pads[1], layer.pads[3], layer.pads[0], layer.pads[2])))).shape[
+            2:
+        ]
+        size = [-(-d // layer.gate_size) for d in hw]
+        arguments["gate"] = torch.randn(2, 1, *size).relu()
+    layer.train()
+    for _ in range(3):
+        y = layer(**arguments)
+    if name == "residual":
+        arguments["residual"] = torch.randn_like(y)
+    return layer.to(dtype), {k: v.to(dtype) for k, v in arguments.items()}
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_the_op_equals_pytorchs_own_layers(name: str) -> None:
+    """The op on folded norms against PyTorch's own layers, unfolded."""
+    layer, arguments = make(name, torch.float64)
+    layer.eval()
+    with plain_maths(layer, "as built"):
+        expected = layer(**arguments)
+    got = layer(**arguments)
+    torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-9)
+    assert got.abs().sum() > 0
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_folding_keeps_the_outputs_and_the_original(name: str) -> None:
+    layer, arguments = make(name)
+    model = nn.ModuleDict({"a": layer}).eval()
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    copied = fold(model)
+    assert isinstance(copied["a"], FoldedLCCLConv2d)
+    torch.testing.assert_close(copied["a"](**arguments), layer(**arguments), rtol=0, atol=0)
+    assert isinstance(model["a"], LCCLConv2d)
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+
+
+def test_folding_a_layer_alone_and_a_shared_one() -> None:
+    layer, arguments = make("paper")
+    alone = fold(layer)
+    assert isinstance(alone, FoldedLCCLConv2d)
+    shared = fold(nn.ModuleDict({"a": layer, "b": layer}))
+    assert shared["a"] is shared["b"]
+    torch.testing.assert_close(alone(**arguments), layer.eval()(**arguments))
+
+
+@pytest.mark.parametrize("name", [n for n in FORMS if not n.startswith("external")])
+def test_every_parameter_is_trained(name: str) -> None:
+    layer, arguments = make(name)
+    layer.train()
+    layer(**arguments).square().sum().backward()
+    silent = [k for k, p in layer.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+    assert silent == []
+
+
+def test_attributes_of_the_gate_activations() -> None:
+    curves = {
+        name: LCCLConv2d(4, 4, 3, padding=1, gate_activation=name).eval().fold()[1] for name in ("relu", "hardtanh", "binary")
+    }
+    assert {k: (a.gate_slope, a.gate_max) for k, a in curves.items()} == {
+        "relu": (1.0, pytest.approx(FLT_MAX)),
+        "hardtanh": (1.0, 1.0),
+        "binary": (BINARY_SLOPE, 1.0),
+    }
+
+
+def test_the_threshold_is_a_knob_of_deployment() -> None:
+    layer, arguments = make("paper")
+    layer.eval()
+    open_pixels = (layer(**arguments).abs().sum(1) > 0).sum()
+    layer.gate_threshold = 0.5
+    assert (layer(**arguments).abs().sum(1) > 0).sum() < open_pixels
+
+
+def test_grid_gate_sees_its_whole_block() -> None:
+    """A change anywhere in a block's part of X changes its gate."""
+    layer, _ = make("grid")
+    layer.eval()
+    x = torch.zeros(1, 5, 8, 8)
+    base = layer.gate(x)
+    for i, j in ((0, 0), (3, 3), (0, 3), (3, 0)):
+        changed = x.clone()
+        changed[0, :, i, j] = 1
+        assert (layer.gate(changed) != base)[0, 0].tolist() == [[True, False], [False, False]]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"gate": "5x5"}, "gate is"),
+        ({"gate": "1x1", "gate_size": 2}, "gate_size = 2 goes with"),
+        ({"gate": "kxk", "gate_kernel_size": 5}, 'goes with gate="grid"'),
+        ({"gate": "1x1", "padding": 0}, "take the k x k gate"),
+        ({"gate_activation": "sigmoid"}, "gate_activation is one of"),
+        ({"order": "mine"}, "order is"),
+        ({"activation": "gelu"}, "an activation is"),
+        ({"padding": "same", "stride": 2}, "needs stride 1"),
+        ({"padding": "valid"}, "padding is"),
+        ({"padding": (1, 2, 3)}, "padding takes"),
+        ({"padding": -1}, "padding takes"),
+        ({"kernel_size": (1, 2, 3)}, "kernel_size takes"),
+    ],
+)
+def test_options_that_do_not_go_together(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        LCCLConv2d(4, 4, **{"kernel_size": 3, "padding": 1, **options})
+
+
+def test_an_external_gate_must_be_given() -> None:
+    layer, arguments = make("external")
+    with pytest.raises(UserError, match="needs its map"):
+        layer(arguments["x"])
+
+
+def test_a_norm_without_statistics_cannot_be_folded() -> None:
+    layer = LCCLConv2d(4, 4, 3, padding=1)
+    layer.norm = nn.BatchNorm2d(4, track_running_stats=False)
+    with pytest.raises(UserError, match="running statistics"):
+        layer.eval()(torch.zeros(1, 4, 5, 5))
+
+
+def test_half_precision_decides_gates_in_float32() -> None:
+    layer, arguments = make("paper")
+    layer.eval()
+    wide = layer(**arguments)
+    half = layer.half()(arguments["x"].half())
+    assert half.dtype == torch.float16
+    np.testing.assert_allclose(
+        half.detach().float().numpy(), wide.detach().numpy(), atol=2e-2 * float(wide.detach().abs().max())
+    )
+
+
+def test_a_synchronised_norm_is_folded_as_the_norm_it_is() -> None:
+    """DistributedDataParallel's users convert every BatchNorm to it."""
+    layer, arguments = make("paper")
+    expected = layer.eval()(**arguments)
+    converted = nn.SyncBatchNorm.convert_sync_batchnorm(layer)
+    assert isinstance(converted.norm, nn.SyncBatchNorm)
+    torch.testing.assert_close(converted(**arguments), expected, rtol=0, atol=0)
+
+
+def test_another_norm_is_refused_and_not_ignored() -> None:
+    layer, arguments = make("paper")
+    layer.norm = nn.GroupNorm(1, 7)
+    with pytest.raises(UserError, match="GroupNorm cannot be folded"):
+        layer.eval()(**arguments)
+
+
+def test_a_subclass_that_changes_the_maths_is_not_folded() -> None:
+    class Doubled(LCCLConv2d):
+        def forward(self, x, gate=None, residual=None):
+            return 2 * super().forward(x, gate, residual)
+
+    layer = Doubled(3, 4, 3, padding=1).eval()
+    x = torch.randn(1, 3, 6, 6)
+    torch.testing.assert_close(fold(nn.Sequential(layer))(x), layer(x))
+
+
+def test_a_folded_layer_keeps_its_float32_inputs() -> None:
+    layer, arguments = make("released")
+    folded = fold(layer).half()
+    types = {name: buffer.dtype for name, buffer in folded.named_buffers()}
+    assert {n for n, t in types.items() if t == torch.float32} == {"B", "gate_B", "post_scale", "post_bias"}
+    assert folded(arguments["x"].half()).dtype == torch.float16

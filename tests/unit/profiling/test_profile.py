@@ -1,0 +1,118 @@
+"""Density and MACs: counted by hand, in PyTorch, and in ONNX."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import lccl
+from lccl.nn import LCCLConv2d, fold
+
+
+@pytest.fixture
+def half_open() -> nn.Module:
+    """One gated layer whose gate is open exactly where the first channel is positive."""
+    layer = LCCLConv2d(2, 5, 3, stride=2, padding=1, gate="1x1", gate_norm=False, norm=False)
+    with torch.no_grad():
+        layer.gate.conv.weight.zero_()
+        layer.gate.conv.weight[0, 0] = 1
+        layer.gate.conv.bias.zero_()
+    return nn.Sequential(layer, nn.Conv2d(5, 6, 3, groups=1, padding=1), nn.Flatten(), nn.Linear(6 * 4 * 4, 3)).eval()
+
+
+def test_counts_by_hand(half_open: nn.Module) -> None:
+    x = torch.full((2, 2, 8, 8), -1.0)
+    x[0, 0, :4] = 1  # 2 of 4 rows of outputs of the first image, none of the second
+    profile = lccl.profile(half_open, [x])
+    gated, conv, linear = profile.layers
+    assert (gated.density, gated.dense_macs, gated.gate_macs) == (8 / 32, 5 * 2 * 9 * 16, 2 * 16)
+    assert gated.macs == 0.25 * 5 * 2 * 9 * 16 + 2 * 16
+    assert (conv.kind, conv.dense_macs, conv.density) == ("conv", 6 * 5 * 9 * 16, None)
+    assert (linear.kind, linear.dense_macs) == ("linear", 6 * 16 * 3)
+    assert profile.images == 2
+    assert profile.saved_gated == pytest.approx(1 - gated.macs / gated.dense_macs)
+    total = gated.dense_macs + conv.dense_macs + linear.dense_macs
+    assert profile.saved_network == pytest.approx((gated.dense_macs - gated.macs) / total)
+
+
+def test_batches_weigh_by_their_size(half_open: nn.Module) -> None:
+    on, off = torch.ones(3, 2, 8, 8), -torch.ones(1, 2, 8, 8)
+    assert lccl.profile(half_open, [on, (off, torch.zeros(1))]).density == 0.75
+
+
+def test_torch_and_onnx_agree(exported: Path, small_model: nn.Module) -> None:
+    x = np.random.default_rng(0).standard_normal((16, 1, 16, 16)).astype(np.float32)
+    of_module = lccl.profile(small_model, [x[:10], x[10:]])
+    of_onnx = lccl.profile(exported, [x])
+    assert of_onnx.density == pytest.approx(of_module.density, abs=1e-3)
+    assert of_onnx.dense_macs == of_module.dense_macs
+    by_name = {layer.name: layer for layer in of_onnx.layers}
+    for layer in of_module.layers:
+        other = by_name[layer.name]
+        assert (other.kind, other.dense_macs, other.gate_macs) == (layer.kind, layer.dense_macs, layer.gate_macs)
+
+
+def test_a_grid_gate_counts_pixels_not_blocks(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    layer = LCCLConv2d(3, 4, 3, padding=1, gate="grid", gate_size=4, activation=None)
+    x = torch.randn(8, 3, 10, 10)
+    layer.train()(x)
+    layer.eval()
+    model = nn.Sequential(layer)
+    profile = lccl.profile(model, [x])
+    active = float((layer(x).abs().sum(1) > 0).float().mean())
+    assert profile.density == pytest.approx(active, abs=0.02)
+    assert profile.layers[0].gate_macs == 3 * 4 * 4 * 3 * 3, "a 4 x 4 window at each of 3 x 3 blocks"
+    lccl.export(model, x, tmp_path / "m.onnx")
+    assert lccl.profile(tmp_path / "m.onnx", [x]).layers[0].density == pytest.approx(profile.layers[0].density)
+
+
+def test_the_mode_is_restored_and_no_hook_stays(half_open: nn.Module) -> None:
+    half_open.train()
+    lccl.profile(half_open, [torch.zeros(1, 2, 8, 8)])
+    assert half_open.training
+    assert all(not m._forward_hooks for m in half_open.modules())
+
+
+def test_no_batch(half_open: nn.Module, exported: Path) -> None:
+    for model in (half_open, exported):
+        with pytest.raises(lccl.UserError, match="no batch"):
+            lccl.profile(model, [])
+
+
+def test_a_layer_that_is_called_twice_counts_twice(tmp_path: Path) -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = LCCLConv2d(4, 4, 3, padding=1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.layer(self.layer(x))
+
+    torch.manual_seed(0)
+    model, x = Twice().eval(), torch.randn(2, 4, 8, 8)
+    profile = lccl.profile(model, x)
+    assert profile.dense_macs == 2 * 4 * 4 * 9 * 64
+    lccl.export(model, x, tmp_path / "m.onnx")
+    assert lccl.profile(tmp_path / "m.onnx", x).dense_macs == profile.dense_macs
+
+
+def test_images_of_several_sizes_are_averaged(half_open: nn.Module) -> None:
+    model = nn.Sequential(half_open[0])
+    small, large = torch.ones(1, 2, 8, 8), torch.ones(3, 2, 16, 16)
+    expected = (90 * 16 + 3 * 90 * 64) / 4
+    assert lccl.profile(model, [small, large]).dense_macs == lccl.profile(model, [large, small]).dense_macs == expected
+
+
+def test_a_folded_network_counts_as_the_original(small_model: nn.Module) -> None:
+    x = torch.randn(4, 1, 16, 16)
+    assert lccl.profile(fold(small_model), x) == lccl.profile(small_model, x)
+
+
+def test_files_of_either_kind(checkpoint: Path, exported: Path) -> None:
+    x = np.ones((2, 1, 16, 16), np.float32)
+    assert lccl.profile(checkpoint, x).density == pytest.approx(lccl.profile(exported, x).density, abs=1e-3)

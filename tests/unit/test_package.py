@@ -1,0 +1,148 @@
+"""The package from outside: what importing costs, what a wheel holds, which way dependencies point."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import lccl
+from conftest import ROOT
+
+PACKAGE = ROOT / "exporter" / "lccl"
+HEAVY = (
+    "torch",
+    "onnx",
+    "onnxruntime",
+    "onnx_graphsurgeon",
+    "onnxscript",
+    "polygraphy",
+    "tensorrt",
+    "tensorrt_rtx",
+    "numpy",
+    "rich",
+)
+
+
+def loaded_by(code: str) -> set[str]:
+    script = f"{code}\nimport sys\nprint(*(m for m in {HEAVY!r} if m in sys.modules))"
+    out = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    return set(out.splitlines()[-1].split())
+
+
+def test_importing_the_package_loads_nothing_heavy() -> None:
+    assert loaded_by("import lccl") == set()
+
+
+@pytest.mark.parametrize("command", ["export", "build_engine", "compare"])
+def test_help_loads_nothing_heavy(command: str) -> None:
+    code = f"from lccl.cli.{command} import command\ntry:\n    command(['--help'])\nexcept SystemExit as e:\n    assert e.code == 0"
+    assert loaded_by(code) == set()
+
+
+def test_public_names_are_functions_whatever_was_imported_before() -> None:
+    """A submodule of the same name would take a function's place."""
+    code = "import lccl, lccl.exporting, lccl.comparing, lccl.profiling, lccl.engine\n" + "".join(
+        f"assert callable(lccl.{n}), '{n}'\n"
+        for n in ("export", "compare", "profile", "build_engine", "load_checkpoint", "save_checkpoint")
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+    assert set(lccl.__all__) <= set(dir(lccl))
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = lccl.nothing
+
+
+def imports_of(path: Path) -> set[str]:
+    """Modules of this package that a file imports, wherever in it."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        assert not (isinstance(node, ast.ImportFrom) and node.level), f"{path}: imports here are absolute"
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("lccl"):
+            found.add(node.module or "")
+        elif isinstance(node, ast.Import):
+            found |= {a.name for a in node.names if a.name.startswith("lccl")}
+    return found
+
+
+MAY_IMPORT = {
+    "op": {"errors", "op"},
+    "nn": {"errors", "op", "nn"},
+    "models": {"errors", "nn", "models"},
+    "train": {"nn", "train"},
+    "graph": {"errors", "op", "graph"},
+    "run": {"errors", "files", "run", "torch_calls"},
+    "profiling": {"errors", "op", "nn", "graph", "run", "numerics", "text", "load", "torch_calls", "profiling"},
+    "exporting": {
+        "errors",
+        "files",
+        "op",
+        "nn",
+        "graph",
+        "run",
+        "profiling",
+        "numerics",
+        "text",
+        "progress",
+        "torch_calls",
+        "verify",
+        "exporting",
+    },
+    "engine": {"errors", "files", "op", "graph", "load", "progress", "verify", "engine"},
+}
+
+
+SHARED = {
+    "checkpoint": {"errors", "files"},
+    "data": {"errors", "files", "load", "run"},
+    "errors": set(),
+    "files": {"errors"},
+    "load": {"checkpoint", "errors", "files"},
+    "numerics": set(),
+    "progress": set(),
+    "text": set(),
+    "torch_calls": set(),
+    "verify": {"errors", "numerics", "op", "run"},
+    "version": set(),
+}
+"""The modules beside the folders."""
+
+
+@pytest.mark.parametrize("layer", [*MAY_IMPORT, *SHARED])
+def test_dependencies_point_one_way(layer: str) -> None:
+    allowed = {f"lccl.{name}" for name in (MAY_IMPORT | SHARED)[layer] | {"version"}}
+    paths = list((PACKAGE / layer).glob("*.py")) if layer in MAY_IMPORT else [PACKAGE / f"{layer}.py"]
+    assert paths
+    for path in paths:
+        for module in imports_of(path):
+            assert any(module == a or module.startswith(a + ".") for a in allowed), f"{path.name} imports {module}"
+
+
+def test_every_part_of_the_package_has_its_rule() -> None:
+    """comparing and cli stand on top: they may import all that is below."""
+    parts = {p.stem for p in PACKAGE.glob("*.py")} | {p.parent.name for p in PACKAGE.glob("*/__init__.py")}
+    assert parts - {"__init__", "comparing", "cli"} == set(MAY_IMPORT) | set(SHARED)
+
+
+def test_nothing_imports_the_commands() -> None:
+    for path in PACKAGE.rglob("*.py"):
+        if path.parent.name != "cli":
+            assert not any(m.startswith("lccl.cli") for m in imports_of(path)), path
+
+
+def test_graph_passes_do_not_know_pytorch() -> None:
+    for path in (PACKAGE / "graph").glob("*.py"):
+        assert "import torch" not in path.read_text(), path
+
+
+def test_what_the_wheel_holds(tmp_path: Path) -> None:
+    arguments = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(tmp_path), str(ROOT)]
+    subprocess.run(arguments, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("lccl-*.whl")
+    names = set(zipfile.ZipFile(wheel).namelist())
+    sources = {f"lccl/{p.relative_to(PACKAGE).as_posix()}" for p in PACKAGE.rglob("*") if p.suffix in (".py", ".typed")}
+    assert {n for n in names if n.startswith("lccl/")} == sources
+    assert any(n.endswith("licenses/LICENSE") for n in names)
