@@ -38,7 +38,7 @@ def invoke(capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
 
         capsys.readouterr()
         try:
-            code, _ = execute(import_module(module).command, [str(a) for a in arguments])
+            code = execute(import_module(module).command, [str(a) for a in arguments])
         except SystemExit as stop:  # argparse's own
             code = int(stop.code or 0)
         captured = capsys.readouterr()

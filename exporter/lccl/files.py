@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import os
-import tempfile
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from lccl.errors import UserError
+
+_unfinished: set[Path] = set()
 
 
 @contextmanager
@@ -21,21 +23,22 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     """
     target = Path(path)
     require_writable(target)
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}.tmp")
+    _unfinished.add(temporary)
     try:
-        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
-    except OSError as error:
-        raise _write_error(target, error) from None
-    os.close(handle)
-    temporary = Path(name)
-    try:
+        temporary.touch(exist_ok=False)
         yield temporary
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
         os.replace(temporary, target)
     except OSError as error:
         raise _write_error(target, error) from None
     finally:
+        temporary.unlink(missing_ok=True)
+        _unfinished.discard(temporary)
+
+
+def discard_unfinished() -> None:
+    """Removes what open :func:`atomic_path` blocks have written so far: for a process that ends without leaving them."""
+    for temporary in tuple(_unfinished):
         temporary.unlink(missing_ok=True)
 
 

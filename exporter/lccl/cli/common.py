@@ -6,14 +6,18 @@ import argparse
 import json
 import math
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
+from types import FrameType
 from typing import Any, NoReturn
 
 from lccl.errors import UserError
+from lccl.files import discard_unfinished
 from lccl.version import __version__
 
 EXIT_OK, EXIT_FAILED, EXIT_FELL_SHORT = 0, 1, 2
+INTERRUPTED = "interrupted: no file was left half-written"
 
 
 class Parser(argparse.ArgumentParser):
@@ -32,35 +36,43 @@ class Parser(argparse.ArgumentParser):
 
 def run(command: Callable[[Sequence[str]], int]) -> NoReturn:
     """Runs a command on this process's arguments and exits."""
-    code, interrupted = execute(command, sys.argv[1:])
-    if interrupted:
-        # Python ends itself by the signal if the interrupt met code that was run by exec, as libraries do; a command's
-        # exit code must not depend on that. All files were put right while the interrupt went up.
-        sys.stderr.flush()
-        os._exit(code)
-    raise SystemExit(code)
+    signal.signal(signal.SIGINT, _abandon)
+    signal.signal(signal.SIGTERM, _abandon)
+    raise SystemExit(execute(command, sys.argv[1:]))
 
 
-def execute(command: Callable[[Sequence[str]], int], arguments: Sequence[str]) -> tuple[int, bool]:
-    """A command's exit code, and whether Ctrl-C ended it: a user's error and Ctrl-C are one sentence on stderr and 1."""
+def execute(command: Callable[[Sequence[str]], int], arguments: Sequence[str]) -> int:
+    """A command's exit code; a user's error is one sentence on stderr and 1, and so is an interrupt that code raised."""
     try:
         code = command(arguments)
         sys.stdout.flush()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        return EXIT_FAILED, False
+        return EXIT_FAILED
     except KeyboardInterrupt:
-        print("interrupted: no file was left half-written", file=sys.stderr)
-        return EXIT_FAILED, True
+        print(INTERRUPTED, file=sys.stderr)
+        return EXIT_FAILED
     except MemoryError:
         print("error: out of memory; close other programs or use a smaller batch", file=sys.stderr)
-        return EXIT_FAILED, False
+        return EXIT_FAILED
     except OSError as error:
         if not isinstance(error, BrokenPipeError):
             print(f"error: {error.strerror or error}", file=sys.stderr)
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - so that the interpreter's own flush at exit is quiet
-        return EXIT_FAILED, False
-    return code, False
+        return EXIT_FAILED
+    return code
+
+
+def _abandon(_number: int, _frame: FrameType | None) -> NoReturn:
+    """Ctrl-C and a request to terminate end the process where it stands, with its files put right.
+
+    Not by an exception: one that is raised while PyTorch's C++ code calls Python (its import does) aborts the process,
+    and one that meets code run by ``exec`` makes Python end itself by the signal whatever the exit code should be.
+    """
+    discard_unfinished()
+    progress = "\r\x1b[2K\x1b[?25h" if os.isatty(2) else ""
+    os.write(2, f"{progress}{INTERRUPTED}\n".encode())
+    os._exit(EXIT_FAILED)
 
 
 def show(result: Any, as_json: bool) -> None:

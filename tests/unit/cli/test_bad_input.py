@@ -411,16 +411,48 @@ def test_a_full_disk(checkpoint: Path, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("seconds", [0.5, 3.0])
-def test_ctrl_c_midway(checkpoint: Path, tmp_path: Path, seconds: float) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "terminate"])
+@pytest.mark.parametrize("library", ["libtorch_cpu", "libtorch_python", "onnx_cpp2py_export"])
+def test_interrupted_while_importing(checkpoint: Path, tmp_path: Path, library: str, number: signal.Signals) -> None:
+    """The moment is when the process has mapped the library's file: its import is under way."""
     process = subprocess.Popen(
         command_line(checkpoint, "-o", tmp_path / "m.onnx"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
-    time.sleep(seconds)
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
-    assert (process.returncode, out, err) == (1, "", "interrupted: no file was left half-written\n")
+    while process.poll() is None and f"/{library}" not in Path(f"/proc/{process.pid}/maps").read_text():
+        time.sleep(0.001)
+    process.send_signal(number)
+    assert ended(process) == (1, "", "interrupted: no file was left half-written\n")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "terminate"])
+def test_interrupted_while_writing(tmp_path: Path, number: signal.Signals) -> None:
+    """Also from inside code that is run by ``exec``, as libraries do."""
+    program = (
+        "import sys, time\n"
+        "from lccl.cli.common import run\n"
+        "from lccl.files import atomic_path\n"
+        "def command(arguments):\n"
+        "    with atomic_path(arguments[0]) as temporary:\n"
+        "        temporary.write_text('half')\n"
+        "        exec('print(\"ready\", flush=True); time.sleep(60)')\n"
+        "run(command)\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", program, tmp_path / "m.onnx"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["half"]
+    process.send_signal(number)
+    assert ended(process) == (1, "", "interrupted: no file was left half-written\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+def ended(process: subprocess.Popen[str]) -> tuple[int, str, str]:
+    """A process's exit code and what it printed since it was last read."""
+    out, err = process.communicate(timeout=60)
+    return process.returncode, out, err
 
 
 def test_ctrl_c_while_writing(invoke: Invoke, output: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
