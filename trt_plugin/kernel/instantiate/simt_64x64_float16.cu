@@ -1,0 +1,8 @@
+#include "instantiations.h"
+
+namespace lccl
+{
+
+LCCL_DEFINE_KERNEL(SimtGemm<Half>);
+
+} // namespace lccl

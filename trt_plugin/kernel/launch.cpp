@@ -1,0 +1,83 @@
+// Which kernels a call runs, in their order.
+
+#include "launch.h"
+
+#include "instantiations.h"
+
+namespace lccl
+{
+namespace
+{
+
+template <typename Kernel>
+cudaError_t start(Plan const& plan, int32_t blocks, cudaStream_t stream)
+{
+    return machine::launch<Kernel, Arguments>(plan.arguments, blocks, Kernel::kSharedBytes, stream);
+}
+
+template <typename T>
+cudaError_t startTile(Plan const& plan, int32_t tile, cudaStream_t stream)
+{
+    switch (tile)
+    {
+#define LCCL_START_TILE(NUMBER, M, N, STAGES, WARPS_M, WARPS_N, BLOCKS, REGISTERS)                                                          \
+    case NUMBER: return start<GatedGemm<T, M, N, STAGES, WARPS_M, WARPS_N, BLOCKS>>(plan, plan.mainBlocks, stream);
+        LCCL_MMA_TILES(LCCL_START_TILE)
+#undef LCCL_START_TILE
+    default: return cudaErrorNotSupported;
+    }
+}
+
+template <typename T>
+cudaError_t startPack([[maybe_unused]] Plan const& plan, [[maybe_unused]] cudaStream_t stream)
+{
+    if constexpr (sizeof(T) == 2)
+    {
+        return start<PackKernel<T>>(plan, plan.packBlocks, stream);
+    }
+    return cudaErrorNotSupported;
+}
+
+template <typename T>
+cudaError_t startMain(Plan const& plan, lccl_conv_config const& config, cudaStream_t stream)
+{
+    if constexpr (sizeof(T) == 2)
+    {
+        if (config.engine == LCCL_MMA)
+        {
+            return startTile<T>(plan, tileNumber(config), stream);
+        }
+    }
+    return start<SimtGemm<T>>(plan, plan.mainBlocks, stream);
+}
+
+template <typename T>
+cudaError_t startAll(Plan const& plan, lccl_conv_config const& config, cudaStream_t stream)
+{
+    cudaError_t error = plan.packs ? startPack<T>(plan, stream) : cudaSuccess;
+    if (error == cudaSuccess)
+    {
+        error = start<GateKernel<T>>(plan, plan.gateBlocks, stream);
+    }
+    if (error == cudaSuccess && plan.lists)
+    {
+        error = start<ListKernel>(plan, plan.listBlocks, stream);
+    }
+    return error == cudaSuccess ? startMain<T>(plan, config, stream) : error;
+}
+
+} // namespace
+
+cudaError_t launch(
+    lccl_conv_params const& params, lccl_device const& device, lccl_conv_config const& config, void* workspace, cudaStream_t stream)
+{
+    Plan const plan = makePlan(params, device, config, workspace);
+    switch (params.dtype)
+    {
+    case LCCL_FLOAT16: return startAll<Half>(plan, config, stream);
+    case LCCL_BFLOAT16: return startAll<Bfloat16>(plan, config, stream);
+    default: return startAll<float>(plan, config, stream);
+    }
+}
+
+} // namespace lccl

@@ -1,0 +1,72 @@
+// Planning a call on the host: what may run, how much memory it needs, what each kernel is told. Pure functions, no CUDA.
+#pragma once
+
+#include "arguments.h"
+#include "configurations.h"
+
+#include <cstddef>
+#include <string>
+
+namespace lccl
+{
+
+//! Sizes that follow from the parameters, in 64 bits until they are known to fit.
+struct Sizes
+{
+    int64_t ho, wo;
+    int64_t hg, wg;
+    int64_t cells;   //!< n * hg * wg
+    int64_t pixels;  //!< n * ho * wo
+    int64_t channelChunks;
+    int64_t outputChannels; //!< Channels of y that are written.
+};
+
+Sizes sizesOf(lccl_conv_params const& params);
+
+//! Why no configuration can run the call, or an empty string. Reads no tensor pointer but to see whether it is null.
+std::string rejectCall(lccl_conv_params const& params);
+
+//! Why this configuration cannot, or an empty string.
+std::string rejectConfiguration(lccl_conv_params const& params, lccl_device const& device, lccl_conv_config const& config);
+
+//! Blocks of a configuration's main kernel that run at once on the device.
+int32_t residentBlocks(lccl_device const& device, lccl_conv_config const& config);
+
+//! Whether blocks of this configuration may share a tile, each a part of the reduction.
+bool mayShareTiles(lccl_conv_config const& config);
+
+//! Offsets of the parts of the workspace, in bytes.
+struct Workspace
+{
+    size_t cellGate;
+    size_t cellList;
+    size_t segmentCounts;
+    size_t activeCount;
+    size_t tileCounters;
+    size_t partials;
+    size_t packedWeight;
+    size_t bytes;
+    bool packs; //!< The weights are copied into the workspace with padded channels.
+};
+
+Workspace layOutWorkspace(lccl_conv_params const& params, lccl_device const& device, lccl_conv_config const& config);
+
+//! What the kernels of a call are told, and how many blocks of each run.
+struct Plan
+{
+    Arguments arguments;
+    bool packs;
+    bool lists;
+    int32_t packBlocks;
+    int32_t gateBlocks;
+    int32_t listBlocks;
+    int32_t mainBlocks;
+};
+
+//! For a call and a configuration that were not rejected, with n > 0.
+Plan makePlan(lccl_conv_params const& params, lccl_device const& device, lccl_conv_config const& config, void* workspace);
+
+//! Predicted microseconds of a configuration that was not rejected: a model, calibrated by nothing.
+double predict(lccl_conv_params const& params, lccl_device const& device, lccl_conv_config const& config);
+
+} // namespace lccl
