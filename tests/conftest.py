@@ -13,9 +13,12 @@ import pytest
 if TYPE_CHECKING:
     import torch
 
+    from lccl.cuda.library import Library
+
 sys.path.insert(0, str(Path(__file__).parent))
 
 ROOT = Path(__file__).parent.parent
+pytest_plugins = ("native_build",)
 
 
 @dataclass(frozen=True)
@@ -94,3 +97,11 @@ def samples(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rng = np.random.default_rng(0)
     np.savez(path, x=rng.standard_normal((20, 1, 16, 16)).astype("float32"), labels=rng.integers(0, 10, 20))
     return path
+
+
+@pytest.fixture(scope="session")
+def emulator_library(emulator_library_path: Path) -> Library:
+    """The CUDA kernels' own source on the emulated machine: the kernel library's functions, taking host pointers."""
+    from lccl.cuda.library import load
+
+    return load(emulator_library_path)

@@ -128,18 +128,6 @@ std::string rejectSizes(lccl_conv_params const& p)
 
 std::string rejectIndices(lccl_conv_params const& p, Sizes const& sizes)
 {
-    if (sizes.pixels >= kIndexLimit || product(sizes.cells, p.grid * p.grid) >= kIndexLimit)
-    {
-        return "the batch has nearly 2^31 output pixels or more: split it";
-    }
-    if (product(p.n, product(p.h, p.w)) >= kIndexLimit)
-    {
-        return "x has nearly 2^31 pixels or more: split the batch";
-    }
-    if (product(sizes.outputChannels, p.r * p.s * sizes.channelChunks * 8) >= kIndexLimit)
-    {
-        return "the weights have nearly 2^31 elements or more";
-    }
     for (int64_t const size : {int64_t{p.h}, int64_t{p.w}, product(sizes.ho, p.strides[0]), product(sizes.wo, p.strides[1]),
              product(sizes.hg, std::max(p.gate_strides[0], 0)), product(sizes.wg, std::max(p.gate_strides[1], 0))})
     {
@@ -159,6 +147,18 @@ std::string rejectIndices(lccl_conv_params const& p, Sizes const& sizes)
         || int64_t{std::max(p.gate_r, p.gate_s)} * std::max(p.gate_dilations[0], p.gate_dilations[1]) >= kCoordinateLimit)
     {
         return "dilations, times the kernel, must stay under 2^29";
+    }
+    if (sizes.pixels >= kIndexLimit || product(sizes.cells, p.grid * p.grid) >= kIndexLimit)
+    {
+        return "the batch has nearly 2^31 output pixels or more: split it";
+    }
+    if (product(p.n, product(p.h, p.w)) >= kIndexLimit)
+    {
+        return "x has nearly 2^31 pixels or more: split the batch";
+    }
+    if (product(sizes.outputChannels, p.r * p.s * sizes.channelChunks * 8) >= kIndexLimit)
+    {
+        return "the weights have nearly 2^31 elements or more";
     }
     return {};
 }

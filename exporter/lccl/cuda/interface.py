@@ -1,0 +1,146 @@
+"""A mirror of ``lccl_cuda.h`` in ctypes: enums, structs field by field, functions. A test holds it to the header."""
+
+from __future__ import annotations
+
+from ctypes import POINTER, Structure, c_char_p, c_double, c_float, c_int, c_int32, c_size_t, c_uint32, c_void_p
+from enum import IntEnum
+from typing import Any
+
+ABI = 1
+"""LCCL_CUDA_ABI."""
+ALIGNMENT = 16
+"""Bytes that every pointer of a call is a multiple of."""
+CHANNEL_PAD = 8
+"""Channels of an NHWC tensor are padded to a multiple of this."""
+
+
+class Dtype(IntEnum):
+    """lccl_dtype."""
+
+    FLOAT32 = 0
+    FLOAT16 = 1
+    BFLOAT16 = 2
+
+
+class Layout(IntEnum):
+    """lccl_layout."""
+
+    NHWC = 0
+    NCHW = 1
+
+
+class Family(IntEnum):
+    """lccl_family: how a configuration finds its work."""
+
+    DENSE = 1
+    BLOCK = 2
+    PIXEL = 3
+
+
+class Engine(IntEnum):
+    """lccl_engine: how a configuration multiplies."""
+
+    SIMT = 0
+    MMA = 1
+    WGMMA_TMA = 2
+    PATCH = 3
+    WGMMA = 4
+
+
+class ConvParams(Structure):
+    """lccl_conv_params: one call."""
+
+    _fields_ = (
+        ("abi", c_uint32),
+        ("dtype", c_int32),
+        ("layout", c_int32),
+        ("n", c_int32),
+        ("c", c_int32),
+        ("h", c_int32),
+        ("w", c_int32),
+        ("k", c_int32),
+        ("r", c_int32),
+        ("s", c_int32),
+        ("strides", c_int32 * 2),
+        ("pads", c_int32 * 4),
+        ("dilations", c_int32 * 2),
+        ("gate_r", c_int32),
+        ("gate_s", c_int32),
+        ("gate_strides", c_int32 * 2),
+        ("gate_pads", c_int32 * 4),
+        ("gate_dilations", c_int32 * 2),
+        ("grid", c_int32),
+        ("post_scale_size", c_int32),
+        ("post_bias_size", c_int32),
+        ("activation_alpha", c_float),
+        ("gate_slope", c_float),
+        ("gate_max", c_float),
+        ("gate_threshold", c_float),
+        ("post_alpha", c_float),
+        ("density", c_float),
+        ("x", c_void_p),
+        ("weight", c_void_p),
+        ("bias", c_void_p),
+        ("gate_weight", c_void_p),
+        ("gate_bias", c_void_p),
+        ("gate", c_void_p),
+        ("post_scale", c_void_p),
+        ("post_bias", c_void_p),
+        ("residual", c_void_p),
+        ("y", c_void_p),
+    )
+
+
+class Device(Structure):
+    """lccl_device: what planning needs to know of a GPU."""
+
+    _fields_ = (
+        ("compute_capability", c_int32),
+        ("sm_count", c_int32),
+        ("shared_per_block", c_int32),
+        ("shared_per_sm", c_int32),
+    )
+
+
+class ConvConfig(Structure):
+    """lccl_conv_config: one row of the table of configurations."""
+
+    _fields_ = (
+        ("id", c_int32),
+        ("name", c_char_p),
+        ("family", c_int32),
+        ("engine", c_int32),
+        ("built", c_int32),
+        ("tile_m", c_int32),
+        ("tile_n", c_int32),
+        ("tile_k", c_int32),
+        ("stages", c_int32),
+        ("warps_m", c_int32),
+        ("warps_n", c_int32),
+        ("shared_bytes", c_int32),
+        ("max_registers", c_int32),
+        ("blocks_per_sm", c_int32),
+    )
+
+
+CUDA_ERROR = c_int
+"""cudaError_t."""
+CUDA_STREAM = c_void_p
+"""cudaStream_t."""
+
+_CALL = (POINTER(ConvParams), POINTER(Device), c_int32)
+
+PROTOTYPES: dict[str, tuple[Any, tuple[Any, ...]]] = {
+    "lccl_conv_config_count": (c_int32, ()),
+    "lccl_conv_config_at": (POINTER(ConvConfig), (c_int32,)),
+    "lccl_device_query": (CUDA_ERROR, (c_int32, POINTER(Device))),
+    "lccl_conv_supported": (c_int32, (*_CALL, c_char_p, c_size_t)),
+    "lccl_conv_choose": (c_int32, (POINTER(ConvParams), POINTER(Device))),
+    "lccl_conv_predict": (c_double, _CALL),
+    "lccl_conv_workspace": (c_size_t, _CALL),
+    "lccl_conv_launch": (CUDA_ERROR, (*_CALL, c_void_p, c_size_t, CUDA_STREAM)),
+}
+"""Function name -> (type of its result, types of its arguments), in the header's order."""
+
+SUCCESS, INVALID_VALUE, NOT_SUPPORTED = 0, 1, 801
+"""Values of cudaError_t that the header gives a meaning to."""

@@ -1,0 +1,17 @@
+// What the kernels' C interface needs of CUDA's runtime where there is no CUDA toolkit: error codes and the stream type.
+#pragma once
+
+enum cudaError
+{
+    cudaSuccess = 0,
+    cudaErrorInvalidValue = 1,
+    cudaErrorMemoryAllocation = 2,
+    cudaErrorInvalidConfiguration = 9,
+    cudaErrorInvalidDevice = 101,
+    cudaErrorLaunchFailure = 719,
+    cudaErrorNotSupported = 801
+};
+typedef enum cudaError cudaError_t;
+
+struct CUstream_st;
+typedef struct CUstream_st* cudaStream_t;

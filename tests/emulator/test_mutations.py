@@ -1,0 +1,113 @@
+"""Breaks the kernels one line at a time and sees that the emulated machine notices: its silence means something."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from conftest import ROOT
+
+KERNELS = ROOT / "trt_plugin" / "kernel"
+EMULATOR = ROOT / "tests" / "emulator"
+FLAGS = ("-O1", "-std=c++17", "-fPIC", "-fno-strict-aliasing", "-fvisibility=hidden", "-w")
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """One line of the kernels, wrong."""
+
+    name: str
+    file: str
+    right: str
+    wrong: str
+    seen: str
+    """Words of the report."""
+
+
+LOOP_BARRIER = "machine::waitCopies<kStages - 2>();\n                    machine::syncThreads();"
+MUTATIONS = (
+    Mutation("copies are not waited for", "gemm.h", LOOP_BARRIER, "machine::syncThreads();", "copy of thread"),
+    Mutation("no barrier after the wait", "gemm.h", LOOP_BARRIER, "machine::waitCopies<kStages - 2>();", "shared memory"),
+    Mutation("a stage is read that was never filled", "gemm.h", "if (!last || step + 1 < end)", "if (true)", "has not written"),
+    Mutation(
+        "no barrier between tiles",
+        "gemm.h",
+        "            }\n            machine::syncThreads();\n        }\n    }\n\nprivate",
+        "            }\n        }\n    }\n\nprivate",
+        "no barrier between",
+    ),
+    Mutation("parts are delivered without a fence", "gemm.h", "        machine::fenceDevice();\n        machine::syncThreads();", "        machine::syncThreads();", "fence"),
+    Mutation("weights beyond the last channel", "gemm.h", "inside && column < a.k", "inside", "out of bounds"),
+    Mutation("border blocks are not clipped", "rows.h", "ho < a.ho && wo < a.wo};", "true};", "written twice"),
+    Mutation("counters are left as they were", "gate.h", "machine::storeGlobal(a.tileCounters + i, 0);", "", "nothing has written"),
+    Mutation("lanes of a fragment are mixed up", "index.h", "(step * 2) ^ (lane >> 4)};", "(step * 2) ^ ((lane >> 3) & 1)};", "Not equal"),
+    Mutation("a closed pixel's sum is looked at", "epilogue.h", "gate > 0.0F ? u * gate : 0.0F", "u * gate", "Not equal"),
+    Mutation("padding of x is multiplied", "gemm.h", "? a.lastChunkBytes : 16;", "? 16 : 16;", "Not equal"),
+)  # fmt: skip
+
+SCRIPT = """
+import sys
+sys.path[:0] = sys.argv[2:]
+import test_kernels as t
+from emulated_calls import Emulator
+from lccl.cuda.library import Library
+emulator = Emulator(Library(sys.argv[1]))
+for case in t.CASES:
+    inputs = t.inputs_of(case, t.Dtype.FLOAT16)
+    for config in t.configs_for(emulator.library, case.grid, t.Dtype.FLOAT16)[2:9:5]:
+        t.check(case, inputs, t.Dtype.FLOAT16, emulator.run(inputs, case.attributes, t.Dtype.FLOAT16, t.BIG, config.id))
+t.test_blocks_that_share_a_tile(emulator, 100)
+t.test_blocks_that_take_several_tiles(emulator, 1)
+"""
+
+
+def broken_library(mutation: Mutation | None, folder: Path) -> Path:
+    """The emulator library with kernels of which one line is wrong."""
+    kernels = folder / "kernel"
+    shutil.copytree(KERNELS, kernels)
+    if mutation:
+        file = kernels / mutation.file
+        text = file.read_text()
+        assert text.count(mutation.right) == 1, (
+            f"{mutation.name}: the line is not there once; change the mutation with the code"
+        )
+        file.write_text(text.replace(mutation.right, mutation.wrong))
+    sources = [p for p in sorted(kernels.glob("*.cpp")) if p.name != "device_query.cpp"] + sorted(
+        kernels.glob("instantiate/*.cu")
+    )
+    unity = folder / "unity.cpp"
+    unity.write_text("".join(f'#include "{p}"\n' for p in sources))
+    machine = [p for p in sorted(EMULATOR.glob("*.cpp")) if not p.name.startswith("selftest")]
+    library = folder / "liblccl_emulator.so"
+    includes = [f"-I{p}" for p in (kernels, EMULATOR / "include", EMULATOR)]
+    command = ["g++", *FLAGS, *includes, "-shared", "-o", library, unity, *machine]
+    subprocess.run(command, check=True, capture_output=True)
+    return library
+
+
+def verdict(library: Path) -> subprocess.CompletedProcess[str]:
+    paths = (EMULATOR, ROOT / "tests", ROOT / "exporter")
+    command = [sys.executable, "-c", SCRIPT, library, *paths]
+    return subprocess.run(
+        command, capture_output=True, text=True, check=False, env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1"}
+    )
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
+@pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda m: m.name)
+def test_a_wrong_line_is_seen(mutation: Mutation, tmp_path: Path) -> None:
+    outcome = verdict(broken_library(mutation, tmp_path))
+    assert "AssertionError" in outcome.stderr, outcome.stderr
+    assert mutation.seen in outcome.stderr, outcome.stderr[-3000:]
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
+def test_the_right_lines_pass(tmp_path: Path) -> None:
+    outcome = verdict(broken_library(None, tmp_path))
+    assert outcome.returncode == 0, outcome.stderr[-3000:]

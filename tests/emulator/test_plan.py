@@ -1,0 +1,195 @@
+"""Planning a call: which configurations there are, which run, which is chosen, and why the others are not."""
+
+from __future__ import annotations
+
+import ctypes
+import dataclasses
+
+import numpy as np
+import pytest
+
+from emulated_calls import aligned
+from lccl.cuda.interface import ConvParams, Device, Dtype, Engine, Family, Layout
+from lccl.cuda.library import Library
+from lccl.cuda.planning import conv_params, layer_attributes, layer_shapes
+from lccl.errors import ContractError, UserError
+
+H200 = Device(90, 132, 232448, 233472)
+GA102 = Device(86, 84, 101376, 102400)
+TURING = Device(75, 40, 65536, 65536)
+
+IDS = {
+    **{f"{family}-mma-{tile}": number << 16 | 0x100 | index
+       for number, family in enumerate(("dense", "block", "pixel"), 1)
+       for index, tile in enumerate(("128x128-s3-w2x4", "128x64-s3-w2x2", "64x64-s4-w2x2", "128x128-s3-w2x2", "128x256-s3-w2x4"), 1)},
+    "dense-simt-64x64": 0x10001,
+    "block-simt-64x64": 0x20001,
+    "pixel-simt-64x64": 0x30001,
+    "block-wgmma-tma": 0x20201,
+    "pixel-patch": 0x30301,
+    "pixel-wgmma": 0x30401,
+}  # fmt: skip
+"""For ever: engines and timing caches keep these numbers. Only new lines may come."""
+
+
+def layer(
+    shape: tuple[int, int, int, int] = (8, 64, 56, 56),
+    channels: int = 64,
+    *,
+    grid: int = 1,
+    density: float = 0.3,
+    dtype: Dtype = Dtype.FLOAT16,
+) -> ConvParams:
+    attributes = layer_attributes((3, 3), grid=grid, density=density)
+    return conv_params(layer_shapes(shape, channels, (3, 3), attributes), attributes, dtype)
+
+
+def test_ids_are_for_ever(emulator_library: Library) -> None:
+    assert {c.name: c.id for c in emulator_library.configs()} == IDS
+
+
+def test_reserved_ids_are_refused(emulator_library: Library) -> None:
+    reserved = [c for c in emulator_library.configs() if not c.built]
+    assert {c.engine for c in reserved} == {Engine.WGMMA_TMA, Engine.PATCH, Engine.WGMMA}
+    for config in reserved:
+        params = layer(grid=8 if config.family == Family.BLOCK else 1)
+        assert "not in this version" in emulator_library.supported(params, H200, config.id).reason
+
+
+@pytest.mark.parametrize(
+    ("name", "params", "device", "words"),
+    [
+        ("block-mma-64x64-s4-w2x2", layer(), H200, "a value for each pixel"),
+        ("pixel-mma-64x64-s4-w2x2", layer(grid=4), H200, "4x4"),
+        ("pixel-mma-64x64-s4-w2x2", layer(dtype=Dtype.FLOAT32), H200, "not float32"),
+        ("pixel-mma-64x64-s4-w2x2", layer(), TURING, "needs compute capability 8.0, and the device has 7.5"),
+        ("pixel-mma-128x256-s3-w2x4", layer(), GA102, "150016 bytes of shared memory"),
+    ],
+)
+def test_a_configuration_says_why_not(
+    emulator_library: Library, name: str, params: ConvParams, device: Device, words: str
+) -> None:
+    support = emulator_library.supported(params, device, emulator_library.config(name).id)
+    assert not support
+    assert words in support.reason
+    assert emulator_library.predict(params, device, emulator_library.config(name).id) is None
+    assert emulator_library.workspace(params, device, emulator_library.config(name).id) == 0
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [
+        ("abi", 99, "interface 99"),
+        ("dtype", 7, "dtype 7"),
+        ("layout", 5, "layout 5"),
+        ("layout", Layout.NCHW, "NHWC"),
+        ("n", -1, "must be positive"),
+        ("k", 0, "must be positive"),
+        ("r", 8, "1x1 to 7x7, not 8x3"),
+        ("grid", 17, "1 to 16, not 17"),
+        ("post_scale_size", 3, "1 or 64 elements, not 3"),
+        ("gate_r", 3, "54x56"),
+        ("h", 1 << 30, "2^29"),
+        ("n", 1 << 20, "2^31"),
+    ],
+)
+def test_a_call_says_why_not(emulator_library: Library, field: str, value: int, words: str) -> None:
+    params = layer()
+    setattr(params, field, value)
+    support = emulator_library.supported(params, H200)
+    assert not support
+    assert words in support.reason
+    assert emulator_library.choose(params, H200) == 0
+
+
+@pytest.mark.parametrize(
+    ("field", "words"), [("strides", "at least 1"), ("pads", "negative"), ("gate_dilations", "the gate's")]
+)
+def test_geometry_says_why_not(emulator_library: Library, field: str, words: str) -> None:
+    params = layer()
+    getattr(params, field)[1] = -1
+    assert words in emulator_library.supported(params, H200).reason
+
+
+def test_every_device_gets_something(emulator_library: Library) -> None:
+    for device in (H200, GA102, TURING):
+        for dtype in Dtype:
+            for grid in (1, 8):
+                params = layer(grid=grid, dtype=dtype)
+                chosen = emulator_library.config(emulator_library.choose(params, device))
+                assert emulator_library.supported(params, device, chosen.id)
+                expected = Engine.SIMT if dtype == Dtype.FLOAT32 or device is TURING else Engine.MMA
+                assert chosen.engine == expected
+
+
+def test_the_choice_is_the_smallest_prediction(emulator_library: Library) -> None:
+    for shape in ((1, 64, 56, 56), (32, 128, 28, 28), (8, 256, 160, 160)):
+        for density in (0.1, 0.5, 1.0):
+            for grid in (1, 8):
+                params = layer(shape, shape[1], grid=grid, density=density)
+                times = {c.id: emulator_library.predict(params, H200, c.id) for c in emulator_library.configs()}
+                able = {k: t for k, t in times.items() if t is not None}
+                assert able[emulator_library.choose(params, H200)] == min(able.values())
+
+
+def test_open_gates_are_computed_densely(emulator_library: Library) -> None:
+    """A list of all pixels costs its kernel and gains nothing."""
+    for grid in (1, 8):
+        params = layer((32, 128, 56, 56), 128, grid=grid, density=1.0)
+        assert emulator_library.config(emulator_library.choose(params, H200)).family == Family.DENSE
+        params = layer((32, 128, 56, 56), 128, grid=grid, density=0.2)
+        assert emulator_library.config(emulator_library.choose(params, H200)).family != Family.DENSE
+
+
+def test_workspace_never_shrinks_as_sizes_grow(emulator_library: Library) -> None:
+    for config in emulator_library.configs():
+        if config.built:
+            grid = 8 if config.family == Family.BLOCK else 1
+            for axis in (0, 2, 3):
+                sizes = []
+                for size in (1, 2, 7, 8, 31, 64, 200):
+                    shape = [2, 20, 30, 30]
+                    shape[axis] = size
+                    sizes.append(
+                        emulator_library.workspace(layer(tuple(shape), 24, grid=grid), H200, config.id)  # type: ignore[arg-type]
+                    )
+                assert sizes == sorted(sizes)
+                assert sizes[0] > 0
+
+
+def test_launch_refuses_wrong_pointers(emulator_library: Library) -> None:
+    params = layer((1, 8, 4, 4), 8)
+    config = emulator_library.choose(params, H200)
+    needed = emulator_library.workspace(params, H200, config)
+    workspace = aligned((needed,), np.uint8)
+    tensor, output = aligned((4096,), np.uint8), aligned((4096,), np.uint8)
+    tensor[:] = 0
+    names = [n for n, t in ConvParams._fields_ if t is ctypes.c_void_p]
+
+    def call(**pointers: int | None) -> None:
+        for name in names:
+            setattr(params, name, None if name in ("gate", "residual") else tensor.ctypes.data)
+        for name, address in pointers.items():
+            setattr(params, name, address)
+        emulator_library.launch(params, H200, config, workspace.ctypes.data, needed)
+
+    call(y=output.ctypes.data)
+    for name in ("x", "weight", "bias", "y", "post_scale"):
+        with pytest.raises(UserError, match="null"):
+            call(**{name: None})
+    for name in ("x", "weight", "gate_weight", "residual", "y"):
+        with pytest.raises(UserError, match="multiple of 16"):
+            call(**{name: tensor.ctypes.data + 8})
+    with pytest.raises(UserError, match="too small"):
+        emulator_library.launch(params, H200, config, workspace.ctypes.data, needed - 1)
+    with pytest.raises(ContractError, match="no configuration with that id"):
+        emulator_library.launch(params, H200, 12345, workspace.ctypes.data, needed)
+
+
+def test_rows_of_the_table_are_whole(emulator_library: Library) -> None:
+    for config in emulator_library.configs():
+        if config.built:
+            values = dataclasses.asdict(config)
+            assert all(values[n] > 0 for n in ("tile_m", "tile_n", "tile_k", "stages", "shared_bytes", "max_registers"))
+            assert config.max_registers * config.warps_m * config.warps_n * 32 * config.blocks_per_sm <= 65536
+            assert config.shared_bytes <= H200.shared_per_block

@@ -1,0 +1,143 @@
+"""Builds the native libraries for tests and finds the tools that look into them. The build folders are the checkout's own: where
+nothing changed, a second run compiles nothing."""
+
+from __future__ import annotations
+
+import fcntl
+import importlib.util
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from lccl.cuda.library import Library
+
+ROOT = Path(__file__).parent.parent
+TIMEOUT = 1800
+"""Seconds that a build may take."""
+
+
+def find_nvcc() -> str | None:
+    """Path of nvcc, looked for where CMakeLists.txt looks: CUDACXX, PATH, CUDA_PATH."""
+    named = os.environ.get("CUDACXX")
+    toolkit = os.environ.get("CUDA_PATH")
+    places = ((named, None), ("nvcc", None), ("nvcc", f"{toolkit}/bin" if toolkit else ""))
+    return next((found for name, path in places if name and (found := shutil.which(name, path=path))), None)
+
+
+def why_no_cuda() -> str:
+    """Why the CUDA kernels cannot be built here; empty where they can."""
+    if find_nvcc() is None:
+        return "no nvcc: the CUDA kernels are compiled where the CUDA toolkit 12.8 or newer is on PATH"
+    return why_no_emulator()
+
+
+def why_no_emulator() -> str:
+    """Why nothing native can be built here; empty where it can."""
+    missing = [tool for tool in ("cmake", "g++") if shutil.which(tool) is None]
+    return f"no {' and no '.join(missing)}: native libraries are built by CMake 3.25 or newer and g++" if missing else ""
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Waits until no other test run builds in this folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "tests.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def build(request: pytest.FixtureRequest, preset: str, target: str) -> Path:
+    """Builds a target of a preset of CMakePresets.json and says so on the terminal, because the first time takes minutes.
+
+    Returns:
+        path of the preset's build folder.
+
+    Fails the test with the compiler's last lines where the build fails.
+    """
+    folder = ROOT / "build" / preset
+    terminal = request.config.pluginmanager.getplugin("terminalreporter")
+    if terminal is not None:
+        terminal.ensure_newline()
+        terminal.write_line(f"-- building {target} in {folder.relative_to(ROOT)} (minutes the first time)")
+    commands = (
+        ("cmake", "--preset", preset),
+        ("cmake", "--build", str(folder), "--target", target, "--parallel", str(os.cpu_count() or 1)),
+    )
+    with _alone(folder):
+        for command in commands:
+            done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=TIMEOUT)
+            if done.returncode != 0:
+                said = "\n".join((done.stdout + done.stderr).splitlines()[-60:])
+                pytest.fail(f"{' '.join(command)} failed in {ROOT}:\n{said}", pytrace=False)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def cuda_library_path(request: pytest.FixtureRequest) -> Path:
+    """Path of liblccl_cuda.so, up to date with its sources; skips where there is no nvcc or no CMake."""
+    if why := why_no_cuda():
+        pytest.skip(why)
+    return build(request, "release", "lccl_cuda") / "liblccl_cuda.so"
+
+
+@pytest.fixture(scope="session")
+def emulator_library_path(request: pytest.FixtureRequest) -> Path:
+    """Path of liblccl_emulator.so, up to date with its sources; skips where there is no g++ or no CMake."""
+    if why := why_no_emulator():
+        pytest.skip(why)
+    return build(request, "emulator", "lccl_emulator") / "liblccl_emulator.so"
+
+
+@pytest.fixture(scope="session")
+def cuda_library(cuda_library_path: Path) -> Library:
+    """The CUDA kernels' library; its table and its planning need no GPU."""
+    from lccl.cuda.library import load
+
+    return load(cuda_library_path)
+
+
+@dataclass(frozen=True)
+class Disassembler:
+    """cuobjdump, and nvdisasm which it calls."""
+
+    cuobjdump: Path
+    path: str
+    """PATH on which it finds nvdisasm."""
+
+    def run(self, *arguments: str | Path) -> str:
+        """What cuobjdump prints.
+
+        Raises:
+            RuntimeError: it failed.
+        """
+        command = [str(a) for a in (self.cuobjdump, *arguments)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | {"PATH": self.path})
+        if done.returncode != 0:
+            raise RuntimeError(f"{' '.join(command)} failed: {done.stderr.strip()}")
+        return done.stdout
+
+
+def find_disassembler() -> Disassembler | None:
+    """From the CUDA toolkit if it is on PATH, else from the packages nvidia-cuda-cuobjdump and nvidia-cuda-nvdisasm."""
+    spec = importlib.util.find_spec("nvidia")
+    packaged = [p for root in (spec.submodule_search_locations or [] if spec else []) for p in Path(root).glob("cu*/bin")]
+    path = os.pathsep.join([os.environ.get("PATH", os.defpath), *map(str, sorted(packaged, reverse=True))])
+    cuobjdump = shutil.which("cuobjdump", path=path)
+    return Disassembler(Path(cuobjdump), path) if cuobjdump and shutil.which("nvdisasm", path=path) else None
+
+
+@pytest.fixture(scope="session")
+def disassembler() -> Disassembler:
+    """cuobjdump and nvdisasm; skips where they are not."""
+    found = find_disassembler()
+    if found is None:
+        pytest.skip("no cuobjdump or nvdisasm: they come with the CUDA toolkit, and with lccl's dev extra on Linux")
+    return found
