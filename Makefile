@@ -4,15 +4,17 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 OUT ?= build/demo
+JOBS ?= $(shell getconf _NPROCESSORS_ONLN)
 DIGITS := samples/digits
 DATA := samples.digits.data:held_out
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help demo test lint format train-digits clean
+.PHONY: help demo test kernels lint format train-digits clean
 
 help:
 	@echo "make demo          real images -> trained LCCL network -> ONNX -> engine -> comparison"
 	@echo "make test          install what tests need, run all of them"
+	@echo "make kernels       build the CUDA kernels and put them into the Python package; needs nvcc and CMake, no GPU"
 	@echo "make lint          ruff, mypy"
 	@echo "make format        let ruff format the code"
 	@echo "make train-digits  train the demo's two networks again"
@@ -45,6 +47,14 @@ demo: $(VENV)/.installed
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
+kernels:
+	@command -v cmake >/dev/null || { echo "lccl: cmake is not here: install CMake 3.25 or newer" >&2; exit 1; }
+	@echo "-- 1/2 compiling the CUDA kernels for five architectures (about two minutes the first time)"
+	cmake --preset release
+	@env -u MAKEFLAGS -u MAKELEVEL cmake --build --preset release --parallel $(JOBS)
+	@echo "-- 2/2 putting the library into exporter/lccl/lib"
+	cmake --install build/release --component python --prefix exporter/lccl
+
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -58,4 +68,4 @@ train-digits: $(VENV)/.installed
 	$(BIN)/python $(DIGITS)/train.py
 
 clean:
-	rm -rf build dist $(VENV)
+	rm -rf build dist exporter/lccl/lib $(VENV)

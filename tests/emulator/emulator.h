@@ -5,6 +5,10 @@
  *   lccl_conv_launch(...)                with host pointers; one call or several in a row
  *   lccl_emulator_finish(report, size)
  *
+ * What is registered must not touch: leave a few unregistered bytes between tensors, or one element too far is in the next one.
+ * Stricter than a GPU: each thread calls the fence for what it wrote itself, and a launch never writes what one of its threads
+ * reads by loadConstant. Looser: every warp-wide operation orders memory as syncWarp does.
+ *
  * The machine is one for the process: use it from one thread at a time. Without begin it runs unchecked.
  */
 #ifndef LCCL_EMULATOR_H

@@ -238,9 +238,9 @@ void prepareLaunch(Launch const& launch)
         fiber.warp = &block.warps[static_cast<size_t>(i / kLanes)];
         fiber.warp->turns[i % kLanes] = &fiber;
     }
-    block.order.resize(static_cast<size_t>(launch.blocks));
+    block.order.resize(launch.blocks > 0 ? static_cast<size_t>(launch.blocks) : 0);
     std::iota(block.order.begin(), block.order.end(), 0);
-    shuffle(block.order.data(), launch.blocks);
+    shuffle(block.order.data(), static_cast<int32_t>(block.order.size()));
     block.firstRun = block.run + 1;
     resetFences();
 }
@@ -253,7 +253,7 @@ cudaError_t runGrid(Launch const& launch)
     {
         return cudaErrorLaunchFailure;
     }
-    prepareLaunch({launch.kernel, launch.body, launch.arguments, launch.threads, launch.blocks > 0 ? launch.blocks : 0, launch.sharedBytes});
+    prepareLaunch(launch);
     if (launch.blocks <= 0 || launch.sharedBytes < 0 || launch.sharedBytes > kMaxSharedBytes)
     {
         report(Fault::kBadArgument,

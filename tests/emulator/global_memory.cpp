@@ -115,7 +115,7 @@ bool checkReadOfSameLaunch(Access const& access, GlobalCell const& cell, ReadKin
         access.report(Fault::kNotOwned, writerOf(cell) + " wrote; loadOwned is for a thread's own bytes");
         return false;
     }
-    if (cell.writtenHow != 0)
+    if (cell.atomic)
     {
         return true;
     }
@@ -222,7 +222,7 @@ bool checkAtomic(Access const& access, GlobalCell const& cell)
         access.report(Fault::kUninitialised, ", which nothing has written");
         return false;
     }
-    bool const plain = sameLaunch(cell.writeRun) && cell.writtenHow == 0;
+    bool const plain = sameLaunch(cell.writeRun) && !cell.atomic;
     if (plain && !checkReadOfSameLaunch(access, cell, ReadKind::kGlobal))
     {
         return false;
@@ -236,7 +236,7 @@ void recordWrite(GlobalCell& cell, Fiber const& actor, bool atomic)
     cell.writeTick = block.tick;
     cell.writer = static_cast<uint16_t>(actor.thread);
     cell.writerFences = static_cast<uint16_t>(actor.fences);
-    cell.writtenHow = atomic ? 1 : 0;
+    cell.atomic = atomic;
 }
 
 } // namespace

@@ -81,6 +81,7 @@ int main()
 {
     selftest::testResults();
     selftest::testGlobalFaults();
+    selftest::testLaunchFaults();
     selftest::testSharedFaults();
     selftest::testCopyFaults();
     selftest::testOtherFaults();

@@ -115,6 +115,7 @@ void expect(char const* name, Expectation const& expected)
 // One file each.
 void testResults();
 void testGlobalFaults();
+void testLaunchFaults();
 void testSharedFaults();
 void testCopyFaults();
 void testOtherFaults();

@@ -128,6 +128,22 @@ struct DeepStack : Threads<32>
     }
 };
 
+//! The same, and no barrier that could notice it before the end.
+struct DeepAtEnd : Threads<32>
+{
+    static void run(Arguments const&)
+    {
+        if (thread() == 0)
+        {
+            unsigned char volatile array[64 * 1024];
+            for (size_t i = 0; i < sizeof(array); ++i)
+            {
+                array[i] = 1;
+            }
+        }
+    }
+};
+
 struct HalfAStack : Threads<32>
 {
     static void run(Arguments const&)
@@ -198,6 +214,7 @@ void testStacks()
     Expectation deep{"stack overflow", cudaErrorLaunchFailure};
     deep.words = "thread 0: uses more than the 65536 bytes of its stack";
     expect<DeepStack>("more than a stack", deep);
+    expect<DeepAtEnd>("more than a stack, seen at a thread's end", deep);
     expect<HalfAStack>("a launch after an overflow, in a new session", {nullptr});
 }
 
@@ -222,16 +239,17 @@ void testRegistration()
     bool const neighbour = lccl_emulator_register(tensor.value + 128, 512, LCCL_EMULATOR_SCRATCH, "neighbour") == 1;
     bool const empty = lccl_emulator_register(&tensor, 0, LCCL_EMULATOR_SCRATCH, "empty") == 1;
     check(first && neighbour && empty && lccl_emulator_finish(nullptr, 0) == 0, "tensors side by side", "refused");
-    auto const refused = [&tensor](char const* name, size_t offset, int32_t access, char const* words) {
+    auto const refused = [&tensor](char const* name, size_t offset, int32_t access, char const* words, size_t bytes = 8) {
         lccl_emulator_begin(0, 1);
         lccl_emulator_register(tensor.value + 64, 256, LCCL_EMULATOR_READ_ONLY, "first");
-        int32_t const accepted = lccl_emulator_register(reinterpret_cast<char*>(&tensor) + offset, 8, access, "second");
+        int32_t const accepted = lccl_emulator_register(reinterpret_cast<char*>(&tensor) + offset, bytes, access, "second");
         char report[4096];
         int32_t const faults = lccl_emulator_finish(report, sizeof(report));
         check(accepted == 0 && faults == 1 && std::strstr(report, words) != nullptr, name, report);
     };
     refused("tensors that overlap", 252, LCCL_EMULATOR_SCRATCH, "bad registration: second overlaps first");
     refused("a tensor at an odd address", 1, LCCL_EMULATOR_SCRATCH, "odd address");
+    refused("a tensor larger than memory", 512, LCCL_EMULATOR_SCRATCH, "run it unchecked", size_t{1} << 60);
     refused("an access that does not exist", 0, 6, "second has access 6");
 }
 

@@ -263,18 +263,48 @@ void testOrder()
     }
     check(orders[0] == orders[1], "the same seed gives the same order", "orders differ");
     check(orders[0] != orders[2], "another seed gives another order", "orders are the same");
-    auto const ascending = [](std::vector<int32_t> const& order, int32_t step) {
-        for (size_t i = static_cast<size_t>(step); i < order.size(); i += static_cast<size_t>(step))
+    int32_t blocks = 0; // Neighbours in time that are out of order, of each kind.
+    int32_t warps = 0;
+    int32_t lanes = 0;
+    for (int32_t i = 1; i < kInts; ++i)
+    {
+        bool const earlier = orders[0][static_cast<size_t>(i)] < orders[0][static_cast<size_t>(i) - 1];
+        lanes += i % 32 != 0 && earlier ? 1 : 0;
+    }
+    for (auto const& order : {orders[0], orders[2]})
+    {
+        for (size_t i = 0; i < kInts; i += 64)
         {
-            if (order[i] < order[i - static_cast<size_t>(step)])
-            {
-                return false;
-            }
+            warps += order[i + 32] < order[i] ? 1 : 0;
+            blocks += i > 0 && order[i] < order[i - 64] ? 1 : 0;
         }
-        return true;
-    };
-    check(!ascending(orders[0], 1), "lanes are shuffled", "they are ascending");
-    check(!ascending(orders[0], 64) || !ascending(orders[2], 64), "blocks are shuffled", "they are ascending");
+    }
+    check(lanes > 0, "lanes take turns in the seed's order", "they are ascending");
+    check(warps > 0 && warps < 8, "warps take turns in the seed's order", std::to_string(warps) + " of 8 are turned");
+    check(blocks > 0 && blocks < 6, "blocks run in the seed's order", std::to_string(blocks) + " of 6 are turned");
+}
+
+//! Writes what shared memory holds at first, and then something else into it.
+struct ReadJunk : Threads<32>
+{
+    static void run(Arguments const& a)
+    {
+        uint32_t const own = machine::sharedBase() + machine::threadIndex() * 4;
+        machine::storeGlobal(a.output + machine::blockIndex() * kThreads + machine::threadIndex(), machine::loadShared<int32_t>(own));
+        machine::storeShared(own, 5);
+    }
+};
+
+void testJunk()
+{
+    Run run(1, false, LCCL_EMULATOR_OUTPUT);
+    run.launch<ReadJunk>(kInts / 32, 128);
+    int32_t wrong = 0;
+    for (int32_t i = 0; i < kInts; ++i)
+    {
+        wrong += std::isnan(machine::floatFromBits(static_cast<uint32_t>(run.output.value[i]))) ? 0 : 1;
+    }
+    check(wrong == 0, "shared memory is NaN at first", std::to_string(wrong) + " are not");
 }
 
 void testConversions()
@@ -290,7 +320,8 @@ void testConversions()
     check(machine::toFloat(Half{0x0001}) == 0x1p-24F && machine::toFloat(Half{0xfbff}) == -65504.0F, "floats of Half", "wrong");
     check(bfloat(1.0F) == 0x3f80 && bfloat(1.0F + 0x1p-8F) == 0x3f80 && bfloat(1.0F + 3 * 0x1p-8F) == 0x3f82,
         "Bfloat16 rounds ties to even", "wrong bits");
-    check(bfloat(std::numeric_limits<float>::max()) == 0x7f80 && bfloat(-infinity) == 0xff80, "Bfloat16 overflows to infinity", "wrong bits");
+    check(bfloat(std::numeric_limits<float>::max()) == 0x7f80 && bfloat(-infinity) == 0xff80, "Bfloat16 overflows to infinity",
+        "wrong bits");
     check(std::isnan(machine::toFloat(Bfloat16{bfloat(machine::floatFromBits(0x7f800001U))})), "Bfloat16 keeps NaN", "a number");
     check(machine::toFloat(Bfloat16{0x4049}) == 3.140625F, "floats of Bfloat16", "wrong");
 }
@@ -305,6 +336,7 @@ void testResults()
     testWarpOperations();
     testPartialCopies();
     testOrder();
+    testJunk();
     testConversions();
 }
 

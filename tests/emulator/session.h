@@ -22,7 +22,7 @@ struct GlobalCell
     uint32_t readTick;
     uint16_t reader;
     uint8_t readers;     //!< Readers of shadow.h
-    uint8_t writtenHow;  //!< Non-zero: by an atomic operation.
+    bool atomic;         //!< Whether the write was an atomic addition.
     bool readAsConstant; //!< Through the constant path, in the launch of readRun.
 };
 constexpr uint32_t kGlobalCellBytes = 2;

@@ -70,7 +70,8 @@ def imports_of(path: Path) -> set[str]:
 
 MAY_IMPORT = {
     "op": {"errors", "op"},
-    "nn": {"errors", "op", "nn"},
+    "cuda": {"errors", "op", "text", "cuda"},
+    "nn": {"errors", "op", "cuda", "nn"},
     "models": {"errors", "nn", "models"},
     "train": {"nn", "train"},
     "graph": {"errors", "op", "graph"},
@@ -143,6 +144,6 @@ def test_what_the_wheel_holds(tmp_path: Path) -> None:
     subprocess.run(arguments, check=True, capture_output=True)
     (wheel,) = tmp_path.glob("lccl-*.whl")
     names = set(zipfile.ZipFile(wheel).namelist())
-    sources = {f"lccl/{p.relative_to(PACKAGE).as_posix()}" for p in PACKAGE.rglob("*") if p.suffix in (".py", ".typed")}
+    sources = {f"lccl/{p.relative_to(PACKAGE).as_posix()}" for p in PACKAGE.rglob("*") if p.suffix in (".py", ".typed", ".so")}
     assert {n for n in names if n.startswith("lccl/")} == sources
     assert any(n.endswith("licenses/LICENSE") for n in names)

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from lccl.cuda import torch_backend
 from lccl.errors import ContractError, UserError
 from lccl.nn.gate import Gate, GateActivation
 from lccl.op.contract import Attributes, gate_pads
@@ -21,6 +22,8 @@ Order = Literal["paper", "released"]
 Activation = Literal["relu", "default"] | float | None
 Gates = Literal["as built", "open", "soft"]
 """Of a check: as they are; all 1; ReLU without bound or threshold, so that none jumps at its edge."""
+
+torch_backend.register()  # layers in eval mode on a GPU take the CUDA kernels where their library is there
 
 
 def _pair(value: int | Sequence[int], name: str) -> tuple[int, int]:

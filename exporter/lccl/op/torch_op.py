@@ -134,7 +134,22 @@ def _lccl_conv(
 ) -> Tensor:
     inputs, attributes = unpack(locals())
     output_shape({name: tuple(t.shape) for name, t in inputs.items()}, attributes)
-    return compute(inputs, attributes).contiguous()
+    return match_memory_format(compute(inputs, attributes), X)
+
+
+OP_DEFINITION = _lccl_conv
+"""The op as ``torch.library`` knows it: where another device's implementation is registered."""
+
+
+def memory_format_of(x: Tensor) -> torch.memory_format:
+    """channels_last where x is that and not contiguous too, else contiguous: the memory format of Y for this X."""
+    last = not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
+    return torch.channels_last if last else torch.contiguous_format
+
+
+def match_memory_format(y: Tensor, x: Tensor) -> Tensor:
+    """y, dense in the memory format that it has to have for this x."""
+    return y.contiguous(memory_format=memory_format_of(x))
 
 
 def unpack(arguments: dict[str, Any]) -> tuple[dict[str, Tensor], Attributes]:
@@ -159,7 +174,7 @@ def _fake(X: Tensor, W: Tensor, *rest: Any) -> Tensor:
         (X.shape[2 + i] + pads[i] + pads[i + 2] - dilations[i] * (kernel - 1) - 1) // strides[i] + 1
         for i, kernel in enumerate((r, s))
     )
-    return X.new_empty((X.shape[0], k, ho, wo))
+    return torch.empty((X.shape[0], k, ho, wo), dtype=X.dtype, device=X.device, memory_format=memory_format_of(X))
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG001 - torch calls it by these names

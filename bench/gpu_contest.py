@@ -1,0 +1,245 @@
+"""One layer on a GPU: the kernels' configurations against cuDNN through PyTorch, on the same inputs, in CUDA graphs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from gpu_common import Layer, Times, buffers_needed, capture, layer_attributes_of, layer_inputs, mask, spread, time_graphs
+from torch import Tensor
+
+from lccl.cuda.interface import Device
+from lccl.cuda.library import Config, Library
+from lccl.cuda.torch_backend import Prepared, device_of, launch, new_workspace, prepare
+from lccl.op.contract import Attributes
+
+DTYPE = torch.float16
+REPLAYS = 15
+REPLAY_BUDGET_S = 1.0
+TOLERANCE = 1e-2
+"""Of the largest output: a configuration whose result is further off is reported and not timed."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a layer is run with."""
+
+    layer: Layer
+    grid: int
+    mask: str
+    """iid or clustered, of cells."""
+    external: bool
+    density: float
+
+    @property
+    def form(self) -> str:
+        return "external" if self.external else "fused"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One configuration in one setting. Times in microseconds."""
+
+    layer: str
+    channels: int
+    size: int
+    batch: int
+    grid: int
+    mask: str
+    form: str
+    density: float
+    config: str
+    chosen: bool
+    predicted_us: float | None
+    times: Times
+    dense: Times
+    """The quicker of two ways to conv + bias + ReLU."""
+    gated_dense: Times
+    """The same and the gate: for a fused gate its 1x1 convolution and ReLU, and the multiplication."""
+    peak_percent: float | None
+    """Multiplications of active pixels over time, in per cent of the given peak."""
+
+    @property
+    def ratio(self) -> float:
+        """Dense time over ours: above 1, ours takes less."""
+        return self.dense.median / self.times.median
+
+    @property
+    def gated_ratio(self) -> float:
+        return self.gated_dense.median / self.times.median
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self) | {"ratio": self.ratio, "gated_ratio": self.gated_ratio}
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A configuration that was not timed, and why."""
+
+    setting: dict[str, Any]
+    config: str
+    reason: str
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass
+class Contest:
+    """Rows as they come."""
+
+    library: Library
+    peak_tflops: float | None = None
+    within: float = 4.0
+    """Configurations predicted to take more than this many times the chosen one's time are not timed; 0: all are."""
+    deadline: float = float("inf")
+    """time.monotonic() at which to stop."""
+
+    def __post_init__(self) -> None:
+        self.rows: list[Row] = []
+        self.refusals: list[Refusal] = []
+        self.complete = True
+        self.device: Device = device_of(torch.device("cuda", 0))
+        facts: Any = torch.cuda.get_device_properties(0)
+        self.l2_bytes = int(facts.L2_cache_size)
+        torch.backends.cudnn.benchmark = True
+
+    def run(self, settings: Sequence[Setting], tell: Callable[[str], None]) -> None:
+        """Measures the settings in their order until the deadline; ``complete`` says whether all were."""
+        for number, setting in enumerate(settings):
+            if time.monotonic() > self.deadline:
+                self.complete = False
+                tell(f"time is up after {number} of {len(settings)} settings")
+                return
+            where = f"{setting.layer.name} G={setting.grid} {setting.mask} {setting.form} {setting.density}"
+            tell(f"{number + 1}/{len(settings)} {where}")
+            try:
+                self._measure(setting)
+            except torch.cuda.OutOfMemoryError:
+                self._refuse(setting, "all", "out of device memory")
+            torch.cuda.empty_cache()
+
+    def _refuse(self, setting: Setting, config: str, reason: str) -> None:
+        self.refusals.append(Refusal(asdict(setting), config, reason))
+
+    def _measure(self, setting: Setting) -> None:
+        layer = setting.layer
+        generator = torch.Generator("cuda").manual_seed(hash((layer.channels, layer.size, layer.batch, setting.grid)) % 2**31)
+        cells = -(-layer.size // setting.grid)
+        active = mask(layer.batch, (cells, cells), setting.density, setting.mask, generator)
+        attributes = layer_attributes_of(setting.grid, external=setting.external, density=setting.density)
+        inputs = layer_inputs(layer, setting.grid, active, external=setting.external, dtype=DTYPE, generator=generator)
+        sets = self._copies(inputs)
+        dense = Dense(sets, attributes)
+        calls = [prepare(copy, attributes) for copy in sets]
+        graphs = {name: capture(call, len(sets)) for name, call in dense.calls().items()}
+        chosen = self.library.choose(calls[0].params, self.device)
+        size = max(self.library.workspace(calls[0].params, self.device, c.id) for c in self.library.configs())
+        workspace = new_workspace(size, inputs["X"])
+        expected = dense.gated(0)
+        timed: list[Config] = []
+        for config in self._worth_timing(setting, calls[0], chosen):
+            wrong = self._difference(calls[0], config, workspace, expected)
+            if wrong > TOLERANCE:
+                self._refuse(setting, config.name, f"wrong: off by {wrong:.2g} of the largest output")
+                continue
+            graphs[config.name] = capture(self._call(calls, config, workspace), len(sets))
+            timed.append(config)
+        times = time_graphs(graphs, REPLAYS, REPLAY_BUDGET_S)
+        share = float(spread(active, setting.grid, (layer.size, layer.size)).float().mean())
+        for config in timed:
+            self.rows.append(self._row(setting, config, config.id == chosen, calls[0], times, share))
+
+    def _copies(self, inputs: dict[str, Tensor]) -> list[dict[str, Tensor]]:
+        """The inputs as often as it takes to be larger than the L2 cache; each copy will have an output of its own."""
+        bytes_each = sum(t.numel() * t.element_size() for t in inputs.values()) + inputs["X"].numel() * 2
+        count = buffers_needed(bytes_each, self.l2_bytes)
+        return [inputs] + [{name: tensor.clone() for name, tensor in inputs.items()} for _ in range(count - 1)]
+
+    def _worth_timing(self, setting: Setting, call: Prepared, chosen: int) -> Iterator[Config]:
+        best = self.library.predict(call.params, self.device, chosen) or 0.0
+        for config in self.library.configs():
+            predicted = self.library.predict(call.params, self.device, config.id)
+            if predicted is None:
+                continue
+            if self.within and predicted > self.within * best:
+                self._refuse(setting, config.name, f"predicted {predicted:.0f} us, the chosen one {best:.0f}")
+                continue
+            yield config
+
+    def _difference(self, call: Prepared, config: Config, workspace: Tensor, expected: Tensor) -> float:
+        """Largest difference from cuDNN's result, relative to the largest output."""
+        call.memory.view(torch.uint8).fill_(0xFF)
+        workspace.fill_(0xFF)
+        y = launch(self.library, self.device, call, config.id, workspace)
+        difference = float((y.float() - expected.float()).abs().max()) / max(float(expected.float().abs().max()), 1.0)
+        return float("inf") if difference != difference else difference
+
+    def _call(self, calls: list[Prepared], config: Config, workspace: Tensor) -> Callable[[int], Any]:
+        return lambda i: launch(self.library, self.device, calls[i], config.id, workspace)
+
+    def _row(
+        self, setting: Setting, config: Config, chosen: bool, call: Prepared, times: dict[str, Times], share: float
+    ) -> Row:
+        layer = setting.layer
+        mine = times[config.name]
+        peak = layer.flops * share / mine.median / 1e6 / self.peak_tflops * 100 if self.peak_tflops else None
+        return Row(
+            layer=layer.name,
+            channels=layer.channels,
+            size=layer.size,
+            batch=layer.batch,
+            grid=setting.grid,
+            mask=setting.mask,
+            form=setting.form,
+            density=setting.density,
+            config=config.name,
+            chosen=chosen,
+            predicted_us=self.library.predict(call.params, self.device, config.id),
+            times=mine,
+            dense=min((times["dense"], times["dense in two"]), key=lambda t: t.median),
+            gated_dense=times["gated"],
+            peak_percent=peak,
+        )
+
+
+class Dense:
+    """What a user without these kernels runs: cuDNN through PyTorch, channels_last, float16."""
+
+    def __init__(self, sets: list[dict[str, Tensor]], attributes: Attributes) -> None:
+        self._sets = sets
+        self._grid = attributes.grid
+        self._external = attributes.gate_source == "external"
+        self._weights = [s["W"].permute(0, 3, 1, 2) for s in sets]
+        self._biases = [s["B"].to(DTYPE) for s in sets]
+        self._gate_weights = [s["gate_W"].permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last) for s in sets]
+        hw = sets[0]["X"].shape[2:]
+        # The dense network gets an external map at full size, so that only the kernels pay for a grid.
+        self._maps = [spread(s["gate"], self._grid, hw).contiguous() for s in sets] if self._external else []
+
+    def calls(self) -> dict[str, Callable[[int], Any]]:
+        """Name -> a call on set i."""
+        return {"dense": self.fused, "dense in two": self.in_two, "gated": self.gated}
+
+    def fused(self, i: int) -> Tensor:
+        """conv + bias + ReLU as one cuDNN call."""
+        y: Tensor = torch.cudnn_convolution_relu(
+            self._sets[i]["X"], self._weights[i], self._biases[i], (1, 1), (1, 1), (1, 1), 1
+        )
+        return y
+
+    def in_two(self, i: int) -> Tensor:
+        """conv + bias, then ReLU in place: what an nn.Sequential does."""
+        return F.conv2d(self._sets[i]["X"], self._weights[i], self._biases[i], padding=1).relu_()
+
+    def gated(self, i: int) -> Tensor:
+        """The op's own function: the convolution, the gate, their product."""
+        return self.fused(i).mul_(self._maps[i] if self._external else self._gate(i))
+
+    def _gate(self, i: int) -> Tensor:
+        gate = F.conv2d(self._sets[i]["X"], self._gate_weights[i], stride=self._grid).relu_()
+        return gate if self._grid == 1 else spread(gate, self._grid, self._sets[i]["X"].shape[2:])

@@ -1,0 +1,326 @@
+"""The parts of the GPU check that run kernels. Each returns a dict: status, words, numbers, the first faults.
+
+All but ``graph`` and ``streams`` also run on the CPU with the emulator's library, which is how tests check the checks.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+from gpu_common import reference64
+from gpu_forms import CHANNELS, DTYPES, GATE_TOLERANCE, TOLERANCE, Bench, Form, fault, random_form, undecided
+from torch import Tensor
+
+from lccl.cuda.interface import Layout
+from lccl.cuda.library import Config
+from lccl.cuda.torch_backend import Prepared, image_view, launch, prepare
+from lccl.op.contract import FLT_MAX, INPUT_NAMES
+
+MOST_FAULTS = 20
+"""That are written out; all are counted."""
+LARGE = (
+    Form(n=8, c=64, k=64, hw=(56, 56)),
+    Form(n=8, c=128, k=128, hw=(28, 28), gate="kxk", residual="in place", post_alpha=0.0),
+    Form(n=4, c=256, k=256, hw=(14, 14), gate="external", post="each"),
+    Form(n=2, c=512, k=512, hw=(7, 7)),
+    Form(n=2, c=64, k=128, hw=(80, 80), gate="grid", grid=8),
+    Form(n=1, c=96, k=72, hw=(65, 130), gate="external", grid=16),
+    Form(n=4, c=128, k=256, hw=(28, 28), gate="grid", grid=4, strides=(2, 2)),
+)
+"""Layers of many tiles."""
+
+
+def result(faults: list[str], complete: bool, words: str, **numbers: Any) -> dict[str, Any]:
+    """A part's outcome; "partial" where it was stopped in time and had no fault."""
+    status = "failed" if faults else "passed" if complete else "partial"
+    return {"status": status, "words": words, "faults": faults[:MOST_FAULTS], "fault_count": len(faults), **numbers}
+
+
+# ---- sweep --------------------------------------------------------------------------------------------------------------
+
+
+def sweep(
+    bench: Bench,
+    deadline: float,
+    count: int,
+    *,
+    seed: int = 0,
+    largest: int = 40,
+    channels: tuple[int, ...] = CHANNELS,
+    large: tuple[Form, ...] = LARGE,
+) -> dict[str, Any]:
+    """Random forms, and a large layer after every 20, on every configuration that can run them, each twice, against the float64 reference."""
+    faults = check_reference(bench.place)
+    rng = random.Random(seed)
+    calls: Counter[str] = Counter()
+    forms = 0
+    while forms < count and time.monotonic() < deadline:
+        form = random_form(rng, largest=largest, channels=channels)
+        if large and forms % 20 == 0:
+            form = replace(large[forms // 20 % len(large)], dtype=rng.choice(DTYPES[:2]), seed=forms)
+            form = replace(form, integers=True, gate_max=2.0) if rng.random() < 0.5 else form
+        faults += check_form(bench, form, calls)
+        forms += 1
+    built = [c.name for c in bench.library.configs() if c.built]
+    idle = [name for name in built if not calls[name]]
+    if idle and forms == count:
+        faults.append(f"no form ran on {', '.join(idle)}")
+    words = f"{forms} forms, {sum(calls.values())} calls on {len(calls)} of {len(built)} configurations, each twice"
+    return result(faults, forms == count, words, forms=forms, calls=dict(calls))
+
+
+def check_reference(place: torch.device) -> list[str]:
+    """The float64 reference of this check against the package's own, on the named cases of the tests."""
+    import numpy as np
+
+    from cases import CASES
+    from lccl.op.reference import lccl_conv
+
+    faults = []
+    for case in CASES:
+        arrays = case.inputs()
+        y = reference64({name: torch.from_numpy(arrays[name]).to(place) for name in INPUT_NAMES}, case.attributes).y
+        want = lccl_conv(arrays, case.attributes)
+        if not np.allclose(y.cpu().numpy(), want, rtol=1e-9, atol=1e-9):
+            faults.append(f"the reference of this check differs from lccl.op.reference on the case {case.name}")
+    return faults
+
+
+def check_form(bench: Bench, form: Form, calls: Counter[str]) -> list[str]:
+    """Faults of a form on every configuration that can run it."""
+    inputs = form.inputs(bench.place)
+    reference = reference64(inputs, form.attributes())
+    configs = bench.configs(prepare(inputs, form.attributes(), layout=form.layout))
+    faults = [] if configs else [f"no configuration runs {form}"]
+    for config in configs:
+        call, differs = bench.twice(form, inputs, config)
+        calls[config.name] += 1
+        what = differs or fault(form, reference, call)
+        if what:
+            faults.append(f"{config.name}: {what}: {form}")
+    return faults
+
+
+# ---- masks --------------------------------------------------------------------------------------------------------------
+
+
+def masks(
+    bench: Bench, deadline: float, count: int, *, seed: int = 1, largest: int = 24, channels: tuple[int, ...] = CHANNELS
+) -> dict[str, Any]:
+    """Which cells are active, and each gate's value: with W = 0 and B = 1 the output is the gate itself."""
+    rng = random.Random(seed)
+    faults: list[str] = []
+    cells = near = forms = 0
+    while forms < count and time.monotonic() < deadline:
+        form = random_form(rng, largest=largest, channels=channels)
+        form = replace(
+            form, k=rng.choice((1, 8)), activation_alpha=1.0, post="none", residual="none", post_alpha=1.0, integers=False
+        )
+        form = replace(form, fill="random", gate_max=rng.choice((FLT_MAX, 1.0)), gate_slope=rng.choice((1.0, 0.5)))
+        forms += 1
+        inputs = form.inputs(bench.place)
+        inputs["W"].zero_()
+        inputs["B"].fill_(1)
+        reference = reference64(inputs, form.attributes())
+        want = reference.cells
+        open_ = want > form.gate_threshold
+        skipped = undecided(reference, form.attributes()) | (open_ & (want < 1e-6))  # float16 has nothing below 6e-8
+        cells, near = cells + want.numel(), near + int(skipped.sum())
+        off = TOLERANCE[form.dtype] * want.abs() + GATE_TOLERANCE * reference.magnitude
+        for config in bench.configs(prepare(inputs, form.attributes(), layout=form.layout)):
+            call, differs = bench.twice(form, inputs, config)
+            got = call.output[:, :1, :: form.grid, :: form.grid].double()
+            flipped = ((got > 0) != open_) & ~skipped
+            wrong = open_ & ~((got - want).abs() <= off) & ~skipped
+            if differs or bool(flipped.any()) or bool(wrong.any()):
+                said = differs or f"{int(flipped.sum())} gates flipped, {int(wrong.sum())} have another value"
+                faults.append(f"{config.name}: {said}: {form}")
+    if near > 0.01 * cells + 2:
+        faults.append(f"{near} of {cells} gates were too near to the threshold for a check")
+    words = f"{forms} forms, {cells} gates decided as in float64; {near} too near to the threshold to say"
+    return result(faults, forms == count, words, forms=forms, cells=cells, near=near)
+
+
+# ---- CUDA graphs and streams --------------------------------------------------------------------------------------------
+
+
+def _copy_into(inputs: dict[str, Tensor], values: dict[str, Tensor]) -> None:
+    for name, tensor in inputs.items():
+        tensor.copy_(values[name])
+
+
+def _static(form: Form, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Copies of the inputs that the kernels take as they are, so that a later copy into them is what a replay reads."""
+    last = torch.channels_last
+    return {
+        name: t.clone(memory_format=last) if name in ("X", "residual") and form.layout == Layout.NHWC else t.clone()
+        for name, t in inputs.items()
+    }
+
+
+GRAPH_FORMS = (
+    Form(n=2, c=64, k=64, hw=(28, 28), gate="external", residual="own", post_alpha=0.0),
+    Form(n=2, c=64, k=128, hw=(28, 28), gate="1x1"),
+    Form(n=2, c=64, k=64, hw=(28, 28), gate="external", grid=4),
+    Form(n=1, c=64, k=64, hw=(28, 28), gate="grid", grid=8, dtype=torch.bfloat16),
+    Form(n=1, c=16, k=24, hw=(14, 14), gate="kxk", dtype=torch.float32, layout=Layout.NCHW),
+)
+
+
+def graph(bench: Bench, deadline: float) -> dict[str, Any]:
+    """A graph captured once, replayed on other inputs whose active cells go from none to all and back."""
+    faults: list[str] = []
+    replays = captured = 0
+    complete = True
+    for form in GRAPH_FORMS:
+        first = form.inputs(bench.place)
+        for config in bench.configs(prepare(first, form.attributes(), layout=form.layout)):
+            if time.monotonic() > deadline:
+                complete = False
+                break
+            captured += 1
+            said, count = _replay(bench, form, config)
+            replays += count
+            faults += said
+    words = f"{captured} graphs captured, {replays} replays equal to calls without a graph"
+    return result(faults, complete, words, graphs=captured, replays=replays)
+
+
+def _replay(bench: Bench, form: Form, config: Config) -> tuple[list[str], int]:
+    attributes = form.attributes()
+    inputs = _static(form, form.inputs(bench.place))
+    call = prepare(inputs, attributes, layout=form.layout)
+    moved = [name for name, t in call.inputs.items() if t.data_ptr() != inputs[name].data_ptr()]
+    if moved:
+        return [f"{config.name}: {', '.join(moved)} had to be copied, so a replay would not read them: {form}"], 0
+    workspace = bench.own_workspace(call, config)
+    launch(bench.library, bench.device, call, config.id, workspace)  # loads the kernels before the capture
+    bench.wait()
+    captured = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(captured):
+        launch(bench.library, bench.device, call, config.id, workspace)
+    faults = []
+    fills = ("all off", "random", "all on", "all off", "one cell", "all on", "random")
+    for number, fill in enumerate(fills):
+        filled = replace(form, fill=fill, seed=number)
+        values = filled.inputs(bench.place)
+        _copy_into(inputs, values)
+        workspace.fill_(0xFF)
+        call.memory.view(torch.uint8).fill_(0xFF)
+        captured.replay()
+        bench.wait()
+        other, _ = bench.twice(filled, values, config)
+        reference = reference64(values, attributes)
+        what = fault(filled, reference, call)
+        if not what and not torch.equal(call.memory.view(torch.uint8), other.memory.view(torch.uint8)):
+            what = "the replay differs from a call without a graph"
+        if what:
+            faults.append(f"{config.name}: replay {number} ({fill}): {what}: {form}")
+    return faults, len(fills)
+
+
+STREAM_FORMS = (
+    Form(n=4, c=64, k=64, hw=(56, 56), gate="1x1", seed=1),
+    Form(n=4, c=128, k=128, hw=(28, 28), gate="external", grid=4, seed=2),
+)
+
+
+def streams(bench: Bench, deadline: float, rounds: int = 30) -> dict[str, Any]:
+    """Two calls on two streams at once, over and over, each with its own workspace: the same bytes as alone."""
+    faults: list[str] = []
+    cuda: Any = torch.cuda
+    lanes = [cuda.Stream(bench.place), cuda.Stream(bench.place)]
+    inputs = [form.inputs(bench.place) for form in STREAM_FORMS]
+    lists = [bench.configs(prepare(i, f.attributes())) for f, i in zip(STREAM_FORMS, inputs, strict=True)]
+    pairs = [(lists[0][i % len(lists[0])], lists[1][i % len(lists[1])]) for i in range(max(map(len, lists)))]
+    done = 0
+    for pair in pairs:
+        if time.monotonic() > deadline:
+            break
+        alone = [bench.twice(f, i, c)[0].memory.clone() for f, i, c in zip(STREAM_FORMS, inputs, pair, strict=True)]
+        calls = [[prepare(i, f.attributes()) for _ in range(rounds)] for f, i in zip(STREAM_FORMS, inputs, strict=True)]
+        spaces = [bench.own_workspace(group[0], config) for group, config in zip(calls, pair, strict=True)]
+        bench.wait()
+        for number in range(rounds):
+            for lane in (0, 1):
+                with torch.cuda.stream(lanes[lane]):
+                    launch(bench.library, bench.device, calls[lane][number], pair[lane].id, spaces[lane])
+        bench.wait()
+        for lane in (0, 1):
+            others = sum(not torch.equal(call.memory, alone[lane]) for call in calls[lane])
+            if others:
+                faults.append(f"{pair[lane].name}: {others} of {rounds} calls beside another stream gave other bytes")
+        done += 1
+    words = f"{done} pairs of configurations, {rounds} calls on each of two streams"
+    return result(faults, done == len(pairs), words, pairs=done, rounds=rounds)
+
+
+# ---- under compute-sanitizer --------------------------------------------------------------------------------------------
+
+SANITIZED_FORMS = (
+    Form(n=1, c=24, k=40, hw=(9, 11), gate="1x1", residual="in place", post="each", post_alpha=0.0),
+    Form(n=1, c=13, k=9, hw=(7, 10), gate="kxk", strides=(2, 1)),
+    Form(n=2, c=64, k=72, hw=(9, 9), gate="external", dtype=torch.bfloat16),
+    Form(n=1, c=40, k=24, hw=(12, 10), gate="grid", grid=4, residual="own"),
+    Form(n=1, c=16, k=16, hw=(12, 10), gate="external", grid=3, fill="one cell"),
+    Form(n=1, c=5, k=7, hw=(8, 9), gate="kxk", dtype=torch.float32, layout=Layout.NCHW),
+    Form(n=1, c=8, k=8, hw=(6, 6), gate="1x1", fill="all off"),
+    Form(n=1, c=256, k=64, hw=(4, 4), gate="1x1", fill="all on"),
+)
+"""Small; the last one's reduction is split over blocks."""
+
+
+def sanitized(bench: Bench, poison: bool, tell: Callable[[str], None] = print) -> int:
+    """Each form once on each configuration; exit code 3 if a result is wrong.
+
+    Args:
+        poison: fill outputs and workspaces first; not under initcheck, which looks for reads of memory nobody wrote.
+    """
+    wrong = 0
+    for form in SANITIZED_FORMS:
+        inputs = form.inputs(torch.device("cpu"))
+        reference = reference64(inputs, form.attributes())
+        placed = {name: tensor.to(bench.place) for name, tensor in inputs.items()}
+        for config in bench.configs(prepare(placed, form.attributes(), layout=form.layout)):
+            call = bench.prepare(form, placed, poison=poison)
+            space = bench.workspace(call, config) if poison else bench.own_workspace(call, config)
+            launch(bench.library, bench.device, call, config.id, space)
+            bench.wait()
+            what = fault(form, reference, on_cpu(call))
+            if what:
+                wrong += 1
+                tell(f"{config.name}: {what}: {form}")
+    return 3 if wrong else 0
+
+
+def on_cpu(call: Prepared) -> Prepared:
+    """The call with its output on the CPU, where it is compared."""
+    memory = call.memory.cpu()
+    return replace(call, memory=memory, output=image_view(memory, tuple(call.output.shape), Layout(call.params.layout)))
+
+
+def planted_fault(bench: Bench, tool: str) -> int:
+    """One call with the fault that the tool is for: an output of half the bytes (memcheck), an X nobody wrote (initcheck)."""
+    form = SANITIZED_FORMS[0]
+    inputs = {name: tensor.to(bench.place) for name, tensor in form.inputs(torch.device("cpu")).items()}
+    if tool == "initcheck":
+        inputs["X"] = torch.empty(
+            (form.n, 64, *form.hw), dtype=form.dtype, device=bench.place, memory_format=torch.channels_last
+        )
+        form = replace(form, c=64)
+        others = form.inputs(torch.device("cpu"))
+        inputs |= {name: others[name].to(bench.place) for name in ("W", "gate_W")}
+    call = prepare(inputs, form.attributes())
+    config = bench.configs(call)[0]
+    short = torch.empty(call.memory.numel() // 2, dtype=call.memory.dtype, device=bench.place)
+    if tool == "memcheck":
+        call.params.y = short.data_ptr()
+    launch(bench.library, bench.device, call, config.id, bench.own_workspace(call, config))
+    bench.wait()
+    return 0

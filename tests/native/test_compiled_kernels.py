@@ -1,0 +1,137 @@
+"""Every kernel on every architecture: what the compiler made of it. Needs nvcc, no GPU."""
+
+from __future__ import annotations
+
+import os
+import re
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from compiler_reports import (
+    Instructions,
+    Resources,
+    cuda_core_faults,
+    local_memory_faults,
+    parse_ptxas,
+    parse_sass,
+    tensor_core_faults,
+)
+from conftest import ROOT
+from lccl.cuda.interface import Dtype, Engine
+from lccl.cuda.library import Config, Library
+from native_build import Disassembler
+
+INSTANTIATE = ROOT / "trt_plugin" / "kernel" / "instantiate"
+FILES = sorted(path.stem for path in INSTANTIATE.glob("*.cu"))
+ARCHITECTURES = {"80", "86", "89", "90", "120"}
+"""CMakeLists.txt's; PTX of the last serves what comes after it."""
+DTYPES = {
+    Engine.MMA: (Dtype.FLOAT16, Dtype.BFLOAT16),
+    Engine.SIMT: tuple(Dtype),
+}
+HELPERS = {"gate": tuple(Dtype), "pack": (Dtype.FLOAT16, Dtype.BFLOAT16)}
+"""Kernels that are no configuration, one for each type; ``list`` is one for all types."""
+REGISTERS_PER_SM = 65536
+
+
+def file_of(config: Config, dtype: Dtype) -> str:
+    """The file, without its ending, that compiles a configuration's kernel; families share theirs."""
+    return f"{config.name.split('-', 1)[1].replace('-', '_')}_{dtype.name.lower()}"
+
+
+def configs_by_file(library: Library) -> dict[str, list[Config]]:
+    """Which rows of the table each file of instantiate/ computes."""
+    found: dict[str, list[Config]] = {}
+    for config in library.configs():
+        for dtype in DTYPES[config.engine] if config.built else ():
+            found.setdefault(file_of(config, dtype), []).append(config)
+    return found
+
+
+@pytest.fixture(scope="session")
+def resources(cuda_library_path: Path) -> dict[str, list[Resources]]:
+    """What ptxas said of each file of instantiate/, on each architecture."""
+    reports = {name: cuda_library_path.parent / "ptxas" / f"{name}.cu.txt" for name in FILES}
+    missing = [str(path) for path in reports.values() if not path.is_file()]
+    assert not missing, f"not compiled, or compiled by something else than CMake: {missing}; remove {cuda_library_path.parent}"
+    return {name: parse_ptxas(path.read_text()) for name, path in reports.items()}
+
+
+@pytest.fixture(scope="session")
+def sass(cuda_library_path: Path, disassembler: Disassembler) -> dict[tuple[str, str], Instructions]:
+    """Instructions of each (mangled name, architecture) in the library itself."""
+
+    def disassemble(arch: str) -> dict[tuple[str, str], Instructions]:
+        return parse_sass(disassembler.run("-sass", "-arch", f"sm_{arch}", cuda_library_path))
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return {kernel: code for part in pool.map(disassemble, sorted(ARCHITECTURES)) for kernel, code in part.items()}
+
+
+def test_there_is_a_file_for_each_kernel_of_the_table_and_no_other(cuda_library: Library) -> None:
+    helpers = {f"{name}_{dtype.name.lower()}" for name, dtypes in HELPERS.items() for dtype in dtypes}
+    assert set(FILES) == set(configs_by_file(cuda_library)) | helpers | {"list"}
+
+
+def test_cmake_compiles_each_file() -> None:
+    """It lists its sources, so a file that is not in the list would be left out in silence."""
+    listed = re.findall(r"instantiate/(\w+)\.cu", (INSTANTIATE.parent / "CMakeLists.txt").read_text())
+    assert sorted(listed) == FILES
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_compiles_for_every_architecture_without_spills_and_within_its_registers(
+    name: str, resources: dict[str, list[Resources]], cuda_library: Library
+) -> None:
+    assert sorted(r.arch for r in resources[name]) == sorted(ARCHITECTURES)
+    configs = configs_by_file(cuda_library).get(name, [])
+    limit = min([255, *(config.max_registers for config in configs)])
+    assert [fault for r in resources[name] for fault in r.faults(limit)] == []
+
+
+def test_as_many_blocks_fit_a_multiprocessor_as_the_table_says(
+    resources: dict[str, list[Resources]], cuda_library: Library
+) -> None:
+    """Registers are handed to a warp in steps of 8 per thread."""
+    checked = 0
+    for name, configs in configs_by_file(cuda_library).items():
+        for config in configs:
+            threads = config.warps_m * config.warps_n * 32
+            for r in resources[name]:
+                registers = -(-r.registers // 8) * 8
+                assert registers * threads * config.blocks_per_sm <= REGISTERS_PER_SM, f"{config.name}, {name}, sm_{r.arch}"
+                checked += 1
+    assert checked
+
+
+def test_the_library_holds_each_kernel_for_each_architecture(
+    resources: dict[str, list[Resources]], sass: dict[tuple[str, str], Instructions]
+) -> None:
+    assert set(sass) == {(r.function, r.arch) for reports in resources.values() for r in reports}
+    assert len(sass) == len(FILES) * len(ARCHITECTURES)
+
+
+def test_the_library_holds_ptx_for_architectures_to_come(
+    cuda_library_path: Path, disassembler: Disassembler, resources: dict[str, list[Resources]]
+) -> None:
+    ptx = disassembler.run("-ptx", cuda_library_path)
+    assert set(re.findall(r"^\.target sm_(\w+)", ptx, re.MULTILINE)) == {"120"}
+    functions = {r.function for reports in resources.values() for r in reports}
+    assert set(re.findall(r"^\.(?:visible|weak) \.entry (\w+)\(", ptx, re.MULTILINE)) == functions
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_uses_the_instructions_that_it_is_written_for(
+    name: str, resources: dict[str, list[Resources]], sass: dict[tuple[str, str], Instructions]
+) -> None:
+    kernel, _, dtype = name.rpartition("_")
+    for r in resources[name]:
+        instructions = sass[r.function, r.arch]
+        faults = local_memory_faults(instructions)
+        if kernel.startswith("mma"):
+            faults += tensor_core_faults(instructions, dtype)
+        elif kernel.startswith("simt"):
+            faults += cuda_core_faults(instructions)
+        assert faults == [], f"sm_{r.arch}"
