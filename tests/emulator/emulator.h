@@ -9,7 +9,7 @@
  * Stricter than a GPU: each thread calls the fence for what it wrote itself, and a launch never writes what one of its threads
  * reads by loadConstant. Looser: every warp-wide operation orders memory as syncWarp does.
  *
- * The machine is one for the process: use it from one thread at a time. Without begin it runs unchecked.
+ * The machine is one for the process: use it from one thread at a time. Before begin and after finish it runs unchecked.
  */
 #ifndef LCCL_EMULATOR_H
 #define LCCL_EMULATOR_H

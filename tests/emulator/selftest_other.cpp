@@ -162,6 +162,15 @@ struct DoNothing : Threads<32>
     static void run(Arguments const&) {}
 };
 
+//! Touches only what no session has been told of.
+struct WriteNowhereRegistered : Threads<32>
+{
+    static void run(Arguments const& a)
+    {
+        machine::storeGlobal(a.unregistered + thread(), 5);
+    }
+};
+
 //! Has no barrier where it needs one.
 struct Race : Threads<64>
 {
@@ -282,6 +291,24 @@ void testReport()
     check(error == cudaErrorLaunchFailure && lccl_emulator_finish(nullptr, 0) == 1, "divergence is found unchecked", "it is not");
 }
 
+//! A process that has run a checked session may call the kernels without one, also after a fault.
+void testAfterFinish()
+{
+    for (bool const faulty : {false, true})
+    {
+        Run run(0, true, LCCL_EMULATOR_OUTPUT);
+        if (faulty)
+        {
+            run.launch<ExitBeforeBarrier>(1, 0);
+        }
+        run.finish();
+        cudaError_t const error = machine::launch<WriteNowhereRegistered>(run.arguments(), 1, 0, nullptr);
+        bool const written = run.unregistered.value[0] == 5 && run.unregistered.value[31] == 5;
+        check(error == cudaSuccess && written, faulty ? "a call after a session that failed" : "a call after a session",
+            "it did not run as before begin");
+    }
+}
+
 } // namespace
 
 void testOtherFaults()
@@ -291,6 +318,7 @@ void testOtherFaults()
     testLaunches();
     testRegistration();
     testReport();
+    testAfterFinish();
 }
 
 } // namespace selftest

@@ -146,6 +146,8 @@ int32_t lccl_emulator_finish(char* report, size_t size)
         }
     }
     session.regions.clear();
+    fast.checked = false; // As before begin: later calls name no memory.
+    session.failed = false;
     if (report != nullptr && size > 0)
     {
         std::string const text = session.report.text();
