@@ -8,7 +8,7 @@ extern "C" cudaError_t lccl_device_query(int32_t ordinal, lccl_device* device)
     {
         return cudaErrorInvalidValue;
     }
-    if (ordinal != 0)
+    if (ordinal != 0 && ordinal != -1)
     {
         return cudaErrorInvalidDevice;
     }

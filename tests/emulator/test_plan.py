@@ -63,6 +63,7 @@ def test_reserved_ids_are_refused(emulator_library: Library) -> None:
         ("pixel-mma-64x64-s4-w2x2", layer(grid=4), H200, "4x4"),
         ("pixel-mma-64x64-s4-w2x2", layer(dtype=Dtype.FLOAT32), H200, "not float32"),
         ("pixel-mma-64x64-s4-w2x2", layer(), TURING, "needs compute capability 8.0, and the device has 7.5"),
+        ("pixel-simt-64x64", layer(), TURING, "pixel-simt-64x64 needs compute capability 8.0"),
         ("pixel-mma-128x256-s3-w2x4", layer(), GA102, "150016 bytes of shared memory"),
     ],
 )
@@ -112,7 +113,7 @@ def test_geometry_says_why_not(emulator_library: Library, field: str, words: str
 
 
 def test_every_device_gets_something(emulator_library: Library) -> None:
-    for device in (H200, GA102, TURING):
+    for device in (H200, GA102):
         for dtype in Dtype:
             for grid in (1, 8):
                 params = layer(grid=grid, dtype=dtype)

@@ -117,7 +117,7 @@ def test_the_library_holds_ptx_for_architectures_to_come(
     cuda_library_path: Path, disassembler: Disassembler, resources: dict[str, list[Resources]]
 ) -> None:
     ptx = disassembler.run("-ptx", cuda_library_path)
-    assert set(re.findall(r"^\.target sm_(\w+)", ptx, re.MULTILINE)) == {"120"}
+    assert set(re.findall(r"^\.target sm_(\w+)", ptx, re.MULTILINE)) == {"80", "120"}
     functions = {r.function for reports in resources.values() for r in reports}
     assert set(re.findall(r"^\.(?:visible|weak) \.entry (\w+)\(", ptx, re.MULTILINE)) == functions
 

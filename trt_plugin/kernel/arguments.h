@@ -62,6 +62,7 @@ struct Arguments
     int32_t counters;
 
     float activationAlpha, gateSlope, gateMax, gateThreshold, postAlpha;
+    float simulatedDensity; //!< -1, or the share of cells whose gate is made 1, all others made 0.
 
     FastDivisor byChannelChunks, byChannels, byKernelWidth, byGateKernelWidth, byCellArea, byGrid, byGateWidth, byGateHeight, byOutputWidth,
         byOutputHeight;

@@ -8,6 +8,14 @@ extern "C" cudaError_t lccl_device_query(int32_t ordinal, lccl_device* device)
     {
         return cudaErrorInvalidValue;
     }
+    if (ordinal == -1)
+    {
+        cudaError_t const error = cudaGetDevice(&ordinal);
+        if (error != cudaSuccess)
+        {
+            return error;
+        }
+    }
     struct
     {
         cudaDeviceAttr attribute;

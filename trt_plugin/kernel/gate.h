@@ -6,7 +6,7 @@
 namespace lccl
 {
 
-//! Sum over the threads of a block, known to all of them. Uses the first 4 * 33 bytes of shared memory.
+//! Sum over the threads of a block, known to all of them. Uses the first 4 bytes of shared memory for each warp.
 template <int32_t kThreads>
 LCCL_DEVICE int32_t sumOverBlock(int32_t value, int32_t thread)
 {
@@ -64,7 +64,8 @@ struct GateKernel
             }
             if (valid && lane == 0)
             {
-                float const gate = decide(a, static_cast<int32_t>(cell), sum);
+                float gate = decide(a, static_cast<int32_t>(cell), sum);
+                gate = a.simulatedDensity < 0.0F ? gate : simulate(a, static_cast<int32_t>(cell));
                 machine::storeGlobal(a.cellGate + cell, gate);
                 active += gate > 0.0F ? 1 : 0;
             }
@@ -151,6 +152,12 @@ private:
             gate *= machine::toFloat(machine::loadConstant(static_cast<T const*>(a.gate) + cell));
         }
         return gate > a.gateThreshold ? gate : 0.0F;
+    }
+
+    static LCCL_DEVICE float simulate(Arguments const& a, int32_t cell)
+    {
+        int32_t const line = a.byGateWidth.quotient(cell);
+        return simulatedShare(line, a.byGateWidth.remainder(cell, line), a.grid) < a.simulatedDensity ? 1.0F : 0.0F;
     }
 };
 

@@ -213,4 +213,19 @@ LCCL_HOST_DEVICE constexpr int32_t listPlace(int32_t cell, int32_t activeBefore,
     return active ? activeBefore : cells - 1 - (cell - activeBefore);
 }
 
+// ---- simulated gates -------------------------------------------------------------------------------------------------------
+
+//! A number from 0 to 1 for each cell, the same for neighbours: one for 4 x 4 pixels, since gates close areas, or for each block
+//! of a grid gate. Cells whose number is under a density are about that share of all.
+//! \param line row of the gate map, counted through all images
+LCCL_HOST_DEVICE constexpr float simulatedShare(int32_t line, int32_t column, int32_t grid)
+{
+    int32_t const shift = grid > 1 ? 0 : 2;
+    uint32_t hash = static_cast<uint32_t>(line >> shift) * 0x9e3779b1U + static_cast<uint32_t>(column >> shift) * 0x85ebca77U;
+    hash = (hash ^ (hash >> 15)) * 0x2c1b3c6dU;
+    hash = (hash ^ (hash >> 12)) * 0x297a2d39U;
+    hash ^= hash >> 15;
+    return static_cast<float>(hash >> 8) * (1.0F / 16777216.0F);
+}
+
 } // namespace lccl

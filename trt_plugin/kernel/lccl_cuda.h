@@ -7,7 +7,7 @@
  *   v[p,k]  = u[p,k] * g[p] if g[p] > 0 else 0                     not computed where g[p] is not > 0
  *   y[p,k]  = leaky(v[p,k] * post_scale[k] + post_bias[k] + residual[p,k], post_alpha)
  *
- * No function allocates, synchronises, prints or keeps state between calls; all may be called from several threads.
+ * No function allocates device memory, synchronises, prints or keeps state between calls; all may be called from several threads.
  * lccl_conv_launch may be captured into a CUDA graph. Results do not depend on timing: they are bitwise the same run to run.
  */
 #ifndef LCCL_CUDA_H
@@ -28,7 +28,7 @@ extern "C" {
 #endif
 
 /* Raised with every change of a struct below; a library refuses another caller's. */
-#define LCCL_CUDA_ABI 1
+#define LCCL_CUDA_ABI 2
 
 typedef enum lccl_dtype { LCCL_FLOAT32 = 0, LCCL_FLOAT16 = 1, LCCL_BFLOAT16 = 2 } lccl_dtype;
 
@@ -52,7 +52,9 @@ typedef struct lccl_conv_params {
   int32_t grid;                                   /* G, the side of a block of pixels that shares a gate value; 1 to 16 */
   int32_t post_scale_size, post_bias_size;        /* 1 or k; 0 with a null pointer */
   float activation_alpha, gate_slope, gate_max, gate_threshold, post_alpha;
-  float density; /* expected fraction of active cells, for lccl_conv_choose only; -1: unknown */
+  float density; /* expected fraction of active cells, for lccl_conv_choose and simulate_gate; -1: unknown, taken as 0.5 */
+  int32_t simulate_gate; /* 0: the op. 1: for timing on inputs that mean nothing: gates are computed, then replaced by 1 in
+                            about `density` of the cells, in clusters as gates have them, and by 0 elsewhere */
 
   const void* x;            /* T, in `layout` */
   const void* weight;       /* T [k, r, s, c], not padded */
@@ -108,7 +110,7 @@ LCCL_API int32_t lccl_conv_config_count(void);
 /* Row `index` of the table, or null. */
 LCCL_API const lccl_conv_config* lccl_conv_config_at(int32_t index);
 
-/* Fills in what planning needs to know of a CUDA device. */
+/* Fills in what planning needs to know of a CUDA device; `ordinal` -1: the calling thread's current one. */
 LCCL_API cudaError_t lccl_device_query(int32_t ordinal, lccl_device* device);
 
 /* 1 if the configuration can run the call, else 0 and a sentence in `reason` (cut to `reason_size`, which may be 0).

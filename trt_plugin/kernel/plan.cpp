@@ -258,17 +258,14 @@ std::string rejectConfiguration(lccl_conv_params const& p, lccl_device const& de
     {
         return words("%s skips pixels, and this gate has a value for %dx%d of them", config.name, p.grid, p.grid);
     }
-    if (config.engine == LCCL_MMA)
+    if (config.engine == LCCL_MMA && p.dtype == LCCL_FLOAT32)
     {
-        if (p.dtype == LCCL_FLOAT32)
-        {
-            return words("%s takes float16 and bfloat16, not float32", config.name);
-        }
-        if (device.compute_capability < 80)
-        {
-            return words("%s needs compute capability 8.0, and the device has %d.%d", config.name, device.compute_capability / 10,
-                device.compute_capability % 10);
-        }
+        return words("%s takes float16 and bfloat16, not float32", config.name);
+    }
+    if (device.compute_capability < 80)
+    {
+        return words("%s needs compute capability 8.0, and the device has %d.%d", config.name, device.compute_capability / 10,
+            device.compute_capability % 10);
     }
     if (config.shared_bytes > device.shared_per_block)
     {
@@ -413,6 +410,7 @@ Plan makePlan(lccl_conv_params const& p, lccl_device const& device, lccl_conv_co
     a.gateMax = p.gate_max;
     a.gateThreshold = p.gate_threshold;
     a.postAlpha = p.post_alpha;
+    a.simulatedDensity = p.simulate_gate == 0 ? -1.0F : p.density < 0 ? kDensityIfUnknown : p.density;
 
     int32_t const resident = residentBlocks(device, config);
     int32_t const area = p.grid * p.grid;

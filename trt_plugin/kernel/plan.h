@@ -10,6 +10,9 @@
 namespace lccl
 {
 
+//! Density of a gate that nobody has measured.
+constexpr float kDensityIfUnknown = 0.5F;
+
 //! Sizes that follow from the parameters, in 64 bits until they are known to fit.
 struct Sizes
 {

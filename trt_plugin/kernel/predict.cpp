@@ -44,12 +44,11 @@ double tileEfficiency(lccl_conv_config const& config)
 
 constexpr double kFirstLaunch = 2.5e-6;
 constexpr double kNextLaunch = 1.0e-6;
-constexpr double kShareIfUnknown = 0.5;
 
 //! Rows that the main kernel computes.
 double expectedRows(lccl_conv_params const& p, Sizes const& sizes, lccl_conv_config const& config)
 {
-    double const share = p.density < 0 ? kShareIfUnknown : p.density;
+    double const share = p.density < 0 ? kDensityIfUnknown : p.density;
     double const listed = share * static_cast<double>(sizes.cells) * p.grid * p.grid;
     bool const all = config.family == LCCL_DENSE || listed > 0.85 * static_cast<double>(sizes.pixels);
     return all ? static_cast<double>(sizes.pixels) : std::max(listed, 1.0);

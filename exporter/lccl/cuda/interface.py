@@ -6,7 +6,7 @@ from ctypes import POINTER, Structure, c_char_p, c_double, c_float, c_int, c_int
 from enum import IntEnum
 from typing import Any
 
-ABI = 1
+ABI = 2
 """LCCL_CUDA_ABI."""
 ALIGNMENT = 16
 """Bytes that every pointer of a call is a multiple of."""
@@ -78,6 +78,7 @@ class ConvParams(Structure):
         ("gate_threshold", c_float),
         ("post_alpha", c_float),
         ("density", c_float),
+        ("simulate_gate", c_int32),
         ("x", c_void_p),
         ("weight", c_void_p),
         ("bias", c_void_p),

@@ -64,6 +64,7 @@ class Emulator:
         checked: bool = True,
         layout: Layout | None = None,
         in_place: bool = False,
+        simulate: bool = False,
         padding: float = np.nan,
     ) -> Emulated:
         """The op on one configuration.
@@ -73,9 +74,11 @@ class Emulator:
             device: which the host code plans for.
             seed: of the order in which blocks and warps run, and of the workspace's garbage.
             in_place: the residual's memory is the output's.
+            simulate: gates are simulated by density.
             padding: value of the padded channels of x and the residual.
         """
         params = conv_params({name: inputs[name].shape for name in INPUT_NAMES}, attributes, dtype, layout)
+        params.simulate_gate = simulate
         shape = output_shape({name: inputs[name].shape for name in INPUT_NAMES}, attributes)
         real = real_inputs({name: inputs[name].shape for name in INPUT_NAMES}, attributes)
         nhwc = params.layout == Layout.NHWC
@@ -121,9 +124,13 @@ def _memory_shape(shape: tuple[int, ...], nhwc: bool) -> tuple[int, ...]:
 
 def _as_memory(value: Array, name: str, nhwc: bool, padding: float) -> Array:
     """An input as the kernels take it: x and residual in the call's layout, all else as it is."""
-    laid_out = nhwc and name in ("X", "residual")
-    memory = aligned(_memory_shape(value.shape, True) if laid_out else value.shape, value.dtype)
-    if laid_out:
+    return image_memory(value, nhwc=nhwc and name in ("X", "residual"), padding=padding)
+
+
+def image_memory(value: Array, *, nhwc: bool, padding: float = np.nan) -> Array:
+    """The tensor in memory of its own: as it is, or [n, h, w, padded channels]."""
+    memory = aligned(_memory_shape(value.shape, True) if nhwc else value.shape, value.dtype)
+    if nhwc:
         memory[...] = padding
         memory[..., : value.shape[1]] = np.moveaxis(value, 1, 3)
     else:

@@ -1,0 +1,113 @@
+// The op's attributes in the plugin: the contract's names, types and defaults, in one table that reads, writes and lists them.
+#pragma once
+
+#include "nvinfer.h"
+
+#include "lccl_cuda.h"
+
+#include <cfloat>
+#include <string>
+#include <vector>
+
+namespace lccl::plugin
+{
+
+constexpr char const* kPluginName = "LCCLConv";
+constexpr char const* kPluginVersion = "1";
+constexpr char const* kPluginNamespace = "";
+
+//! Members are named as their fields. A test holds names, types and defaults to the Python contract.
+struct Attributes
+{
+    int32_t strides[2]{1, 1};
+    int32_t pads[4]{0, 0, 0, 0};
+    int32_t dilations[2]{1, 1};
+    int32_t gate_strides[2]{1, 1};
+    int32_t gate_pads[4]{0, 0, 0, 0};
+    int32_t gate_dilations[2]{1, 1};
+    float activation_alpha[1]{1.0F};
+    float gate_slope[1]{1.0F};
+    float gate_max[1]{FLT_MAX};
+    float gate_threshold[1]{0.0F};
+    float gate_upsample[4]{1.0F, 1.0F, 1.0F, 1.0F};
+    float post_alpha[1]{1.0F};
+    std::string gate_source{"fused"};
+    float density[1]{-1.0F};
+    std::string plugin_version{kPluginVersion};
+    std::string plugin_namespace{kPluginNamespace};
+
+    //! Not of the contract: 1 lets the output take the residual's memory. The engine builder sets it where nobody else reads the
+    //! residual.
+    int32_t alias_residual[1]{0};
+
+    //! Not of the contract, and only serialised: the GPU that the engine was planned for, whose multiprocessors say how large the
+    //! workspace is. All 0: none yet.
+    int32_t planned_device[4]{0, 0, 0, 0};
+
+    int32_t grid() const
+    {
+        return static_cast<int32_t>(gate_upsample[2]);
+    }
+
+    bool external() const
+    {
+        return gate_source == "external";
+    }
+
+    lccl_device device() const
+    {
+        return {planned_device[0], planned_device[1], planned_device[2], planned_device[3]};
+    }
+};
+
+//! Who passes a field.
+enum class FieldUse
+{
+    kCONTRACT, //!< Every node and every engine.
+    kOPTIONAL, //!< Whoever wants to; every engine.
+    kINTERNAL, //!< Engines only.
+};
+
+//! A field: where it lies in Attributes. One of the three pointers is not null.
+struct FieldSpec
+{
+    char const* name;
+    FieldUse use;
+    int32_t length; //!< Elements; 0 for strings.
+    int32_t* (*ints)(Attributes&);
+    float* (*floats)(Attributes&);
+    std::string* (*text)(Attributes&);
+
+    nvinfer1::PluginFieldType type() const;
+};
+
+std::vector<FieldSpec> const& fieldSpecs();
+
+//! Attributes of a node (`phase` kBUILD) or of an engine (kRUNTIME).
+//! \throw std::invalid_argument with a sentence: a field that is unknown, missing, of another type or length, or a value that
+//! version 1 of the op does not allow.
+Attributes readFields(nvinfer1::PluginFieldCollection const* fields, nvinfer1::TensorRTPhase phase);
+
+//! Fields over the memory of one Attributes. Copies would point into the original, so there are none.
+class FieldView
+{
+public:
+    //! \param uses which fields are listed
+    FieldView(Attributes& attributes, std::vector<FieldUse> const& uses);
+    FieldView(FieldView const&) = delete;
+    FieldView& operator=(FieldView const&) = delete;
+
+    nvinfer1::PluginFieldCollection const* get() const
+    {
+        return &mCollection;
+    }
+
+private:
+    std::vector<nvinfer1::PluginField> mFields;
+    nvinfer1::PluginFieldCollection mCollection;
+};
+
+//! "strides=1,1 pads=..." of what the contract has, for TensorRT's logs and timing cache.
+std::string describe(Attributes const& attributes);
+
+} // namespace lccl::plugin

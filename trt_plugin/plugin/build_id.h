@@ -1,0 +1,10 @@
+// Which kernels are in this library: changes whenever their sources do.
+#pragma once
+
+namespace lccl::plugin
+{
+
+//! A hash over the kernels' sources, in hexadecimal.
+extern char const* const kKernelHash;
+
+} // namespace lccl::plugin

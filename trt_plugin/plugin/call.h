@@ -1,0 +1,42 @@
+// From TensorRT's descriptions of tensors to a call of the kernels.
+#pragma once
+
+#include "attributes.h"
+
+namespace lccl::plugin
+{
+
+//! Places of the op's inputs, and of its output behind them.
+enum InputIndex : int32_t
+{
+    kX = 0,
+    kW = 1,
+    kB = 2,
+    kGATE_W = 3,
+    kGATE_B = 4,
+    kGATE = 5,
+    kPOST_SCALE = 6,
+    kPOST_BIAS = 7,
+    kRESIDUAL = 8,
+    kINPUTS = 9,
+};
+
+constexpr char const* kInputNames[kINPUTS] = {"X", "W", "B", "gate_W", "gate_B", "gate", "post_scale", "post_bias", "residual"};
+
+//! Whether the plugin takes a tensor as it is described; decided by itself and those before it.
+//! \param position of an input, or kINPUTS for the output
+bool takesFormat(Attributes const& attributes, int32_t position, nvinfer1::DynamicPluginTensorDesc const* tensors);
+
+//! Type of the output for the types of the nine inputs.
+//! \throw std::invalid_argument with a sentence: types that the op does not take
+nvinfer1::DataType outputType(nvinfer1::DataType const* inputs);
+
+//! The call that the nine inputs make, without pointers but for a mark where a tensor is real.
+//! \param inputs with all dimensions known
+//! \throw std::invalid_argument with a sentence: shapes that the op does not allow
+lccl_conv_params makeCall(Attributes const& attributes, nvinfer1::PluginTensorDesc const* inputs);
+
+//! Puts the tensors of a call in the place of its marks.
+void setPointers(lccl_conv_params& call, void const* const* inputs, void* output);
+
+} // namespace lccl::plugin

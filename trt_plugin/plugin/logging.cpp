@@ -1,0 +1,74 @@
+// Reaching a logger whose class is another one in TensorRT 11 than in 10.
+//
+// In 10, ILogger and ILoggerFinder are plain classes: their one function is the first of their table. In 11 they are versioned
+// interfaces: getAPILanguage, getInterfaceInfo and two destructors stand before it. So the place in the table follows from the
+// version of the library that holds the finder, and neither is called through a class.
+
+#include "logging.h"
+
+#include "tensorrt_version.h"
+
+#include <atomic>
+#include <cstdio>
+
+namespace lccl::plugin
+{
+namespace
+{
+
+constexpr int32_t kSlotIn10 = 0;
+constexpr int32_t kSlotIn11 = 4;
+
+std::atomic<void*> finderObject{nullptr};
+std::atomic<int32_t> finderSlot{-1};
+
+void* const* tableOf(void* object)
+{
+    return *static_cast<void* const* const*>(object);
+}
+
+bool logByFinder(Severity severity, char const* message)
+{
+    using FindLogger = void* (*)(void*);
+    using Log = void (*)(void*, int32_t, char const*);
+    void* const finder = finderObject.load();
+    int32_t const slot = finderSlot.load();
+    if (finder == nullptr || slot < 0)
+    {
+        return false;
+    }
+    void* const logger = reinterpret_cast<FindLogger>(tableOf(finder)[slot])(finder);
+    if (logger == nullptr)
+    {
+        return false;
+    }
+    reinterpret_cast<Log>(tableOf(logger)[slot])(logger, static_cast<int32_t>(severity), message);
+    return true;
+}
+
+} // namespace
+
+void keepLoggerFinder(void* finder)
+{
+    int32_t const major = finder == nullptr ? 0 : majorVersionBehind(finder);
+    finderSlot = major == 0 ? -1 : major < 11 ? kSlotIn10 : kSlotIn11;
+    finderObject = finder;
+}
+
+void log(Severity severity, std::string const& layer, std::string const& words) noexcept
+{
+    try
+    {
+        std::string const message = "LCCLConv" + (layer.empty() ? std::string{} : " " + layer) + ": " + words;
+        if (!logByFinder(severity, message.c_str()) && severity != Severity::kVERBOSE)
+        {
+            std::fprintf(stderr, "%s\n", message.c_str());
+        }
+    }
+    catch (...)
+    {
+        std::fputs("LCCLConv: out of memory while a message was written\n", stderr);
+    }
+}
+
+} // namespace lccl::plugin

@@ -1,0 +1,50 @@
+# NVIDIA's headers where they are installed or asked for, else nvinfer_declarations.h, which declares what the plugin uses.
+set(TENSORRT_ROOT "$ENV{TENSORRT_ROOT}" CACHE PATH "Folder that holds TensorRT's include/NvInferRuntime.h")
+option(LCCL_FETCH_TENSORRT_HEADERS "Download TensorRT's public headers (needs git and the internet)" OFF)
+set(LCCL_TENSORRT_REPOSITORY "https://github.com/NVIDIA/TensorRT.git" CACHE STRING "Where LCCL_FETCH_TENSORRT_HEADERS downloads from")
+# The oldest version that the plugin supports: what is compiled against it runs in newer ones.
+set(LCCL_TENSORRT_TAG v10.13.3)
+set(LCCL_TENSORRT_COMMIT 94e2b9ef6d2cce74c76cdad499cca36cc4949197)
+
+if(LCCL_FETCH_TENSORRT_HEADERS)
+  set(fetched ${CMAKE_CURRENT_BINARY_DIR}/tensorrt-${LCCL_TENSORRT_TAG})
+  if(NOT EXISTS ${fetched}/include/NvInferRuntime.h)
+    find_program(LCCL_GIT git)
+    if(NOT LCCL_GIT)
+      message(FATAL_ERROR "LCCL_FETCH_TENSORRT_HEADERS needs git: install it, or unpack TensorRT's headers and set TENSORRT_ROOT.")
+    endif()
+    message(STATUS "Downloading TensorRT's headers, ${LCCL_TENSORRT_TAG}, from ${LCCL_TENSORRT_REPOSITORY}")
+    file(REMOVE_RECURSE ${fetched})
+    execute_process(
+      COMMAND ${LCCL_GIT} -c advice.detachedHead=false clone --quiet --depth 1 --no-checkout --branch ${LCCL_TENSORRT_TAG}
+              ${LCCL_TENSORRT_REPOSITORY} ${fetched}
+      RESULT_VARIABLE failed)
+    execute_process(COMMAND ${LCCL_GIT} -C ${fetched} rev-parse HEAD OUTPUT_VARIABLE got OUTPUT_STRIP_TRAILING_WHITESPACE ERROR_QUIET)
+    if(failed OR NOT got STREQUAL LCCL_TENSORRT_COMMIT)
+      file(REMOVE_RECURSE ${fetched})
+      message(FATAL_ERROR "TensorRT's headers could not be downloaded as commit ${LCCL_TENSORRT_COMMIT}: unpack them and set TENSORRT_ROOT, "
+                          "or leave LCCL_FETCH_TENSORRT_HEADERS off.")
+    endif()
+    execute_process(COMMAND ${LCCL_GIT} -C ${fetched} checkout --quiet HEAD -- include COMMAND_ERROR_IS_FATAL ANY)
+  endif()
+  set(LCCL_TENSORRT_INCLUDE ${fetched}/include)
+else()
+  unset(LCCL_TENSORRT_INCLUDE CACHE)
+  find_path(LCCL_TENSORRT_INCLUDE NvInferRuntime.h HINTS ${TENSORRT_ROOT} PATH_SUFFIXES include NO_CACHE)
+endif()
+
+if(LCCL_TENSORRT_INCLUDE)
+  message(STATUS "TensorRT's headers: ${LCCL_TENSORRT_INCLUDE}")
+else()
+  message(STATUS "TensorRT's headers: none here; the plugin is compiled with the project's declaration of its interfaces")
+endif()
+set(LCCL_TENSORRT_INCLUDE "${LCCL_TENSORRT_INCLUDE}" PARENT_SCOPE)
+
+function(lccl_use_tensorrt_headers target)
+  if(LCCL_TENSORRT_INCLUDE)
+    target_compile_definitions(${target} PRIVATE LCCL_TENSORRT_HEADERS=1)
+    target_include_directories(${target} SYSTEM PRIVATE ${LCCL_TENSORRT_INCLUDE})
+  else()
+    target_compile_definitions(${target} PRIVATE LCCL_TENSORRT_HEADERS=0)
+  endif()
+endfunction()
