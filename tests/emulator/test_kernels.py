@@ -266,17 +266,18 @@ def test_overflow_rounds_to_infinity_as_in_numpy(emulator: Emulator) -> None:
 def test_simulated_gates(emulator: Emulator, grid: int, gate: str) -> None:
     """For timing: as many cells are open as the density says, whatever the gate says, and each is 1."""
     gate = "grid" if grid > 1 and gate == "kxk" else gate
-    case = Case("simulated", "timing", n=2, c=8, k=8, hw=(61, 83), grid=grid, gate=gate, fill="random")
+    case = Case("simulated", "timing", n=2, c=8, k=8, hw=(45, 59), grid=grid, gate=gate, fill="random")
     inputs = inputs_of(case, Dtype.FLOAT16)
     for density, low, high in ((-1.0, 0.4, 0.6), (0.0, 0.0, 0.0), (0.25, 0.15, 0.35), (1.0, 1.0, 1.0)):
         attributes = dataclasses.replace(case.attributes, density=density)
-        for config in configs_for(emulator.library, grid, Dtype.FLOAT16):
+        configs = configs_for(emulator.library, grid, Dtype.FLOAT16)
+        for config in (configs[0], configs[-1]):  # all have the same gate kernel
             result = emulator.run(inputs, attributes, Dtype.FLOAT16, BIG, config.id, simulate=True)
             assert result.errors == ""
             assert set(np.unique(result.gates)) <= {0.0, 1.0}
             assert low <= result.gates.mean() <= high, config.name
             open_everywhere = {"gate_W": 0 * inputs["gate_W"], "gate_B": np.ones(1, np.float32)}
-            gates = result.gates.reshape(2, 1, -(-61 // grid), -(-83 // grid)).astype(np.float16)
+            gates = result.gates.reshape(2, 1, -(-45 // grid), -(-59 // grid)).astype(np.float16)
             known = dataclasses.replace(attributes, gate_slope=1.0, gate_max=FLT_MAX, gate_threshold=0.0)
             expected = lccl_conv(inputs | open_everywhere | {"gate": gates}, known)
             atol = TOLERANCE[Dtype.FLOAT16] * float(np.abs(expected).max(initial=1))

@@ -41,7 +41,15 @@ def lean(request: pytest.FixtureRequest) -> Path:
         if not done.is_file():
             subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True, timeout=300)
             packages = [f"tensorrt-lean-cu13-libs=={version}", f"tensorrt-lean-cu13-bindings=={version}", "numpy"]
-            command = [str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *packages]
+            command = [
+                str(folder / "bin" / "python"),
+                "-m",
+                "pip",
+                "install",
+                "--quiet",
+                "--disable-pip-version-check",
+                *packages,
+            ]
             installed = subprocess.run(command, capture_output=True, text=True, check=False, timeout=900)
             if installed.returncode != 0:
                 pytest.skip(f"TensorRT's lean runtime {version} cannot be installed here: {installed.stderr.strip()[-200:]}")
@@ -174,9 +182,7 @@ print(json.dumps([
     ]
 
 
-def test_a_whole_life_inside_tensorrt_s_process(
-    lean: Path, registry_host: Path, emulated_plugin: Path, tmp_path: Path
-) -> None:
+def test_a_whole_life_inside_tensorrt_s_process(lean: Path, registry_host: Path, emulated_plugin: Path, tmp_path: Path) -> None:
     """TensorRT's own registry loads the library and hands out the creator; the rest as under the sanitizers."""
     layers = [Layer.of(case, dtype) for case in CASES[:6] for dtype in (Dtype.FLOAT16, Dtype.FLOAT32)]
     answers, _ = run(registry_host, layers, tmp_path, tensorrt_library(lean), emulated_plugin)

@@ -1,4 +1,5 @@
-// What the kernels' C interface needs of CUDA's runtime where there is no CUDA toolkit: error codes and the stream type.
+// What the kernels' C interface and TensorRT's headers need of CUDA's runtime where there is no CUDA toolkit: error codes, types of
+// handles.
 #pragma once
 
 enum cudaError
@@ -15,3 +16,6 @@ typedef enum cudaError cudaError_t;
 
 struct CUstream_st;
 typedef struct CUstream_st* cudaStream_t;
+
+struct CUevent_st;
+typedef struct CUevent_st* cudaEvent_t;
