@@ -24,6 +24,7 @@ from emulated_calls import STORAGE, Array, image_memory
 from lccl.cuda.interface import Dtype
 from lccl.cuda.planning import padded
 from lccl.op.contract import ATTRIBUTES, INPUT_NAMES, INPUTS, Attributes, conv_hw, output_shape
+from lccl.op.reference import lccl_conv
 
 DATA_TYPES = {Dtype.FLOAT32: 0, Dtype.FLOAT16: 1, Dtype.BFLOAT16: 7}
 """nvinfer1::DataType."""
@@ -31,6 +32,9 @@ LINEAR, HWC8 = 0, 2
 """nvinfer1::TensorFormat."""
 FIELD_TYPES = {"ints": 5, "int": 5, "floats": 1, "float": 1, "string": 6}
 """nvinfer1::PluginFieldType of an attribute's kind."""
+
+TOLERANCE = {Dtype.FLOAT32: 2e-6, Dtype.FLOAT16: 1e-3, Dtype.BFLOAT16: 8e-3}
+"""Relative to max(1, largest |Y|), as of the kernels themselves."""
 
 Field = tuple[str, int, int, bytes]
 """Name, nvinfer1::PluginFieldType, length, data."""
@@ -97,6 +101,20 @@ def run(program: Path, layers: list[Layer], folder: Path, *arguments: Path) -> t
     )
     assert done.returncode == 0, done.stderr[-4000:]
     return list(_unpack(results.read_bytes())), done.stderr
+
+
+def assert_close(layer: Layer, y: Array) -> None:
+    """Y against the reference."""
+    expected = lccl_conv(dict(layer.inputs), layer.attributes)
+    scale = max(1.0, float(np.nanmax(np.abs(expected), initial=0)))
+    np.testing.assert_allclose(
+        y.astype(np.float64), expected, rtol=0, atol=TOLERANCE[layer.dtype] * scale, equal_nan=True, err_msg=layer.name
+    )
+
+
+def by_tactic(answer: Answer, who: str) -> dict[int, bytes]:
+    """Outputs that ``who`` has written, by tactic."""
+    return {int(label.split()[-1]): y for label, y in answer.outputs.items() if label.rpartition(" ")[0] == who}
 
 
 def _text(text: str) -> bytes:

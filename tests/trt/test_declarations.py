@@ -40,8 +40,7 @@ def test_another_declaration_is_seen(tmp_path: Path, before: str, after: str) ->
     text = header.read_text()
     assert before in text
     header.write_text(text.replace(before, after))
-    (folder / "nvinfer.h").write_text('#include "nvinfer_declarations.h"
-')  # without its assertions
+    (folder / "nvinfer.h").write_text('#include "nvinfer_declarations.h"\n')  # without its assertions
     assert own(folder) != EXPECTED
 
 

@@ -10,35 +10,21 @@ import pytest
 
 from cases import CASES, Case
 from emulated_calls import STORAGE, Array
-from host_calls import Answer, Layer, fields_of, run
+from host_calls import Answer, Layer, assert_close, by_tactic, fields_of, run
 from lccl.cuda.interface import Device, Dtype
 from lccl.cuda.library import Library
 from lccl.cuda.planning import conv_params
 from lccl.op.contract import INPUT_NAMES
-from lccl.op.reference import lccl_conv, lccl_gate
+from lccl.op.reference import lccl_gate
 
 EMULATED = Device(90, 132, 232448, 233472)
 """What the emulated machine says it is."""
 UNKNOWN_TACTIC = "tactic 2147483647 is of another version of the plugin: build the engine again"
 """What the host asks for last of all."""
-TOLERANCE = {Dtype.FLOAT32: 2e-6, Dtype.FLOAT16: 1e-3, Dtype.BFLOAT16: 8e-3}
-"""Relative to max(1, largest |Y|), as of the kernels themselves."""
 
 
 def named(name: str) -> Case:
     return next(case for case in CASES if case.name == name)
-
-
-def assert_close(layer: Layer, y: Array) -> None:
-    expected = lccl_conv(dict(layer.inputs), layer.attributes)
-    scale = max(1.0, float(np.nanmax(np.abs(expected), initial=0)))
-    np.testing.assert_allclose(
-        y.astype(np.float64), expected, rtol=0, atol=TOLERANCE[layer.dtype] * scale, equal_nan=True, err_msg=layer.name
-    )
-
-
-def by_tactic(answer: Answer, who: str) -> dict[int, bytes]:
-    return {int(label.split()[-1]): y for label, y in answer.outputs.items() if label.rpartition(" ")[0] == who}
 
 
 def check(layer: Layer, answer: Answer, library: Library) -> None:
@@ -51,7 +37,7 @@ def check(layer: Layer, answer: Answer, library: Library) -> None:
     assert answer.facts["workspace"] == max(library.workspace(params, EMULATED, c) for c in runs)
     contexts = by_tactic(answer, "context")
     assert set(contexts) == {0, *runs}
-    for tactic, y in contexts.items():
+    for y in contexts.values():
         assert_close(layer, layer.output(y))
     for who in ("second context", "runtime"):
         others = by_tactic(answer, who)

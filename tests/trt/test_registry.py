@@ -18,11 +18,10 @@ import pytest
 
 from cases import CASES
 from conftest import ROOT
-from host_calls import FIELD_TYPES, Layer, fields_of, run
+from host_calls import FIELD_TYPES, Layer, assert_close, by_tactic, fields_of, run
 from lccl.cuda.interface import Dtype
 from lccl.op.contract import ATTRIBUTES, OP_TYPE
 from native_build import why_no_cuda
-from test_lifecycle import assert_close, by_tactic
 
 VERSIONS = ("10.16.1.11", "11.4.0.106")
 OWN_FIELDS = {"alias_residual": 5}

@@ -58,7 +58,9 @@ def own(plugin: Path = ROOT / "trt_plugin" / "plugin") -> dict[str, object]:
 
 def official(include: Path) -> dict[str, object]:
     """Of NVIDIA's headers."""
-    return layout(dump(ROOT / "trt_plugin" / "plugin", "-DLCCL_TENSORRT_HEADERS=1", "-isystem", str(include), f"-I{EMULATED_CUDA}"))
+    return layout(
+        dump(ROOT / "trt_plugin" / "plugin", "-DLCCL_TENSORRT_HEADERS=1", "-isystem", str(include), f"-I{EMULATED_CUDA}")
+    )
 
 
 def dump(plugin: Path, *options: str) -> str:
