@@ -67,6 +67,8 @@ def read_checkpoint(content: Any, path: Path, key: str | None = None) -> Checkpo
             raise UserError(
                 f"{path} has checkpoint version {content.get('version')}; this lccl reads {FORMAT_VERSION}: update lccl"
             )
+        if key is not None:
+            raise UserError(f"{path} is a checkpoint of lccl's own, with one state dict: leave out --state-dict-key")
         return _own_format(content, path)
     return Checkpoint(_find_state_dict(content, path, key))
 

@@ -12,7 +12,7 @@ import numpy as np
 from lccl.errors import UserError, first_line
 from lccl.files import require_file
 from lccl.load import import_object
-from lccl.run.base import Array
+from lccl.numerics import Array, float32, require_finite
 
 LABEL_NAMES = ("labels", "label", "y", "targets", "target")
 
@@ -75,29 +75,28 @@ def as_data(value: Any) -> Data:
     """Whatever a loader returns -> inputs and labels.
 
     Raises:
-        UserError: no sample in it, or arrays of different lengths.
+        UserError: no sample in it, arrays of different lengths, or NaN or infinity in the inputs.
     """
-    if isinstance(value, Data):
-        return value
-    if _is_array(value) or isinstance(value, Mapping) or _is_pair(value):
-        data = _batch(value)
-    elif isinstance(value, Iterable):
-        data = _concatenate([_batch(batch) for batch in value])
-    else:
-        raise UserError(
-            f"inputs come as arrays, a dict of arrays, (inputs, labels) or batches of these, not as {type(value).__name__}"
-        )
-    lengths = {name: len(a) for name, a in data.inputs.items()}
+    data = value if isinstance(value, Data) else _data_of(value)
+    lengths = {name: len(a) if np.ndim(a) else 0 for name, a in data.inputs.items()}
     if data.labels is not None:
         lengths["labels"] = len(data.labels)
-    if not lengths or 0 in lengths.values():
+    if not data.inputs or 0 in lengths.values():
         raise UserError("the data holds no sample")
-    for name, array in data.inputs.items():
-        if array.dtype.kind == "f" and np.isnan(array).any():
-            raise UserError(f"input {name} of the data holds NaN, which proves nothing: clean the data")
+    require_finite(data.inputs)
     if len(set(lengths.values())) > 1:
         raise UserError(f"the data's arrays differ in length: {', '.join(f'{k} {v}' for k, v in lengths.items())}")
     return data
+
+
+def _data_of(value: Any) -> Data:
+    if _is_array(value) or isinstance(value, Mapping) or _is_pair(value):
+        return _batch(value)
+    if isinstance(value, Iterable):
+        return _concatenate([_batch(batch) for batch in value])
+    raise UserError(
+        f"inputs come as arrays, a dict of arrays, (inputs, labels) or batches of these, not as {type(value).__name__}"
+    )
 
 
 def _is_array(value: Any) -> bool:
@@ -111,21 +110,15 @@ def _is_pair(value: Any) -> bool:
 
 def _batch(value: Any) -> Data:
     if _is_array(value):
-        return Data({"input": _float32(value)})
+        return Data({"input": float32(value)})
     if isinstance(value, Mapping):
-        arrays = {str(name): _float32(a) for name, a in value.items()}
+        arrays = {str(name): float32(a) for name, a in value.items()}
         label = next((name for name in LABEL_NAMES if name in arrays and len(arrays) > 1), None)
         labels = arrays.pop(label) if label else None
         return Data(arrays, labels)
     if isinstance(value, (tuple, list)) and len(value) == 2:
         return Data(_batch(value[0]).inputs, np.asarray(value[1]))
     raise UserError(f"a batch is an array, a dict of arrays or (inputs, labels), not {type(value).__name__}")
-
-
-def _float32(value: Any) -> Array:
-    """The array, with float64, NumPy's default, as the float32 that networks take."""
-    array = np.asarray(value)
-    return array.astype(np.float32) if array.dtype == np.float64 else array
 
 
 def _concatenate(batches: list[Data]) -> Data:

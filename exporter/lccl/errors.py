@@ -18,3 +18,10 @@ def first_line(error: BaseException) -> str:
     """The first line of an error's message without its full stop, or its type where it has no message."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0].rstrip(".:") if lines else type(error).__name__
+
+
+def innermost(error: BaseException) -> BaseException:
+    """The error that began a chain of "raised from"."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error

@@ -18,11 +18,13 @@ _unfinished: set[Path] = set()
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """A temporary path beside ``path`` that takes its place when the block ends well, and goes away when it does not.
 
+    A symbolic link stays: what it leads to is replaced.
+
     Raises:
         UserError: the folder is missing or not writable, or the disk is full.
     """
-    target = Path(path)
-    require_writable(target)
+    require_writable(path)
+    target = Path(path).resolve()
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}.tmp")
     _unfinished.add(temporary)
     try:
@@ -46,13 +48,18 @@ def require_writable(path: str | Path) -> None:
     """Raises:
     UserError: ``path`` cannot be written, told before any long work begins.
     """
-    target = Path(path)
+    try:
+        target = Path(path).resolve()
+    except (OSError, RuntimeError):
+        raise UserError(f"{path} is a symbolic link that leads nowhere: name a file") from None
     if target.is_dir():
-        raise UserError(f"{target} is a folder: name a file in it")
+        raise UserError(f"{path} is a folder: name a file in it")
+    if target.exists() and not target.is_file():
+        raise UserError(f"{path} is a device or a pipe, which a file cannot replace: name a file")
     if not target.parent.is_dir():
         raise UserError(f"the folder {target.parent} does not exist: create it, or write somewhere else")
     if not os.access(target.parent, os.W_OK) or (target.exists() and not os.access(target, os.W_OK)):
-        raise UserError(f"no permission to write {target}: choose another place with -o")
+        raise UserError(f"no permission to write {path}: choose another place with -o")
 
 
 def require_file(path: str | Path) -> Path:

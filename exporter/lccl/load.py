@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _compat_pickle
 import contextlib
 import importlib
 import os
@@ -12,7 +13,7 @@ import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from lccl.checkpoint import Checkpoint, read_checkpoint
 from lccl.errors import UserError, first_line
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 TORCH_SUFFIXES = (".pt", ".pth", ".ckpt")
 TRUSTED_FACTORIES = ("lccl.models.resnet:cifar_resnet",)
 """A file may name one of exactly these as its factory; any other has to be named by the caller."""
+_WEIGHTED_OPS = ("Conv", "ConvTranspose", "Gemm", "MatMul", "BatchNormalization", "LCCLConv")
 
 
 @dataclass(frozen=True)
@@ -59,12 +61,16 @@ def load_model(
     source = require_file(path)
     content = _read_torch_file(source, unsafe_pickle)
     if isinstance(content, nn.Module):
+        if factory or state_dict_key:
+            raise UserError(f"{source} is a whole pickled module: leave out the factory (--model) and --state-dict-key")
         _require_no_nan(content.state_dict(), source)
+        _require_finite(content, source)
         return LoadedModel(content.eval(), str(source), None)
     checkpoint = read_checkpoint(content, source, state_dict_key)
     _require_no_nan(checkpoint.state_dict, source)
     module = _build(checkpoint, factory, source)
     _load_weights(module, checkpoint.state_dict, source, _title(factory or checkpoint.factory or ""))
+    _require_finite(module, source)
     return LoadedModel(module.eval(), str(source), checkpoint.input_shape)
 
 
@@ -99,19 +105,28 @@ def load_onnx(path: str | Path) -> onnx.ModelProto:
         ) from None
     if not model.HasField("graph") or not model.graph.node:
         raise UserError(f"{source} is not an ONNX model, or it is cut off (no graph in it): export or copy it again")
-    _require_no_nan_in_onnx(model, source)
+    _require_sound_weights(model, source)
     return model
 
 
-def _require_no_nan_in_onnx(model: onnx.ModelProto, path: Path) -> None:
-    """Weights without NaN; infinities are legal constants of some networks."""
+def _require_sound_weights(model: onnx.ModelProto, path: Path) -> None:
+    """Weights without NaN or infinity; other constants without NaN: some networks have infinite ones, such as masks."""
     import numpy as np
     import onnx
 
     floats = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16, onnx.TensorProto.DOUBLE)
+    weights = {name for node in model.graph.node if node.op_type in _WEIGHTED_OPS for name in node.input[1:]}
     for tensor in model.graph.initializer:
-        if tensor.data_type in floats and np.isnan(onnx.numpy_helper.to_array(tensor)).any():
-            raise UserError(f"{path}: {tensor.name} holds NaN; the training went wrong, take an earlier checkpoint")
+        if tensor.data_type in floats:
+            values = onnx.numpy_helper.to_array(tensor)
+            if np.isnan(values).any():
+                raise _bad_weight(path, tensor.name, "NaN")
+            if tensor.name in weights and np.isinf(values).any():
+                raise _bad_weight(path, tensor.name, "infinity")
+
+
+def _bad_weight(path: Path, name: str, what: str) -> UserError:
+    return UserError(f"{path}: {name} holds {what}; the training went wrong, take an earlier checkpoint")
 
 
 def import_object(name: str, what: str) -> Any:
@@ -132,7 +147,9 @@ def import_object(name: str, what: str) -> Any:
     except ModuleNotFoundError as error:
         where = f" (no module named {error.name!r})" if error.name != module_name else ""
         raise UserError(f"cannot import {module_name}{where}: run from the folder it is in, or install it") from None
-    except Exception as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # a SystemExit too: the module must not choose this program's exit code
         raise UserError(f"importing {module_name} raised {type(error).__name__}: {first_line(error)}") from error
     try:
         value = module
@@ -191,8 +208,11 @@ def _sniff(path: Path) -> str:
     if not zipfile.is_zipfile(path):
         with path.open("rb") as stream:
             return "broken" if stream.read(2) == b"PK" else "legacy"
-    with zipfile.ZipFile(path) as archive:
-        names = archive.namelist()
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except (zipfile.BadZipFile, NotImplementedError, ValueError):
+        return "broken"
     if any(name.endswith("/archive_format") or name == "archive_format" for name in names):
         return "pt2"
     return "torchscript" if any("/code/" in name for name in names) else "pickle"
@@ -211,18 +231,41 @@ def _pickled_classes(path: Path) -> list[str]:
 
 def _pickled_globals(path: Path) -> list[str]:
     """As :func:`_pickled_classes` for a stream of pickles (torch's old format), read opcode by opcode, nothing run."""
+    from torch import _weights_only_unpickler as unpickler
+
     found: set[str] = set()
-    strings: list[str] = []
     with path.open("rb") as stream, contextlib.suppress(Exception):
         while True:
-            for opcode, argument, _ in pickletools.genops(stream):
-                if opcode.name == "GLOBAL":
-                    found.add(str(argument).replace(" ", "."))
-                elif opcode.name == "STACK_GLOBAL" and len(strings) >= 2:
-                    found.add(".".join(strings[-2:]))
-                elif isinstance(argument, str):
-                    strings.append(argument)
-    return sorted(name for name in found if name.partition(".")[0] not in ("torch", "collections"))
+            _collect_globals(stream, found)
+    allowed = {**unpickler._get_allowed_globals(), **unpickler._get_user_allowed_globals()}  # type: ignore[no-untyped-call]
+    return sorted(found - set(allowed))
+
+
+def _collect_globals(stream: IO[bytes], found: set[str]) -> None:
+    """Adds the names that one pickle looks up, those that it memoised earlier too."""
+    strings: list[str] = []
+    memo: dict[int, str | None] = {}
+    top: str | None = None
+    for opcode, argument, _ in pickletools.genops(stream):
+        name = opcode.name
+        if name == "MEMOIZE" or name.endswith("PUT"):
+            memo[len(memo) if argument is None else int(argument)] = top
+            continue
+        if name == "GLOBAL":
+            found.add(_modern_name(*str(argument).split(" ", 1)))
+        elif name == "STACK_GLOBAL" and len(strings) >= 2:
+            found.add(_modern_name(*strings[-2:]))
+        top = memo.get(int(argument)) if name.endswith("GET") and argument is not None else None
+        if isinstance(argument, str) and name != "GLOBAL" and "PERSID" not in name:
+            top = argument
+        if top is not None:
+            strings.append(top)
+
+
+def _modern_name(module: str, name: str) -> str:
+    """A global under the name that Python 3 has for it, as the unpickler reads it."""
+    module, name = _compat_pickle.NAME_MAPPING.get((module, name), (module, name))
+    return f"{_compat_pickle.IMPORT_MAPPING.get(module, module)}.{name}"
 
 
 def _title(factory: str | Callable[[], Any]) -> str:
@@ -291,4 +334,14 @@ def _require_no_nan(state: Mapping[str, Any], path: Path) -> None:
 
     for name, tensor in state.items():
         if isinstance(tensor, torch.Tensor) and tensor.is_floating_point() and bool(torch.isnan(tensor).any()):
-            raise UserError(f"{path}: {name} holds NaN; the training went wrong, take an earlier checkpoint")
+            raise _bad_weight(path, name, "NaN")
+
+
+def _require_finite(module: nn.Module, path: Path) -> None:
+    """Parameters and statistics without infinity; other buffers may hold it, such as masks."""
+    import torch
+
+    statistics = ((n, b) for n, b in module.named_buffers() if n.endswith(("running_mean", "running_var")))
+    for name, tensor in (*module.named_parameters(), *statistics):
+        if tensor.is_floating_point() and bool(torch.isinf(tensor).any()):
+            raise _bad_weight(path, name, "infinity")

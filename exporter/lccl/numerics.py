@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from lccl.errors import UserError
+
 Array = npt.NDArray[Any]
 SMALLEST_SCALE = 0.01
 """Outputs below this size are not held to a finer error: rounding grows with what is summed, not with what is left."""
@@ -75,11 +77,34 @@ def agreement(
 
 
 def _absolute_error(expected: Array, got: Array) -> Array:
-    """|expected - got| in float64; 0 where both are the same NaN or infinity, infinite where only one is."""
+    """|expected - got| in float64; infinite where either is NaN or infinity, which agree with nothing."""
     a, b = expected.astype(np.float64), got.astype(np.float64)
     with np.errstate(invalid="ignore"):
-        error = np.where((a == b) | (np.isnan(a) & np.isnan(b)), 0.0, np.abs(a - b))
-    return np.where(np.isnan(error), np.inf, error)
+        error = np.abs(a - b)
+    return np.where(np.isfinite(error), error, np.inf)
+
+
+def float32(value: Any) -> Array:
+    """The array, with float64, NumPy's default, as the float32 that networks take."""
+    array = np.asarray(value)
+    return array.astype(np.float32) if array.dtype == np.float64 else array
+
+
+def not_finite(arrays: Mapping[str, Array]) -> str | None:
+    """The name of the first array with NaN or infinity in it, with which nothing can be held to agree."""
+    for name, array in arrays.items():
+        if (array.dtype.kind in "fc" or array.dtype.name == "bfloat16") and not np.isfinite(array).all():
+            return name
+    return None
+
+
+def require_finite(inputs: Mapping[str, Array]) -> None:
+    """Raises:
+    UserError: NaN or infinity in the inputs.
+    """
+    name = not_finite(inputs)
+    if name is not None:
+        raise UserError(f"input {name} of the data holds NaN or infinity, which proves nothing: clean the data")
 
 
 def merge(parts: Sequence[Agreement]) -> Agreement:

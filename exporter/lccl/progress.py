@@ -30,7 +30,8 @@ def on_terminal(enabled: bool = True) -> Iterator[Progress]:
     from rich.progress import Progress as Bar
 
     columns = (SpinnerColumn(), BarColumn(bar_width=24), TimeElapsedColumn(), TextColumn("{task.description}"))
-    with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
+    # This stream itself: sys.stderr may be another while a step keeps a library quiet.
+    with Bar(*columns, console=Console(file=sys.stderr), transient=True) as bar:
         task = bar.add_task("starting", total=None)
 
         def report(step: str, done: int | None = None, total: int | None = None) -> None:

@@ -6,10 +6,13 @@ import numpy as np
 import onnx
 
 from lccl.errors import UserError, first_line
-from lccl.numerics import Agreement, Array, agreement
-from lccl.op.contract import FLT_MAX
-from lccl.op.onnx_op import is_lccl_node, node_attributes
+from lccl.numerics import Agreement, Array, agreement, not_finite
+from lccl.op.contract import DOMAIN, FLT_MAX, INPUT_NAMES, OP_TYPE
+from lccl.op.onnx_op import attach_function, is_lccl_node, node_attributes
+from lccl.run.base import infer_all
 from lccl.run.onnxruntime import OnnxRuntimeRunner
+
+Feed = dict[str, Array]
 
 
 def check_model(model: onnx.ModelProto) -> None:
@@ -28,20 +31,44 @@ def check_model(model: onnx.ModelProto) -> None:
 def check_view(
     model: onnx.ModelProto, view: onnx.ModelProto, feeds: list[dict[str, Array]], tolerance: float | None = None
 ) -> None:
-    """A derived view of the model against the model itself, in ONNX Runtime.
+    """A derived view of the model, of its precision or of a lower one, against the model itself, in ONNX Runtime.
 
     Raises:
         UserError: they differ.
     """
-    allowed = default_tolerance(model) if tolerance is None else tolerance
+    allowed = max(default_tolerance(model), default_tolerance(view)) if tolerance is None else tolerance
     with OnnxRuntimeRunner(model) as first, OnnxRuntimeRunner(view) as second:
         for feed in feeds:
             hold(
-                first.infer(feed),
-                second.infer(feed),
+                infer_all(first, feed),
+                infer_all(second, feed),
                 allowed,
                 has_hard_gates(model),
                 "the model in standard ops differs from it",
+            )
+
+
+def check_types(model: onnx.ModelProto, view: onnx.ModelProto) -> None:
+    """What can be told of a derived view that no runtime here runs: it passes onnx's check, its outputs keep their types.
+
+    Raises:
+        UserError: they do not.
+    """
+    untyped = onnx.ModelProto()
+    untyped.CopyFrom(view)
+    for value in untyped.graph.output:
+        value.type.Clear()
+    try:
+        onnx.checker.check_model(view)
+        inferred = onnx.shape_inference.infer_shapes(untyped)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, ValueError) as error:
+        raise UserError(f"the converted model does not pass onnx's check: {first_line(error)}") from error
+    for value, found in zip(model.graph.output, inferred.graph.output, strict=True):
+        wanted, element = value.type.tensor_type.elem_type, found.type.tensor_type.elem_type
+        if element not in (wanted, onnx.TensorProto.UNDEFINED):
+            names = [onnx.TensorProto.DataType.Name(t) for t in (element, wanted)]
+            raise UserError(
+                f"the converted model's output {value.name} is {names[0]} instead of {names[1]}; nothing was written"
             )
 
 
@@ -49,8 +76,14 @@ def hold(reference: dict[str, Array], outputs: dict[str, Array], tolerance: floa
     """The agreement of two implementations.
 
     Raises:
-        UserError: there is none; ``what`` says whose.
+        UserError: there is none; ``what`` says whose. Or the reference is not finite: what is as broken would agree.
     """
+    broken = not_finite(reference)
+    if broken is not None:
+        raise UserError(
+            f"the source's output {broken} holds NaN or infinity, so that nothing can be held against it: check its weights "
+            "and the range of its inputs; nothing was written"
+        )
     try:
         result = agreement(reference, outputs, tolerance, hard_gates=hard_gates)
     except ValueError as error:
@@ -76,6 +109,35 @@ def with_soft_gates(model: onnx.ModelProto) -> onnx.ModelProto:
         del node.attribute[:]
         node.attribute.extend([*kept, *(onnx.helper.make_attribute(k, v) for k, v in values.items())])
     return soft
+
+
+def with_open_gates(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with every gate 1, by the op's own inputs: a zero gate_W, a gate_B of 1 and no external map."""
+    opened = with_soft_gates(model)
+    one = [onnx.numpy_helper.from_array(np.ones(s, np.float32), f"open.{n}") for n, s in (("map", (1, 1, 1, 1)), ("gate_B", 1))]
+    opened.graph.initializer.extend(one)
+    nodes = list(opened.graph.node)
+    del opened.graph.node[:]
+    for i, node in enumerate(nodes):
+        if is_lccl_node(node):
+            places = {name: INPUT_NAMES.index(name) for name in ("gate_W", "gate_B", "gate")}
+            weight = node.input[places["gate_W"]]
+            opened.graph.node.append(onnx.helper.make_node("Sub", [weight, weight], [f"open.gate_W.{i}"]))
+            opened.graph.node.append(onnx.helper.make_node("CastLike", ["open.map", weight], [f"open.gate.{i}"]))
+            node.input[places["gate_W"]], node.input[places["gate"]] = f"open.gate_W.{i}", f"open.gate.{i}"
+            node.input[places["gate_B"]] = "open.gate_B"
+        opened.graph.node.append(node)
+    return opened
+
+
+def runnable(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model as it is, with the op's function where it has none."""
+    out = onnx.ModelProto()
+    out.CopyFrom(model)
+    needs = any(is_lccl_node(n) for n in model.graph.node)
+    if needs and not any(f.name == OP_TYPE and f.domain == DOMAIN for f in model.functions):
+        attach_function(out)
+    return out
 
 
 def default_tolerance(model: onnx.ModelProto) -> float:

@@ -1,4 +1,4 @@
-"""Every block of every README runs, and the README's table is the demo's own output."""
+"""Every block of every README runs or is listed with the reason, and the README's table is the demo's own output."""
 
 from __future__ import annotations
 
@@ -14,13 +14,26 @@ import pytest
 
 from conftest import ROOT
 
-DOCUMENTS = ("README.md", "samples/digits/README.md")
+NOT_OURS = {"build", "dist", "node_modules"}
+DOCUMENTS = sorted(
+    path.relative_to(ROOT).as_posix()
+    for depth in ("", "*/", "*/*/", "*/*/*/")
+    for path in ROOT.glob(f"{depth}README.md")
+    if not any(part in NOT_OURS or part.startswith(".") for part in path.relative_to(ROOT).parts)
+)
+ELSEWHERE = {
+    "make demo": "its output is held against the README's table below",
+    "make test": "would be this run again; that it collects is seen below",
+    "make train-digits": "overwrites the committed files; one epoch of it is run below",
+    "make kernels": "minutes of nvcc; tests/native builds the library with it",
+}
+"""Commands of which a block is not run by itself -> why."""
 TIMES = re.compile(r"\d+\.\d{3}|\d+\.\d{2}x|\d\.\de-\d\d")
 
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced block of a document."""
+    """A fenced or indented block of a document."""
 
     document: str
     line: int
@@ -31,14 +44,23 @@ class Block:
     def id(self) -> str:
         return f"{self.document}:{self.line}"
 
+    @property
+    def elsewhere(self) -> str | None:
+        """Why the block is not run as it stands, if it is not."""
+        lines = self.text.splitlines()
+        return next((why for start, why in ELSEWHERE.items() if any(line.startswith(start) for line in lines)), None)
+
 
 def blocks_of(document: str) -> list[Block]:
     lines = (ROOT / document).read_text().splitlines()
     found, start = [], None
     for i, line in enumerate(lines, 1):
+        if start is None and line.startswith("    ") and (i == 1 or not lines[i - 2].strip()):
+            end = next((k for k, text in enumerate(lines[i:], i) if not text.startswith("    ")), len(lines))
+            found.append(Block(document, i, "bash", "\n".join(text[4:] for text in lines[i - 1 : end])))
         if line.startswith("```"):
             if start is None:
-                start, language = i, line[3:].strip()
+                start, language = i, line[3:].strip() or "bash"
             else:
                 found.append(Block(document, start, language, "\n".join(lines[start : i - 1])))
                 start = None
@@ -47,8 +69,7 @@ def blocks_of(document: str) -> list[Block]:
 
 
 BLOCKS = [block for document in DOCUMENTS for block in blocks_of(document)]
-MAKE = [b for b in BLOCKS if b.language == "bash" and b.text.startswith("make ")]
-COMMANDS = [b for b in BLOCKS if b not in MAKE and b.language in ("bash", "python")]
+COMMANDS = [b for b in BLOCKS if b.language in ("bash", "python")]
 
 
 @pytest.fixture(scope="module")
@@ -69,13 +90,25 @@ def run(arguments: list[str], cwd: Path, **environment: str) -> str:
 
 
 def test_every_block_is_run_or_shows_output() -> None:
+    assert {"README.md", "bench/README.md", "samples/digits/README.md", "trt_plugin/README.md"} <= set(DOCUMENTS)
     assert {b.language for b in BLOCKS} == {"bash", "python", "text"}
-    assert len(MAKE) == 2
-    assert len(COMMANDS) >= 5
+    assert {b.elsewhere for b in COMMANDS} == {None, *ELSEWHERE.values()}
+    assert len([b for b in COMMANDS if b.elsewhere is None]) >= 5
+
+
+def test_indented_blocks_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "d.md").write_text("Text\n\n    one\n    two\n\n```python\n\n    three\n```\n* a list\n    of two lines\n")
+    monkeypatch.setattr(sys.modules[__name__], "ROOT", tmp_path)
+    assert [(b.line, b.language, b.text) for b in blocks_of("d.md")] == [
+        (3, "bash", "one\ntwo"),
+        (6, "python", "\n    three"),
+    ]
 
 
 @pytest.mark.parametrize("block", COMMANDS, ids=lambda b: b.id)
 def test_block(block: Block, folder: Path) -> None:
+    if block.elsewhere is not None:
+        pytest.skip(block.elsewhere)
     if block.language == "python":
         run([sys.executable, "-c", block.text], folder, PYTHONPATH=str(folder))
     else:
@@ -87,7 +120,7 @@ def demo() -> str:
     """What `make demo` prints."""
     if shutil.which("make") is None:
         pytest.skip("there is no make here")
-    (block,) = [b for b in MAKE if b.text == "make demo"]
+    (block,) = [b for b in COMMANDS if b.text == "make demo"]
     return run(["bash", "-c", block.text], ROOT)
 
 
@@ -107,12 +140,25 @@ def test_the_readmes_table_is_the_demos_output(demo: str) -> None:
 
 def test_make_test_collects() -> None:
     """The whole run would be this run again; that it installs, finds its tests and ends well is what is left to see."""
-    (block,) = [b for b in MAKE if b.text == "make test"]
+    (block,) = [b for b in COMMANDS if b.text == "make test"]
     assert "tests collected" in run(["bash", "-c", block.text], ROOT, PYTEST_ADDOPTS="--collect-only -q")
 
 
+def test_the_demos_networks_can_be_trained_again(tmp_path: Path) -> None:
+    """One epoch of what `make train-digits` runs 45 of."""
+    (block,) = [b for b in COMMANDS if b.text == "make train-digits"]
+    shown = run(["make", "--dry-run", "--no-print-directory", "train-digits"], ROOT)
+    (command,) = [line for line in shown.splitlines() if line.endswith("train.py")]
+    script = ROOT / command.split()[-1]
+    printed = run([sys.executable, str(script), "--epochs", "1", "--out", str(tmp_path)], ROOT)
+    assert block.document == f"{script.parent.relative_to(ROOT).as_posix()}/README.md"
+    assert printed.count("held-out images") == 2
+    files = (tmp_path / "lccl.pt", "--dense", tmp_path / "dense.pt")
+    run(["lccl-compare", *map(str, files), "--runs", "0", "--data", "samples.digits.data:held_out"], ROOT)
+
+
 def test_links_lead_somewhere() -> None:
-    for document in (*DOCUMENTS, "CONTRIBUTING.md"):
+    for document in (*DOCUMENTS, "CONTRIBUTING.md", "CHANGELOG.md"):
         for target in re.findall(r"\]\(([^)#:]+)\)", (ROOT / document).read_text()):
             assert ((ROOT / document).parent / target).exists(), f"{document} links to {target}"
 

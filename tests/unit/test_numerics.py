@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ml_dtypes
 import numpy as np
 import pytest
 
-from lccl.numerics import agreement, merge
+from lccl.errors import UserError
+from lccl.numerics import agreement, merge, not_finite
+from lccl.verify import hold
 
 
 def of(reference: list[float], other: list[float], tolerance: float = 1e-4, hard_gates: bool = False):
@@ -23,9 +26,25 @@ def test_errors_are_relative_to_the_largest_output() -> None:
 
 
 def test_nan_and_infinity() -> None:
-    assert of([np.nan, np.inf], [np.nan, np.inf]), "the same NaN is no error"
-    assert not of([1.0, 2.0], [np.nan, 2.0])
+    """They agree with nothing, themselves included: what is broken in the same way proves nothing."""
+    for value in (np.nan, np.inf):
+        assert not of([value, 1.0], [value, 1.0])
+        assert not of([1.0, 2.0], [value, 2.0])
     assert not of([1.0, 2.0], [np.inf, 2.0], hard_gates=True)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_reference_that_is_not_finite_is_refused(value: float) -> None:
+    broken = {"x": np.zeros((2, 1)), "y": np.array([[1.0], [value]], np.float32)}
+    assert not_finite(broken) == "y"
+    with pytest.raises(UserError, match="output y holds NaN or infinity"):
+        hold(broken, broken, 1e-4, False, "the model")
+
+
+def test_only_floats_can_be_not_finite() -> None:
+    kinds = ("int64", "uint8", "bool", "float16", "float32", ml_dtypes.bfloat16, "U3")
+    assert not_finite({str(kind): np.ones(2).astype(kind) for kind in kinds}) is None
+    assert not_finite({"y": np.array([np.nan]).astype(ml_dtypes.bfloat16)}) == "y"
 
 
 def test_a_minority_may_differ_where_gates_are_hard() -> None:

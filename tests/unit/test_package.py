@@ -69,14 +69,14 @@ def imports_of(path: Path) -> set[str]:
 
 
 MAY_IMPORT = {
-    "op": {"errors", "op"},
+    "op": {"errors", "numerics", "op"},
     "cuda": {"errors", "op", "text", "cuda"},
     "nn": {"errors", "op", "cuda", "nn"},
     "models": {"errors", "nn", "models"},
     "train": {"nn", "train"},
-    "graph": {"errors", "op", "graph"},
-    "run": {"errors", "files", "run", "torch_calls"},
-    "profiling": {"errors", "op", "nn", "graph", "run", "numerics", "text", "load", "torch_calls", "profiling"},
+    "graph": {"errors", "numerics", "op", "graph"},
+    "run": {"errors", "files", "numerics", "run", "torch_calls"},
+    "profiling": {"errors", "op", "nn", "graph", "run", "numerics", "text", "load", "torch_calls", "verify", "profiling"},
     "exporting": {
         "errors",
         "files",
@@ -98,11 +98,11 @@ MAY_IMPORT = {
 
 SHARED = {
     "checkpoint": {"errors", "files"},
-    "data": {"errors", "files", "load", "run"},
+    "data": {"errors", "files", "load", "numerics"},
     "errors": set(),
     "files": {"errors"},
     "load": {"checkpoint", "errors", "files"},
-    "numerics": set(),
+    "numerics": {"errors"},
     "progress": set(),
     "text": set(),
     "torch_calls": set(),

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from lccl.cli.common import EXIT_OK, Parser, parse_named_shapes, run, show
+from lccl.cli.common import EXIT_OK, Parser, parse_named_shapes, recorded, run, show
 from lccl.errors import UserError
 from lccl.files import require_file
 from lccl.progress import on_terminal
@@ -71,7 +71,7 @@ def command(arguments: Sequence[str]) -> int:
             plugin_library=options.plugin,
             tf32=options.tf32,
             verbose=options.verbose,
-            command=["lccl-build-engine", *arguments],
+            command=recorded(["lccl-build-engine", *arguments]),
             progress=progress,
             **shapes,
         )

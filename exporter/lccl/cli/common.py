@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import math
 import os
+import re
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -77,7 +79,28 @@ def _abandon(_number: int, _frame: FrameType | None) -> NoReturn:
 
 def show(result: Any, as_json: bool) -> None:
     """A result as text, or as JSON."""
-    print(json.dumps(result.as_dict(), indent=1, default=str) if as_json else result)
+    print(json.dumps(_plain(result.as_dict()), indent=1, default=str) if as_json else result)
+
+
+def _plain(value: Any) -> Any:
+    """The value with null in place of NaN and infinity, which JSON does not have."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def recorded(words: Sequence[str]) -> list[str]:
+    """A command's words for a file that others read: paths by their last part, since folders are this machine's own."""
+    return [re.sub(r"^(--?[\w-]+=)?.*[/\\](?=.)", r"\1", word) for word in words]
+
+
+@contextlib.contextmanager
+def stdout_kept() -> Iterator[None]:
+    """What code of the user's prints within the block goes to stderr: stdout is for the result."""
+    with contextlib.redirect_stdout(sys.stderr):
+        yield
 
 
 def parse_shape(text: str) -> tuple[int, ...]:
@@ -87,7 +110,7 @@ def parse_shape(text: str) -> tuple[int, ...]:
         UserError: another form.
     """
     parts = text.replace(",", "x").split("x")
-    if not all(part.isdigit() and int(part) > 0 for part in parts):
+    if not all(part.isascii() and part.isdecimal() and int(part) > 0 for part in parts):
         raise UserError(f"a shape is written like 1x3x224x224, not {text!r}")
     return tuple(map(int, parts))
 
@@ -112,6 +135,14 @@ def fraction(text: str) -> float:
     value = float(text)
     if not 0 <= value <= 1:
         raise argparse.ArgumentTypeError(f"a fraction is between 0 and 1, not {text}")
+    return value
+
+
+def seconds(text: str) -> float:
+    """A time that is not negative."""
+    value = number(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"a time is not negative, as {text} is")
     return value
 
 

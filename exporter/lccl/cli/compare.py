@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from lccl.cli.common import EXIT_FELL_SHORT, EXIT_OK, Parser, fraction, number, run, show
+from lccl.cli.common import EXIT_FELL_SHORT, EXIT_OK, Parser, fraction, number, run, seconds, show, stdout_kept
 from lccl.errors import UserError
 from lccl.files import require_file
 from lccl.progress import on_terminal
@@ -36,7 +36,7 @@ def parser() -> Parser:
     p.add_argument("--batch", type=int, default=1, help="batch size of the latencies (default: %(default)s)")
     p.add_argument("--warmup", type=int, default=10, help="rounds before measuring (default: %(default)s)")
     p.add_argument("--runs", type=int, default=200, help="rounds measured; 0: no latencies (default: %(default)s)")
-    p.add_argument("--max-seconds", type=float, default=20, help="of measuring latencies in all (default: %(default)s)")
+    p.add_argument("--max-seconds", type=seconds, default=20, help="of measuring latencies in all (default: %(default)s)")
     p.add_argument(
         "--min-agreement", type=fraction, metavar="FRACTION", help="of predictions between runners of the LCCL network"
     )
@@ -44,7 +44,10 @@ def parser() -> Parser:
     p.add_argument(
         "--max-accuracy-drop", type=number, metavar="POINTS", help="top-1 below the dense network's, in percentage points"
     )
-    p.add_argument("--min-speedup", type=number, metavar="RATIO", help="over the dense network in the same runtime")
+    p.add_argument(
+        "--min-speedup", type=number, metavar="RATIO", help="over the dense network in the same runtime on the same device"
+    )
+    p.add_argument("--plugin", type=Path, metavar="LIBRARY", help="the TensorRT plugin of engines (default: the installed one)")
     p.add_argument("--allow-skipped", action="store_true", help="limits hold although a named file could not run here")
     return p
 
@@ -56,7 +59,7 @@ def command(arguments: Sequence[str]) -> int:
             raise UserError(f"--{name} is at least {least}, not {getattr(options, name)}")
     for path in (*options.networks, *options.dense):
         require_file(path)
-    with on_terminal(not options.quiet) as progress:
+    with on_terminal(not options.quiet) as progress, stdout_kept():
         progress("loading the runtimes")
         from lccl.comparing import LatencyPlan, Limits, compare
 
@@ -71,6 +74,7 @@ def command(arguments: Sequence[str]) -> int:
             latency=LatencyPlan(options.batch, options.warmup, options.runs, options.max_seconds) if options.runs else None,
             limits=Limits(options.min_agreement, options.min_dense_agreement, options.max_accuracy_drop, options.min_speedup),
             allow_skipped=options.allow_skipped,
+            plugin_library=options.plugin,
             progress=progress,
         )
     show(result, options.json)

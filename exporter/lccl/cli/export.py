@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from lccl.cli.common import EXIT_OK, Parser, parse_shape, run, show
+from lccl.cli.common import EXIT_OK, Parser, parse_shape, recorded, run, show, stdout_kept
 from lccl.errors import UserError
 from lccl.files import require_file, require_writable
 from lccl.progress import Progress, on_terminal
@@ -51,7 +51,7 @@ def command(arguments: Sequence[str]) -> int:
     require_writable(options.output)
     if options.output.suffix != ".onnx":
         raise UserError(f"{options.output}: the output's name ends with .onnx")
-    with on_terminal(not options.quiet) as progress:
+    with on_terminal(not options.quiet) as progress, stdout_kept():
         progress("loading PyTorch")
         result = _export(options, ["lccl-export", *arguments], progress)
     show(result, options.json)
@@ -64,7 +64,7 @@ def _export(options: Namespace, words: Sequence[str], progress: Progress) -> Any
 
     shapes = [parse_shape(text) for text in options.input_shape or ()]
     metadata = {
-        "lccl.command": shlex.join(words),
+        "lccl.command": shlex.join(recorded(words)),
         "lccl.source": options.source.name,
         "lccl.source_sha256": sha256(options.source),
     }
@@ -98,15 +98,19 @@ def _export(options: Namespace, words: Sequence[str], progress: Progress) -> Any
 
 
 def _export_onnx(options: Namespace, common: dict[str, Any], shapes: list[tuple[int, ...]], export: Any) -> Any:
-    for given, name in ((options.model, "--model"), (shapes, "--input-shape"), (options.dynamic_hw, "--dynamic-hw")):
-        if given:
-            raise UserError(f"{name} goes with a checkpoint; an .onnx file has its network and shapes in it")
+    for name in ("model", "state_dict_key", "unsafe_pickle", "dynamic_hw"):
+        if getattr(options, name):
+            raise UserError(f"--{name.replace('_', '-')} goes with a checkpoint; an .onnx file has its network in it")
+    import numpy as np
+
     from lccl.load import load_onnx
+    from lccl.verify import input_types
 
     proto = load_onnx(options.source)
-    stored = {t.name for t in proto.graph.initializer}
-    names = tuple(v.name for v in proto.graph.input if v.name not in stored)
-    return export(proto, None, options.output, inputs=_real_inputs(options.inputs, names), **common)
+    inputs = _real_inputs(options.inputs, tuple(input_types(proto)))
+    if not shapes and inputs:
+        shapes = [(1, *a.shape[1:]) for a in inputs.values()]
+    return export(proto, [np.empty(shape) for shape in shapes] or None, options.output, inputs=inputs, **common)
 
 
 def _real_inputs(source: str | None, names: tuple[str, ...]) -> dict[str, Array] | None:

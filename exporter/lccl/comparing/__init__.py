@@ -12,14 +12,16 @@ from typing import Any
 import numpy as np
 
 from lccl.comparing.contestants import Contestant, open_networks
-from lccl.comparing.measure import CHUNK, LatencyPlan, all_outputs, latencies, predictions, top1
+from lccl.comparing.measure import LatencyPlan, all_outputs, latencies, predictions, top1
 from lccl.comparing.results import Check, Comparison, Latency, Role, Row, Setting
 from lccl.data import Data, as_data, load_data
 from lccl.errors import UserError
+from lccl.numerics import Array, not_finite
 from lccl.op.onnx_op import is_lccl_node, register_schema
 from lccl.profiling import Profile, profile
 from lccl.progress import Progress, silent
-from lccl.run.base import Array
+from lccl.run.base import CHUNK
+from lccl.verify import input_types
 
 __all__ = ["Check", "Comparison", "Data", "Latency", "LatencyPlan", "Limits", "Row", "Setting", "compare"]
 
@@ -35,7 +37,7 @@ class Limits:
     max_accuracy_drop: float | None = None
     """Top-1 of the dense network minus that of the LCCL one, in points (0.5 is half a percent)."""
     min_speedup: float | None = None
-    """Median latency of the dense network / that of the LCCL one in the same runtime; every LCCL row with
+    """Median latency of the dense network / that of the LCCL one in the same runtime on the same device; every LCCL row with
     a dense one in its runtime has to hold it."""
 
 
@@ -51,6 +53,7 @@ def compare(
     latency: LatencyPlan | None = LatencyPlan(),  # noqa: B008 - frozen
     limits: Limits = Limits(),
     allow_skipped: bool = False,
+    plugin_library: str | Path | None = None,
     progress: Progress = silent,
 ) -> Comparison:
     """Runs the LCCL network and dense ones over the same inputs.
@@ -66,6 +69,7 @@ def compare(
         latency: how to measure; None: do not.
         limits: what has to hold for the result to be true.
         allow_skipped: limits count although a named network could not run here; else that is an error.
+        plugin_library: of engines that need the TensorRT plugin; by default the environment's or the installed one.
         progress: told each step.
 
     Raises:
@@ -73,8 +77,11 @@ def compare(
     """
     register_schema()
     inputs = load_data(data) if isinstance(data, (str, Path)) else as_data(data)
-    contestants = open_networks(_as_list(networks), "lccl", inputs, factory, threads, twin, progress)
-    contestants += open_networks(_as_list(dense), "dense", inputs, dense_factory, threads, False, progress)
+    plugin = Path(plugin_library) if plugin_library else None
+    contestants = open_networks(_as_list(networks), "lccl", inputs, factory, threads, twin, progress, plugin)
+    contestants += open_networks(_as_list(dense), "dense", inputs, dense_factory, threads, False, progress, plugin)
+    if {"tensorrt", "tensorrt-rtx"} <= {c.runner.name for c in contestants}:
+        raise UserError("engines of tensorrt and of tensorrt-rtx cannot run in one process: compare them one at a time")
     if not any(c.role == "lccl" and not c.skipped for c in contestants):
         reasons = "; ".join(f"{c.network}: {c.skipped}" for c in contestants if c.skipped)
         raise UserError(f"no runtime here can run the LCCL network ({reasons or 'none was given'})")
@@ -83,6 +90,7 @@ def compare(
         reasons = "; ".join(f"{c.network}: {c.skipped}" for c in skipped)
         raise UserError(f"not every network can run here ({reasons}), so the limits prove nothing of it: pass --allow-skipped")
     rows, outputs = _run(contestants, inputs, latency, progress)
+    _require_finite_references(rows, outputs)
     rows = _against_references(rows, outputs)
     rows = tuple(_with_speedup(row, rows) for row in rows)
     batch = min(latency.batch, len(inputs)) if latency else 0
@@ -120,9 +128,26 @@ def _run(
     return tuple(rows), [outputs.get(id(c)) for c in contestants]
 
 
+def _references(rows: tuple[Row, ...]) -> dict[Role, int]:
+    """The first row of each network that ran."""
+    return {row.role: i for i, row in reversed(list(enumerate(rows))) if not row.skipped}
+
+
+def _require_finite_references(rows: tuple[Row, ...], outputs: list[list[Array] | None]) -> None:
+    """Raises:
+    UserError: NaN or infinity in what others are held against; all that are as broken would agree with it.
+    """
+    for role, i in _references(rows).items():
+        if role != "dense twin" and not_finite({str(k): value for k, value in enumerate(outputs[i] or ())}) is not None:
+            raise UserError(
+                f"{rows[i].label} gives NaN or infinity on this data, so nothing can be held against it: check its weights "
+                "and the range of the data"
+            )
+
+
 def _against_references(rows: tuple[Row, ...], outputs: list[list[Array] | None]) -> tuple[Row, ...]:
     """Each row against the first of its network; the first LCCL row's predictions against the dense network's."""
-    first = {row.role: i for i, row in reversed(list(enumerate(rows))) if not row.skipped}
+    first = _references(rows)
     return tuple(_against_reference(i, rows, outputs, first) for i in range(len(rows)))
 
 
@@ -155,16 +180,18 @@ def _errors(a: list[Array], b: list[Array]) -> tuple[float, float]:
     difference = np.concatenate(
         [np.abs(x.astype(np.float64) - y.astype(np.float64)).ravel() for x, y in zip(a, b, strict=True)]
     )
+    difference[np.isnan(difference)] = np.inf
     return float(difference.max(initial=0.0)), float(difference.mean())
 
 
 def _with_speedup(row: Row, rows: tuple[Row, ...]) -> Row:
-    """Against the dense network in the same runtime, or the dense twin where there is none."""
+    """Against the dense network in the same runtime on the same device, or the dense twin where there is none."""
     if row.role != "lccl" or row.latency is None:
         return row
     for role in ("dense", "dense twin"):
         for other in rows:
-            if other.role == role and other.runner == row.runner and other.latency is not None:
+            same = (other.runner, other.device) == (row.runner, row.device)
+            if other.role == role and same and other.latency is not None:
                 return replace(row, speedup=other.latency.median_ms / row.latency.median_ms, speedup_over=other.label)
     return row
 
@@ -209,7 +236,7 @@ def _checks(rows: tuple[Row, ...], limits: Limits) -> tuple[Check, ...]:
         limits.min_speedup,
         speedups,
         "min",
-        "latencies of the LCCL network and of a dense one in the same runtime",
+        "latencies of the LCCL network and of a dense one in the same runtime on the same device",
     )
     return tuple(checks)
 
@@ -221,7 +248,7 @@ def _profile(contestants: Sequence[Contestant], data: Data, progress: Progress) 
     if proto is None:
         return None
     progress("counting density and MACs")
-    names = tuple(v.name for v in proto.graph.input)
+    names = tuple(input_types(proto))
     return profile(proto, [data.feed(names, start, start + CHUNK) for start in range(0, len(data), CHUNK)])
 
 

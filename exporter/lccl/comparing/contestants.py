@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +25,8 @@ from lccl.run.onnxruntime import OnnxRuntimeRunner
 if TYPE_CHECKING:
     from torch import nn
 
+ENGINE_SUFFIXES = (".engine", ".plan", ".trt")
+
 
 @dataclass(frozen=True)
 class Contestant:
@@ -46,16 +48,20 @@ def open_networks(
     threads: int,
     twin: bool,
     progress: Progress,
+    plugin: Path | None = None,
 ) -> list[Contestant]:
     """One contestant per file or module; a network given in PyTorch only is also exported and run in ONNX Runtime.
 
     Args:
         networks: ``.pt``, ``.onnx`` or ``.engine`` files, modules or ONNX models, all of the same network.
         twin: add the dense twin of an ONNX model with gates.
+        plugin: the library for engines that need one.
 
     Raises:
         UserError: a file that cannot be read or is of no known kind.
     """
+    if factory is not None and not any(isinstance(n, (str, Path)) and Path(n).suffix in TORCH_SUFFIXES for n in networks):
+        raise UserError(f"a factory for the {role} network (--model, --dense-model) goes with a checkpoint, and none is named")
     found: list[Contestant] = []
     has_onnx = any(isinstance(n, onnx.ModelProto) or str(n).endswith(".onnx") for n in networks)
     for network in networks:
@@ -63,7 +69,11 @@ def open_networks(
         if isinstance(network, onnx.ModelProto):
             found += _of_onnx(network, role, role, threads, twin)
         elif isinstance(network, (str, Path)):
-            found += _of_file(Path(network), role, factory, data, threads, twin, not has_onnx, progress)
+            path = require_file(network)
+            if path.suffix in ENGINE_SUFFIXES:
+                found.append(_of_engine(path, role, plugin))
+            else:
+                found += _of_file(path, role, factory, data, threads, twin, not has_onnx, progress)
         else:
             found += _of_module(network, role, role, data, threads, twin, not has_onnx, progress)
     return found
@@ -83,14 +93,11 @@ def _of_file(
     to_onnx: bool,
     progress: Progress,
 ) -> list[Contestant]:
-    require_file(path)
     if path.suffix in TORCH_SUFFIXES:
         module = load_model(path, factory).module
         return _of_module(module, path.name, role, data, threads, twin, to_onnx, progress)
     if path.suffix == ".onnx":
         return _of_onnx(load_onnx(path), path.name, role, threads, twin)
-    if path.suffix in (".engine", ".plan", ".trt"):
-        return [_of_engine(path, role)]
     raise UserError(f"{path}: a network is a .pt, .onnx or .engine file")
 
 
@@ -119,7 +126,7 @@ def _of_module(
 
 def _of_onnx(proto: onnx.ModelProto, name: str, role: Role, threads: int, twin: bool) -> list[Contestant]:
     gated = any(is_lccl_node(n) for n in proto.graph.node)
-    if gated and role == "dense":
+    if role == "dense" and (gated or _is_decomposed(proto)):
         raise UserError(f"{name} has gates, so it is no dense network: name it before --dense")
     if gated:
         proto = canonical(proto)
@@ -137,17 +144,36 @@ def _is_decomposed(proto: onnx.ModelProto) -> bool:
     return any(p.key == "lccl.twin" and p.value == "decomposed" for p in proto.metadata_props)
 
 
-def _of_engine(path: Path, role: Role) -> Contestant:
-    from lccl.engine.tensorrt import find_plugin, import_tensorrt, load_plugin
+def _of_engine(path: Path, role: Role, plugin: Path | None) -> Contestant:
+    from lccl.engine.tensorrt import import_tensorrt, load_plugin
     from lccl.run.tensorrt import TensorRTRunner, gpu_missing
 
     sidecar = read_sidecar(path)
-    recorded = sidecar.get("plugin")
 
     def prepare() -> None:
-        if recorded is not None:
-            library = find_plugin() or find_plugin(Path(recorded))
-            assert library is not None
+        library = plugin_of(path, sidecar, plugin)
+        if library is not None:
             load_plugin(import_tensorrt(), library)
 
     return Contestant(path.name, role, TensorRTRunner(path, sidecar["backend"], prepare), gpu_missing())
+
+
+def plugin_of(engine: Path, sidecar: Mapping[str, Any], given: Path | None) -> Path | None:
+    """The library that an engine needs; None where it needs none. Never one that the side-car leads to: that would be
+    code of whoever wrote the file.
+
+    Raises:
+        UserError: it is not here.
+    """
+    from lccl.engine.tensorrt import LIBRARY_VARIABLE, find_plugin
+
+    recorded = sidecar.get("plugin")
+    if recorded is None:
+        return None
+    library = find_plugin(given)
+    if library is None:
+        name = recorded.get("file") if isinstance(recorded, Mapping) else recorded
+        raise UserError(
+            f"{engine} needs the plugin {Path(str(name)).name}, which is not installed: name it with --plugin or {LIBRARY_VARIABLE}"
+        )
+    return library

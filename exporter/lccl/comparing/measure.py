@@ -10,11 +10,10 @@ import numpy as np
 
 from lccl.comparing.results import Latency
 from lccl.data import Data
+from lccl.errors import UserError
+from lccl.numerics import Array
 from lccl.progress import Progress
-from lccl.run.base import Array, Runner
-
-CHUNK = 64
-"""Samples per inference when only the outputs matter."""
+from lccl.run.base import CHUNK, Runner, infer_all
 
 
 @dataclass(frozen=True)
@@ -30,23 +29,35 @@ class LatencyPlan:
 
 def all_outputs(runner: Runner, data: Data) -> list[Array]:
     """The runner's outputs over all samples, in order."""
-    chunks = [
-        list(runner.infer(data.feed(runner.input_names, start, start + CHUNK)).values()) for start in range(0, len(data), CHUNK)
-    ]
+    names = runner.input_names
+    chunks = [list(infer_all(runner, data.feed(names, i, i + CHUNK)).values()) for i in range(0, len(data), CHUNK)]
+    if any(value.ndim == 0 for value in chunks[0]):
+        raise UserError(f"an output of the network in {runner.name} is one number for all samples: leave it out of the model")
     return [np.concatenate(parts) for parts in zip(*chunks, strict=True)]
 
 
 def latencies(runners: Sequence[Runner], data: Data, plan: LatencyPlan, progress: Progress) -> list[Latency]:
     """Latency of each runner. Every round times each of them once on the same batch, in a random order, so that a drift of
-    the machine's speed meets all alike; an untimed run before it fills the caches with the runner's own data."""
+    the machine's speed meets all alike; an untimed run before it fills the caches with the runner's own data.
+
+    Raises:
+        UserError: a runner that does not take this batch.
+    """
+    batch = min(plan.batch, len(data))
+    for runner in runners:
+        if batch not in runner.batches:
+            raise UserError(
+                f"a network in {runner.name} takes {runner.batches} samples at a time, not {batch}: say so with --batch, "
+                "or measure no latency (--runs 0)"
+            )
     rng = np.random.default_rng(0)
-    starts = rng.integers(0, max(1, len(data) - plan.batch + 1), plan.warmup + plan.runs)
+    starts = rng.integers(0, max(1, len(data) - batch + 1), plan.warmup + plan.runs)
     times: list[list[float]] = [[] for _ in runners]
     began = time.perf_counter()
     for round_, start in enumerate(starts):
         if round_ % 20 == 0:
             progress("measuring latency", round_, len(starts))
-        feeds = [data.feed(r.input_names, int(start), int(start) + plan.batch) for r in runners]
+        feeds = [data.feed(r.input_names, int(start), int(start) + batch) for r in runners]
         for k in rng.permutation(len(runners)):
             runners[k].infer(feeds[k])
             t0 = time.perf_counter()
@@ -60,9 +71,11 @@ def latencies(runners: Sequence[Runner], data: Data, plan: LatencyPlan, progress
 
 
 def predictions(outputs: Sequence[Array]) -> Array | None:
-    """Classes of the first output, along axis 1; None where it has no such axis."""
+    """Classes of the first output, along axis 1, -1 where a score is not finite; None where it has no such axis."""
     first = outputs[0]
-    return first.argmax(axis=1) if first.ndim >= 2 and first.shape[1] > 1 else None
+    if first.ndim < 2 or first.shape[1] < 2:
+        return None
+    return np.where(np.isfinite(first).all(axis=1), first.argmax(axis=1), -1)
 
 
 def top1(outputs: Sequence[Array], labels: Array | None) -> float | None:

@@ -40,7 +40,7 @@ class Row:
     mean_error: float | None = None
     latency: Latency | None = None
     speedup: float | None = None
-    """Median of the dense network in the same runtime / median of this row."""
+    """Median of the dense network in the same runtime on the same device / median of this row."""
     speedup_over: str | None = None
 
     @property
@@ -106,6 +106,7 @@ class Comparison:
         return "\n".join(parts)
 
     def _rows_table(self) -> str:
+        devices = len({row.device for row in self.rows if not row.skipped}) > 1
         head = ("network", "runner", "top-1", "agrees", "with", "max error", "mean error", "median ms", "p95 ms", "speed-up")
         rows = []
         for row in self.rows:
@@ -114,7 +115,7 @@ class Comparison:
             rows.append(
                 (
                     row.network,
-                    row.runner,
+                    f"{row.runner} on {row.device}" if devices else row.runner,
                     "-" if row.accuracy is None else f"{100 * row.accuracy:.2f} %",
                     "-" if row.agreement is None else f"{100 * row.agreement:.2f} %",
                     row.reference or "-",

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import shlex
-import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from lccl.engine.backend import Backend, BuildRequest, EngineResult, LayerPath, Shapes
+import onnx
+
+from lccl.engine.backend import Backend, BuildRequest, EngineResult, LayerPath, Plugin, Profile, Shapes, make_profiles
 from lccl.engine.sidecar import SIDECAR_SUFFIX, read_sidecar, write_sidecar
 from lccl.errors import UserError
 from lccl.files import atomic_path, require_file, require_writable, sha256
@@ -19,7 +21,7 @@ from lccl.graph.views import inlined
 from lccl.load import load_onnx
 from lccl.op.onnx_op import is_lccl_node, register_schema
 from lccl.progress import Progress, silent
-from lccl.verify import check_view, random_feed
+from lccl.verify import Feed, check_types, check_view, has_hard_gates, random_feed, runnable, with_soft_gates
 from lccl.version import __version__
 
 BACKEND_NAMES = ("tensorrt", "tensorrt-rtx")
@@ -109,7 +111,7 @@ def build_engine(
         plugin_library: path of the plugin's library; by default the installed one.
         tf32: let float32 convolutions, the gates' too, round their inputs to TF32 on the GPU.
         verbose: the builder's own messages on stderr.
-        command: recorded in the side-car.
+        command: recorded in the side-car; None: nothing is.
 
     Returns:
         Paths, layers with the path each took, seconds.
@@ -127,48 +129,72 @@ def build_engine(
     chosen = choose_backend(backend)
     register_schema()
     progress("reading the model")
-    proto = load_onnx(source)
-    if any(is_lccl_node(n) for n in proto.graph.node):
-        proto = canonical(proto)
-        progress("checking the model in standard ops")
-        check_view(proto, inlined(proto), [random_feed(proto, {k: tuple(v) for k, v in (opt_shapes or {}).items()})])
+    given = load_onnx(source)
+    gated = any(is_lccl_node(n) for n in given.graph.node)
+    request = BuildRequest(
+        model=canonical(given) if gated else given,
+        min_shapes=min_shapes or {},
+        opt_shapes=opt_shapes or {},
+        max_shapes=max_shapes or {},
+        workspace=workspace,
+        timing_cache=Path(timing_cache) if timing_cache else None,
+        compute_capabilities=tuple(compute_capabilities),
+        plugin=plugin,
+        plugin_library=Path(plugin_library) if plugin_library else None,
+        tf32=tf32,
+        verbose=verbose,
+    )
+    feed = random_feed(request.model, {p.input: _example(p) for p in make_profiles(request)})
     if precision != "fp32":
         progress(f"converting to {precision}")
-        proto = to_precision(proto, precision)
-    request = BuildRequest(
-        proto,
-        min_shapes or {},
-        opt_shapes or {},
-        max_shapes or {},
-        workspace,
-        Path(timing_cache) if timing_cache else None,
-        tuple(compute_capabilities),
-        plugin,
-        Path(plugin_library) if plugin_library else None,
-        tf32,
-        verbose,
-    )
+    converted = to_precision(request.model, precision)
+    progress("checking the model in standard ops")
+    _check(given, request.model, converted, precision, feed)
+    request = replace(request, model=converted)
     started = time.perf_counter()
     built = chosen.build(request, progress)
     seconds = time.perf_counter() - started
-    digest = hashlib.sha256(built.engine).hexdigest()
     result = EngineResult(
-        target,
-        sidecar,
-        chosen.name,
-        built.version,
-        precision,
-        built.profiles,
-        built.targets,
-        built.layers,
-        len(built.engine),
-        seconds,
-        digest,
-        built.plugin,
+        path=target,
+        sidecar=sidecar,
+        backend=chosen.name,
+        version=built.version,
+        precision=precision,
+        profiles=built.profiles,
+        compute_capabilities=built.targets,
+        layers=built.layers,
+        bytes=len(built.engine),
+        seconds=seconds,
+        sha256=hashlib.sha256(built.engine).hexdigest(),
+        plugin=Plugin(built.plugin.name, sha256(built.plugin)) if built.plugin else None,
     )
     progress("writing")
-    written = list(command) if command is not None else sys.argv
     with atomic_path(target) as temporary, atomic_path(sidecar) as temporary_sidecar:
         temporary.write_bytes(built.engine)
-        write_sidecar(temporary_sidecar, result, source, sha256(source), shlex.join(written), __version__)
+        write_sidecar(temporary_sidecar, result, source, sha256(source), shlex.join(command or ()), __version__)
     return result
+
+
+def _example(profile: Profile) -> tuple[int, ...]:
+    """The best shape, of few samples: the check runs on the CPU."""
+    return (max(profile.min[0], min(profile.opt[0], 2)), *profile.opt[1:])
+
+
+def _check(
+    given: onnx.ModelProto, model: onnx.ModelProto, converted: onnx.ModelProto, precision: Precision, feed: Feed
+) -> None:
+    """The file as it was given against what is built from it, in standard ops.
+
+    ONNX Runtime has no bfloat16 on the CPU: there the float32 model is held against the file, and of the converted one the
+    types are checked. Rounding flips gates that jump at their edge, so a lower precision is checked without the jump.
+
+    Raises:
+        UserError: they differ.
+    """
+    source = runnable(given)
+    if precision == "bf16":
+        check_types(model, inlined(converted))
+        converted = model
+    if converted is not model and has_hard_gates(model):
+        source, converted = with_soft_gates(source), with_soft_gates(converted)
+    check_view(source, inlined(converted), [feed])

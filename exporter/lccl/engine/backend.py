@@ -11,6 +11,7 @@ import onnx
 
 from lccl.errors import UserError
 from lccl.progress import Progress
+from lccl.verify import input_types
 
 Shapes = Mapping[str, Sequence[int]]
 
@@ -68,6 +69,14 @@ class Built:
 
 
 @dataclass(frozen=True)
+class Plugin:
+    """The library that an engine needs, by what tells it from others wherever it lies."""
+
+    file: str
+    sha256: str
+
+
+@dataclass(frozen=True)
 class EngineResult:
     """What was written."""
 
@@ -84,13 +93,12 @@ class EngineResult:
     """Of the build alone."""
     sha256: str
     """Of the engine's bytes."""
-    plugin: Path | None = None
-    """The library that the engine needs, if it does."""
+    plugin: Plugin | None = None
+    """If the engine needs it."""
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
-        plugin = str(self.plugin) if self.plugin else None
-        return {**asdict(self), "path": str(self.path), "sidecar": str(self.sidecar), "plugin": plugin}
+        return {**asdict(self), "path": str(self.path), "sidecar": str(self.sidecar)}
 
     def __str__(self) -> str:
         paths: dict[str, int] = {}
@@ -129,8 +137,7 @@ def make_profiles(request: BuildRequest) -> tuple[Profile, ...]:
     Raises:
         UserError: a dimension other than the batch without a shape, an unknown input, or a shape that does not fit.
     """
-    stored = {t.name for t in request.model.graph.initializer}
-    inputs = {v.name: v.type.tensor_type.shape.dim for v in request.model.graph.input if v.name not in stored}
+    inputs = {name: kind.shape.dim for name, kind in input_types(request.model).items()}
     for name in {*request.min_shapes, *request.opt_shapes, *request.max_shapes} - set(inputs):
         raise UserError(f"the model has no input {name!r}; it has {', '.join(inputs)}")
     profiles = []

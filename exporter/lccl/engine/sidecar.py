@@ -50,10 +50,19 @@ def read_sidecar(engine: str | Path) -> dict[str, Any]:
         raise UserError(f"{sidecar} is missing: keep it beside the engine, or build again with lccl-build-engine") from None
     except (OSError, ValueError):
         content = {}
-    if not isinstance(content, dict) or not {"backend", "layers", "engine"} <= set(content):
+    if not _well_formed(content):
         raise UserError(f"{sidecar} cannot be read: build the engine again with lccl-build-engine")
     if content["engine"].get("sha256") != sha256(path):
         raise UserError(
             f"{sidecar} is of another engine than {path}: build again with lccl-build-engine, and keep the two together"
         )
     return content
+
+
+def _well_formed(content: Any) -> bool:
+    return (
+        isinstance(content, dict)
+        and {"backend", "layers", "engine"} <= set(content)
+        and content["backend"] in ("tensorrt", "tensorrt-rtx")
+        and isinstance(content["engine"], dict)
+    )

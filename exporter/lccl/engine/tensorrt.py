@@ -22,7 +22,9 @@ from lccl.engine.trt_api import (
 from lccl.errors import UserError
 from lccl.files import atomic_path, require_file, require_writable
 from lccl.graph.views import inlined, stripped
+from lccl.op.onnx_op import is_lccl_node
 from lccl.progress import Progress
+from lccl.verify import check_types
 
 LIBRARY = "liblccl_trt_plugin.so"
 LIBRARY_VARIABLE = "LCCL_TRT_PLUGIN"
@@ -38,7 +40,7 @@ def import_tensorrt() -> ModuleType:
     """
     try:
         trt = importlib.import_module("tensorrt")
-    except ImportError:
+    except (ImportError, OSError):  # OSError: its own libraries do not load
         raise UserError(MISSING) from None
     if not hasattr(trt, "Builder") or not hasattr(trt, "OnnxParser"):
         raise UserError(f"the installed TensorRT has no builder: {MISSING.partition(': ')[2]}")
@@ -98,10 +100,14 @@ class TensorRT:
         config = make_config(trt, builder, request.workspace, request.tf32)
         cache = self._read_cache(config, request.timing_cache)
         progress("parsing")
-        view = stripped(request.model) if plugin is not None else inlined(request.model)
+        if plugin is not None:
+            view = stripped(request.model)
+            check_types(request.model, view)
+        else:
+            view = inlined(request.model)
         network = parse(trt, builder, view, logger)
         if plugin is not None:
-            require_plugin_layers(trt, network, request.model)
+            require_plugin_layers(trt, network, view)
         set_profiles(builder, config, profiles)
         engine = build_serialized(trt, builder, network, config, logger, progress)
         if request.timing_cache is not None:
@@ -111,7 +117,7 @@ class TensorRT:
 
     @staticmethod
     def _plugin(request: BuildRequest) -> Path | None:
-        if not request.plugin:
+        if not request.plugin or not any(is_lccl_node(n) for n in request.model.graph.node):
             return None
         plugin = find_plugin(request.plugin_library)
         if plugin is None:

@@ -26,7 +26,7 @@ def import_rtx() -> ModuleType:
     for name in MODULES:
         try:
             module = importlib.import_module(name)
-        except ImportError:
+        except (ImportError, OSError):  # OSError: its own libraries do not load
             continue
         if hasattr(module, "Builder"):
             return module

@@ -176,7 +176,7 @@ def parse_capability(text: str) -> tuple[int, int]:
         UserError: another form.
     """
     major, dot, minor = text.partition(".")
-    if not (dot and major.isdigit() and minor.isdigit()):
+    if not (dot and text.isascii() and major.isdecimal() and minor.isdecimal()):
         raise UserError(f"a compute capability is written like 8.9, not {text!r}")
     return int(major), int(minor)
 

@@ -97,7 +97,8 @@ def export(
 
     Args:
         model: a module with :class:`lccl.nn.LCCLConv2d` layers, or an ONNX model that holds LCCLConv nodes.
-        args: example input(s) of the module, [N, C, H, W]; None for an ONNX model.
+        args: example input(s) of the module, [N, C, H, W]; for an ONNX model None, or arrays whose shapes the check takes,
+            which it needs where sizes besides the batch are dynamic and not any size will do.
         path: the canonical file: nodes and model-local function, opset 18, dynamic batch.
         dynamic_hw: height and width are dynamic too.
         dense: write the dense twin as well (every gate taken as 1): True for ``<stem>.dense.onnx``, or its path.
@@ -166,7 +167,11 @@ def _make_source(
     progress: Progress,
 ) -> Source:
     if isinstance(model, onnx.ModelProto):
-        return OnnxSource(model)
+        for given, name in ((dynamic_hw, "dynamic_hw"), (names[0], "input_names"), (names[1], "output_names")):
+            if given:
+                raise UserError(f"{name} is for a module; an ONNX model has its shapes and names in it")
+        examples: Sequence[Any] = () if args is None else (args,) if hasattr(args, "__array__") else args
+        return OnnxSource(model, [tuple(a.shape) for a in examples])
     from torch import nn
 
     from lccl.exporting.torch_source import TorchSource

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -10,18 +10,23 @@ import onnx
 
 from lccl.errors import UserError
 from lccl.graph.twins import dense_twin
-from lccl.numerics import Agreement, Array, merge
-from lccl.op.contract import DOMAIN, OP_TYPE
-from lccl.op.onnx_op import attach_function
+from lccl.numerics import Agreement, Array, merge, require_finite
 from lccl.progress import Progress
+from lccl.run.base import CHUNK, infer_all
 from lccl.run.onnxruntime import OnnxRuntimeRunner
-from lccl.verify import default_tolerance, has_hard_gates, hold, input_types, random_feed, with_soft_gates
+from lccl.verify import (
+    default_tolerance,
+    has_hard_gates,
+    hold,
+    input_types,
+    random_feed,
+    runnable,
+    with_open_gates,
+    with_soft_gates,
+)
 
 if TYPE_CHECKING:
     from lccl.nn.conv import Gates
-
-CHUNK = 64
-"""Samples of the given inputs per inference."""
 
 
 class Source(Protocol):
@@ -42,28 +47,39 @@ class Source(Protocol):
 
 
 class OnnxSource:
-    """An ONNX model with LCCLConv nodes: held against itself as it was given."""
+    """An ONNX model with LCCLConv nodes: held against itself as it was given.
 
-    checks: tuple[Gates, ...] = ("soft",)
+    Args:
+        shapes: of random inputs, in the inputs' order; needed only where sizes besides the batch are dynamic.
 
-    def __init__(self, model: onnx.ModelProto) -> None:
+    Raises:
+        UserError: shapes that do not fit the inputs.
+    """
+
+    checks: tuple[Gates, ...] = ("open", "soft")
+
+    def __init__(self, model: onnx.ModelProto, shapes: Sequence[Sequence[int]] = ()) -> None:
         self.metadata: dict[str, str] = {}
         self._given = model
-        self._runnable = onnx.ModelProto()
-        self._runnable.CopyFrom(model)
-        if not any(f.name == OP_TYPE and f.domain == DOMAIN for f in model.functions):
-            attach_function(self._runnable)
+        self._runnable = runnable(model)
+        wanted = input_types(model)
+        if shapes and len(shapes) != len(wanted):
+            raise UserError(f"the model has {len(wanted)} inputs ({', '.join(wanted)}), but {len(shapes)} shapes were given")
+        self._shapes = {name: tuple(shape) for name, shape in zip(wanted, shapes, strict=False)}
+        for name, shape in self._shapes.items():
+            _require_shape(name, shape, wanted[name])
 
     def to_onnx(self) -> onnx.ModelProto:
         return self._given
 
     def feeds(self, model: onnx.ModelProto) -> list[dict[str, Array]]:
-        return [random_feed(model)]
+        return [random_feed(model, self._shapes)]
 
     def infer(self, feed: Mapping[str, Array], gates: Gates) -> list[Array]:
-        model = with_soft_gates(self._runnable) if gates == "soft" else self._runnable
+        changed = {"soft": with_soft_gates, "open": with_open_gates}.get(gates)
+        model = changed(self._runnable) if changed is not None else self._runnable
         with OnnxRuntimeRunner(model, optimize=False) as runner:
-            return list(runner.infer(feed).values())
+            return list(infer_all(runner, feed).values())
 
 
 def check_against_source(
@@ -102,9 +118,12 @@ def _compare(
         for i, feed in enumerate(feeds):
             progress(f"comparing with the source, gates {gates}", i, len(feeds))
             try:
-                outputs = runner.infer({name: feed[name] for name in runner.input_names})
+                outputs = infer_all(runner, {name: feed[name] for name in runner.input_names})
             except UserError as error:
-                raise UserError(f"{error}; the exported batch is dynamic, so the model must not fix its size") from None
+                hint = (
+                    "; the exported batch is dynamic, so the model must not fix its size" if runner.batches.most is None else ""
+                )
+                raise UserError(f"{error}{hint}") from None
             expected = source.infer(feed, gates)
             if len(expected) != len(outputs):
                 raise UserError(f"the exported model has {len(outputs)} outputs, but its source has {len(expected)}")
@@ -112,22 +131,33 @@ def _compare(
     return results
 
 
+def _require_shape(name: str, shape: Sequence[int], kind: onnx.TypeProto.Tensor, any_batch: bool = False) -> None:
+    """Raises:
+    UserError: another rank or size; of the batch too, unless any will do.
+    """
+    dims = [d.dim_value if d.HasField("dim_value") else (d.dim_param or "?") for d in kind.shape.dim]
+    pairs = list(zip(dims, shape, strict=False))[int(any_batch) :]
+    if len(shape) != len(dims) or any(isinstance(d, int) and d != s for d, s in pairs):
+        raise UserError(f"input {name} is {list(shape)}, but the model takes {dims}")
+
+
 def real_feeds(model: onnx.ModelProto, inputs: Mapping[str, Array]) -> list[dict[str, Array]]:
     """The given inputs in slices that fit in memory, if they fit the model's.
 
     Raises:
-        UserError: missing or extra names, another rank or size.
+        UserError: missing or extra names, another rank, size or type, NaN or infinity.
     """
     wanted = input_types(model)
     if set(inputs) != set(wanted):
         raise UserError(f"the model's inputs are {', '.join(wanted)}, but {', '.join(inputs) or 'none'} were given")
     feed = {}
     for name, kind in wanted.items():
-        dims = [d.dim_value if d.HasField("dim_value") else (d.dim_param or "?") for d in kind.shape.dim]
-        shape = np.shape(inputs[name])
-        if len(shape) != len(dims) or any(isinstance(d, int) and d != s for d, s in zip(dims, shape, strict=True)):
-            raise UserError(f"input {name} is {list(shape)}, but the model takes {dims}")
-        feed[name] = np.ascontiguousarray(inputs[name], onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type))
+        given, element = np.asarray(inputs[name]), onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)
+        _require_shape(name, given.shape, kind, any_batch=True)
+        if given.dtype != element and not (given.dtype == np.float64 and element == np.float32):
+            raise UserError(f"input {name} is {given.dtype}, but the model takes {element}: convert it as for training")
+        feed[name] = np.ascontiguousarray(given, element)
+    require_finite(feed)
     lengths = {len(a) for a in feed.values()}
     if len(lengths) != 1 or 0 in lengths:
         raise UserError(f"the inputs need the same number of samples, at least one, not {sorted(lengths)}")

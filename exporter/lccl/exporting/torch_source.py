@@ -19,7 +19,7 @@ from lccl.torch_calls import evaluating, flatten
 from lccl.verify import input_types
 
 CHECK_BATCH = 3
-"""Random samples per check; not the example's own batch, so that a batch frozen into the graph shows."""
+"""Random samples per check, or one more where that is the example's own batch: a batch frozen into the graph shows."""
 
 
 class TorchSource:
@@ -67,12 +67,9 @@ class TorchSource:
         return to_onnx(self.model, self.args, dynamic_hw=self._dynamic_hw, **names)
 
     def feeds(self, model: onnx.ModelProto) -> list[dict[str, Array]]:
-        """Random inputs of another batch and, if dynamic, of another height and width."""
+        """Random inputs of another batch and, if dynamic, of twice the height and width."""
         names = list(input_types(model))
-        feeds = [self._random(names, 0)]
-        if self._dynamic_hw:
-            feeds.append(self._random(names, 8))
-        return feeds
+        return [self._random(names, factor) for factor in ((1, 2) if self._dynamic_hw else (1,))]
 
     def infer(self, feed: Mapping[str, Array], gates: Gates) -> list[Array]:
         """Outputs of PyTorch's own layers, unfolded, so that a mistake in folding shows."""
@@ -91,15 +88,22 @@ class TorchSource:
             shapes = ", ".join(str(list(a.shape)) for a in args)
             raise UserError(f"the model does not run on {what} of shape {shapes}: {first_line(error)}") from error
 
-    def _random(self, names: list[str], grow: int) -> dict[str, Array]:
-        generator = torch.Generator().manual_seed(grow)
+    def _random(self, names: list[str], factor: int) -> dict[str, Array]:
+        """Every size times the factor: inputs of several sizes keep their ratio, which models may need."""
+        generator = torch.Generator().manual_seed(factor)
+        batch = CHECK_BATCH + (self.args[0].dim() > 0 and len(self.args[0]) == CHECK_BATCH)
         feed = {}
         for name, arg in zip(names, self.args, strict=True):
-            shape = [CHECK_BATCH, *arg.shape[1:]]
-            if grow and arg.dim() == 4:
-                shape[2:] = [shape[2] + grow, shape[3] + 2 * grow]
+            shape = [batch, *arg.shape[1:]]
+            if arg.dim() == 4:
+                shape[2:] = [shape[2] * factor, shape[3] * factor]
             if arg.is_floating_point():
                 feed[name] = torch.randn(shape, generator=generator).to(arg.dtype).numpy()
             else:
-                feed[name] = arg[:1].expand(shape[0], *arg.shape[1:]).cpu().numpy()
+                feed[name] = (
+                    arg[:1]
+                    .repeat(batch, *(new // old for new, old in zip(shape[1:], arg.shape[1:], strict=True)))
+                    .cpu()
+                    .numpy()
+                )
         return feed

@@ -14,13 +14,12 @@ import torch
 from onnxscript.values import Op, Opset
 from torch import Tensor, nn
 
-from lccl.errors import UserError
+from lccl.errors import UserError, first_line, innermost
 from lccl.nn.folded import fold
 from lccl.op.contract import DOMAIN, INPUT_NAMES, OP_TYPE, VERSION
 from lccl.op.onnx_op import OPSET, register_schema
 from lccl.op.torch_op import OP, TORCH_ATTRIBUTES, unpack
 
-DYNAMIC_NAMES = {0: "batch", 2: "height", 3: "width"}
 _WEIGHTED_OPS = ("Conv", "ConvTranspose", "Gemm", OP_TYPE)
 
 
@@ -59,22 +58,24 @@ def to_onnx(
                 opset_version=OPSET,
                 external_data=False,
                 verbose=False,
-                dynamic_shapes=[_dynamic(arg, dynamic_hw) for arg in args],
+                dynamic_shapes=[_dynamic(arg, dynamic_hw, f"_{i}" if i else "") for i, arg in enumerate(args)],
                 input_names=list(input_names) if input_names else None,
                 output_names=list(output_names) if output_names else None,
                 custom_translation_table={OP: _translate},
             )
     except Exception as error:
-        raise UserError(f"torch.onnx cannot export this model: {_reason(error)}") from error
+        cause = innermost(error)  # the exporter wraps it in pages of advice about itself
+        raise UserError(f"torch.onnx cannot export this model: {type(cause).__name__}: {first_line(cause)}") from error
     assert program is not None
     proto = program.model_proto
     _name_nodes(proto)
     return proto
 
 
-def _dynamic(arg: Tensor, dynamic_hw: bool) -> dict[int, str]:
-    axes = [0] if not dynamic_hw or arg.dim() != 4 else [0, 2, 3]
-    return {axis: DYNAMIC_NAMES[axis] for axis in axes if axis < arg.dim()}
+def _dynamic(arg: Tensor, dynamic_hw: bool, suffix: str) -> dict[int, str]:
+    """Names of the dynamic axes: one batch for all inputs, sizes of each input's own."""
+    sizes = {2: f"height{suffix}", 3: f"width{suffix}"} if dynamic_hw and arg.dim() == 4 else {}
+    return ({0: "batch"} if arg.dim() else {}) | sizes
 
 
 def _name_nodes(model: onnx.ModelProto) -> None:
@@ -110,11 +111,3 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         logging.disable(before)
-
-
-def _reason(error: BaseException) -> str:
-    """The innermost cause's first line: the exporter wraps it in pages of advice about itself."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

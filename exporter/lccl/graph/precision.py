@@ -54,6 +54,7 @@ def to_precision(model: onnx.ModelProto, precision: Precision) -> onnx.ModelProt
         _half_to_bf16(converted.graph, originals)
     _restore_float_inputs(converted.graph, originals)
     _require_range(converted.graph, originals)
+    _restore_io_types(converted.graph, model.graph)
     return converted
 
 
@@ -81,6 +82,20 @@ def _require_range(graph: onnx.GraphProto, originals: dict[str, TensorProto]) ->
                 raise UserError(
                     f"{tensor.name} holds values above {FP16_MAX:.0f}, which float16 cannot hold: build with --bf16"
                 )
+
+
+def _restore_io_types(graph: onnx.GraphProto, original: onnx.GraphProto) -> None:
+    """A Cast at each output that the converter left in lower precision, as behind an op that it keeps in float32."""
+    for value, wanted in zip(graph.output, original.output, strict=True):
+        element = wanted.type.tensor_type.elem_type
+        if value.type.tensor_type.elem_type == element:
+            continue
+        name, narrow = value.name, f"{value.name}.narrow"
+        for node in graph.node:
+            node.input[:] = [narrow if i == name else i for i in node.input]
+            node.output[:] = [narrow if o == name else o for o in node.output]
+        graph.node.append(onnx.helper.make_node("Cast", [narrow], [name], name=narrow, to=element))
+        value.type.tensor_type.elem_type = element
 
 
 def _restore_float_inputs(graph: onnx.GraphProto, originals: dict[str, TensorProto]) -> None:

@@ -9,14 +9,14 @@ from collections.abc import Callable, Container
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 import onnx_graphsurgeon as gs
 
+from lccl.errors import UserError
+from lccl.numerics import Array
 from lccl.op.contract import DOMAIN, OP_TYPE, Attributes
 from lccl.op.onnx_op import IR_VERSION
 
-Array = npt.NDArray[Any]
 Rule = Callable[[gs.Node], gs.Tensor | None]
 """A rewrite of one node: the tensor that takes the place of its only output, or None where it does not apply."""
 
@@ -26,9 +26,26 @@ def to_graph(model: onnx.ModelProto) -> gs.Graph:
     from onnx_graphsurgeon.logger import G_LOGGER
 
     G_LOGGER.severity = G_LOGGER.ERROR
+    _require_numbers(model)
     with contextlib.suppress(Exception):
         model = onnx.shape_inference.infer_shapes(model, data_prop=True)
     return gs.import_onnx(model)
+
+
+def _require_numbers(model: onnx.ModelProto) -> None:
+    """Raises:
+    UserError: a constant that onnx-graphsurgeon cannot write again: strings, or a sparse tensor.
+    """
+    strings = [t.name for t in model.graph.initializer if t.data_type == onnx.TensorProto.STRING]
+    for node in model.graph.node:
+        for a in node.attribute if node.op_type == "Constant" else ():
+            odd = a.name in ("value_string", "value_strings", "sparse_value")
+            if odd or (a.name == "value" and a.t.data_type == onnx.TensorProto.STRING):
+                strings.append(node.name or node.output[0])
+    if strings:
+        raise UserError(
+            f"the model's constant {strings[0]} holds text or a sparse tensor, which cannot be carried over: remove it"
+        )
 
 
 def to_model(graph: gs.Graph, like: onnx.ModelProto) -> onnx.ModelProto:

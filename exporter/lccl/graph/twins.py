@@ -9,7 +9,8 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from lccl.errors import UserError
-from lccl.graph.surgery import Array, attributes_of, constant, is_lccl, to_graph, to_model, value_of
+from lccl.graph.surgery import attributes_of, constant, is_lccl, to_graph, to_model, value_of
+from lccl.numerics import Array
 from lccl.op.contract import DOMAIN, INPUT_NAMES, OP_TYPE
 
 

@@ -20,12 +20,13 @@ from lccl.op.onnx_op import is_lccl_node
 
 
 def stripped(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Without the model-local function: LCCLConv nodes only a plugin or custom op can run."""
-    out = onnx.ModelProto()
-    out.CopyFrom(model)
-    kept = [f for f in out.functions if not (f.name == OP_TYPE and f.domain == DOMAIN)]
+    """Without model-local functions: LCCLConv nodes only a plugin or custom op can run, all others inlined."""
+    out = onnx.inliner.inline_selected_functions(model, [(DOMAIN, OP_TYPE)], exclude=True)
+    others = {f.domain for f in model.functions} - {DOMAIN}
     del out.functions[:]
-    out.functions.extend(kept)
+    kept = [o for o in out.opset_import if o.domain not in others]
+    del out.opset_import[:]
+    out.opset_import.extend(kept)
     return out
 
 
@@ -72,7 +73,7 @@ def _name_inlined_nodes(flat: onnx.ModelProto, model: onnx.ModelProto) -> set[st
 def _plain_constants(model: onnx.ModelProto) -> None:
     """Constant(value_float...) -> Constant(value): TensorRT's parser and graphsurgeon know only the latter."""
     for node in model.graph.node:
-        if node.op_type != "Constant" or node.attribute[0].name == "value":
+        if node.op_type != "Constant" or not node.attribute[0].name.startswith(("value_int", "value_float")):
             continue
         value = helper.get_attribute_value(node.attribute[0])
         is_int = node.attribute[0].name.startswith("value_int")

@@ -110,6 +110,7 @@ class LCCLConv2d(nn.Module):
         self.gate_kind = gate
         self.plain_gates: Gates | None = None
         self.gate = self._make_gate(gate, gate_kernel_size, gate_activation, gate_norm)
+        self._attributes()  # so that an option that the contract does not allow fails here
 
     def _resolve_padding(self, padding: int | Sequence[int] | str, kernel: tuple[int, int]) -> tuple[int, int, int, int]:
         if padding == "same":
@@ -218,8 +219,16 @@ class LCCLConv2d(nn.Module):
             "post_scale": post_scale,
             "post_bias": post_bias,
         }
-        gate_fixed, gate_geometry = self._fold_gate()
-        attributes = Attributes(
+        return fixed | self._fold_gate(), self._attributes()
+
+    def _attributes(self) -> Attributes:
+        """The node's attributes."""
+        if self.gate:
+            dilation = self.gate.conv.dilation
+            geometry: dict[str, Any] = {"gate_pads": self.gate.pads, "gate_dilations": (dilation[0], dilation[1])}
+        else:
+            _, geometry = self._neutral_geometry()
+        return Attributes(
             strides=self.stride,
             pads=self.pads,
             dilations=self.dilation,
@@ -231,35 +240,36 @@ class LCCLConv2d(nn.Module):
             gate_upsample=(1.0, 1.0, float(self.gate_size), float(self.gate_size)),
             post_alpha=self.post_alpha,
             gate_source="fused" if self.gate else "external",
-            **gate_geometry,
+            **geometry,
         )
-        return fixed | gate_fixed, attributes
 
-    def _fold_gate(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    def _fold_gate(self) -> dict[str, Tensor]:
         weight = self.conv.weight
         if self.gate is None:
             return self._neutral_gate()
         conv = self.gate.conv
         scale, shift = fold_norm(self.gate.norm, 1, conv.weight)
         bias = torch.zeros_like(shift) if conv.bias is None else conv.bias.double()
-        fixed = {
+        return {
             "gate_W": (conv.weight.double() * scale).to(weight.dtype).permute(0, 2, 3, 1).contiguous(),
             "gate_B": (bias * scale + shift).to(torch.promote_types(weight.dtype, torch.float32)),
         }
-        return fixed, {"gate_pads": self.gate.pads, "gate_dilations": (conv.dilation[0], conv.dilation[1])}
 
-    def _neutral_gate(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Zeros that give a map of the right size; of the convolution's own kernel where 1 x 1 cannot (no padding)."""
+    def _neutral_gate(self) -> dict[str, Tensor]:
         weight = self.conv.weight
-        k, c, r, s = weight.shape
-        gate_w = neutral("gate_W", weight, k=k, c=c)
-        geometry: dict[str, Any]
+        k, c = weight.shape[:2]
+        kernel, _ = self._neutral_geometry()
+        gate_w = neutral("gate_W", weight, k=k, c=c).expand(1, *kernel, c).contiguous()
+        return {"gate_W": gate_w, "gate_B": neutral("gate_B", weight, k=k, c=c)}
+
+    def _neutral_geometry(self) -> tuple[tuple[int, int], dict[str, Any]]:
+        """Kernel and geometry of zeros that give a map of the right size: the convolution's own where 1 x 1 cannot."""
+        r, s = self.conv.kernel_size[0], self.conv.kernel_size[1]
         try:
-            geometry = {"gate_pads": gate_pads((r, s), self.pads, self.dilation, self.stride, (1, 1), self.gate_size)}
+            pads = gate_pads((r, s), self.pads, self.dilation, self.stride, (1, 1), self.gate_size)
         except ContractError:
-            gate_w = gate_w.expand(1, r, s, c).contiguous()
-            geometry = {"gate_pads": self.pads, "gate_dilations": self.dilation}
-        return {"gate_W": gate_w, "gate_B": neutral("gate_B", weight, k=k, c=c)}, geometry
+            return (r, s), {"gate_pads": self.pads, "gate_dilations": self.dilation}
+        return (1, 1), {"gate_pads": pads}
 
     def extra_repr(self) -> str:
         parts = [f"gate={self.gate_kind!r}", f"order={self.order!r}", f"pads={self.pads}"]

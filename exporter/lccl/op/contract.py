@@ -179,12 +179,15 @@ def _check_attributes(a: Attributes) -> None:
         if min(getattr(a, name)) < 0:
             raise ContractError(f"{OP_TYPE}: {name} must not be negative, not {getattr(a, name)}")
     one_n, one_c, gh, gw = a.gate_upsample
-    if one_n != 1 or one_c != 1 or gh != gw or gh < 1 or gh != int(gh):
+    if one_n != 1 or one_c != 1 or gh != gw or not 1 <= gh < math.inf or gh != int(gh):
         raise ContractError(f"{OP_TYPE}: gate_upsample must be 1, 1, G, G with a whole G >= 1, not {a.gate_upsample}")
     if not a.gate_slope > 0 or not a.gate_max > 0 or not a.gate_threshold >= 0:
         raise ContractError(f"{OP_TYPE}: gate_slope and gate_max must be positive and gate_threshold not negative")
-    if math.isnan(a.activation_alpha) or math.isnan(a.post_alpha):
-        raise ContractError(f"{OP_TYPE}: activation_alpha and post_alpha must be numbers, not NaN")
+    if a.gate_slope > BINARY_SLOPE * (1 + 1e-6):  # 1e30 is a little more in float32
+        raise ContractError(f"{OP_TYPE}: gate_slope must not be above {BINARY_SLOPE:g}, the slope of a hard mask")
+    for name in ("activation_alpha", "post_alpha", "gate_max", "gate_threshold"):
+        if not abs(getattr(a, name)) <= FLT_MAX:
+            raise ContractError(f"{OP_TYPE}: {name} must be a finite float32, not {getattr(a, name)}")
     if a.gate_source not in ("fused", "external"):
         raise ContractError(f"{OP_TYPE}: gate_source must be fused or external, not {a.gate_source!r}")
     if not (a.density == -1 or 0 <= a.density <= 1):

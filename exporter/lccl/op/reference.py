@@ -5,12 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from onnx.reference.op_run import OpRun
 
+from lccl.numerics import Array
 from lccl.op.contract import ATTRIBUTES, DOMAIN, INPUT_NAMES, OP_TYPE, Attributes, output_shape
-
-Array = npt.NDArray[Any]
 
 
 def _conv(x: Array, w: Array, b: Array, strides: Any, pads: Any, dilations: Any) -> Array:

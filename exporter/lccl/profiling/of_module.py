@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
-from lccl.errors import UserError
+from lccl.errors import UserError, first_line
 from lccl.nn.conv import LCCLConv2d
 from lccl.nn.folded import FoldedLCCLConv2d
 from lccl.op.contract import dense_macs, gate_macs, grid_hw
@@ -55,22 +57,41 @@ def profile_module(model: nn.Module, loader: Iterable[Any]) -> Profile:
     """:func:`lccl.profiling.profile` for a module; its training mode is restored afterwards."""
     counter = _Counter()
     images = 0
+    dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
     with evaluating(model), _hooks(model, counter), torch.no_grad():
         for batch in loader:
-            args, kwargs = model_inputs(batch)
-            model(*args, **kwargs)
+            args, kwargs = model_inputs(batch, dtype)
+            _run(model, args, kwargs)
             images += len(args[0] if args else next(iter(kwargs.values())))
     if not images:
         raise UserError("the loader gave no batch, so there is nothing to profile")
     return counter.result(images)
 
 
-def model_inputs(batch: Any) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
-    """A batch of a loader -> the model's positional and named inputs; labels that come with it are left out."""
+def _run(model: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> None:
+    try:
+        model(*args, **kwargs)
+    except UserError:
+        raise
+    except (RuntimeError, ValueError, TypeError) as error:
+        shapes = ", ".join(str(list(t.shape)) for t in (*args, *kwargs.values()))
+        raise UserError(f"a batch of shape {shapes} does not fit the model: {first_line(error)}") from error
+
+
+def model_inputs(batch: Any, dtype: torch.dtype) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
+    """A batch of a loader -> the model's positional and named inputs; labels that come with it are left out.
+
+    float64, NumPy's default, becomes the model's own type.
+    """
+
+    def tensor(value: Any) -> Tensor:
+        given = torch.as_tensor(value)
+        return given.to(dtype) if given.dtype == torch.float64 else given
+
     if isinstance(batch, Mapping):
-        return (), {name: torch.as_tensor(value) for name, value in batch.items()}
+        return (), {name: tensor(value) for name, value in batch.items()}
     first = batch[0] if isinstance(batch, (tuple, list)) else batch
-    return (torch.as_tensor(first),), {}
+    return (tensor(first),), {}
 
 
 @contextmanager
@@ -81,7 +102,7 @@ def _hooks(model: nn.Module, counter: _Counter) -> Iterator[None]:
     for name, module in model.named_modules():
         if module in gated:
             handles.append(module.register_forward_hook(_count_gated(name, counter), with_kwargs=True))
-        elif isinstance(module, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)) and module not in inside:
+        elif isinstance(module, (_ConvNd, nn.Linear)) and module not in inside:
             handles.append(module.register_forward_hook(_count_dense(name, counter)))
     try:
         yield
@@ -109,10 +130,10 @@ def _count_gated(name: str, counter: _Counter) -> Any:
 def _count_dense(name: str, counter: _Counter) -> Any:
     def hook(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
         weight: Tensor = module.weight  # type: ignore[assignment]
-        if isinstance(module, nn.ConvTranspose2d):
-            positions = args[0].shape[2] * args[0].shape[3]
-        elif isinstance(module, nn.Conv2d):
-            positions = output.shape[2] * output.shape[3]
+        if isinstance(module, _ConvTransposeNd):
+            positions = math.prod(args[0].shape[2:])
+        elif isinstance(module, _ConvNd):
+            positions = math.prod(output.shape[2:])
         else:
             positions = output[0].numel() // output.shape[-1]
         kind = "linear" if isinstance(module, nn.Linear) else "conv"

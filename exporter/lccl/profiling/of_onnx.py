@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 from onnx import helper
 
 from lccl.errors import UserError
 from lccl.graph.canonical import canonical
 from lccl.graph.gate_probe import with_gate_outputs
-from lccl.numerics import Array
+from lccl.numerics import Array, float32
 from lccl.op.contract import dense_macs, gate_macs, grid_hw
 from lccl.op.onnx_op import is_lccl_node, node_attributes
 from lccl.profiling import LayerProfile, Profile
+from lccl.run.base import infer_all
 from lccl.run.onnxruntime import OnnxRuntimeRunner
+from lccl.verify import input_types
 
 
 def profile_onnx(model: onnx.ModelProto | str | Path, loader: Iterable[Any]) -> Profile:
@@ -30,9 +32,9 @@ def profile_onnx(model: onnx.ModelProto | str | Path, loader: Iterable[Any]) -> 
     if any(is_lccl_node(n) for n in model.graph.node):
         model = canonical(model)
     probing, probes = with_gate_outputs(model)
-    multiplying = [n for n in model.graph.node if n.op_type in ("Conv", "ConvTranspose", "Gemm", "MatMul")]
-    present = {o.name for o in probing.graph.output}
-    names = dict.fromkeys(n.output[0] for n in multiplying)
+    inputs = input_types(model)
+    present = {*inputs, *(o.name for o in probing.graph.output)}
+    names = dict.fromkeys(name for node in model.graph.node for name in _measured(node))
     probing.graph.output.extend(helper.make_empty_tensor_value_info(n) for n in names if n not in present)
     active = dict.fromkeys((p.node for p in probes), 0.0)
     pixels = dict.fromkeys(active, 0)
@@ -41,13 +43,13 @@ def profile_onnx(model: onnx.ModelProto | str | Path, loader: Iterable[Any]) -> 
     with OnnxRuntimeRunner(probing) as runner:
         for batch in loader:
             feed = _feed(batch, runner.input_names)
-            outputs = runner.infer(feed)
+            outputs = infer_all(runner, feed)
             count = len(next(iter(feed.values())))
             images += count
-            for layer in _layers(model, {name: value.shape for name, value in outputs.items()}):
-                before = sums.get(layer.name, replace(layer, dense_macs=0, gate_macs=0))
+            for key, layer in _layers(model, {name: value.shape for name, value in (feed | outputs).items()}):
+                before = sums.get(key, replace(layer, dense_macs=0, gate_macs=0))
                 dense, own = before.dense_macs + count * layer.dense_macs, before.gate_macs + count * layer.gate_macs
-                sums[layer.name] = replace(before, dense_macs=dense, gate_macs=own)
+                sums[key] = replace(before, dense_macs=dense, gate_macs=own)
             for probe in probes:
                 active[probe.node] += float((outputs[probe.gate] > 0).sum())
                 pixels[probe.node] += outputs[probe.gate].size
@@ -59,15 +61,22 @@ def profile_onnx(model: onnx.ModelProto | str | Path, loader: Iterable[Any]) -> 
             layer,
             dense_macs=round(layer.dense_macs / images),
             gate_macs=round(layer.gate_macs / images),
-            density=densities.get(layer.name),
+            density=densities.get(layer.name) if layer.kind == "gated" else None,
         )
         for layer in sums.values()
     )
     return Profile(tuple(layers), images)
 
 
-def _layers(model: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]]) -> Iterable[LayerProfile]:
-    """The layers of one batch, MACs per image, densities left out."""
+def _measured(node: onnx.NodeProto) -> tuple[str, ...]:
+    """The tensors whose shapes a node's MACs are counted from."""
+    if node.op_type == "ConvTranspose":
+        return node.input[0], node.output[0]
+    return (node.output[0],) if node.op_type in ("Conv", "Gemm", "MatMul") else ()
+
+
+def _layers(model: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]]) -> Iterable[tuple[str, LayerProfile]]:
+    """The layers of one batch by their outputs, which alone are unique; MACs per image, densities left out."""
     weights = {t.name: tuple(t.dims) for t in model.graph.initializer}
     for node in model.graph.node:
         weight = weights.get(node.input[1]) if len(node.input) > 1 else None
@@ -75,24 +84,20 @@ def _layers(model: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]]) -> It
             a = node_attributes(node)
             hw = shapes[node.output[0]][2:]
             own = gate_macs(weights[node.input[3]], grid_hw(hw, a.grid)) if a.gate_source == "fused" else 0
-            yield LayerProfile(node.name, "gated", dense_macs(weight, hw), own)
-        elif node.output[0] in shapes and weight is not None:
-            yield _dense_layer(node, weight, shapes)
+            yield node.output[0], LayerProfile(node.name, "gated", dense_macs(weight, hw), own)
+        elif _measured(node) and weight is not None:
+            yield node.output[0], _dense_layer(node, weight, shapes)
 
 
 def _dense_layer(node: onnx.NodeProto, weight: tuple[int, ...], shapes: Mapping[str, tuple[int, ...]]) -> LayerProfile:
-    elements = int(np.prod(weight))
-    if node.op_type == "Conv":
-        return LayerProfile(node.name, "conv", elements * int(np.prod(shapes[node.output[0]][2:])))
-    if node.op_type == "ConvTranspose":
-        strides = next((helper.get_attribute_value(a) for a in node.attribute if a.name == "strides"), [1, 1])
-        out = shapes[node.output[0]][2:]
-        return LayerProfile(node.name, "conv", elements * int(np.prod([-(-o // s) for o, s in zip(out, strides, strict=True)])))
-    return LayerProfile(node.name, "linear", elements * int(np.prod(shapes[node.output[0]][1:-1])))
+    name, elements = node.name or node.output[0], math.prod(weight)
+    if node.op_type in ("Conv", "ConvTranspose"):
+        return LayerProfile(name, "conv", elements * math.prod(shapes[_measured(node)[0]][2:]))
+    return LayerProfile(name, "linear", elements * math.prod(shapes[node.output[0]][1:-1]))
 
 
 def _feed(batch: Any, names: tuple[str, ...]) -> dict[str, Array]:
     if isinstance(batch, Mapping):
-        return {name: np.asarray(value) for name, value in batch.items()}
+        return {name: float32(value) for name, value in batch.items()}
     first = batch[0] if isinstance(batch, (tuple, list)) else batch
-    return {names[0]: np.asarray(first)}
+    return {names[0]: float32(first)}

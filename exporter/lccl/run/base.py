@@ -1,16 +1,36 @@
-"""What every runner offers."""
+"""What every runner offers, and runs of more samples than it takes at a time."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Protocol, Self
 
 import numpy as np
-import numpy.typing as npt
 
-Array = npt.NDArray[Any]
-FLOAT32 = np.dtype(np.float32)
+from lccl.errors import UserError
+from lccl.numerics import Array
+
+CHUNK = 64
+"""Samples of one inference when only the outputs matter."""
+
+
+@dataclass(frozen=True)
+class Batches:
+    """How many samples one inference takes; least and most are the same where the batch is fixed."""
+
+    least: int = 1
+    most: int | None = None
+    """None: no limit."""
+
+    def __contains__(self, size: int) -> bool:
+        return self.least <= size and (self.most is None or size <= self.most)
+
+    def __str__(self) -> str:
+        if self.most is None:
+            return f"{self.least} or more"
+        return str(self.most) if self.least == self.most else f"{self.least} to {self.most}"
 
 
 class Runner(Protocol):
@@ -26,8 +46,55 @@ class Runner(Protocol):
     @property
     def input_names(self) -> tuple[str, ...]: ...
 
+    @property
+    def batches(self) -> Batches: ...
+
     def infer(self, feed: Mapping[str, Array]) -> dict[str, Array]: ...
 
     def __enter__(self) -> Self: ...
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None: ...
+
+
+def common_batches(ranges: Sequence[Batches]) -> Batches:
+    """What suits every input.
+
+    Raises:
+        UserError: nothing does.
+    """
+    common = Batches(
+        max((r.least for r in ranges), default=1), min((r.most for r in ranges if r.most is not None), default=None)
+    )
+    if common.least not in common:
+        raise UserError(f"the inputs take different numbers of samples: {', '.join(map(str, ranges))}")
+    return common
+
+
+def infer_all(runner: Runner, feed: Mapping[str, Array]) -> dict[str, Array]:
+    """The outputs of all samples of the feed, in as many inferences as the runner's batches need.
+
+    Where fewer samples are left than it takes, the last one is repeated and what comes of that is dropped.
+
+    Raises:
+        UserError: an output whose rows are not the samples, where the samples do not fit one inference.
+    """
+    count = len(next(iter(feed.values())))
+    if count in runner.batches:
+        return runner.infer(feed)
+    step = runner.batches.most or runner.batches.least
+    parts = [_infer_padded(runner, {k: a[i : i + step] for k, a in feed.items()}) for i in range(0, count, step)]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _infer_padded(runner: Runner, feed: Mapping[str, Array]) -> dict[str, Array]:
+    count = len(next(iter(feed.values())))
+    size = max(count, runner.batches.least)
+    padded = {name: np.concatenate([a, np.repeat(a[-1:], size - count, axis=0)]) for name, a in feed.items()}
+    outputs = runner.infer(padded)
+    for name, value in outputs.items():
+        if value.ndim == 0 or len(value) != size:
+            raise UserError(
+                f"the model takes {runner.batches} samples at a time, and output {name} of {size} has shape "
+                f"{list(value.shape)}: its rows cannot be told apart"
+            )
+    return {name: value[:count] for name, value in outputs.items()}

@@ -9,7 +9,8 @@ from typing import Any, Self
 import onnx
 
 from lccl.errors import UserError
-from lccl.run.base import Array
+from lccl.numerics import Array
+from lccl.run.base import Batches, common_batches
 
 
 class OnnxRuntimeRunner:
@@ -50,6 +51,11 @@ class OnnxRuntimeRunner:
     @property
     def input_names(self) -> tuple[str, ...]:
         return tuple(i.name for i in self._session.get_inputs())
+
+    @property
+    def batches(self) -> Batches:
+        first = [i.shape[0] for i in self._session.get_inputs() if i.shape]
+        return common_batches([Batches(size, size) for size in first if isinstance(size, int)])
 
     def infer(self, feed: Mapping[str, Array]) -> dict[str, Array]:
         names = [o.name for o in self._session.get_outputs()]

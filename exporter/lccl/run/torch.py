@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from lccl.errors import UserError, first_line
-from lccl.run.base import Array
+from lccl.numerics import Array
+from lccl.run.base import Batches
 from lccl.torch_calls import evaluating, flatten
 
 
@@ -24,6 +25,7 @@ class TorchRunner:
     """
 
     name = "torch"
+    batches = Batches()
 
     def __init__(self, model: nn.Module, threads: int = 1) -> None:
         self._model, self._threads = model, threads

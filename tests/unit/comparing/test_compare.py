@@ -18,6 +18,7 @@ from lccl.comparing import LatencyPlan, Limits
 from lccl.comparing.measure import latencies
 from lccl.data import as_data, load_data
 from lccl.models.resnet import cifar_resnet
+from lccl.run.base import Batches
 from lccl.run.tensorrt import gpu_missing
 
 COMPARE = "lccl.cli.compare"
@@ -181,7 +182,7 @@ class Counting:
 
     def __init__(self, name: str, calls: list[str]) -> None:
         self.name, self.calls = name, calls
-        self.input_names = ("x",)
+        self.input_names, self.batches = ("x",), Batches()
 
     def infer(self, feed: Any) -> dict[str, Any]:
         self.calls.append(self.name)
@@ -200,7 +201,7 @@ def test_rounds_are_interleaved_in_random_order() -> None:
     assert [t.runs for t in times] == [10, 10, 10]
 
 
-class Batches:
+class Loader:
     """Like a DataLoader."""
 
     def __iter__(self):
@@ -215,7 +216,7 @@ class Batches:
         ((np.zeros((3, 2)), np.arange(3)), 3, [0, 1, 2]),
         ({"a": np.zeros((3, 2)), "b": np.zeros((3, 4)), "y": np.arange(3)}, 3, [0, 1, 2]),
         ([np.zeros((3, 2)), np.zeros((2, 2))], 5, None),
-        (Batches(), 6, [0, 0, 1, 1, 2, 2]),
+        (Loader(), 6, [0, 0, 1, 1, 2, 2]),
     ],
 )
 def test_forms_of_data(value: Any, length: int, labels: list[int] | None) -> None:

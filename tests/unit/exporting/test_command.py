@@ -10,6 +10,7 @@ import onnx
 import pytest
 import torch
 
+import lccl
 from conftest import Outcome
 from lccl.load import load_model
 
@@ -65,6 +66,16 @@ def test_an_onnx_file(invoke: Invoke, exported: Path, tmp_path: Path) -> None:
     assert "6 of 9 convolutions are gated" in outcome.out
 
 
+def test_the_shape_of_an_onnx_files_check(invoke: Invoke, small_model: torch.nn.Module, tmp_path: Path) -> None:
+    """Where height and width are dynamic, the caller knows which the network takes."""
+    lccl.export(small_model, torch.zeros(1, 1, 16, 16), tmp_path / "m.onnx", dynamic_hw=True)
+    target = tmp_path / "again.onnx"
+    outcome = invoke(EXPORT, tmp_path / "m.onnx", "-o", target, "--input-shape", "5x1x24x40", "--json")
+    assert json.loads(outcome.out)["checked"]["samples"] == 5
+    outcome = invoke(EXPORT, tmp_path / "m.onnx", "-o", target, "--input-shape", "5x3x24x40")
+    assert "input x is [5, 3, 24, 40], but the model takes ['batch', 1, 'height', 'width']" in outcome.err
+
+
 def test_an_older_file_is_replaced_whole(invoke: Invoke, checkpoint: Path, tmp_path: Path) -> None:
     target = tmp_path / "model.onnx"
     target.write_text("older")
@@ -74,7 +85,7 @@ def test_an_older_file_is_replaced_whole(invoke: Invoke, checkpoint: Path, tmp_p
 
 
 def test_an_infinite_buffer_is_no_fault(tmp_path: Path) -> None:
-    """Attention masks hold -inf; only NaN tells of a training gone wrong."""
+    """Attention masks hold -inf; infinity tells of a training gone wrong in weights only."""
 
     class Masked(torch.nn.Module):
         def __init__(self) -> None:

@@ -12,12 +12,15 @@ import torch
 from torch import nn
 
 import lccl
+from cases import CASES
+from lccl.exporting.torch_source import CHECK_BATCH
 from lccl.exporting.translate import to_onnx
+from lccl.graph.twins import dense_twin
 from lccl.nn import LCCLConv2d
 from lccl.op.contract import ATTRIBUTES
 from lccl.op.onnx_op import is_lccl_node, node_attributes
-from lccl.verify import has_hard_gates
-from onnx_models import op_types, run
+from lccl.verify import has_hard_gates, with_open_gates
+from onnx_models import case_model, op_types, run
 
 
 def trained(model: nn.Module, *args: torch.Tensor) -> nn.Module:
@@ -125,6 +128,48 @@ def test_dynamic_height_and_width(two_inputs: Any, tmp_path: Path) -> None:
     np.testing.assert_allclose(run(proto, {"image": image.numpy(), "mask": mask.numpy()}), expected, atol=1e-5)
 
 
+class MaskOfAQuarter(nn.Module):
+    """An image and a mask of a quarter of its size: only sizes in that ratio fit."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = LCCLConv2d(3, 4, 3, padding=1, gate="external", gate_size=4)
+
+    def forward(self, image: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        return self.layer(image, gate=mask)
+
+
+def test_dynamic_sizes_of_inputs_keep_their_ratio(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    args = (torch.randn(2, 3, 16, 12), torch.rand(2, 1, 4, 3))
+    result = lccl.export(MaskOfAQuarter().eval(), args, tmp_path / "m.onnx", dynamic_hw=True)
+    dims = [[d.dim_param or d.dim_value for d in i.type.tensor_type.shape.dim] for i in onnx.load(result.path).graph.input]
+    assert dims == [["batch", 3, "height", "width"], ["batch", 1, "height_1", "width_1"]]
+    assert result.checked.samples == 2 * CHECK_BATCH
+    with pytest.raises(lccl.UserError, match="cannot run"):
+        lccl.export(onnx.load(result.path), None, tmp_path / "again.onnx")
+    again = lccl.export(onnx.load(result.path), args, tmp_path / "again.onnx", dense=True)
+    assert again.checked.samples == 2
+    for wrong, message in ((args[:1], "2 inputs"), ((args[1], args[0]), r"input image is \[2, 1, 4, 3\]")):
+        with pytest.raises(lccl.UserError, match=message):
+            lccl.export(onnx.load(result.path), wrong, tmp_path / "wrong.onnx")
+
+
+def test_the_checks_batch_is_never_the_examples(small_model: nn.Module, tmp_path: Path) -> None:
+    for batch in (1, CHECK_BATCH):
+        result = lccl.export(small_model, torch.zeros(batch, 1, 16, 16), tmp_path / "m.onnx")
+        assert result.checked.samples != batch
+
+
+def test_outputs_that_are_not_finite_are_refused(tmp_path: Path) -> None:
+    """Both sides overflow alike, which is no agreement."""
+    layer = LCCLConv2d(3, 4, 3, padding=1, norm=False)
+    nn.init.constant_(layer.conv.weight, 3e38)
+    with pytest.raises(lccl.UserError, match="holds NaN or infinity"):
+        lccl.export(nn.Sequential(layer).eval(), torch.zeros(1, 3, 8, 8), tmp_path / "m.onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_real_inputs_calibrate_the_density(small_model: nn.Module, tmp_path: Path) -> None:
     x = np.random.default_rng(0).standard_normal((16, 1, 16, 16)).astype(np.float32)
     example = torch.zeros(1, 1, 16, 16)
@@ -166,6 +211,38 @@ def test_an_onnx_model_as_the_source(exported: Path, tmp_path: Path) -> None:
     assert result.checked.max_error < 1e-6
     again, first = onnx.load(result.path), onnx.load(exported)
     assert again.graph.SerializeToString() == first.graph.SerializeToString()
+
+
+def test_weights_under_closed_gates_of_an_onnx_source_are_checked(
+    exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import lccl.exporting
+
+    model = onnx.load(exported)
+    closed = [t for t in model.graph.initializer if t.name.endswith("gate_B")]
+    for tensor in closed:
+        tensor.CopyFrom(onnx.numpy_helper.from_array(np.full(1, -1000, np.float32), tensor.name))
+    assert closed
+    assert lccl.export(model, None, tmp_path / "m.onnx").checked.max_error < 1e-6
+    right = lccl.exporting.canonical
+
+    def wrong(given: onnx.ModelProto) -> onnx.ModelProto:
+        out = right(given)
+        tensor = next(t for t in out.graph.initializer if t.name == "stages.0.0.conv1.W")
+        tensor.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(tensor) + np.float32(1), tensor.name))
+        return out
+
+    monkeypatch.setattr(lccl.exporting, "canonical", wrong)
+    with pytest.raises(lccl.UserError, match="with its gates open"):
+        lccl.export(model, None, tmp_path / "wrong.onnx")
+
+
+@pytest.mark.parametrize("case", ["everything", "grid-2", "external", "both", "binary", "threshold"])
+def test_open_gates_are_what_the_dense_twin_computes(case: str) -> None:
+    model, feed = case_model(next(c for c in CASES if c.name == case))
+    expected = run(dense_twin(model), feed)
+    np.testing.assert_allclose(run(with_open_gates(model), feed), expected, atol=1e-5)
+    assert np.abs(expected - run(model, feed)).max() > 1e-2
 
 
 def test_hard_gates_are_known(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from onnx import helper, numpy_helper
 from cases import CASES
 from lccl.errors import UserError
 from lccl.graph.canonical import canonical, set_metadata
+from lccl.graph.views import inlined
 from lccl.op.contract import ATTRIBUTES
 from lccl.op.onnx_op import is_lccl_node
 from onnx_models import case_model, run
@@ -87,6 +88,22 @@ def test_refusals(change, message: str) -> None:
     change(model)
     with pytest.raises(UserError, match=message):
         canonical(model)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"value_string": "text"},
+        {"value_strings": ["a", "b"]},
+        {"value": helper.make_tensor("t", onnx.TensorProto.STRING, [1], [b"text"])},
+    ],
+)
+def test_text_in_a_constant_is_refused(value: dict[str, object]) -> None:
+    model, _ = case_model(CASE)
+    model.graph.node.insert(0, helper.make_node("Constant", [], ["words"], "words", **value))
+    for view in (canonical, inlined):
+        with pytest.raises(UserError, match="constant words holds text"):
+            view(model)
 
 
 @pytest.mark.parametrize(

@@ -9,13 +9,15 @@ import numpy as np
 import onnx
 import pytest
 
+from cases import CASES
 from lccl.errors import UserError
 from lccl.graph.canonical import canonical
 from lccl.graph.precision import to_precision
 from lccl.graph.views import inlined
 from lccl.op.contract import INPUTS
 from lccl.op.onnx_op import is_lccl_node, register_schema
-from onnx_models import run
+from lccl.verify import check_types
+from onnx_models import case_model, run
 
 T = onnx.TensorProto
 
@@ -107,6 +109,40 @@ def test_weights_are_rounded_and_not_clamped(model: onnx.ModelProto) -> None:
         converted = to_precision(changed(model, "stages.0.0.conv1.W", value), "fp16")
         got = onnx.numpy_helper.to_array(next(t for t in converted.graph.initializer if t.name == "stages.0.0.conv1.W"))
         assert got.flat[0] == np.float16(value)
+
+
+def resized(case: str, *, first: bool) -> tuple[onnx.ModelProto, dict[str, np.ndarray]]:
+    """The case with a Resize, which the converter keeps in float32, before or behind its node."""
+    model, feed = case_model(next(c for c in CASES if c.name == case))
+    node = model.graph.node[0]
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.array([1, 1, 2, 2], np.float32), "scales"))
+    ends = ("X", "larger") if first else ("small", "Y")
+    node.input[0], node.output[0] = ("larger", "Y") if first else ("X", "small")
+    resize = onnx.helper.make_node("Resize", [ends[0], "", "scales"], [ends[1]], "resize", mode="nearest")
+    model.graph.node.insert(0 if first else 1, resize)
+    return canonical(model), feed
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+@pytest.mark.parametrize("first", [True, False])
+def test_inputs_and_outputs_stay_float32_whatever_stands_there(precision, first: bool) -> None:
+    model, feed = resized("released", first=first)
+    converted = to_precision(model, precision)
+    onnx.checker.check_model(converted, full_check=True)
+    check_types(model, converted)
+    assert {v.type.tensor_type.elem_type for v in (*converted.graph.input, *converted.graph.output)} == {T.FLOAT}
+    if precision == "fp16":
+        wide, half = run(model, feed), run(converted, feed)
+        assert half.dtype == np.float32
+        np.testing.assert_allclose(half, wide, atol=2e-2 * np.abs(wide).max())
+
+
+def test_an_output_of_another_type_is_found(model: onnx.ModelProto) -> None:
+    converted = to_precision(model, "bf16")
+    cast = next(n for n in converted.graph.node if converted.graph.output[0].name in n.output)
+    cast.attribute[0].i = T.BFLOAT16
+    with pytest.raises(UserError, match="is BFLOAT16 instead of FLOAT"):
+        check_types(model, converted)
 
 
 def test_a_weight_that_float16_cannot_hold_is_refused(model: onnx.ModelProto) -> None:

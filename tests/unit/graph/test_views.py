@@ -9,7 +9,7 @@ from onnx import helper, numpy_helper
 
 from cases import CASES, Case
 from lccl.graph.views import inlined, stripped
-from lccl.op.onnx_op import is_lccl_node
+from lccl.op.onnx_op import is_lccl_node, register_schema
 from onnx_models import case_model, op_types, run
 
 
@@ -109,8 +109,7 @@ def test_the_users_own_nodes_are_left_alone() -> None:
     assert op_types(view)[-5:] == ["Resize", "Slice", "ThresholdedRelu", "Conv", "Mul"]
 
 
-def test_layers_keep_their_names_beside_other_functions() -> None:
-    """Another function's calls shift the inliner's numbers, not the layers' names."""
+def beside_a_function_of_the_users() -> tuple[onnx.ModelProto, dict[str, np.ndarray]]:
     model, feed = case_model(CASES[0])
     model.graph.node[0].output[0] = "layer_out"
     twice = helper.make_function(
@@ -121,6 +120,24 @@ def test_layers_keep_their_names_beside_other_functions() -> None:
     model.graph.node.insert(0, helper.make_node("Twice", ["X"], ["X2"], domain="mine"))
     model.graph.node[1].input[0] = "X2"
     model.graph.node.append(helper.make_node("Twice", ["layer_out"], ["Y"], domain="mine"))
+    return model, feed
+
+
+def test_stripped_leaves_no_function_of_the_users() -> None:
+    """TensorRT's parser drops what a function's body takes from the call, whosever function it is."""
+    model, _ = beside_a_function_of_the_users()
+    view = stripped(model)
+    assert op_types(view) == ["Add", "LCCLConv", "Add"]
+    assert list(view.functions) == []
+    assert {o.domain for o in view.opset_import} == {"", "lccl"}
+    assert view.graph.node[1].name == "layer"
+    register_schema()
+    onnx.checker.check_model(view, full_check=True)
+
+
+def test_layers_keep_their_names_beside_other_functions() -> None:
+    """Another function's calls shift the inliner's numbers, not the layers' names."""
+    model, feed = beside_a_function_of_the_users()
     view = inlined(model)
     assert [n.name for n in view.graph.node if n.op_type == "Conv"] == ["layer/logit", "layer/conv"]
     np.testing.assert_allclose(run(view, feed), run(model, feed), atol=1e-6)

@@ -144,6 +144,10 @@ def test_grid_gate_sees_its_whole_block() -> None:
         ({"padding": (1, 2, 3)}, "padding takes"),
         ({"padding": -1}, "padding takes"),
         ({"kernel_size": (1, 2, 3)}, "kernel_size takes"),
+        ({"gate_threshold": -0.5}, "gate_threshold not negative"),
+        ({"gate_threshold": float("nan")}, "gate_threshold not negative"),
+        ({"activation": float("inf")}, "activation_alpha must be a finite"),
+        ({"gate": "external", "stride": 0}, "strides must be positive"),
     ],
 )
 def test_options_that_do_not_go_together(options: dict[str, Any], message: str) -> None:

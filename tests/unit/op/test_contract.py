@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -11,6 +12,8 @@ from hypothesis import strategies as st
 from lccl.errors import ContractError
 from lccl.op.contract import (
     ATTRIBUTES,
+    BINARY_SLOPE,
+    FLT_MAX,
     INPUT_NAMES,
     INPUTS,
     Attributes,
@@ -19,6 +22,7 @@ from lccl.op.contract import (
     grid_hw,
     output_shape,
 )
+from lccl.op.onnx_op import make_node, node_attributes
 
 SHAPES: dict[str, tuple[int, ...]] = {
     "X": (2, 8, 9, 11),
@@ -73,7 +77,14 @@ def test_names_and_order_are_version_1() -> None:
         ({"pads": (0, -1, 0, 0)}, "pads must not be negative"),
         ({"strides": (1.9, 1)}, "of kind ints"),
         ({"strides": "22"}, "of kind ints"),
-        ({"activation_alpha": float("nan")}, "not NaN"),
+        ({"activation_alpha": float("nan")}, "activation_alpha must be a finite float32"),
+        ({"post_alpha": float("-inf")}, "post_alpha must be a finite float32"),
+        ({"post_alpha": 1e39}, "post_alpha must be a finite float32"),
+        ({"gate_max": float("inf")}, "gate_max must be a finite float32"),
+        ({"gate_threshold": float("inf")}, "gate_threshold must be a finite float32"),
+        ({"gate_slope": 2e30}, "gate_slope must not be above 1e\\+30"),
+        ({"gate_slope": float("inf")}, "gate_slope must not be above"),
+        ({"gate_upsample": (1, 1, float("inf"), float("inf"))}, "whole G"),
         ({"gate_upsample": (1, 1, 2, 3)}, "whole G"),
         ({"gate_upsample": (1, 1, 1.5, 1.5)}, "whole G"),
         ({"gate_slope": float("nan")}, "must be positive"),
@@ -87,6 +98,12 @@ def test_names_and_order_are_version_1() -> None:
 def test_attributes_are_checked(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ContractError, match=message):
         Attributes.from_mapping(change)
+
+
+def test_the_limits_survive_float32() -> None:
+    """1e30 is a little more in float32, as which a node carries it."""
+    values = Attributes(gate_slope=BINARY_SLOPE, gate_max=FLT_MAX)
+    assert node_attributes(make_node(INPUT_NAMES, ["Y"], values)).gate_slope == float(np.float32(1e30)) > BINARY_SLOPE
 
 
 @pytest.mark.parametrize(

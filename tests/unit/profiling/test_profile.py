@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from torch import nn
@@ -111,6 +112,57 @@ def test_images_of_several_sizes_are_averaged(half_open: nn.Module) -> None:
 def test_a_folded_network_counts_as_the_original(small_model: nn.Module) -> None:
     x = torch.randn(4, 1, 16, 16)
     assert lccl.profile(fold(small_model), x) == lccl.profile(small_model, x)
+
+
+class Convolutions(nn.Module):
+    """A gated layer before convolutions of one, two and three dimensions, transposed ones of odd strides too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gated = LCCLConv2d(2, 4, 3, padding=1)
+        self.down = nn.Conv2d(4, 6, 3, stride=2, padding=1)
+        self.up = nn.ConvTranspose2d(6, 4, 3, stride=3, padding=2, output_padding=1)
+        self.line = nn.Conv1d(4, 5, 3)
+        self.volume = nn.Conv3d(1, 2, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.up(self.down(self.gated(x)))
+        return self.line(x.flatten(2)).mean((1, 2)) + self.volume(x[:, None]).mean((1, 2, 3, 4))
+
+
+def test_every_convolution_counts_alike_in_both(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model, x = Convolutions().eval(), torch.randn(2, 2, 9, 9)
+    lccl.export(model, x, tmp_path / "m.onnx")
+    of_module, of_onnx = lccl.profile(model, x), lccl.profile(tmp_path / "m.onnx", x)
+    macs = {layer.name: layer.dense_macs for layer in of_module.layers}
+    assert macs["up"] == 6 * 4 * 9 * 25, "of the input's 5 x 5 positions"
+    assert macs["volume"] == 2 * 27 * 2 * 10 * 10
+    assert {layer.name: layer.dense_macs for layer in of_onnx.layers} == macs
+
+
+def test_layers_of_the_same_name_stay_apart(exported: Path) -> None:
+    """Other exporters leave nodes unnamed."""
+    model = onnx.load(exported)
+    for node in model.graph.node:
+        if node.op_type == "Conv":
+            node.name = ""
+    x = np.ones((1, 1, 16, 16), np.float32)
+    assert lccl.profile(model, x).dense_macs == lccl.profile(exported, x).dense_macs
+    assert len({layer.name for layer in lccl.profile(model, x).layers}) == len(lccl.profile(exported, x).layers)
+
+
+def test_a_batch_that_does_not_fit(half_open: nn.Module, exported: Path) -> None:
+    with pytest.raises(lccl.UserError, match=r"a batch of shape \[1, 3, 8, 8\] does not fit the model"):
+        lccl.profile(half_open[1:2], np.ones((1, 3, 8, 8), np.float32))
+    with pytest.raises(lccl.UserError, match="cannot run"):
+        lccl.profile(exported, np.ones((1, 3, 16, 16), np.float32))
+
+
+def test_float64_is_taken_as_the_models_type(small_model: nn.Module, exported: Path) -> None:
+    wide = np.random.default_rng(0).standard_normal((2, 1, 16, 16))
+    for model in (small_model, exported):
+        assert lccl.profile(model, wide) == lccl.profile(model, wide.astype(np.float32))
 
 
 def test_files_of_either_kind(checkpoint: Path, exported: Path) -> None:

@@ -1,0 +1,198 @@
+"""Options and inputs that would be ignored or prove nothing: refused in one sentence, nothing written."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from test_bad_input import COMPARE, EXPORT, refused
+
+import lccl
+from conftest import Outcome
+from lccl.cli.common import recorded, show
+from lccl.load import _pickled_globals, import_object, load_model, load_onnx
+
+Invoke = Callable[..., Outcome]
+
+
+# ---- code of the user's ---------------------------------------------------------------------------------------------
+
+
+def test_a_module_that_exits_on_import(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """argparse at a module's top level would end this program with 2, which CI reads as "fell short"."""
+    (tmp_path / "exits_on_import.py").write_text("import argparse\nargparse.ArgumentParser().error('no such option')\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(lccl.UserError, match="importing exits_on_import raised SystemExit"):
+        import_object("exits_on_import:build", "factory")
+
+
+def test_ctrl_c_while_importing_is_an_interrupt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "interrupted_on_import.py").write_text("raise KeyboardInterrupt\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        import_object("interrupted_on_import:build", "factory")
+
+
+def test_what_a_loader_prints_is_not_the_result(
+    invoke: Invoke, exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "talking_loader.py").write_text(
+        "import numpy as np\n"
+        "print('importing')\n"
+        "def load():\n    print('loading')\n    return np.ones((2, 1, 16, 16), np.float32)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    outcome = invoke(COMPARE, exported, "--data", "talking_loader:load", "--runs", "0", "--json")
+    assert json.loads(outcome.out)["held"] is True
+    assert outcome.err == "importing\nloading\n"
+    outcome = invoke(EXPORT, exported, "-o", tmp_path / "m.onnx", "--inputs", "talking_loader:load", "--json")
+    assert json.loads(outcome.out)["path"] == str(tmp_path / "m.onnx")
+
+
+# ---- options --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "options", [("--model", "a:b"), ("--state-dict-key", "model"), ("--unsafe-pickle",), ("--dynamic-hw",)]
+)
+def test_checkpoint_options_on_onnx(invoke: Invoke, exported: Path, tmp_path: Path, options: tuple[str, ...]) -> None:
+    refused(invoke(EXPORT, exported, *options, "-o", tmp_path / "m.onnx"), f"{options[0]} goes with a checkpoint")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("option", [{"dynamic_hw": True}, {"input_names": ["x"]}, {"output_names": ["y"]}])
+def test_module_options_on_an_onnx_model(exported: Path, tmp_path: Path, option: dict[str, Any]) -> None:
+    with pytest.raises(lccl.UserError, match=f"{next(iter(option))} is for a module"):
+        lccl.export(onnx.load(exported), None, tmp_path / "m.onnx", **option)
+
+
+def test_a_factory_beside_a_whole_module(small_model: torch.nn.Module, tmp_path: Path) -> None:
+    torch.save(small_model, tmp_path / "module.pt")
+    for options in ({"factory": "lccl.models.resnet:cifar_resnet"}, {"state_dict_key": "model"}):
+        with pytest.raises(lccl.UserError, match="is a whole pickled module"):
+            load_model(tmp_path / "module.pt", unsafe_pickle=True, **options)
+
+
+def test_a_key_into_our_own_checkpoint(checkpoint: Path) -> None:
+    with pytest.raises(lccl.UserError, match="leave out --state-dict-key"):
+        load_model(checkpoint, state_dict_key="state_dict")
+
+
+@pytest.mark.parametrize("option", ["--model", "--dense-model"])
+def test_a_factory_without_a_checkpoint(invoke: Invoke, exported: Path, samples: Path, option: str) -> None:
+    refused(invoke(COMPARE, exported, "--data", samples, option, "mine:build"), option, "goes with a checkpoint")
+
+
+@pytest.mark.parametrize("value", ["nan", "-1", "inf"])
+def test_a_time_that_is_none(invoke: Invoke, exported: Path, samples: Path, value: str) -> None:
+    refused(invoke(COMPARE, exported, "--data", samples, "--max-seconds", value), "--max-seconds", value)
+
+
+def test_a_superscript_is_no_number(invoke: Invoke, checkpoint: Path, tmp_path: Path) -> None:
+    refused(invoke(EXPORT, checkpoint, "--input-shape", "1x²x16x16", "-o", tmp_path / "m.onnx"), "1x3x224x224")
+
+
+def test_a_decomposed_network_is_no_dense_one(invoke: Invoke, exported: Path, samples: Path) -> None:
+    decomposed = exported.with_suffix(".decomposed.onnx")
+    refused(invoke(COMPARE, exported, "--dense", decomposed, "--data", samples), "has gates, so it is no dense network")
+
+
+# ---- files ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_damaged_central_directory(invoke: Invoke, checkpoint: Path, tmp_path: Path) -> None:
+    content = checkpoint.read_bytes()
+    at = content.rindex(b"PK\x01\x02")
+    (tmp_path / "damaged.pt").write_bytes(content[:at] + b"PKxx" + content[at + 4 :])
+    refused(invoke(EXPORT, tmp_path / "damaged.pt", "-o", tmp_path / "m.onnx"), "cut off")
+
+
+def test_what_a_bare_pickle_would_call(tmp_path: Path) -> None:
+    """Names whose module was memoised before, and torch's own functions but those that its unpickler allows."""
+    path = tmp_path / "bare.pt"
+    path.write_bytes(pickle.dumps([json.loads, json.dumps], protocol=4))
+    assert _pickled_globals(path) == ["json.dumps", "json.loads"]
+    path.write_bytes(pickle.dumps([torch.hub.load, torch._utils._rebuild_tensor_v2], protocol=2))
+    assert _pickled_globals(path) == ["torch.hub.load"]
+
+
+def test_infinite_weights(small_model: torch.nn.Module, exported: Path, tmp_path: Path) -> None:
+    """As NaN does, they tell of a training gone wrong."""
+    module = pickle.loads(pickle.dumps(small_model))
+    module.stages[0][0].conv1.conv.weight.data[0, 0, 0, 0] = float("inf")
+    torch.save(module, tmp_path / "module.pt")
+    with pytest.raises(lccl.UserError, match=r"stages\.0\.0\.conv1\.conv\.weight holds infinity"):
+        load_model(tmp_path / "module.pt", unsafe_pickle=True)
+    model = onnx.load(exported)
+    tensor = next(t for t in model.graph.initializer if t.name == "classifier.weight")
+    values = onnx.numpy_helper.to_array(tensor).copy()
+    values.flat[0] = np.inf
+    tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
+    onnx.save(model, tmp_path / "m.onnx")
+    with pytest.raises(lccl.UserError, match=r"classifier\.weight holds infinity"):
+        load_onnx(tmp_path / "m.onnx")
+
+
+# ---- inputs ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_inputs_that_prove_nothing(invoke: Invoke, exported: Path, tmp_path: Path, value: float) -> None:
+    inputs = np.ones((4, 1, 16, 16), np.float32)
+    inputs[2, 0, 3, 3] = value
+    np.savez(tmp_path / "broken.npz", x=inputs)
+    refused(invoke(EXPORT, exported, "--inputs", tmp_path / "broken.npz", "-o", tmp_path / "m.onnx"), "holds NaN or infinity")
+    refused(invoke(COMPARE, exported, "--data", tmp_path / "broken.npz"), "holds NaN or infinity")
+    with pytest.raises(lccl.UserError, match="holds NaN or infinity"):
+        lccl.export(onnx.load(exported), None, tmp_path / "m.onnx", inputs={"x": inputs})
+
+
+def test_inputs_of_another_type(invoke: Invoke, exported: Path, tmp_path: Path) -> None:
+    """Pixels of 0 to 255 are not what the network was trained on; only the width of a float is a matter of form."""
+    np.savez(tmp_path / "pixels.npz", x=np.ones((4, 1, 16, 16), np.uint8))
+    refused(
+        invoke(EXPORT, exported, "--inputs", tmp_path / "pixels.npz", "-o", tmp_path / "m.onnx"),
+        "input x is uint8, but the model takes float32",
+    )
+    result = lccl.export(onnx.load(exported), None, tmp_path / "m.onnx", inputs={"x": np.ones((4, 1, 16, 16))})
+    assert result.checked.samples == 2 + 4
+
+
+# ---- results --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Result:
+    value: float
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"rows": [{"value": self.value}], "pair": (1, self.value)}
+
+
+def test_json_has_no_nan(capsys: pytest.CaptureFixture[str]) -> None:
+    for value in (float("nan"), float("inf")):
+        show(Result(value), as_json=True)
+        assert json.loads(capsys.readouterr().out, parse_constant=pytest.fail) == {"rows": [{"value": None}], "pair": [1, None]}
+
+
+def test_a_recorded_command_names_no_folder(invoke: Invoke, checkpoint: Path, tmp_path: Path) -> None:
+    assert recorded(["lccl-export", "/a/b/c.pt", "--inputs=/d/e.npz", "-o", "m/n.onnx", "--model", "mine:build"]) == [
+        "lccl-export",
+        "c.pt",
+        "--inputs=e.npz",
+        "-o",
+        "n.onnx",
+        "--model",
+        "mine:build",
+    ]
+    assert invoke(EXPORT, checkpoint, "-o", tmp_path / "m.onnx").code == 0
+    notes = {p.key: p.value for p in onnx.load(tmp_path / "m.onnx").metadata_props}
+    assert notes["lccl.command"] == f"lccl-export {checkpoint.name} -o m.onnx"
