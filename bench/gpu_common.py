@@ -15,13 +15,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lccl.op.contract import Attributes, gate_pads, grid_hw
+from lccl.op.contract import Attributes, grid_hw
 
 MIN_INSTANCES = 20
 MAX_INSTANCES = 200
 """Calls in one graph."""
 L2_MARGIN = 2.0
 """Rotating buffers hold this many times the L2 cache."""
+PEAKS = (
+    ("H200 NVL", 835.0),
+    ("H200", 989.0),
+    ("H100 NVL", 835.0),
+    ("H100 PCIe", 756.0),
+    ("H100", 989.0),
+    ("A100", 312.0),
+    ("A30", 165.0),
+    ("L40S", 362.0),
+)
+"""What a GPU's name holds -> dense float16 TFLOP/s of its tensor cores in NVIDIA's data sheet; the first that fits. No MIG slices."""
 
 
 def gpu_facts(command: Sequence[str]) -> dict[str, Any]:
@@ -41,6 +52,11 @@ def gpu_facts(command: Sequence[str]) -> dict[str, Any]:
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "command": " ".join(command),
     }
+
+
+def peak_of(gpu: str) -> float | None:
+    """TFLOP/s that a GPU of this name can reach; None where no data sheet was copied here."""
+    return None if "MIG" in gpu else next((peak for name, peak in PEAKS if name in gpu), None)
 
 
 def driver_version() -> str:
@@ -77,33 +93,33 @@ def mask(n: int, hw: tuple[int, int], density: float, kind: str, generator: torc
 
 @dataclass(frozen=True)
 class Layer:
-    """A 3x3 convolution of stride 1 that keeps its size."""
+    """A 3x3 convolution with a pad of 1, which at stride 1 keeps its size."""
 
     channels: int
     size: int
+    """Of the input."""
     batch: int
+    outputs: int = 0
+    """Output channels; 0: as many as channels."""
+    stride: int = 1
 
     @property
     def name(self) -> str:
-        return f"{self.channels}@{self.size} b{self.batch}"
+        outputs = f"-{self.outputs}" if self.outputs else ""
+        return f"{self.channels}{outputs}@{self.size}{f's{self.stride}' if self.stride > 1 else ''} b{self.batch}"
+
+    @property
+    def out_channels(self) -> int:
+        return self.outputs or self.channels
+
+    @property
+    def out_size(self) -> int:
+        return -(-self.size // self.stride)
 
     @property
     def flops(self) -> float:
         """Of the convolution with every pixel computed, a multiply-accumulate counted as two."""
-        return 2.0 * self.batch * self.size**2 * self.channels**2 * 9
-
-
-def layer_attributes_of(grid: int, *, external: bool, density: float) -> Attributes:
-    """ReLU of a 3x3 convolution, times a gate of kernel 1x1 or from outside, on a grid of G."""
-    return Attributes(
-        pads=(1, 1, 1, 1),
-        gate_strides=(grid, grid),
-        gate_pads=gate_pads((3, 3), (1, 1, 1, 1), (1, 1), (1, 1), (1, 1), grid),
-        activation_alpha=0.0,
-        gate_upsample=(1, 1, grid, grid),
-        gate_source="external" if external else "fused",
-        density=density,
-    )
+        return 2.0 * self.batch * self.out_size**2 * self.channels * self.out_channels * 9
 
 
 def layer_inputs(
@@ -113,15 +129,15 @@ def layer_inputs(
 
     X is channels_last. The open gates are between 0.5 and 1.5.
     """
-    c, device = layer.channels, generator.device
+    c, k, device = layer.channels, layer.out_channels, generator.device
     x = torch.randn((layer.batch, c, layer.size, layer.size), generator=generator, device=device).to(dtype)
     gates = torch.rand(active.shape, generator=generator, device=device) + 0.5
     gate = torch.where(active, gates, torch.zeros_like(gates)).to(dtype)
-    weight = torch.randn((c, 3, 3, c), generator=generator, device=device) / (9 * c) ** 0.5
+    weight = torch.randn((k, 3, 3, c), generator=generator, device=device) / (9 * c) ** 0.5
     inputs = {
         "X": x.to(memory_format=torch.channels_last),
         "W": weight.to(dtype),
-        "B": torch.randn(c, generator=generator, device=device),
+        "B": torch.randn(k, generator=generator, device=device),
         "gate_W": torch.zeros((1, 1, 1, c), dtype=dtype, device=device),
         "gate_B": torch.ones(1, device=device) if external else torch.zeros(1, device=device),
         "gate": gate if external else torch.ones((1, 1, 1, 1), dtype=dtype, device=device),
@@ -132,7 +148,7 @@ def layer_inputs(
     if not external:
         inputs["gate_W"][..., 0] = 1
         signed = torch.where(active, gate, -torch.ones_like(gate))
-        inputs["X"][:, :1] = spread(signed, grid, (layer.size, layer.size))
+        inputs["X"][:, :1] = spread(signed, grid * layer.stride, (layer.size, layer.size))
     return inputs
 
 

@@ -9,12 +9,14 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from gpu_common import Layer, Times, buffers_needed, capture, layer_attributes_of, layer_inputs, mask, spread, time_graphs
+from gpu_common import Layer, Times, buffers_needed, capture, layer_inputs, mask, spread, time_graphs
 from torch import Tensor
 
 from lccl.cuda.interface import Device
 from lccl.cuda.library import Config, Library
+from lccl.cuda.planning import layer_attributes
 from lccl.cuda.torch_backend import Prepared, device_of, launch, new_workspace, prepare
+from lccl.errors import UserError, first_line
 from lccl.op.contract import Attributes
 
 DTYPE = torch.float16
@@ -39,6 +41,16 @@ class Setting:
     def form(self) -> str:
         return "external" if self.external else "fused"
 
+    @property
+    def words(self) -> str:
+        return f"{self.layer.name} G={self.grid} {self.mask} {self.form} {self.density}"
+
+    def attributes(self) -> Attributes:
+        """ReLU of the convolution, times a gate of kernel 1x1 or from outside."""
+        return layer_attributes(
+            (3, 3), stride=self.layer.stride, grid=self.grid, activation_alpha=0.0, density=self.density, external=self.external
+        )
+
 
 @dataclass(frozen=True)
 class Row:
@@ -48,6 +60,8 @@ class Row:
     channels: int
     size: int
     batch: int
+    outputs: int
+    stride: int
     grid: int
     mask: str
     form: str
@@ -80,9 +94,11 @@ class Row:
 class Refusal:
     """A configuration that was not timed, and why."""
 
-    setting: dict[str, Any]
+    setting: str
     config: str
     reason: str
+    failed: bool = False
+    """It gave a wrong result, or an error."""
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -102,38 +118,49 @@ class Contest:
     def __post_init__(self) -> None:
         self.rows: list[Row] = []
         self.refusals: list[Refusal] = []
-        self.complete = True
+        self.complete = False
         self.device: Device = device_of(torch.device("cuda", 0))
         facts: Any = torch.cuda.get_device_properties(0)
         self.l2_bytes = int(facts.L2_cache_size)
         torch.backends.cudnn.benchmark = True
 
-    def run(self, settings: Sequence[Setting], tell: Callable[[str], None]) -> None:
-        """Measures the settings in their order until the deadline; ``complete`` says whether all were."""
+    def run(self, settings: Sequence[Setting], tell: Callable[[str], None], keep: Callable[[], None]) -> None:
+        """Measures the settings in their order until the deadline; ``complete`` says whether all were.
+
+        Args:
+            keep: called after each setting, so that what there is survives whatever comes.
+        """
         for number, setting in enumerate(settings):
             if time.monotonic() > self.deadline:
-                self.complete = False
                 tell(f"time is up after {number} of {len(settings)} settings")
                 return
-            where = f"{setting.layer.name} G={setting.grid} {setting.mask} {setting.form} {setting.density}"
-            tell(f"{number + 1}/{len(settings)} {where}")
-            try:
-                self._measure(setting)
-            except torch.cuda.OutOfMemoryError:
-                self._refuse(setting, "all", "out of device memory")
-            torch.cuda.empty_cache()
+            tell(f"{number + 1}/{len(settings)} {setting.words}")
+            self._attempt(setting)
+            self.complete = number + 1 == len(settings)
+            keep()
 
-    def _refuse(self, setting: Setting, config: str, reason: str) -> None:
-        self.refusals.append(Refusal(asdict(setting), config, reason))
+    def _attempt(self, setting: Setting) -> None:
+        """An error ends one setting and not the others."""
+        try:
+            self._measure(setting)
+            torch.cuda.empty_cache()
+        except torch.cuda.OutOfMemoryError:
+            self._refuse(setting, "all", "out of device memory")
+            torch.cuda.empty_cache()
+        except (RuntimeError, UserError) as error:
+            self._refuse(setting, "all", f"error: {first_line(error)}", failed=True)
+
+    def _refuse(self, setting: Setting, config: str, reason: str, failed: bool = False) -> None:
+        self.refusals.append(Refusal(setting.words, config, reason, failed))
 
     def _measure(self, setting: Setting) -> None:
         layer = setting.layer
         generator = torch.Generator("cuda").manual_seed(hash((layer.channels, layer.size, layer.batch, setting.grid)) % 2**31)
-        cells = -(-layer.size // setting.grid)
+        cells = -(-layer.out_size // setting.grid)
         active = mask(layer.batch, (cells, cells), setting.density, setting.mask, generator)
-        attributes = layer_attributes_of(setting.grid, external=setting.external, density=setting.density)
+        attributes = setting.attributes()
         inputs = layer_inputs(layer, setting.grid, active, external=setting.external, dtype=DTYPE, generator=generator)
-        sets = self._copies(inputs)
+        sets = self._copies(inputs, 2 * layer.batch * layer.out_size**2 * layer.out_channels)
         dense = Dense(sets, attributes)
         calls = [prepare(copy, attributes) for copy in sets]
         graphs = {name: capture(call, len(sets)) for name, call in dense.calls().items()}
@@ -145,18 +172,18 @@ class Contest:
         for config in self._worth_timing(setting, calls[0], chosen):
             wrong = self._difference(calls[0], config, workspace, expected)
             if wrong > TOLERANCE:
-                self._refuse(setting, config.name, f"wrong: off by {wrong:.2g} of the largest output")
+                self._refuse(setting, config.name, f"wrong: off by {wrong:.2g} of the largest output", failed=True)
                 continue
             graphs[config.name] = capture(self._call(calls, config, workspace), len(sets))
             timed.append(config)
         times = time_graphs(graphs, REPLAYS, REPLAY_BUDGET_S)
-        share = float(spread(active, setting.grid, (layer.size, layer.size)).float().mean())
+        share = float(spread(active, setting.grid, (layer.out_size, layer.out_size)).float().mean())
         for config in timed:
             self.rows.append(self._row(setting, config, config.id == chosen, calls[0], times, share))
 
-    def _copies(self, inputs: dict[str, Tensor]) -> list[dict[str, Tensor]]:
+    def _copies(self, inputs: dict[str, Tensor], output_bytes: int) -> list[dict[str, Tensor]]:
         """The inputs as often as it takes to be larger than the L2 cache; each copy will have an output of its own."""
-        bytes_each = sum(t.numel() * t.element_size() for t in inputs.values()) + inputs["X"].numel() * 2
+        bytes_each = sum(t.numel() * t.element_size() for t in inputs.values()) + output_bytes
         count = buffers_needed(bytes_each, self.l2_bytes)
         return [inputs] + [{name: tensor.clone() for name, tensor in inputs.items()} for _ in range(count - 1)]
 
@@ -193,6 +220,8 @@ class Contest:
             channels=layer.channels,
             size=layer.size,
             batch=layer.batch,
+            outputs=layer.out_channels,
+            stride=layer.stride,
             grid=setting.grid,
             mask=setting.mask,
             form=setting.form,
@@ -214,12 +243,14 @@ class Dense:
         self._sets = sets
         self._grid = attributes.grid
         self._external = attributes.gate_source == "external"
+        self._strides = attributes.strides
+        self._gate_strides = attributes.gate_strides
         self._weights = [s["W"].permute(0, 3, 1, 2) for s in sets]
         self._biases = [s["B"].to(DTYPE) for s in sets]
         self._gate_weights = [s["gate_W"].permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last) for s in sets]
-        hw = sets[0]["X"].shape[2:]
+        self._hw = [-(-side // stride) for side, stride in zip(sets[0]["X"].shape[2:], self._strides, strict=True)]
         # The dense network gets an external map at full size, so that only the kernels pay for a grid.
-        self._maps = [spread(s["gate"], self._grid, hw).contiguous() for s in sets] if self._external else []
+        self._maps = [spread(s["gate"], self._grid, self._hw).contiguous() for s in sets] if self._external else []
 
     def calls(self) -> dict[str, Callable[[int], Any]]:
         """Name -> a call on set i."""
@@ -228,18 +259,18 @@ class Dense:
     def fused(self, i: int) -> Tensor:
         """conv + bias + ReLU as one cuDNN call."""
         y: Tensor = torch.cudnn_convolution_relu(
-            self._sets[i]["X"], self._weights[i], self._biases[i], (1, 1), (1, 1), (1, 1), 1
+            self._sets[i]["X"], self._weights[i], self._biases[i], self._strides, (1, 1), (1, 1), 1
         )
         return y
 
     def in_two(self, i: int) -> Tensor:
         """conv + bias, then ReLU in place: what an nn.Sequential does."""
-        return F.conv2d(self._sets[i]["X"], self._weights[i], self._biases[i], padding=1).relu_()
+        return F.conv2d(self._sets[i]["X"], self._weights[i], self._biases[i], self._strides, padding=1).relu_()
 
     def gated(self, i: int) -> Tensor:
         """The op's own function: the convolution, the gate, their product."""
         return self.fused(i).mul_(self._maps[i] if self._external else self._gate(i))
 
     def _gate(self, i: int) -> Tensor:
-        gate = F.conv2d(self._sets[i]["X"], self._gate_weights[i], stride=self._grid).relu_()
-        return gate if self._grid == 1 else spread(gate, self._grid, self._sets[i]["X"].shape[2:])
+        gate = F.conv2d(self._sets[i]["X"], self._gate_weights[i], stride=self._gate_strides).relu_()
+        return gate if self._grid == 1 else spread(gate, self._grid, self._hw)

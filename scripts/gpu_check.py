@@ -11,35 +11,32 @@ import argparse
 import json
 import os
 import shutil
-import signal
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-ROOT = Path(__file__).resolve().parent.parent
+from gpu_process import ROOT, finish, last_lines, nvcc_path, outcome, start
+from gpu_sanitizer import sanitize
+
 for _folder in ("bench", "scripts", "tests", "exporter"):
     sys.path.insert(0, str(ROOT / _folder))
 
-WEIGHTS = {"build": 1.5, "sweep": 2.0, "masks": 0.5, "graph": 0.5, "streams": 0.5, "sanitizer": 1.5, "bench": 1.5}
+WEIGHTS = {
+    "build": 1.5,
+    "sweep": 2.0,
+    "masks": 0.5,
+    "offsets": 0.5,
+    "graph": 0.5,
+    "streams": 0.5,
+    "sanitizer": 1.5,
+    "bench": 1.5,
+}
 """Part -> its share of the time."""
 FORMS = {"sweep": 3000, "masks": 300}
 """Part -> random forms that make it complete."""
-SANITIZED = (
-    ("memcheck", False),
-    ("racecheck", False),
-    ("initcheck", False),
-    ("synccheck", False),
-    ("memcheck", True),
-    ("initcheck", True),
-)
-"""Tool of compute-sanitizer, and whether it is given a fault to see: a filter that hides our kernels would hide all faults."""
-FOUND = 9
-"""Exit code of compute-sanitizer that found something."""
 START_S = 15
 """Seconds that a process takes to import PyTorch and make a CUDA context, at most."""
 PASSED, REFUSED, FAILED, INCOMPLETE = 0, 1, 2, 3
@@ -72,50 +69,6 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 
-# ---- processes ----------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Done:
-    """A process that ended, or was ended."""
-
-    code: int | None
-    """None: the time was up."""
-    output: str
-    """Its stdout and stderr."""
-
-
-def start(command: Sequence[str], log: Path, **environment: str) -> subprocess.Popen[bytes]:
-    """Starts a process with both outputs in a file, in a session of its own so that its children can be ended with it."""
-    with log.open("wb") as out:
-        return subprocess.Popen(
-            command, stdout=out, stderr=subprocess.STDOUT, cwd=ROOT, start_new_session=True, env={**os.environ, **environment}
-        )
-
-
-def finish(process: subprocess.Popen[bytes], log: Path, until: float) -> Done:
-    """Waits until time.monotonic() is ``until``, then ends the process and its children."""
-    try:
-        code: int | None = process.wait(max(0.1, until - time.monotonic()))
-    except subprocess.TimeoutExpired:
-        code = None
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-    return Done(code, log.read_text(errors="replace"))
-
-
-def last_lines(text: str, count: int = 12) -> list[str]:
-    """The last lines that say something."""
-    return [line.rstrip() for line in text.splitlines() if line.strip()][-count:]
-
-
-def outcome(status: str, words: str, faults: Sequence[str] = (), **numbers: Any) -> dict[str, Any]:
-    """A part's result as the report has it."""
-    return {"status": status, "words": words, "faults": list(faults), "fault_count": len(faults), **numbers}
-
-
 # ---- parts --------------------------------------------------------------------------------------------------------------
 
 
@@ -136,24 +89,25 @@ class Check:
         if self.library is None or not self.library.is_file():
             return outcome("partial", "there is no library: the build failed or was not asked for; give one by --library")
         if part == "sanitizer":
-            return self._sanitizer(until)
+            return sanitize(Path(__file__), self.library, self.scratch, until)
         return self._bench(until) if part == "bench" else self._child(part, until)
 
     def _build(self, until: float) -> dict[str, Any]:
         if self.library is not None:
             return outcome("skipped", f"--library names {self.library}")
-        for tool in ("cmake", "nvcc"):
-            if shutil.which(tool) is None:
-                return outcome("failed", f"{tool} is not on the PATH", [f"{tool} is not on the PATH"])
+        nvcc = nvcc_path()
+        missing = [name for name, path in (("cmake", shutil.which("cmake")), ("nvcc", nvcc)) if path is None]
+        if missing:
+            said = f"no {' and no '.join(missing)} on the PATH"
+            return outcome("failed", said, [said])
         import torch
 
         cuda: Any = torch.cuda
         major, minor = cuda.get_device_capability(0)
         folder = ROOT / "build" / "gpu_check_library"
-        settings = (f"-DCMAKE_CUDA_ARCHITECTURES={major}{minor}", "-DCMAKE_BUILD_TYPE=Release", "-DLCCL_EMULATOR=OFF")
         jobs = str(os.cpu_count() or 1)
         steps = (
-            ["cmake", "-S", str(ROOT), "-B", str(folder), "-DLCCL_CUDA=ON", *settings],
+            ["cmake", "-S", str(ROOT), "-B", str(folder), *build_settings(f"{major}{minor}", str(nvcc))],
             ["cmake", "--build", str(folder), "--target", "lccl_cuda", "--parallel", jobs],
         )
         for number, step in enumerate(steps):
@@ -178,37 +132,6 @@ class Check:
         said = "it did not end in time and was ended" if done.code is None else f"its process ended with exit code {done.code}"
         return outcome("failed", said, last_lines(done.output))
 
-    def _sanitizer(self, until: float) -> dict[str, Any]:
-        tool = sanitizer_path()
-        if tool is None:
-            return outcome("partial", "compute-sanitizer is neither on the PATH nor beside nvcc")
-        running = {(name, planted): self._sanitize(tool, name, planted) for name, planted in SANITIZED}
-        faults, states, late = [], {}, False
-        for (name, planted), (process, log) in running.items():
-            done = finish(process, log, until)
-            label = f"{name} of a planted fault" if planted else name
-            wanted = FOUND if planted else 0
-            late |= done.code is None
-            states[label] = "not in time" if done.code is None else "as it should be" if done.code == wanted else "wrong"
-            if done.code not in (wanted, None):
-                said = "did not see it" if planted else "reports"
-                faults += [
-                    f"{label} {said}, exit code {done.code}",
-                    *(f"{name}: {line}" for line in last_lines(done.output, 30)),
-                ]
-        words = ", ".join(f"{name} {state}" for name, state in states.items())
-        return outcome("failed" if faults else "partial" if late else "passed", words, faults, tools=states)
-
-    def _sanitize(self, tool: str, name: str, planted: bool) -> tuple[subprocess.Popen[bytes], Path]:
-        """Starts one tool of compute-sanitizer on the small calls, or on a call with a fault that it has to see."""
-        log = self.scratch / f"{name}{'-planted' if planted else ''}.log"
-        # initcheck has to see PyTorch's own kernels too: they write what ours read.
-        scope = ["--kernel-regex", "kns=lccl"] if name != "initcheck" else []
-        child = [sys.executable, __file__, "--sanitized-child", name, "--library", str(self.library)]
-        command = [tool, "--tool", name, "--error-exitcode", str(FOUND), *scope, *child, *(["--planted"] if planted else [])]
-        # Without PyTorch's own cache every tensor is an allocation whose bounds the tool knows.
-        return start(command, log, PYTORCH_NO_CUDA_MEMORY_CACHING="1"), log
-
     def _bench(self, until: float) -> dict[str, Any]:
         log, out, table = (self.scratch / f"bench.{end}" for end in ("log", "json", "md"))
         minutes = max(5.0, until - time.monotonic() - START_S) / 60
@@ -216,32 +139,42 @@ class Check:
         command += ["--minutes", f"{minutes:.2f}", "--json", str(out), "--markdown", str(table)]
         command += ["--peak", str(self.options.peak)] if self.options.peak else []
         done = finish(start(command, log), log, until)
-        if out.is_file():
-            self.bench = json.loads(out.read_text())
-            self.bench_table = table.read_text()
+        self.bench = json.loads(out.read_text()) if out.is_file() else {}
+        self.bench_table = table.read_text() if table.is_file() else ""
+        words = bench_words(self.bench)
         if done.code == 0:
-            words = f"{len(self.bench['rows'])} rows"
-            return outcome("passed" if self.bench["complete"] else "partial", words)
-        said = "it did not end in time and was ended" if done.code is None else f"exit code {done.code}"
-        return outcome("failed", said, last_lines(done.output))
+            return outcome("passed" if self.bench.get("complete") else "partial", words)
+        if done.code is None:
+            return outcome("partial" if self.bench.get("rows") else "failed", f"{words}; it did not end in time and was ended")
+        return outcome("failed", f"{words}; exit code {done.code}", last_lines(done.output))
 
 
-def sanitizer_path() -> str | None:
-    """compute-sanitizer, on the PATH or where the toolkit of nvcc has it."""
-    found = shutil.which("compute-sanitizer")
-    nvcc = shutil.which("nvcc")
-    if found or nvcc is None:
-        return found
-    toolkit = Path(nvcc).resolve().parent.parent
-    beside = (toolkit / "bin" / "compute-sanitizer", toolkit / "compute-sanitizer" / "compute-sanitizer")
-    return next((str(path) for path in beside if path.is_file()), None)
+def build_settings(architecture: str, nvcc: str) -> list[str]:
+    """CMake's settings for one GPU. Another compiler than the tests' may warn of more; that is no reason not to run."""
+    generator = ["-G", "Ninja"] if shutil.which("make") is None and shutil.which("ninja") else []
+    switches = ("LCCL_CUDA=ON", "LCCL_EMULATOR=OFF", "LCCL_WARNINGS_ARE_ERRORS=OFF", f"LCCL_NVCC={nvcc}")
+    return [
+        *generator,
+        f"-DCMAKE_CUDA_ARCHITECTURES={architecture}",
+        "-DCMAKE_BUILD_TYPE=Release",
+        *(f"-D{s}" for s in switches),
+    ]
+
+
+def bench_words(bench: dict[str, Any]) -> str:
+    """How much was measured, and how many of the ratios that it is held to were reached."""
+    results = [target["result"] for target in bench.get("targets", ())]
+    held = ", ".join(f"{results.count(word)} {word}" for word in dict.fromkeys(results))
+    return f"{len(bench.get('rows', ()))} rows" + (f"; targets: {held}" if held else "")
 
 
 def child(options: argparse.Namespace) -> int:
     """One part in this process."""
     import torch
     from gpu_forms import Bench
-    from gpu_parts import graph, masks, planted_fault, sanitized, streams, sweep
+    from gpu_offsets import offsets
+    from gpu_parts import graph, masks, streams, sweep
+    from gpu_sanitized import planted_fault, sanitized
 
     from lccl.cuda.library import load
     from lccl.cuda.torch_backend import device_of
@@ -249,13 +182,14 @@ def child(options: argparse.Namespace) -> int:
     place = torch.device("cuda", 0)
     bench = Bench(load(options.library), device_of(place), place)
     if options.planted:
-        return planted_fault(bench, options.sanitized_child)
+        planted_fault(bench, options.sanitized_child)
     if options.sanitized_child:
         return sanitized(bench, poison=options.sanitized_child != "initcheck")
     deadline = time.monotonic() + options.seconds
     parts: dict[str, Callable[[], dict[str, Any]]] = {
         "sweep": lambda: sweep(bench, deadline, FORMS["sweep"]),
         "masks": lambda: masks(bench, deadline, FORMS["masks"]),
+        "offsets": lambda: offsets(bench, deadline),
         "graph": lambda: graph(bench, deadline),
         "streams": lambda: streams(bench, deadline),
     }
@@ -282,9 +216,13 @@ def markdown(report: dict[str, Any], bench_table: str) -> str:
 
 def write(out: Path, report: dict[str, Any], check: Check) -> None:
     """Both files, after each part, so that what there is survives whatever comes."""
+    from lccl.files import atomic_path
+
     out.mkdir(parents=True, exist_ok=True)
-    (out / "gpu_check.json").write_text(json.dumps({**report, "bench": check.bench}, indent=1))
-    (out / "gpu_check.md").write_text(markdown(report, check.bench_table))
+    texts = {"json": json.dumps({**report, "bench": check.bench}, indent=1), "md": markdown(report, check.bench_table)}
+    for end, text in texts.items():
+        with atomic_path(out / f"gpu_check.{end}") as path:
+            path.write_text(text)
 
 
 def parts_of(text: str) -> list[str]:

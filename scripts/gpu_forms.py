@@ -254,7 +254,7 @@ class Bench:
         """The call on one stream and again on another, from poisoned memory; the second call, and how the two differ."""
         results: list[Tensor] = []
         for stream in self._streams:
-            with self._on(stream):
+            with self._after_this_one(stream):
                 call = self.prepare(form, inputs)
                 launch(self.library, self.device, call, config.id, self.workspace(call, config))
                 results.append(call.memory.clone())
@@ -280,8 +280,12 @@ class Bench:
         if self.place.type == "cuda":
             torch.cuda.synchronize(self.place)
 
-    def _on(self, stream: Any) -> AbstractContextManager[Any]:
-        return nullcontext() if stream is None else torch.cuda.stream(stream)
+    def _after_this_one(self, stream: Any) -> AbstractContextManager[Any]:
+        """On another stream, which first waits for what the current one is still to write: the inputs."""
+        if stream is None:
+            return nullcontext()
+        stream.wait_stream(torch.cuda.current_stream(self.place))
+        return torch.cuda.stream(stream)
 
 
 def _bytes(tensor: Tensor) -> Tensor:

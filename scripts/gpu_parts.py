@@ -1,4 +1,4 @@
-"""The parts of the GPU check that run kernels. Each returns a dict: status, words, numbers, the first faults.
+"""Parts of the GPU check: random forms, masks, graphs, streams. Each returns a dict: status, words, numbers, the first faults.
 
 All but ``graph`` and ``streams`` also run on the CPU with the emulator's library, which is how tests check the checks.
 """
@@ -8,23 +8,30 @@ from __future__ import annotations
 import random
 import time
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
+from importlib.util import find_spec
 from typing import Any
 
 import torch
-from gpu_common import reference64
+from gpu_common import Reference, reference64
 from gpu_forms import CHANNELS, DTYPES, GATE_TOLERANCE, TOLERANCE, Bench, Form, fault, random_form, undecided
 from torch import Tensor
 
-from lccl.cuda.interface import Layout
+from lccl.cuda.interface import Device, Engine, Family, Layout
 from lccl.cuda.library import Config
-from lccl.cuda.torch_backend import Prepared, image_view, launch, prepare
+from lccl.cuda.planning import padded
+from lccl.cuda.torch_backend import launch, prepare
 from lccl.op.contract import FLT_MAX, INPUT_NAMES
 
 MOST_FAULTS = 20
 """That are written out; all are counted."""
+LOOPING = (
+    Form(n=16, c=32, k=64, hw=(112, 112)),
+    Form(n=16, c=32, k=128, hw=(112, 112), gate="external", grid=8),
+)
+"""So many tiles, however they are cut, that blocks of every configuration go on to a second one."""
 LARGE = (
+    *LOOPING,
     Form(n=8, c=64, k=64, hw=(56, 56)),
     Form(n=8, c=128, k=128, hw=(28, 28), gate="kxk", residual="in place", post_alpha=0.0),
     Form(n=4, c=256, k=256, hw=(14, 14), gate="external", post="each"),
@@ -34,6 +41,9 @@ LARGE = (
     Form(n=4, c=128, k=256, hw=(28, 28), gate="grid", grid=4, strides=(2, 2)),
 )
 """Layers of many tiles."""
+EVERY = 20
+"""One of so many forms of the sweep is a large one."""
+EMPTY = Form(n=0, integers=True)
 
 
 def result(faults: list[str], complete: bool, words: str, **numbers: Any) -> dict[str, Any]:
@@ -55,24 +65,59 @@ def sweep(
     channels: tuple[int, ...] = CHANNELS,
     large: tuple[Form, ...] = LARGE,
 ) -> dict[str, Any]:
-    """Random forms, and a large layer after every 20, on every configuration that can run them, each twice, against the float64 reference."""
-    faults = check_reference(bench.place)
+    """Random forms, every twentieth a large one, on every configuration that can run them, each twice, against float64."""
+    unchecked = "" if find_spec("onnx") else "; without onnx the float64 reference was not held against the package's own"
+    faults = [] if unchecked else check_reference(bench.place)
+    faults += check_form(bench, EMPTY, Calls())
     rng = random.Random(seed)
-    calls: Counter[str] = Counter()
+    calls = Calls()
     forms = 0
     while forms < count and time.monotonic() < deadline:
         form = random_form(rng, largest=largest, channels=channels)
-        if large and forms % 20 == 0:
-            form = replace(large[forms // 20 % len(large)], dtype=rng.choice(DTYPES[:2]), seed=forms)
+        if large and forms % EVERY == 0:
+            form = replace(large[forms // EVERY % len(large)], dtype=rng.choice(DTYPES[:2]), seed=forms)
             form = replace(form, integers=True, gate_max=2.0) if rng.random() < 0.5 else form
         faults += check_form(bench, form, calls)
         forms += 1
-    built = [c.name for c in bench.library.configs() if c.built]
-    idle = [name for name in built if not calls[name]]
+    built = [c for c in bench.library.configs() if c.built]
+    idle = [c.name for c in built if not calls.number[c.name]]
     if idle and forms == count:
         faults.append(f"no form ran on {', '.join(idle)}")
-    words = f"{forms} forms, {sum(calls.values())} calls on {len(calls)} of {len(built)} configurations, each twice"
-    return result(faults, forms == count, words, forms=forms, calls=dict(calls))
+    resident = {c.name: resident_blocks(bench.device, c) for c in built if c.engine == Engine.MMA}
+    once = [name for name, blocks in resident.items() if calls.tiles[name] <= blocks]
+    if once and large == LARGE and forms > EVERY * (len(LOOPING) - 1):
+        faults.append(f"no block of {', '.join(once)} went on to a second tile")
+    words = f"{forms} forms, {calls.number.total()} calls on {len(calls.number)} of {len(built)} configurations, each twice"
+    most = {name: {"tiles": calls.tiles[name], "resident_blocks": blocks} for name, blocks in resident.items()}
+    return result(faults, forms == count, words + unchecked, forms=forms, calls=dict(calls.number), most_tiles=most)
+
+
+@dataclass
+class Calls:
+    """What ran on each configuration, by its name."""
+
+    number: Counter[str] = field(default_factory=Counter)
+    tiles: Counter[str] = field(default_factory=Counter)
+    """The most tiles that one call had."""
+
+    def count(self, config: Config, form: Form, reference: Reference) -> None:
+        self.number[config.name] += 1
+        self.tiles[config.name] = max(self.tiles[config.name], tiles_of(config, form, reference))
+
+
+def tiles_of(config: Config, form: Form, reference: Reference) -> int:
+    """Tiles of a call's main kernel at least; more than resident blocks make blocks loop."""
+    cells = reference.cells
+    open_ = cells.numel() if config.family == Family.DENSE else int((cells > form.gate_threshold).sum())
+    rows = min(open_ * form.grid**2, reference.y[:, 0].numel())
+    lines, columns = -(-rows // config.tile_m), -(-padded(form.k) // config.tile_n)
+    return int(lines * columns)
+
+
+def resident_blocks(device: Device, config: Config) -> int:
+    """Blocks that run at once: as many as registers and shared memory, 1 KiB a block of it CUDA's own, leave room for."""
+    by_shared = device.shared_per_sm // (config.shared_bytes + 1024)
+    return int(max(1, min(config.blocks_per_sm, by_shared)) * device.sm_count)
 
 
 def check_reference(place: torch.device) -> list[str]:
@@ -92,7 +137,7 @@ def check_reference(place: torch.device) -> list[str]:
     return faults
 
 
-def check_form(bench: Bench, form: Form, calls: Counter[str]) -> list[str]:
+def check_form(bench: Bench, form: Form, calls: Calls) -> list[str]:
     """Faults of a form on every configuration that can run it."""
     inputs = form.inputs(bench.place)
     reference = reference64(inputs, form.attributes())
@@ -100,7 +145,7 @@ def check_form(bench: Bench, form: Form, calls: Counter[str]) -> list[str]:
     faults = [] if configs else [f"no configuration runs {form}"]
     for config in configs:
         call, differs = bench.twice(form, inputs, config)
-        calls[config.name] += 1
+        calls.count(config, form, reference)
         what = differs or fault(form, reference, call)
         if what:
             faults.append(f"{config.name}: {what}: {form}")
@@ -132,7 +177,8 @@ def masks(
         open_ = want > form.gate_threshold
         skipped = undecided(reference, form.attributes()) | (open_ & (want < 1e-6))  # float16 has nothing below 6e-8
         cells, near = cells + want.numel(), near + int(skipped.sum())
-        off = TOLERANCE[form.dtype] * want.abs() + GATE_TOLERANCE * reference.magnitude
+        least = torch.finfo(form.dtype)  # among the smallest numbers of a type, spacing does not shrink with the number
+        off = TOLERANCE[form.dtype] * want.abs() + GATE_TOLERANCE * reference.magnitude + least.tiny * least.eps
         for config in bench.configs(prepare(inputs, form.attributes(), layout=form.layout)):
             call, differs = bench.twice(form, inputs, config)
             got = call.output[:, :1, :: form.grid, :: form.grid].double()
@@ -259,68 +305,3 @@ def streams(bench: Bench, deadline: float, rounds: int = 30) -> dict[str, Any]:
         done += 1
     words = f"{done} pairs of configurations, {rounds} calls on each of two streams"
     return result(faults, done == len(pairs), words, pairs=done, rounds=rounds)
-
-
-# ---- under compute-sanitizer --------------------------------------------------------------------------------------------
-
-SANITIZED_FORMS = (
-    Form(n=1, c=24, k=40, hw=(9, 11), gate="1x1", residual="in place", post="each", post_alpha=0.0),
-    Form(n=1, c=13, k=9, hw=(7, 10), gate="kxk", strides=(2, 1)),
-    Form(n=2, c=64, k=72, hw=(9, 9), gate="external", dtype=torch.bfloat16),
-    Form(n=1, c=40, k=24, hw=(12, 10), gate="grid", grid=4, residual="own"),
-    Form(n=1, c=16, k=16, hw=(12, 10), gate="external", grid=3, fill="one cell"),
-    Form(n=1, c=5, k=7, hw=(8, 9), gate="kxk", dtype=torch.float32, layout=Layout.NCHW),
-    Form(n=1, c=8, k=8, hw=(6, 6), gate="1x1", fill="all off"),
-    Form(n=1, c=256, k=64, hw=(4, 4), gate="1x1", fill="all on"),
-)
-"""Small; the last one's reduction is split over blocks."""
-
-
-def sanitized(bench: Bench, poison: bool, tell: Callable[[str], None] = print) -> int:
-    """Each form once on each configuration; exit code 3 if a result is wrong.
-
-    Args:
-        poison: fill outputs and workspaces first; not under initcheck, which looks for reads of memory nobody wrote.
-    """
-    wrong = 0
-    for form in SANITIZED_FORMS:
-        inputs = form.inputs(torch.device("cpu"))
-        reference = reference64(inputs, form.attributes())
-        placed = {name: tensor.to(bench.place) for name, tensor in inputs.items()}
-        for config in bench.configs(prepare(placed, form.attributes(), layout=form.layout)):
-            call = bench.prepare(form, placed, poison=poison)
-            space = bench.workspace(call, config) if poison else bench.own_workspace(call, config)
-            launch(bench.library, bench.device, call, config.id, space)
-            bench.wait()
-            what = fault(form, reference, on_cpu(call))
-            if what:
-                wrong += 1
-                tell(f"{config.name}: {what}: {form}")
-    return 3 if wrong else 0
-
-
-def on_cpu(call: Prepared) -> Prepared:
-    """The call with its output on the CPU, where it is compared."""
-    memory = call.memory.cpu()
-    return replace(call, memory=memory, output=image_view(memory, tuple(call.output.shape), Layout(call.params.layout)))
-
-
-def planted_fault(bench: Bench, tool: str) -> int:
-    """One call with the fault that the tool is for: an output of half the bytes (memcheck), an X nobody wrote (initcheck)."""
-    form = SANITIZED_FORMS[0]
-    inputs = {name: tensor.to(bench.place) for name, tensor in form.inputs(torch.device("cpu")).items()}
-    if tool == "initcheck":
-        inputs["X"] = torch.empty(
-            (form.n, 64, *form.hw), dtype=form.dtype, device=bench.place, memory_format=torch.channels_last
-        )
-        form = replace(form, c=64)
-        others = form.inputs(torch.device("cpu"))
-        inputs |= {name: others[name].to(bench.place) for name in ("W", "gate_W")}
-    call = prepare(inputs, form.attributes())
-    config = bench.configs(call)[0]
-    short = torch.empty(call.memory.numel() // 2, dtype=call.memory.dtype, device=bench.place)
-    if tool == "memcheck":
-        call.params.y = short.data_ptr()
-    launch(bench.library, bench.device, call, config.id, bench.own_workspace(call, config))
-    bench.wait()
-    return 0

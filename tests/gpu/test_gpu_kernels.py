@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+import warnings
 from typing import TYPE_CHECKING
 
 import pytest
@@ -14,6 +15,7 @@ from conftest import ROOT
 sys.path[:0] = [str(ROOT / folder) for folder in ("bench", "scripts")]
 
 from gpu_forms import Bench  # noqa: E402
+from gpu_offsets import offsets  # noqa: E402
 from gpu_parts import graph, masks, streams, sweep  # noqa: E402
 
 from lccl.cuda.library import Library, load  # noqa: E402
@@ -58,6 +60,13 @@ def test_masks(bench: Bench) -> None:
     assert outcome["status"] == "passed", outcome
 
 
+def test_offsets(bench: Bench) -> None:
+    outcome = offsets(bench, deadline())
+    if outcome["status"] == "skipped":
+        pytest.skip(outcome["words"])
+    assert outcome["status"] == "passed", outcome
+
+
 def test_graphs(bench: Bench) -> None:
     outcome = graph(bench, deadline())
     assert outcome["status"] == "passed", outcome
@@ -80,8 +89,10 @@ def test_a_layer_on_a_gpu_equals_the_layer_on_the_cpu(library: Library, gate: st
     layer.eval()
     with torch.no_grad():
         expected = layer(x)
-        on_gpu = fold(layer).cuda()(x.cuda().to(memory_format=memory_format))
-        half = fold(layer).cuda().half()(x.cuda().half().to(memory_format=memory_format))
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", UserWarning)  # where the kernels are not called, the op warns and computes without
+            on_gpu = fold(layer).cuda()(x.cuda().to(memory_format=memory_format))
+            half = fold(layer).cuda().half()(x.cuda().half().to(memory_format=memory_format))
     assert on_gpu.is_contiguous(memory_format=memory_format)
     torch.testing.assert_close(on_gpu.cpu(), expected, rtol=1e-5, atol=1e-5)
     assert half.is_contiguous(memory_format=memory_format)
