@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from lccl.errors import ContractError, UserError
     from lccl.exporting import export
     from lccl.load import load_checkpoint
+    from lccl.plugin import load_plugin, plugin_path
     from lccl.profiling import profile
 
 _LAZY = {
@@ -27,6 +28,8 @@ _LAZY = {
     "compare": "lccl.comparing",
     "export": "lccl.exporting",
     "load_checkpoint": "lccl.load",
+    "load_plugin": "lccl.plugin",
+    "plugin_path": "lccl.plugin",
     "profile": "lccl.profiling",
     "save_checkpoint": "lccl.checkpoint",
 }
@@ -39,7 +42,9 @@ __all__ = [
     "compare",
     "export",
     "load_checkpoint",
+    "load_plugin",
     "nn",
+    "plugin_path",
     "profile",
     "save_checkpoint",
 ]

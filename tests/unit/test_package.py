@@ -38,7 +38,7 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
     assert loaded_by("import lccl") == set()
 
 
-@pytest.mark.parametrize("command", ["export", "build_engine", "compare"])
+@pytest.mark.parametrize("command", ["export", "build_engine", "build_plugin", "compare"])
 def test_help_loads_nothing_heavy(command: str) -> None:
     code = f"from lccl.cli.{command} import command\ntry:\n    command(['--help'])\nexcept SystemExit as e:\n    assert e.code == 0"
     assert loaded_by(code) == set()
@@ -92,7 +92,8 @@ MAY_IMPORT = {
         "verify",
         "exporting",
     },
-    "engine": {"errors", "files", "op", "graph", "load", "progress", "verify", "engine"},
+    "engine": {"errors", "files", "op", "graph", "load", "plugin", "progress", "verify", "engine"},
+    "plugin": {"errors", "files", "op", "progress", "plugin"},
 }
 
 
@@ -139,11 +140,23 @@ def test_graph_passes_do_not_know_pytorch() -> None:
         assert "import torch" not in path.read_text(), path
 
 
-def test_what_the_wheel_holds(tmp_path: Path) -> None:
-    arguments = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(tmp_path), str(ROOT)]
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("wheel")
+    arguments = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(folder), str(ROOT)]
     subprocess.run(arguments, check=True, capture_output=True)
-    (wheel,) = tmp_path.glob("lccl-*.whl")
+    (found,) = folder.glob("lccl-*.whl")
+    return found
+
+
+def test_what_the_wheel_holds(wheel: Path) -> None:
+    """The package without what a checkout was built for, and the native sources that lccl-build-plugin compiles."""
     names = set(zipfile.ZipFile(wheel).namelist())
-    sources = {f"lccl/{p.relative_to(PACKAGE).as_posix()}" for p in PACKAGE.rglob("*") if p.suffix in (".py", ".typed", ".so")}
-    assert {n for n in names if n.startswith("lccl/")} == sources
+    sources = {f"lccl/{p.relative_to(PACKAGE).as_posix()}" for p in PACKAGE.rglob("*") if p.suffix in (".py", ".typed")}
+    native = {f"lccl/native/{p.relative_to(ROOT).as_posix()}" for p in (ROOT / "trt_plugin").rglob("*") if p.is_file()}
+    assert {n for n in names if n.startswith("lccl/")} == sources | native | {"lccl/native/CMakeLists.txt"}
     assert any(n.endswith("licenses/LICENSE") for n in names)
+
+
+def test_the_wheel_is_for_every_python_3(wheel: Path) -> None:
+    assert wheel.name.split("-")[2:4] == ["py3", "none"]

@@ -44,6 +44,9 @@ def parser() -> Parser:
     plugin = p.add_mutually_exclusive_group()
     plugin.add_argument("--plugin", type=Path, metavar="LIBRARY", help="the plugin's library (default: the installed one)")
     plugin.add_argument("--no-plugin", action="store_true", help="build LCCLConv from standard ops, which compute every pixel")
+    p.add_argument(
+        "--alias-residual", action="store_true", help="let the plugin write over a residual that nobody else reads (preview)"
+    )
     p.add_argument("--tf32", action="store_true", help="let float32 convolutions, the gates' too, round to TF32 on the GPU")
     p.add_argument("-v", "--verbose", action="store_true", help="the builder's own messages on stderr")
     return p
@@ -69,6 +72,7 @@ def command(arguments: Sequence[str]) -> int:
             compute_capabilities=options.compute_capability,
             plugin=not options.no_plugin,
             plugin_library=options.plugin,
+            alias_residual=options.alias_residual,
             tf32=options.tf32,
             verbose=options.verbose,
             command=recorded(["lccl-build-engine", *arguments]),

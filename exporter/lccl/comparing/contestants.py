@@ -145,7 +145,8 @@ def _is_decomposed(proto: onnx.ModelProto) -> bool:
 
 
 def _of_engine(path: Path, role: Role, plugin: Path | None) -> Contestant:
-    from lccl.engine.tensorrt import import_tensorrt, load_plugin
+    from lccl.engine.tensorrt import import_tensorrt
+    from lccl.plugin import load_plugin
     from lccl.run.tensorrt import TensorRTRunner, gpu_missing
 
     sidecar = read_sidecar(path)
@@ -153,7 +154,7 @@ def _of_engine(path: Path, role: Role, plugin: Path | None) -> Contestant:
     def prepare() -> None:
         library = plugin_of(path, sidecar, plugin)
         if library is not None:
-            load_plugin(import_tensorrt(), library)
+            load_plugin(library, tensorrt=import_tensorrt())
 
     return Contestant(path.name, role, TensorRTRunner(path, sidecar["backend"], prepare), gpu_missing())
 
@@ -165,7 +166,7 @@ def plugin_of(engine: Path, sidecar: Mapping[str, Any], given: Path | None) -> P
     Raises:
         UserError: it is not here.
     """
-    from lccl.engine.tensorrt import LIBRARY_VARIABLE, find_plugin
+    from lccl.plugin import ENVIRONMENT, find_plugin
 
     recorded = sidecar.get("plugin")
     if recorded is None:
@@ -174,6 +175,6 @@ def plugin_of(engine: Path, sidecar: Mapping[str, Any], given: Path | None) -> P
     if library is None:
         name = recorded.get("file") if isinstance(recorded, Mapping) else recorded
         raise UserError(
-            f"{engine} needs the plugin {Path(str(name)).name}, which is not installed: name it with --plugin or {LIBRARY_VARIABLE}"
+            f"{engine} needs the plugin {Path(str(name)).name}, which is not installed: name it with --plugin or {ENVIRONMENT}"
         )
     return library

@@ -89,6 +89,7 @@ def build_engine(
     compute_capabilities: Sequence[str] = (),
     plugin: bool = True,
     plugin_library: str | Path | None = None,
+    alias_residual: bool = False,
     tf32: bool = False,
     verbose: bool = False,
     command: Sequence[str] | None = None,
@@ -109,6 +110,8 @@ def build_engine(
         compute_capabilities: such as "8.9"; targets of an ahead-of-time build (tensorrt-rtx).
         plugin: run LCCLConv by the plugin (tensorrt); False: by standard ops.
         plugin_library: path of the plugin's library; by default the installed one.
+        alias_residual: let a layer write over its residual where nobody else reads that (tensorrt, with the plugin): a closed
+            pixel then costs no memory traffic. It takes a preview feature of TensorRT's.
         tf32: let float32 convolutions, the gates' too, round their inputs to TF32 on the GPU.
         verbose: the builder's own messages on stderr.
         command: recorded in the side-car; None: nothing is.
@@ -138,9 +141,10 @@ def build_engine(
         max_shapes=max_shapes or {},
         workspace=workspace,
         timing_cache=Path(timing_cache) if timing_cache else None,
-        compute_capabilities=tuple(compute_capabilities),
+        compute_capabilities=tuple(dict.fromkeys(compute_capabilities)),
         plugin=plugin,
         plugin_library=Path(plugin_library) if plugin_library else None,
+        alias_residual=alias_residual,
         tf32=tf32,
         verbose=verbose,
     )

@@ -30,6 +30,7 @@ class BuildRequest:
     compute_capabilities: tuple[str, ...]
     plugin: bool
     plugin_library: Path | None
+    alias_residual: bool
     tf32: bool
     verbose: bool
 
@@ -51,7 +52,7 @@ class LayerPath:
     name: str
     op: str
     path: str
-    """"plugin", "inlined" (LCCLConv in standard ops, every pixel computed) or "native"."""
+    """"plugin", "plugin, residual in place", "inlined" (LCCLConv in standard ops, every pixel computed) or "native"."""
 
 
 @dataclass(frozen=True)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import importlib
-import os
-from importlib import resources
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+
+import onnx
 
 from lccl.engine.backend import BuildRequest, Built, make_profiles
 from lccl.engine.trt_api import (
@@ -20,14 +20,14 @@ from lccl.engine.trt_api import (
     set_profiles,
 )
 from lccl.errors import UserError
-from lccl.files import atomic_path, require_file, require_writable
+from lccl.files import atomic_path, require_writable
+from lccl.graph.alias import residuals_in_place, with_alias_field
 from lccl.graph.views import inlined, stripped
 from lccl.op.onnx_op import is_lccl_node
+from lccl.plugin import ENVIRONMENT, HOW_TO_GET, LIBRARY, find_plugin, load_plugin
 from lccl.progress import Progress
 from lccl.verify import check_types
 
-LIBRARY = "liblccl_trt_plugin.so"
-LIBRARY_VARIABLE = "LCCL_TRT_PLUGIN"
 MINIMUM = (10, 13)
 MISSING = "TensorRT is not installed: pip install 'lccl[trt]' on a machine with an NVIDIA GPU"
 
@@ -48,27 +48,6 @@ def import_tensorrt() -> ModuleType:
     if version < MINIMUM:
         raise UserError(f"TensorRT {trt.__version__} is too old: this lccl needs 10.13 or newer")
     return trt
-
-
-def find_plugin(library: Path | None = None) -> Path | None:
-    """The plugin's library: the given one, the environment's, or the one installed with this package."""
-    if library is not None:
-        return require_file(library)
-    named = os.environ.get(LIBRARY_VARIABLE)
-    if named:
-        return require_file(named)
-    installed = Path(str(resources.files("lccl"))) / "lib" / LIBRARY
-    return installed if installed.is_file() else None
-
-
-def load_plugin(trt: ModuleType, library: Path) -> None:
-    """Registers the plugin's creators with TensorRT, for building and for running an engine that needs them.
-
-    Raises:
-        UserError: TensorRT refuses the library.
-    """
-    if trt.get_plugin_registry().load_library(str(library)) is None:
-        raise UserError(f"TensorRT cannot load the plugin {library}: was it built for this TensorRT and this machine?")
 
 
 class TensorRT:
@@ -95,16 +74,13 @@ class TensorRT:
         profiles = make_profiles(request)
         logger = logger_of(trt, request.verbose)
         if plugin is not None:
-            load_plugin(trt, plugin)
+            load_plugin(plugin, tensorrt=trt)
         builder = trt.Builder(logger)
         config = make_config(trt, builder, request.workspace, request.tf32)
         cache = self._read_cache(config, request.timing_cache)
         progress("parsing")
-        if plugin is not None:
-            view = stripped(request.model)
-            check_types(request.model, view)
-        else:
-            view = inlined(request.model)
+        in_place = self._in_place(trt, request, config) if plugin is not None else ()
+        view = self._plugin_view(request, in_place) if plugin is not None else inlined(request.model)
         network = parse(trt, builder, view, logger)
         if plugin is not None:
             require_plugin_layers(trt, network, view)
@@ -113,7 +89,8 @@ class TensorRT:
         if request.timing_cache is not None:
             self._write_cache(config, cache, request.timing_cache)
         path = "plugin" if plugin is not None else "inlined"
-        return Built(engine, trt.__version__, profiles, (), layer_paths(request.model, path), plugin)
+        layers = layer_paths(request.model, path, in_place)
+        return Built(engine, trt.__version__, profiles, (), layers, plugin)
 
     @staticmethod
     def _plugin(request: BuildRequest) -> Path | None:
@@ -122,10 +99,28 @@ class TensorRT:
         plugin = find_plugin(request.plugin_library)
         if plugin is None:
             raise UserError(
-                f"the TensorRT plugin {LIBRARY} is not installed: name it with --plugin or {LIBRARY_VARIABLE}, "
+                f"the TensorRT plugin {LIBRARY} is not installed: {HOW_TO_GET}, name it with --plugin or {ENVIRONMENT}, "
                 "or pass --no-plugin to build from standard ops, which compute every pixel"
             )
         return plugin
+
+    @staticmethod
+    def _in_place(trt: ModuleType, request: BuildRequest, config: Any) -> tuple[str, ...]:
+        """Outputs that may take their residual's memory, with TensorRT told that a plugin may do that."""
+        if not request.alias_residual:
+            return ()
+        feature = getattr(getattr(trt, "PreviewFeature", None), "ALIASED_PLUGIN_IO_10_03", None)
+        if feature is None or not config.set_preview_feature(feature, True):
+            raise UserError(
+                f"TensorRT {trt.__version__} does not let a plugin write over its input: leave out --alias-residual"
+            )
+        return residuals_in_place(request.model)
+
+    @staticmethod
+    def _plugin_view(request: BuildRequest, in_place: tuple[str, ...]) -> onnx.ModelProto:
+        view = stripped(request.model)
+        check_types(request.model, view)
+        return with_alias_field(view, in_place)
 
     @staticmethod
     def _read_cache(config: Any, path: Path | None) -> Any:

@@ -50,6 +50,8 @@ class TensorRTRTX:
             raise UserError("TensorRT for RTX has no timing cache: leave out --timing-cache, or use --backend tensorrt")
         if request.plugin_library is not None:
             raise UserError("TensorRT for RTX has no plugins: leave out --plugin, or use --backend tensorrt")
+        if request.alias_residual:
+            raise UserError("TensorRT for RTX has no plugins: leave out --alias-residual, or use --backend tensorrt")
         trt = import_rtx()
         profiles = make_profiles(request)
         logger = logger_of(trt, request.verbose)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
@@ -160,10 +160,20 @@ def make_monitor(trt: ModuleType, progress: Progress) -> Any:
     return Monitor()
 
 
-def layer_paths(model: onnx.ModelProto, lccl_path: str) -> tuple[LayerPath, ...]:
-    """Every node of the canonical model with the way it went."""
+def layer_paths(model: onnx.ModelProto, lccl_path: str, in_place: Collection[str] = ()) -> tuple[LayerPath, ...]:
+    """Every node of the canonical model with the way it went.
+
+    Args:
+        in_place: outputs that lie where their residual was.
+    """
+
+    def path(node: onnx.NodeProto) -> str:
+        if not is_lccl_node(node):
+            return "native"
+        return f"{lccl_path}, residual in place" if node.output[0] in in_place else lccl_path
+
     return tuple(
-        LayerPath(node.name or node.output[0], node.op_type, lccl_path if is_lccl_node(node) else "native")
+        LayerPath(node.name or node.output[0], node.op_type, path(node))
         for node in model.graph.node
         if node.op_type != "Constant"
     )

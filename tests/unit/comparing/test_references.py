@@ -16,8 +16,8 @@ from lccl.comparing import Comparison, Latency, Row, Setting, _equal_predictions
 from lccl.comparing.contestants import plugin_of
 from lccl.comparing.measure import predictions, top1
 from lccl.data import Data, as_data
-from lccl.engine.tensorrt import LIBRARY_VARIABLE
 from lccl.files import sha256
+from lccl.plugin import ENVIRONMENT
 
 
 def test_a_reference_that_is_not_finite_is_refused(exported: Path, samples: Path) -> None:
@@ -94,8 +94,8 @@ def library(tmp_path: Path) -> Path:
 
 def test_a_sidecar_leads_to_no_library(library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A path in a file is code of whoever wrote the file."""
-    monkeypatch.delenv(LIBRARY_VARIABLE, raising=False)
-    monkeypatch.setattr("lccl.engine.tensorrt.LIBRARY", "not_installed.so")
+    monkeypatch.delenv(ENVIRONMENT, raising=False)
+    monkeypatch.setattr("lccl.plugin.PACKAGED", Path("not_installed.so"))
     for recorded in (str(library), {"file": str(library), "sha256": sha256(library)}, 5):
         with pytest.raises(lccl.UserError, match=r"needs the plugin .*name it with --plugin") as caught:
             plugin_of(tmp_path / "m.engine", {"plugin": recorded}, None)
@@ -106,7 +106,7 @@ def test_the_plugin_is_the_callers_or_the_installed_one(library: Path, monkeypat
     sidecar = {"plugin": {"file": library.name, "sha256": sha256(library)}}
     assert plugin_of(Path("m.engine"), {"plugin": None}, library) is None
     assert plugin_of(Path("m.engine"), sidecar, library) == library
-    monkeypatch.setenv(LIBRARY_VARIABLE, str(library))
+    monkeypatch.setenv(ENVIRONMENT, str(library))
     assert plugin_of(Path("m.engine"), sidecar, None) == library
 
 

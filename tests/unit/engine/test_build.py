@@ -20,7 +20,7 @@ import lccl
 from conftest import Outcome
 from lccl.engine import build_engine, read_sidecar
 from lccl.engine.backend import BuildRequest, make_profiles
-from lccl.engine.tensorrt import LIBRARY_VARIABLE, TensorRT, find_plugin, load_plugin
+from lccl.engine.tensorrt import TensorRT
 from lccl.engine.trt_api import make_config, parse, require_plugin_layers
 from lccl.files import sha256
 from lccl.graph.views import inlined
@@ -207,6 +207,7 @@ def request_of(model: onnx.ModelProto, **shapes: Any) -> BuildRequest:
         compute_capabilities=(),
         plugin=True,
         plugin_library=None,
+        alias_residual=False,
         tf32=False,
         verbose=False,
     )
@@ -273,18 +274,6 @@ def test_an_old_tensorrt_is_refused(monkeypatch: pytest.MonkeyPatch, exported: P
         build_engine(exported, tmp_path / "m.engine", backend="tensorrt", plugin=False)
 
 
-def test_where_the_plugin_is_looked_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    library = tmp_path / "plugin.so"
-    library.write_bytes(b"")
-    monkeypatch.delenv(LIBRARY_VARIABLE, raising=False)
-    assert find_plugin(library) == library
-    monkeypatch.setenv(LIBRARY_VARIABLE, str(library))
-    assert find_plugin() == library
-    monkeypatch.setenv(LIBRARY_VARIABLE, str(tmp_path / "absent.so"))
-    with pytest.raises(lccl.UserError, match="no such file"):
-        find_plugin()
-
-
 @pytest.mark.parametrize("content", ["{}", "[]", "not json", '{"backend": 1, "layers": [], "engine": {"sha256": "0"}}'])
 def test_a_sidecar_that_is_not_the_engines(tmp_path: Path, content: str) -> None:
     (tmp_path / "m.engine").write_bytes(b"engine")
@@ -335,12 +324,6 @@ def test_the_plugin_has_to_be_taken_for_every_layer(exported: Path) -> None:
     require_plugin_layers(rtx, network(6), model)
     with pytest.raises(lccl.UserError, match="for 5 of 6"):
         require_plugin_layers(rtx, network(5), model)
-
-
-def test_a_plugin_that_does_not_load(tmp_path: Path) -> None:
-    registry = SimpleNamespace(load_library=lambda path: None)
-    with pytest.raises(lccl.UserError, match="cannot load the plugin"):
-        load_plugin(SimpleNamespace(get_plugin_registry=lambda: registry), tmp_path / "p.so")  # type: ignore[arg-type]
 
 
 def test_a_missing_sidecar_is_named(tmp_path: Path) -> None:

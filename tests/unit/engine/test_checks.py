@@ -17,10 +17,12 @@ import lccl.engine
 from cases import CASES
 from lccl.engine import build_engine, choose_backend
 from lccl.engine.backend import Built, Profile
-from lccl.engine.tensorrt import LIBRARY_VARIABLE, TensorRT, import_tensorrt
+from lccl.engine.tensorrt import TensorRT, import_tensorrt
 from lccl.engine.tensorrt_rtx import import_rtx
 from lccl.files import sha256
+from lccl.graph.alias import FIELD, residuals_in_place
 from lccl.op.onnx_op import is_lccl_node
+from lccl.plugin import ENVIRONMENT
 from onnx_models import case_model
 
 
@@ -166,9 +168,14 @@ class FakeTensorRT:
         self.NetworkDefinitionCreationFlag = SimpleNamespace(STRONGLY_TYPED=1)
         self.LayerType = SimpleNamespace(PLUGIN_V3=1)
         self.BuilderFlag = SimpleNamespace(TF32=1)
+        self.PreviewFeature = SimpleNamespace(ALIASED_PLUGIN_IO_10_03=7)
+        self.features: list[tuple[int, bool]] = []
 
     def get_plugin_registry(self) -> Any:
-        return SimpleNamespace(load_library=lambda path: self.libraries.append(path) or "handle")
+        return SimpleNamespace(
+            load_library=lambda path: self.libraries.append(path) or "handle",
+            get_creator=lambda name, version, namespace: self.libraries or None,
+        )
 
     def OnnxParser(self, network: Any, logger: Any) -> Any:  # noqa: N802 - TensorRT's name
         def parse(content: bytes) -> bool:
@@ -186,7 +193,9 @@ class FakeTensorRT:
         return SimpleNamespace(
             create_network=lambda flags: SimpleNamespace(),
             create_builder_config=lambda: SimpleNamespace(
-                clear_flag=lambda flag: None, add_optimization_profile=lambda profile: 0
+                clear_flag=lambda flag: None,
+                add_optimization_profile=lambda profile: 0,
+                set_preview_feature=lambda feature, on: self.features.append((feature, on)) or True,
             ),
             create_optimization_profile=lambda: profile,
             build_serialized_network=lambda network, config: b"an engine",
@@ -223,6 +232,28 @@ def test_a_build_with_the_plugin(fake: FakeTensorRT, exported: Path, tmp_path: P
     assert result.plugin.file == library.name
 
 
+def test_a_residual_is_written_over_only_where_that_is_asked_for(
+    fake: FakeTensorRT, exported: Path, tmp_path: Path, library: Path
+) -> None:
+    """The small model has six gated layers; three of them add a residual, and the shortcut of the first is read twice."""
+    for asked in (False, True):
+        options = {"backend": "tensorrt", "plugin_library": library, "alias_residual": asked}
+        result = build_engine(exported, tmp_path / "m.engine", **options)
+        fields = {n.output[0]: a.i for n in fake.parsed[-1].graph.node for a in n.attribute if a.name == FIELD}
+        wanted = residuals_in_place(onnx.load(exported)) if asked else ()
+        assert len(fields) == 6
+        assert {name for name, value in fields.items() if value} == set(wanted)
+        in_place = [layer for layer in result.layers if layer.path == "plugin, residual in place"]
+        assert len(in_place) == len(wanted)
+        assert fake.features == ([(7, True)] if asked else [])
+    assert wanted
+    del fake.PreviewFeature
+    with pytest.raises(lccl.UserError, match="leave out --alias-residual"):
+        build_engine(exported, tmp_path / "m.engine", **options)
+    with pytest.raises(lccl.UserError, match="leave out --alias-residual"):
+        build_engine(exported, tmp_path / "m.engine", backend="tensorrt-rtx", alias_residual=True)
+
+
 def test_a_build_of_which_the_plugin_was_not_taken(fake: FakeTensorRT, exported: Path, tmp_path: Path, library: Path) -> None:
     fake.taken = False
     with pytest.raises(lccl.UserError, match="took the plugin for 0 of 6"):
@@ -234,10 +265,10 @@ def test_a_dense_model_needs_no_plugin(
     fake: FakeTensorRT, exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What a gated engine is held against builds on a machine without the plugin."""
-    monkeypatch.delenv(LIBRARY_VARIABLE, raising=False)
-    monkeypatch.setattr("lccl.engine.tensorrt.LIBRARY", "not_installed.so")
+    monkeypatch.delenv(ENVIRONMENT, raising=False)
+    monkeypatch.setattr("lccl.plugin.PACKAGED", Path("not_installed.so"))
     result = build_engine(exported.with_suffix(".dense.onnx"), tmp_path / "m.engine", backend="tensorrt")
     assert (result.plugin, fake.libraries) == (None, [])
-    with pytest.raises(lccl.UserError, match="is not installed: name it with --plugin"):
+    with pytest.raises(lccl.UserError, match="is not installed: build it with lccl-build-plugin, name it with --plugin"):
         build_engine(exported, tmp_path / "m.engine", backend="tensorrt")
     assert TensorRT().unavailable() is None

@@ -1,0 +1,78 @@
+"""The TensorRT plugin of ``lccl::LCCLConv``: where its library is, and how TensorRT gets it.
+
+``python -m lccl.plugin`` prints what is here: the library, TensorRT, and whether its registry holds the plugin.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from pathlib import Path
+from types import ModuleType
+
+from lccl.errors import UserError
+from lccl.files import require_file
+from lccl.op.contract import OP_TYPE, VERSION
+
+LIBRARY = "liblccl_trt_plugin.so"
+ENVIRONMENT = "LCCL_TRT_PLUGIN"
+PACKAGED = Path(__file__).parent.parent / "lib" / LIBRARY
+HOW_TO_GET = "build it with lccl-build-plugin"
+
+
+def find_plugin(library: str | Path | None = None) -> Path | None:
+    """The plugin's library: the given one, the one that LCCL_TRT_PLUGIN names, or the package's own; None if it has none.
+
+    Raises:
+        UserError: a library is named and is not there.
+    """
+    named = library if library is not None else os.environ.get(ENVIRONMENT)
+    if named:
+        return require_file(named)
+    return PACKAGED if PACKAGED.is_file() else None
+
+
+def plugin_path() -> Path:
+    """Path of the plugin's library, as ``trtexec --dynamicPlugins`` and ``polygraphy --plugins`` take it.
+
+    Raises:
+        UserError: there is none.
+    """
+    found = find_plugin()
+    if found is None:
+        raise UserError(f"there is no {LIBRARY}: {HOW_TO_GET}, or name one in {ENVIRONMENT}")
+    return found
+
+
+def load_plugin(library: str | Path | None = None, *, tensorrt: ModuleType | None = None) -> Path:
+    """Registers the plugin with TensorRT in this process, for building engines with it and for running them.
+
+    Args:
+        library: the plugin's library; by default :func:`plugin_path`.
+        tensorrt: TensorRT's Python module; by default ``tensorrt``.
+
+    Returns:
+        the library's path.
+
+    Raises:
+        UserError: there is no library or no TensorRT, or TensorRT refuses the library.
+    """
+    path = plugin_path() if library is None else require_file(library)
+    trt = _import_tensorrt() if tensorrt is None else tensorrt
+    if "rtx" in trt.__name__:
+        raise UserError("TensorRT for RTX has no plugins: it runs the op as standard ops")
+    registry = trt.get_plugin_registry()
+    if registry.get_creator(OP_TYPE, str(VERSION), "") is None:
+        registry.load_library(str(path))
+    if registry.get_creator(OP_TYPE, str(VERSION), "") is None:
+        raise UserError(
+            f"TensorRT {trt.__version__} does not take the plugin {path}: was it built for this machine? (lccl-build-plugin)"
+        )
+    return path
+
+
+def _import_tensorrt() -> ModuleType:
+    try:
+        return importlib.import_module("tensorrt")
+    except (ImportError, OSError):
+        raise UserError("TensorRT is not installed: pip install 'lccl[trt]'") from None

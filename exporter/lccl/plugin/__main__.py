@@ -1,0 +1,96 @@
+"""``python -m lccl.plugin``: the plugin's library, the TensorRT versions here, and whether their registries hold it."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from lccl.errors import UserError, first_line
+from lccl.version import __version__
+
+MODULES = ("tensorrt", "tensorrt_lean", "tensorrt_lean_bindings")
+"""TensorRT, and its runtime without a builder."""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        print(f"error: {message} (see {self.prog} --help)", file=sys.stderr)
+        raise SystemExit(1)
+
+
+def report(library: str | None = None) -> dict[str, Any]:
+    """What is here, as plain values.
+
+    Raises:
+        UserError: a library is named and is not there.
+    """
+    from lccl.files import sha256
+    from lccl.plugin import HOW_TO_GET, LIBRARY, find_plugin
+
+    path = find_plugin(library)
+    said: dict[str, Any] = {"lccl": __version__, "library": str(path) if path else None}
+    if path is None:
+        said["missing"] = f"there is no {LIBRARY}: {HOW_TO_GET}"
+    else:
+        said |= {"sha256": sha256(path), "bytes": path.stat().st_size}
+    said["registries"] = [_registry(name, path) for name in MODULES if _is_installed(name)]
+    return said
+
+
+def _is_installed(name: str) -> bool:
+    from importlib.util import find_spec
+
+    return find_spec(name) is not None
+
+
+def _registry(name: str, library: Path | None) -> dict[str, Any]:
+    """What one TensorRT says to the plugin."""
+    from lccl.plugin import load_plugin
+
+    try:
+        trt = importlib.import_module(name)
+    except Exception as error:  # whatever a broken installation raises
+        return {"module": name, "version": None, "holds_plugin": False, "reason": first_line(error)}
+    said: dict[str, Any] = {"module": name, "version": trt.__version__, "holds_plugin": False, "reason": "no library"}
+    if library is not None:
+        try:
+            load_plugin(library, tensorrt=trt)
+            said |= {"holds_plugin": True, "reason": ""}
+        except UserError as error:
+            said["reason"] = str(error)
+    return said
+
+
+def _text(said: dict[str, Any]) -> str:
+    lines = [f"lccl      {said['lccl']}"]
+    lines.append(f"library   {said['library']}, {said['bytes']:,} bytes" if said["library"] else f"library   {said['missing']}")
+    for registry in said["registries"]:
+        verdict = "its registry holds LCCLConv" if registry["holds_plugin"] else f"without the plugin: {registry['reason']}"
+        lines.append(f"TensorRT  {registry['module']} {registry['version'] or '?'}: {verdict}")
+    if not said["registries"]:
+        lines.append("TensorRT  none is installed: pip install 'lccl[trt]'")
+    return "\n".join(lines)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command's exit code: 0 if there is a library and each TensorRT here takes it, else 1."""
+    parser = _Parser("python -m lccl.plugin", description=__doc__)
+    parser.add_argument("--library", metavar="PATH", help="the plugin (default: $LCCL_TRT_PLUGIN, else the package's own)")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of text")
+    options = parser.parse_args(arguments)
+    try:
+        said = report(options.library)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(json.dumps(said, indent=1) if options.json else _text(said))
+    return 0 if said["library"] and all(r["holds_plugin"] for r in said["registries"]) else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,181 @@
+"""Finding, loading and reporting the plugin, and what building it refuses."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+import lccl
+import lccl.plugin
+from conftest import Outcome
+from lccl.plugin import ENVIRONMENT, LIBRARY, __main__, build, find_plugin, load_plugin, plugin_path
+
+COMMAND = "lccl.cli.build_plugin"
+
+
+@pytest.fixture(autouse=True)
+def no_plugin(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """As on a machine where none was built."""
+    monkeypatch.delenv(ENVIRONMENT, raising=False)
+    monkeypatch.setattr(lccl.plugin, "PACKAGED", tmp_path / "package" / LIBRARY)
+
+
+@pytest.fixture
+def library(tmp_path: Path) -> Path:
+    path = tmp_path / LIBRARY
+    path.write_bytes(b"a library")
+    return path
+
+
+def tensorrt(taken: bool = True, name: str = "tensorrt") -> Any:
+    """A TensorRT whose registry takes any library, or none."""
+    loaded: list[str] = []
+    registry = SimpleNamespace(
+        load_library=loaded.append, get_creator=lambda name, version, namespace: (taken and loaded) or None
+    )
+    return SimpleNamespace(__name__=name, __version__="11.4", get_plugin_registry=lambda: registry, loaded=loaded)
+
+
+def test_where_the_plugin_is_looked_for(monkeypatch: pytest.MonkeyPatch, library: Path) -> None:
+    assert find_plugin() is None
+    with pytest.raises(
+        lccl.UserError, match=f"there is no {LIBRARY}: build it with lccl-build-plugin, or name one in {ENVIRONMENT}"
+    ):
+        lccl.plugin_path()
+    lccl.plugin.PACKAGED.parent.mkdir()
+    lccl.plugin.PACKAGED.write_bytes(b"")
+    assert plugin_path() == lccl.plugin.PACKAGED
+    monkeypatch.setenv(ENVIRONMENT, str(library))
+    assert plugin_path() == library
+    assert find_plugin(lccl.plugin.PACKAGED) == lccl.plugin.PACKAGED
+    monkeypatch.setenv(ENVIRONMENT, str(library.parent / "absent.so"))
+    with pytest.raises(lccl.UserError, match="no such file"):
+        plugin_path()
+
+
+def test_loading_it(library: Path) -> None:
+    trt = tensorrt()
+    assert lccl.load_plugin(library, tensorrt=trt) == library
+    assert load_plugin(library, tensorrt=trt) == library
+    assert trt.loaded == [str(library)], "a registry warns of a creator that it holds already"
+
+
+def test_a_library_that_tensorrt_does_not_take(library: Path) -> None:
+    with pytest.raises(lccl.UserError, match=r"TensorRT 11\.4 does not take the plugin .*lccl-build-plugin"):
+        load_plugin(library, tensorrt=tensorrt(taken=False))
+
+
+def test_tensorrt_for_rtx_has_no_plugins(library: Path) -> None:
+    """Its parser ends the process where a creator of the op is registered."""
+    trt = tensorrt(name="tensorrt_rtx")
+    with pytest.raises(lccl.UserError, match="has no plugins"):
+        load_plugin(library, tensorrt=trt)
+    assert trt.loaded == []
+
+
+def test_without_tensorrt(monkeypatch: pytest.MonkeyPatch, library: Path) -> None:
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    with pytest.raises(lccl.UserError, match="TensorRT is not installed: pip install"):
+        load_plugin(library)
+
+
+def test_the_report(monkeypatch: pytest.MonkeyPatch, library: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(__main__, "MODULES", ())
+    assert __main__.main([]) == 1
+    out = capsys.readouterr().out
+    assert f"there is no {LIBRARY}: build it with lccl-build-plugin" in out
+    assert "none is installed: pip install 'lccl[trt]'" in out
+
+    monkeypatch.setattr(__main__, "MODULES", ("tensorrt",))
+    monkeypatch.setattr(__main__, "_is_installed", lambda name: True)
+    for taken in (True, False):
+        monkeypatch.setitem(sys.modules, "tensorrt", tensorrt(taken))
+        assert __main__.main(["--library", str(library), "--json"]) == (0 if taken else 1)
+        (registry,) = json.loads(capsys.readouterr().out)["registries"]
+        assert (registry["version"], registry["holds_plugin"]) == ("11.4", taken)
+    assert __main__.main(["--library", str(library)]) == 1
+    assert "TensorRT  tensorrt 11.4: without the plugin: TensorRT 11.4 does not take" in capsys.readouterr().out
+    assert __main__.main(["--library", "absent.so"]) == 1
+    assert "error: no such file: absent.so" in capsys.readouterr().err
+
+
+def test_the_report_as_a_command() -> None:
+    done = subprocess.run([sys.executable, "-m", "lccl.plugin", "--json"], capture_output=True, text=True, check=False)
+    assert json.loads(done.stdout)["lccl"] == lccl.__version__
+    assert done.stderr == ""
+
+
+# ---- building -----------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_built_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(build, "present_capabilities", lambda: ("8.6", "9.0"))
+    assert build.capabilities_for(()) == ("8.6", "9.0")
+    assert build.capabilities_for(("8.9", "8.9")) == ("8.9",)
+    assert build.capabilities_for(("all",)) == build.SUPPORTED
+    monkeypatch.setattr(build, "present_capabilities", lambda: ())
+    with pytest.raises(lccl.UserError, match="no NVIDIA GPU here to build for: name its --compute-capability"):
+        build.capabilities_for(())
+
+
+def test_the_newest_gets_ptx_too(tmp_path: Path) -> None:
+    tools = {"cmake": "cmake", "nvcc": "nvcc"}
+    command = build._configure_command(tools, tmp_path, tmp_path / "b", ("8.6", "12.0"), None)
+    assert "-DCMAKE_CUDA_ARCHITECTURES=86-real;120" in command
+    every = build._configure_command(tools, tmp_path, tmp_path / "b", build.SUPPORTED, tmp_path)
+    assert not any("ARCHITECTURES" in word for word in every), "CMakeLists.txt has that list"
+    assert f"-DTENSORRT_ROOT={tmp_path}" in every
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--compute-capability", "89"), "a compute capability is written like 8.9, not '89'"),
+        (("--compute-capability", "7.5"), "need compute capability 8.0 or newer, not 7.5"),
+        (("--jobs", "0"), "--jobs is a number above 0"),
+        (("--compute-capability", "8.9", "--tensorrt-root", "absent"), "has no include/NvInferRuntime.h"),
+    ],
+)
+def test_bad_options(
+    invoke: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], words: str
+) -> None:
+    monkeypatch.setattr(build, "_require_tool", lambda name: name)
+    done: Outcome = invoke(COMMAND, *arguments, "-o", tmp_path)
+    assert done.code == 1
+    assert words in done.err
+    assert done.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(("tool", "fix"), [("nvcc", "install the CUDA toolkit"), ("cmake", "pip install cmake")])
+def test_a_missing_tool(invoke: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tool: str, fix: str) -> None:
+    which = build.shutil.which
+    monkeypatch.delenv("CUDACXX", raising=False)
+    monkeypatch.setattr(build.shutil, "which", lambda name, path=None: None if name == tool else which(name) or name)
+    done: Outcome = invoke(COMMAND, "--compute-capability", "8.9", "-o", tmp_path)
+    assert (done.code, done.out) == (1, "")
+    assert f"{tool} is not here: {fix}" in done.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_compiler_that_fails(invoke: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its first complaint is the sentence, and nothing is left behind."""
+    fake = tmp_path / "cmake"
+    fake.write_text("#!/bin/sh\necho '[ 10%] Building'\necho 'kernel.cu(3): error: what is this'\nexit 2\n")
+    fake.chmod(0o755)
+    monkeypatch.setattr(build, "_require_tool", lambda name: str(fake))
+    target = tmp_path / "out"
+    done: Outcome = invoke(COMMAND, "--compute-capability", "8.9", "-o", target)
+    assert (done.code, done.err) == (1, "error: cmake failed: kernel.cu(3): error: what is this\n")
+    assert list(target.iterdir()) == []
+
+
+def test_sources_that_are_not_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(build, "PACKAGE", tmp_path / "site-packages" / "lccl")
+    with pytest.raises(lccl.UserError, match="has no native sources"):
+        build.source_folder()
