@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 OUT ?= build/demo
+CAPABILITY ?= all
 JOBS ?= $(shell getconf _NPROCESSORS_ONLN)
 DIGITS := samples/digits
 DATA := samples.digits.data:held_out
@@ -14,7 +15,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 help:
 	@echo "make demo          real images -> trained LCCL network -> ONNX -> engine -> comparison"
 	@echo "make test          install what tests need, run all of them"
-	@echo "make kernels       build the CUDA kernels and put them into the Python package; needs nvcc and CMake, no GPU"
+	@echo "make kernels       build the CUDA kernels and the TensorRT plugin into the Python package; needs nvcc and CMake, no GPU"
 	@echo "make lint          ruff, mypy"
 	@echo "make format        let ruff format the code"
 	@echo "make train-digits  train the demo's two networks again"
@@ -23,7 +24,7 @@ help:
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit("lccl needs Python 3.11 or newer; run make with PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'
 	@echo "-- making a virtual environment in $(VENV)"
-	@$(PYTHON) -m venv $(VENV)
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
 
 $(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "-- installing lccl, TensorRT for RTX and scikit-learn into $(VENV) (about two minutes the first time)"
@@ -47,13 +48,9 @@ demo: $(VENV)/.installed
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
-kernels:
-	@command -v cmake >/dev/null || { echo "lccl: cmake is not here: install CMake 3.25 or newer" >&2; exit 1; }
-	@echo "-- 1/2 compiling the CUDA kernels for five architectures (about two minutes the first time)"
-	cmake --preset release
-	@env -u MAKEFLAGS -u MAKELEVEL cmake --build --preset release --parallel $(JOBS)
-	@echo "-- 2/2 putting the library into exporter/lccl/lib"
-	cmake --install build/release --component python --prefix exporter/lccl
+kernels: $(VENV)/.installed
+	@echo "-- compiling the TensorRT plugin and its kernels (minutes; for all GPUs, or those in CAPABILITY)"
+	$(BIN)/lccl-build-plugin --compute-capability $(CAPABILITY) --jobs $(JOBS)
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

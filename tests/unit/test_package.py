@@ -150,9 +150,9 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_what_the_wheel_holds(wheel: Path) -> None:
-    """The package without what a checkout was built for, and the native sources that lccl-build-plugin compiles."""
+    """The package, with the libraries if they were built, and the native sources that lccl-build-plugin compiles."""
     names = set(zipfile.ZipFile(wheel).namelist())
-    sources = {f"lccl/{p.relative_to(PACKAGE).as_posix()}" for p in PACKAGE.rglob("*") if p.suffix in (".py", ".typed")}
+    sources = {f"lccl/{p.relative_to(PACKAGE).as_posix()}" for p in PACKAGE.rglob("*") if p.suffix in (".py", ".typed", ".so")}
     native = {f"lccl/native/{p.relative_to(ROOT).as_posix()}" for p in (ROOT / "trt_plugin").rglob("*") if p.is_file()}
     assert {n for n in names if n.startswith("lccl/")} == sources | native | {"lccl/native/CMakeLists.txt"}
     assert any(n.endswith("licenses/LICENSE") for n in names)

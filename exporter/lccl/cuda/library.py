@@ -184,7 +184,7 @@ def _meaning(error: int) -> str:
 
 
 def _missing(path: Path) -> str:
-    return f"there is no kernel library at {path}: build it (`make kernels`) or set {ENVIRONMENT} to its path"
+    return f"there is no kernel library at {path}: build it with lccl-build-plugin, or set {ENVIRONMENT} to its path"
 
 
 def _functions_of(path: Path) -> dict[str, Any]:

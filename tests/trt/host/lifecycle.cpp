@@ -1,5 +1,6 @@
 #include "lifecycle.h"
 
+#include "device.h"
 #include "expressions.h"
 
 #include <cstring>
@@ -152,57 +153,75 @@ std::vector<int32_t> tacticsOf(IPluginV3OneBuildV2& build)
     return tactics;
 }
 
-//! Buffers of one execution context.
-class Buffers
+//! Buffers and the stream of one execution context.
+class Context
 {
 public:
-    Buffers(Case const& layer, size_t workspace)
+    Context(Case const& layer, size_t workspace)
         : mLayer(layer)
-        , mWorkspace(workspace + kRoom)
-        , mOutput(layer.output.memory.size() + kRoom)
+        , mWorkspace(workspace)
+        , mOutput(layer.output.memory.size())
     {
         for (Tensor const& tensor : layer.inputs)
         {
-            mInputs.emplace_back(tensor.memory.size() + kRoom);
-            unsigned char* const begin = aligned(mInputs.back());
-            std::memcpy(begin, tensor.memory.data(), tensor.memory.size());
-            mPointers.push_back(begin);
+            mDescriptions.push_back(tensor.desc);
+            mInputs.emplace_back(tensor.memory.size());
+            mInputs.back().write(tensor.memory);
+            mPointers.push_back(mInputs.back().get());
         }
+    }
+
+    //! Sets the tactic and the shapes, poisons what is written, and enqueues.
+    void start(IPluginV3OneRuntime& runtime, int32_t tactic)
+    {
+        prepare(runtime, tactic);
+        enqueue(runtime);
+    }
+
+    Bytes finish()
+    {
+        mStream.wait();
+        return mOutput.read(mLayer.output.memory.size());
     }
 
     Bytes run(IPluginV3OneRuntime& runtime, int32_t tactic)
     {
-        std::vector<PluginTensorDesc> inputs;
-        for (Tensor const& tensor : mLayer.inputs)
-        {
-            inputs.push_back(tensor.desc);
-        }
-        int32_t const count = static_cast<int32_t>(inputs.size());
-        require(runtime.setTactic(tactic) == 0, "setTactic failed");
-        require(runtime.onShapeChange(inputs.data(), count, &mLayer.output.desc, 1) == 0, "onShapeChange failed");
-        std::fill(mWorkspace.begin(), mWorkspace.end(), 0xFF);
-        unsigned char* const y = aligned(mOutput);
-        std::memset(y, 0xFF, mLayer.output.memory.size());
-        void* outputs[] = {y};
-        require(runtime.enqueue(inputs.data(), &mLayer.output.desc, mPointers.data(), outputs, aligned(mWorkspace), nullptr) == 0,
-            "enqueue failed");
-        return {y, y + mLayer.output.memory.size()};
+        start(runtime, tactic);
+        return finish();
+    }
+
+    //! The call in a CUDA graph; false where there are none.
+    bool runCaptured(IPluginV3OneRuntime& runtime, int32_t tactic)
+    {
+        prepare(runtime, tactic);
+        return mStream.runCaptured([this, &runtime] { enqueue(runtime); });
     }
 
 private:
-    static constexpr size_t kRoom = 512;
-
-    static unsigned char* aligned(Bytes& bytes)
+    void prepare(IPluginV3OneRuntime& runtime, int32_t tactic)
     {
-        auto const address = reinterpret_cast<uintptr_t>(bytes.data());
-        return bytes.data() + (256 - address % 256) % 256;
+        require(runtime.setTactic(tactic) == 0, "setTactic failed");
+        int32_t const count = static_cast<int32_t>(mDescriptions.size());
+        require(runtime.onShapeChange(mDescriptions.data(), count, &mLayer.output.desc, 1) == 0, "onShapeChange failed");
+        mWorkspace.fill(0xFF);
+        mOutput.fill(0xFF);
+    }
+
+    void enqueue(IPluginV3OneRuntime& runtime)
+    {
+        void* outputs[] = {mOutput.get()};
+        int32_t const code = runtime.enqueue(
+            mDescriptions.data(), &mLayer.output.desc, mPointers.data(), outputs, mWorkspace.get(), mStream.get());
+        require(code == 0, "enqueue failed");
     }
 
     Case const& mLayer;
-    std::vector<Bytes> mInputs;
+    std::vector<PluginTensorDesc> mDescriptions;
+    std::vector<Memory> mInputs;
     std::vector<void const*> mPointers;
-    Bytes mWorkspace;
-    Bytes mOutput;
+    Memory mWorkspace;
+    Memory mOutput;
+    Stream mStream;
 };
 
 std::string factsOf(IPluginV3OneBuildV2& build, std::vector<int32_t> const& tactics, size_t workspace, std::vector<Field> const& fields)
@@ -262,12 +281,12 @@ void walk(IPluginCreatorV3One& creator, Case const& layer, Result& result)
         "configurePlugin failed");
     std::vector<int32_t> const tactics = tacticsOf(*builder.build);
     size_t const workspace = builder.build->getWorkspaceSize(described.data(), inputs, &described[static_cast<size_t>(inputs)], 1);
-    Buffers buffers(layer, workspace);
+    Context context(layer, workspace);
     std::set<int32_t> const ends{tactics.front(), tactics.back()}; // Enough for what does not depend on the tactic.
     for (int32_t const tactic : ends)
     {
         std::unique_ptr<IPluginV3> const clone(timed->clone());
-        result.outputs.push_back({"timed " + std::to_string(tactic), buffers.run(*capabilitiesOf(*clone).runtime, tactic)});
+        result.outputs.push_back({"timed " + std::to_string(tactic), context.run(*capabilitiesOf(*clone).runtime, tactic)});
     }
     require(cacheId == builder.build->getTimingCacheID(), "the timing cache's id has changed");
     std::vector<Field> const fields = serialised(*builder.runtime);
@@ -280,18 +299,29 @@ void walk(IPluginCreatorV3One& creator, Case const& layer, Result& result)
     std::unique_ptr<IPluginV3> const loaded = create(creator, layer.name, fields, TensorRTPhase::kRUNTIME);
     std::unique_ptr<IPluginV3> const running(capabilitiesOf(*loaded).runtime->attachToContext(nullptr));
     timed.reset();
-    Buffers others(layer, workspace);
+    Context other(layer, workspace);
     for (int32_t const tactic : tactics)
     {
         std::string const number = std::to_string(tactic);
-        result.outputs.push_back({"context " + number, buffers.run(*capabilitiesOf(*first).runtime, tactic)});
-        if (ends.count(tactic) != 0)
+        if (ends.count(tactic) == 0)
         {
-            result.outputs.push_back({"second context " + number, others.run(*capabilitiesOf(*second).runtime, tactic)});
-            result.outputs.push_back({"runtime " + number, buffers.run(*capabilitiesOf(*running).runtime, tactic)});
+            result.outputs.push_back({"context " + number, context.run(*capabilitiesOf(*first).runtime, tactic)});
+        }
+        else
+        {
+            // Both at once, each on its own stream.
+            context.start(*capabilitiesOf(*first).runtime, tactic);
+            other.start(*capabilitiesOf(*second).runtime, tactic);
+            result.outputs.push_back({"context " + number, context.finish()});
+            result.outputs.push_back({"second context " + number, other.finish()});
+            if (context.runCaptured(*capabilitiesOf(*first).runtime, tactic))
+            {
+                result.outputs.push_back({"captured " + number, context.finish()});
+            }
+            result.outputs.push_back({"runtime " + number, context.run(*capabilitiesOf(*running).runtime, tactic)});
         }
     }
-    result.outputs.push_back({"context 0", buffers.run(*capabilitiesOf(*first).runtime, 0)});
+    result.outputs.push_back({"context 0", context.run(*capabilitiesOf(*first).runtime, 0)});
     require(capabilitiesOf(*first).runtime->setTactic(0x7fffffff) != 0, "setTactic takes an id that does not exist");
 }
 

@@ -2,6 +2,7 @@
 //
 //   lccl_trt_host CASES RESULTS                           the plugin that is linked in
 //   lccl_trt_host CASES RESULTS TENSORRT.so PLUGIN.so     the plugin's library, loaded by TensorRT's registry in this process
+//   lccl_trt_host CASES RESULTS PLUGIN.so                 the plugin's library without TensorRT
 //   lccl_trt_host --logger FAKE.so PLUGIN.so              what the plugin tells the logger of fake_tensorrt.cpp
 //   lccl_trt_host --fields                                JSON: names, types, defaults of the fields, as getFieldNames lists them
 
@@ -26,7 +27,7 @@ nvinfer1::IPluginCreatorV3One& findCreator([[maybe_unused]] int argc, [[maybe_un
     int32_t count = 0;
     return static_cast<nvinfer1::IPluginCreatorV3One&>(*getCreators(count)[0]);
 #else
-    return host::creatorFromRegistry(argv[argc - 2], argv[argc - 1]);
+    return argc == 4 ? host::creatorOf(argv[3]) : host::creatorFromRegistry(argv[argc - 2], argv[argc - 1]);
 #endif
 }
 

@@ -40,19 +40,24 @@ Function slotOf(void* object, int32_t slot)
 
 } // namespace
 
+nvinfer1::IPluginCreatorV3One& creatorOf(char const* plugin)
+{
+    using Creators = nvinfer1::IPluginCreatorInterface* const* (*)(int32_t&);
+    int32_t count = 0;
+    auto* const* const creators = reinterpret_cast<Creators>(symbolOf(open(plugin), "getCreators"))(count);
+    return static_cast<nvinfer1::IPluginCreatorV3One&>(*creators[0]);
+}
+
 std::string messageThrough(char const* fakeTensorrt, char const* plugin)
 {
     using Finder = void* (*)();
     using SetFinder = void (*)(void*);
-    using Creators = nvinfer1::IPluginCreatorInterface* const* (*)(int32_t&);
     using Message = char const* (*)();
     void* const fake = open(fakeTensorrt);
     void* const library = open(plugin);
     reinterpret_cast<SetFinder>(symbolOf(library, "setLoggerFinder"))(reinterpret_cast<Finder>(symbolOf(fake, "fake_finder"))());
-    int32_t count = 0;
-    auto* const creator = reinterpret_cast<Creators>(symbolOf(library, "getCreators"))(count)[0];
     nvinfer1::PluginFieldCollection const none{};
-    static_cast<nvinfer1::IPluginCreatorV3One*>(creator)->createPlugin("layer", &none, nvinfer1::TensorRTPhase::kBUILD);
+    creatorOf(plugin).createPlugin("layer", &none, nvinfer1::TensorRTPhase::kBUILD);
     return reinterpret_cast<Message>(symbolOf(fake, "fake_last_message"))();
 }
 
