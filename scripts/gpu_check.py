@@ -18,10 +18,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from gpu_plugin import HOST, check_plugin
 from gpu_process import ROOT, finish, last_lines, nvcc_path, outcome, start
 from gpu_sanitizer import sanitize
 
-for _folder in ("bench", "scripts", "tests", "exporter"):
+for _folder in ("bench", "scripts", "tests", "tests/trt", "exporter"):
     sys.path.insert(0, str(ROOT / _folder))
 
 WEIGHTS = {
@@ -31,6 +32,7 @@ WEIGHTS = {
     "offsets": 0.5,
     "graph": 0.5,
     "streams": 0.5,
+    "plugin": 0.5,
     "sanitizer": 1.5,
     "bench": 1.5,
 }
@@ -90,6 +92,8 @@ class Check:
             return outcome("partial", "there is no library: the build failed or was not asked for; give one by --library")
         if part == "sanitizer":
             return sanitize(Path(__file__), self.library, self.scratch, until)
+        if part == "plugin":
+            return check_plugin(self.library.parent, self.scratch, until)
         return self._bench(until) if part == "bench" else self._child(part, until)
 
     def _build(self, until: float) -> dict[str, Any]:
@@ -108,7 +112,7 @@ class Check:
         jobs = str(os.cpu_count() or 1)
         steps = (
             ["cmake", "-S", str(ROOT), "-B", str(folder), *build_settings(f"{major}{minor}", str(nvcc))],
-            ["cmake", "--build", str(folder), "--target", "lccl_cuda", "--parallel", jobs],
+            ["cmake", "--build", str(folder), "--target", "lccl_cuda", "lccl_trt_plugin", HOST, "--parallel", jobs],
         )
         for number, step in enumerate(steps):
             log = self.scratch / f"build{number}.log"

@@ -89,7 +89,7 @@ class Answer:
     outputs: dict[str, bytes]
 
 
-def run(program: Path, layers: list[Layer], folder: Path, *arguments: Path) -> tuple[list[Answer], str]:
+def run(program: Path, layers: list[Layer], folder: Path, *arguments: Path, timeout: float = 900) -> tuple[list[Answer], str]:
     """The host's answers and what was printed on stderr, where the plugin's messages go without an engine.
 
     Fails where the program does: a sanitizer's report is in the message.
@@ -97,7 +97,7 @@ def run(program: Path, layers: list[Layer], folder: Path, *arguments: Path) -> t
     cases, results = folder / "cases.bin", folder / "results.bin"
     cases.write_bytes(_pack(layers))
     done = subprocess.run(
-        [str(a) for a in (program, cases, results, *arguments)], capture_output=True, text=True, check=False, timeout=900
+        [str(a) for a in (program, cases, results, *arguments)], capture_output=True, text=True, check=False, timeout=timeout
     )
     assert done.returncode == 0, done.stderr[-4000:]
     return list(_unpack(results.read_bytes())), done.stderr
