@@ -43,6 +43,7 @@ MUTATIONS = (
         "no barrier between",
     ),
     Mutation("parts are delivered without a fence", "gemm.h", "        machine::fenceDevice();\n        machine::syncThreads();", "        machine::syncThreads();", "fence"),
+    Mutation("parts are taken without a fence", "gemm.h", "        machine::fenceDevice();\n        acc = {};", "        acc = {};", "fence"),
     Mutation("weights beyond the last channel", "gemm.h", "inside && column < a.k", "inside", "out of bounds"),
     Mutation("border blocks are not clipped", "rows.h", "ho < a.ho && wo < a.wo};", "true};", "written twice"),
     Mutation("counters are left as they were", "gate.h", "machine::storeGlobal(a.tileCounters + i, 0);", "", "nothing has written"),
