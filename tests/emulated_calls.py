@@ -11,7 +11,7 @@ import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
-from lccl.cuda.interface import Device, Dtype, Layout
+from lccl.cuda.interface import Device, Dtype, Family, Layout
 from lccl.cuda.library import Library
 from lccl.cuda.planning import POINTERS, conv_params, padded, real_inputs
 from lccl.op.contract import INPUT_NAMES, Attributes, output_shape
@@ -19,8 +19,8 @@ from lccl.op.contract import INPUT_NAMES, Attributes, output_shape
 Array = npt.NDArray[Any]
 
 STORAGE = {Dtype.FLOAT32: np.float32, Dtype.FLOAT16: np.float16, Dtype.BFLOAT16: ml_dtypes.bfloat16}
-READ_ONLY, OUTPUT, IN_PLACE, SCRATCH = 0, 2, 4, 5
-"""lccl_emulator_access; outputs must be written completely."""
+READ_ONLY, OUTPUT, PARTLY_IN_PLACE, IN_PLACE, SCRATCH = 0, 2, 3, 4, 5
+"""lccl_emulator_access; outputs must be written completely, but for PARTLY_IN_PLACE."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,8 @@ class Emulator:
 
     def __init__(self, library: Library) -> None:
         self.library = library
+        self.must_fill = False
+        """Report pixels that are left alone, too."""
         loaded = CDLL(str(library.path))
         self._begin = loaded.lccl_emulator_begin
         self._begin.restype, self._begin.argtypes = None, (c_uint64, c_int32)
@@ -95,7 +97,7 @@ class Emulator:
             if name in memory and not (name == "residual" and in_place):
                 self._register(memory[name].ctypes.data, memory[name].nbytes, READ_ONLY, name.encode())
         params.y = y.ctypes.data
-        self._register(y.ctypes.data, y.nbytes, IN_PLACE if in_place else OUTPUT, b"Y")
+        self._register(y.ctypes.data, y.nbytes, self._access(inputs, attributes, nhwc, in_place, config), b"Y")
         self._register(workspace.ctypes.data, workspace.nbytes, SCRATCH, b"workspace")
         self.library.launch(params, device, config, workspace.ctypes.data, workspace.nbytes)
         report = create_string_buffer(8192)
@@ -107,6 +109,15 @@ class Emulator:
         n, _, hg, wg = shape[0], 1, -(-shape[2] // attributes.grid), -(-shape[3] // attributes.grid)
         gates = workspace[: n * hg * wg * 4].view(np.float32)
         return Emulated(whole[:, :k], np.moveaxis(whole[:, k:], 1, 3), errors, int((gates > 0).sum()), gates)
+
+    def _access(self, inputs: Mapping[str, Array], attributes: Attributes, nhwc: bool, in_place: bool, config: int) -> int:
+        """How Y has to be written: a closed pixel that keeps its residual, and nothing else, is left alone."""
+        if not in_place:
+            return OUTPUT
+        bias = inputs["post_bias"]
+        kept = attributes.post_alpha == 1 and bias.size == 1 and not bias.any() and not (nhwc and inputs["W"].shape[0] % 8)
+        lists = self.library.config(config).family != Family.DENSE
+        return PARTLY_IN_PLACE if kept and lists and not self.must_fill else IN_PLACE
 
 
 def aligned(shape: tuple[int, ...], dtype: Any) -> Array:

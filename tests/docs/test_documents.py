@@ -25,7 +25,9 @@ ELSEWHERE = {
     "make demo": "its output is held against the README's table below",
     "make test": "would be this run again; that it collects is seen below",
     "make train-digits": "overwrites the committed files; one epoch of it is run below",
-    "make kernels": "minutes of nvcc; tests/native builds the library with it",
+    "lccl-build-plugin": "minutes of nvcc; tests/native builds the libraries, and for one GPU by this command",
+    "trtexec": "needs TensorRT and a GPU; tests/trt builds and runs engines where they are",
+    "cmake -S samples/cpp_runtime": "needs TensorRT's headers; tests/trt compiles the sample where they are",
 }
 """Commands of which a block is not run by itself -> why."""
 TIMES = re.compile(r"\d+\.\d{3}|\d+\.\d{2}x|\d\.\de-\d\d")

@@ -261,6 +261,25 @@ def test_overflow_rounds_to_infinity_as_in_numpy(emulator: Emulator) -> None:
         np.testing.assert_array_equal(np.isinf(result.y), np.isinf(rounded), err_msg=config.name)
 
 
+@pytest.mark.parametrize(("post_alpha", "k"), [(1.0, 16), (0.0, 16), (1.0, 13)])
+def test_a_closed_pixel_that_keeps_its_residual_is_not_written(
+    emulator: Emulator, monkeypatch: pytest.MonkeyPatch, post_alpha: float, k: int
+) -> None:
+    """In place it costs nothing, unless something is done to the residual or channels are padded with zeros."""
+    monkeypatch.setattr(emulator, "must_fill", True)
+    case = Case("kept", "residual in place", k=k, gate="external", fill="one-pixel", residual=True, post_alpha=post_alpha)
+    for dtype in (Dtype.FLOAT16, Dtype.FLOAT32):
+        inputs = inputs_of(case, dtype)
+        expected = lccl_conv(inputs, case.attributes)
+        for config in configs_for(emulator.library, 1, dtype):
+            result = emulator.run(inputs, case.attributes, dtype, BIG, config.id, in_place=True)
+            left_alone = post_alpha == 1 and (k % 8 == 0 or dtype == Dtype.FLOAT32) and config.family == Family.PIXEL
+            closed = (9 * 11 - 1) * k * np.dtype(STORAGE[dtype]).itemsize
+            assert (f"{closed} bytes of Y were never written" in result.errors) == left_alone, config.name
+            assert (result.errors == "") == (not left_alone), config.name
+            np.testing.assert_allclose(result.y.astype(np.float64), expected, rtol=0, atol=8e-3)
+
+
 @pytest.mark.parametrize("gate", ["kxk", "external"])
 @pytest.mark.parametrize("grid", [1, 4])
 def test_simulated_gates(emulator: Emulator, grid: int, gate: str) -> None:

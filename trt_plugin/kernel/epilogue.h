@@ -94,11 +94,22 @@ LCCL_DEVICE void storeElement(Arguments const& a, int64_t pixelOffset, int32_t k
     machine::storeGlobal(static_cast<T*>(a.y) + offset, machine::fromFloat<T>(value));
 }
 
+//! Whether inactive pixels hold their result already: y is the residual, and nothing is done to that.
+LCCL_DEVICE bool inactiveIsDone(Arguments const& a)
+{
+    return a.residual == a.y && a.postAlpha == 1.0F && a.outputChannels == a.k && a.postBiasStep == 0
+        && (a.postBias == nullptr || machine::loadConstant(a.postBias) == 0.0F);
+}
+
 //! Writes the block's share of the inactive pixels, 16 bytes at a time. The stores need no answer, so they leave while the
 //! block goes on to its first tile.
 template <typename T>
 LCCL_DEVICE void fillInactive(Arguments const& a, Work const& work, int32_t thread, int32_t threads)
 {
+    if (inactiveIsDone(a))
+    {
+        return;
+    }
     int32_t const chunks = a.outputChannels / kChunkElements;
     int32_t lanes = 1;
     while (lanes < chunks && lanes < kWarpSize)
@@ -132,6 +143,10 @@ LCCL_DEVICE void fillInactive(Arguments const& a, Work const& work, int32_t thre
 template <typename T>
 LCCL_DEVICE void fillInactiveElements(Arguments const& a, Work const& work, int32_t thread, int32_t threads)
 {
+    if (inactiveIsDone(a))
+    {
+        return;
+    }
     for (int64_t row = static_cast<int64_t>(machine::blockIndex()) * threads + thread; row < work.inactiveRows;
          row += static_cast<int64_t>(machine::gridSize()) * threads)
     {

@@ -64,7 +64,7 @@ typedef struct lccl_conv_params {
   const void* gate;         /* T [n, 1, ceil(ho / G), ceil(wo / G)]; null: 1 */
   const float* post_scale;  /* [post_scale_size]; null: 1 */
   const float* post_bias;   /* [post_bias_size]; null: 0 */
-  const void* residual;     /* as y, may be y itself; null: 0 */
+  const void* residual;     /* as y, may be y itself (then a closed pixel to which nothing else is done is not written); null: 0 */
   void* y;                  /* T, in `layout`; must not overlap x */
 } lccl_conv_params;
 

@@ -60,14 +60,18 @@ lccl_conv_params smallestCall(lccl_conv_config const& config)
     return call;
 }
 
-//! The inputs at one end of their profiles.
+//! The inputs at one end of their profiles; what has none, as weights may, is as it is.
 std::vector<PluginTensorDesc> inputsAt(DynamicPluginTensorDesc const* inputs, Dims DynamicPluginTensorDesc::*end)
 {
     std::vector<PluginTensorDesc> at;
     for (int32_t i = 0; i < kINPUTS; ++i)
     {
         at.push_back(inputs[i].desc);
-        at.back().dims = inputs[i].*end;
+        Dims const& dims = inputs[i].*end;
+        if (dims.nbDims == at.back().dims.nbDims)
+        {
+            at.back().dims = dims;
+        }
     }
     return at;
 }

@@ -110,8 +110,8 @@ def build_engine(
         compute_capabilities: such as "8.9"; targets of an ahead-of-time build (tensorrt-rtx).
         plugin: run LCCLConv by the plugin (tensorrt); False: by standard ops.
         plugin_library: path of the plugin's library; by default the installed one.
-        alias_residual: let a layer write over its residual where nobody else reads that (tensorrt, with the plugin): a closed
-            pixel then costs no memory traffic. It takes a preview feature of TensorRT's.
+        alias_residual: let a layer write over its residual where nobody else reads that (tensorrt, with the plugin). It takes
+            a preview feature of TensorRT's.
         tf32: let float32 convolutions, the gates' too, round their inputs to TF32 on the GPU.
         verbose: the builder's own messages on stderr.
         command: recorded in the side-car; None: nothing is.
