@@ -9,12 +9,26 @@ from typing import TYPE_CHECKING, Any
 
 from lccl.errors import UserError
 from lccl.files import atomic_path
+from lccl.text import kind_of
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 FORMAT = "lccl-checkpoint"
 FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a message names what the caller may pass: in a command's words, or in Python's."""
+
+    factory: str
+    key: str
+    unsafe: str
+
+
+COMMAND = Options("--model {}", "--state-dict-key", "--unsafe-pickle")
+PYTHON = Options('factory="{}" to lccl.load_checkpoint', "state_dict_key", "unsafe_pickle=True")
 
 
 @dataclass(frozen=True)
@@ -56,7 +70,7 @@ def save_checkpoint(
         torch.save(content, temporary)
 
 
-def read_checkpoint(content: Any, path: Path, key: str | None = None) -> Checkpoint:
+def read_checkpoint(content: Any, path: Path, key: str | None = None, options: Options = COMMAND) -> Checkpoint:
     """What ``torch.load`` returned -> a checkpoint: our own format, or a state dict, bare or nested.
 
     Raises:
@@ -68,9 +82,9 @@ def read_checkpoint(content: Any, path: Path, key: str | None = None) -> Checkpo
                 f"{path} has checkpoint version {content.get('version')}; this lccl reads {FORMAT_VERSION}: update lccl"
             )
         if key is not None:
-            raise UserError(f"{path} is a checkpoint of lccl's own, with one state dict: leave out --state-dict-key")
+            raise UserError(f"{path} is a checkpoint of lccl's own, with one state dict: leave out {options.key}")
         return _own_format(content, path)
-    return Checkpoint(_find_state_dict(content, path, key))
+    return Checkpoint(_find_state_dict(content, path, key, options))
 
 
 def _own_format(content: Mapping[str, Any], path: Path) -> Checkpoint:
@@ -97,7 +111,7 @@ def _is_state_dict(value: Any) -> bool:
     )
 
 
-def _find_state_dict(content: Any, path: Path, key: str | None) -> Mapping[str, Tensor]:
+def _find_state_dict(content: Any, path: Path, key: str | None, options: Options) -> Mapping[str, Tensor]:
     if key is not None:
         if not isinstance(content, Mapping) or not _is_state_dict(content.get(key)):
             raise UserError(f"{path} has no state dict under {key!r}; it holds {_keys(content)}")
@@ -114,11 +128,11 @@ def _find_state_dict(content: Any, path: Path, key: str | None) -> Mapping[str, 
     if len(nested) == 1:
         return next(iter(nested.values()))
     if nested:
-        raise UserError(f"{path} holds several state dicts ({', '.join(nested)}): choose one with --state-dict-key")
-    raise UserError(f"{path} holds no state dict; it holds {_keys(content)}")
+        raise UserError(f"{path} holds several state dicts ({', '.join(nested)}): choose one with {options.key}")
+    raise UserError(f"{path} holds no state dict; it holds {_keys(content)}: save model.state_dict() alone")
 
 
 def _keys(content: Any) -> str:
     if not isinstance(content, Mapping):
-        return f"a {type(content).__name__}"
+        return kind_of(content)
     return "the keys " + ", ".join(map(str, list(content)[:8])) if content else "an empty dict"

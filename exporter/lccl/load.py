@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from lccl.checkpoint import Checkpoint, read_checkpoint
+from lccl.checkpoint import COMMAND, PYTHON, Checkpoint, Options, read_checkpoint
 from lccl.errors import UserError, first_line
 from lccl.files import require_file
+from lccl.text import kind_of
 
 if TYPE_CHECKING:
     import onnx
@@ -27,6 +28,10 @@ TORCH_SUFFIXES = (".pt", ".pth", ".ckpt")
 TRUSTED_FACTORIES = ("lccl.models.resnet:cifar_resnet",)
 """A file may name one of exactly these as its factory; any other has to be named by the caller."""
 _WEIGHTED_OPS = ("Conv", "ConvTranspose", "Gemm", "MatMul", "BatchNormalization", "LCCLConv")
+_VARIANCE = 4
+"""Its place among the inputs of a BatchNormalization."""
+_PACKAGES = {"PIL": "pillow", "cv2": "opencv-python", "skimage": "scikit-image", "sklearn": "scikit-learn", "yaml": "pyyaml"}
+"""Modules whose package has another name."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +50,7 @@ def load_model(
     *,
     state_dict_key: str | None = None,
     unsafe_pickle: bool = False,
+    options: Options = COMMAND,
 ) -> LoadedModel:
     """A checkpoint -> its network with the weights in it, in eval mode.
 
@@ -52,6 +58,7 @@ def load_model(
         factory: "pkg.module:callable", or the callable, that builds the network; needed unless the checkpoint names one of lccl's own.
         state_dict_key: which entry of a nested checkpoint is the state dict.
         unsafe_pickle: allow a pickled module, which runs code from the file.
+        options: how messages name these arguments.
 
     Raises:
         UserError: whatever the caller can mend; the message says how.
@@ -59,28 +66,37 @@ def load_model(
     from torch import nn
 
     source = require_file(path)
-    content = _read_torch_file(source, unsafe_pickle)
+    content = _read_torch_file(source, unsafe_pickle, options)
     if isinstance(content, nn.Module):
         if factory or state_dict_key:
-            raise UserError(f"{source} is a whole pickled module: leave out the factory (--model) and --state-dict-key")
+            raise UserError(f"{source} is a whole pickled module: leave out the factory and {options.key}")
         _require_no_nan(content.state_dict(), source)
-        _require_finite(content, source)
+        _require_sound(content, source)
         return LoadedModel(content.eval(), str(source), None)
-    checkpoint = read_checkpoint(content, source, state_dict_key)
+    checkpoint = read_checkpoint(content, source, state_dict_key, options)
     _require_no_nan(checkpoint.state_dict, source)
-    module = _build(checkpoint, factory, source)
+    module = _build(checkpoint, factory, source, options)
     _load_weights(module, checkpoint.state_dict, source, _title(factory or checkpoint.factory or ""))
-    _require_finite(module, source)
+    _require_sound(module, source)
     return LoadedModel(module.eval(), str(source), checkpoint.input_shape)
 
 
-def load_checkpoint(path: str | Path) -> nn.Module:
-    """The network of a checkpoint written by :func:`save_checkpoint`, in eval mode.
+def load_checkpoint(
+    path: str | Path,
+    factory: str | Callable[[], Any] | None = None,
+    *,
+    state_dict_key: str | None = None,
+    unsafe_pickle: bool = False,
+) -> nn.Module:
+    """The network of a checkpoint in eval mode; one that :func:`save_checkpoint` wrote needs no factory.
+
+    Args:
+        factory, state_dict_key, unsafe_pickle: as of :func:`load_model`.
 
     Raises:
         UserError: the file cannot be read, names no network, or does not fit it.
     """
-    return load_model(path).module
+    return load_model(path, factory, state_dict_key=state_dict_key, unsafe_pickle=unsafe_pickle, options=PYTHON).module
 
 
 def load_onnx(path: str | Path) -> onnx.ModelProto:
@@ -116,6 +132,8 @@ def _require_sound_weights(model: onnx.ModelProto, path: Path) -> None:
 
     floats = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16, onnx.TensorProto.DOUBLE)
     weights = {name for node in model.graph.node if node.op_type in _WEIGHTED_OPS for name in node.input[1:]}
+    norms = [node for node in model.graph.node if node.op_type == "BatchNormalization"]
+    variances = {name for node in norms for name in node.input[_VARIANCE : _VARIANCE + 1]}
     for tensor in model.graph.initializer:
         if tensor.data_type in floats:
             values = onnx.numpy_helper.to_array(tensor)
@@ -123,6 +141,8 @@ def _require_sound_weights(model: onnx.ModelProto, path: Path) -> None:
                 raise _bad_weight(path, tensor.name, "NaN")
             if tensor.name in weights and np.isinf(values).any():
                 raise _bad_weight(path, tensor.name, "infinity")
+            if tensor.name in variances and (values < 0).any():
+                raise _bad_weight(path, tensor.name, "a variance below 0")
 
 
 def _bad_weight(path: Path, name: str, what: str) -> UserError:
@@ -145,8 +165,7 @@ def import_object(name: str, what: str) -> Any:
         with _current_folder_last():
             module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
-        where = f" (no module named {error.name!r})" if error.name != module_name else ""
-        raise UserError(f"cannot import {module_name}{where}: run from the folder it is in, or install it") from None
+        raise UserError(_not_found(module_name, error.name)) from None
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # a SystemExit too: the module must not choose this program's exit code
@@ -158,6 +177,15 @@ def import_object(name: str, what: str) -> Any:
     except AttributeError:
         raise UserError(f"module {module_name} has no {attribute!r}") from None
     return value
+
+
+def _not_found(module: str, missing: str | None) -> str:
+    """What to do where a module, or one that it imports, is not there."""
+    if missing is None or f"{module}.".startswith(f"{missing}."):
+        return f"cannot import {module}: run from the folder it is in, or install it"
+    top = missing.partition(".")[0]
+    fix = f"pip install {_PACKAGES[top]}" if top in _PACKAGES else "install the package that has it, or run from its folder"
+    return f"{module} needs {missing}, which is not installed: {fix}"
 
 
 @contextlib.contextmanager
@@ -174,16 +202,14 @@ def _current_folder_last() -> Iterator[None]:
         sys.path.remove(folder)
 
 
-def _read_torch_file(path: Path, unsafe_pickle: bool) -> Any:
+def _read_torch_file(path: Path, unsafe_pickle: bool, options: Options) -> Any:
     import torch
 
     kind = _sniff(path)
-    if kind == "torchscript":
-        raise UserError(f"{path} is TorchScript, which this version does not read: save the state dict and pass --model")
-    if kind == "pt2":
-        raise UserError(
-            f"{path} is a torch.export archive, which this version does not read: save the state dict and pass --model"
-        )
+    pass_factory = f"pass {options.factory.format('pkg.module:factory')}"
+    if kind in ("torchscript", "pt2"):
+        what = "TorchScript" if kind == "torchscript" else "a torch.export archive"
+        raise UserError(f"{path} is {what}, which this version does not read: save model.state_dict() and {pass_factory}")
     broken = UserError(f"{path} is not a PyTorch checkpoint, or it is cut off: save or copy it again")
     if kind == "broken":
         raise broken
@@ -196,7 +222,7 @@ def _read_torch_file(path: Path, unsafe_pickle: bool) -> Any:
         if classes:
             raise UserError(
                 f"{path} holds pickled code, which loading would run: {', '.join(classes)}; save model.state_dict() "
-                "alone and pass --model pkg.module:factory, or, if you trust the file, pass --unsafe-pickle"
+                f"alone and {pass_factory}, or, if you trust the file, pass {options.unsafe}"
             ) from None
         if unsafe_pickle and isinstance(error, (AttributeError, ImportError)):
             raise UserError(f"{path} needs classes that cannot be imported here: {first_line(error)}") from None
@@ -272,15 +298,16 @@ def _title(factory: str | Callable[[], Any]) -> str:
     return factory if isinstance(factory, str) else getattr(factory, "__qualname__", repr(factory))
 
 
-def _build(checkpoint: Checkpoint, factory: str | Callable[[], Any] | None, path: Path) -> nn.Module:
+def _build(checkpoint: Checkpoint, factory: str | Callable[[], Any] | None, path: Path, options: Options) -> nn.Module:
     from torch import nn
 
     chosen = factory or checkpoint.factory
     if chosen is None:
-        raise UserError(f"{path} holds weights but not the network: pass --model pkg.module:factory, a function that builds it")
+        asked = options.factory.format("pkg.module:factory")
+        raise UserError(f"{path} holds weights but not the network: pass {asked}, a function that builds it")
     name = _title(chosen)
     if not factory and name not in TRUSTED_FACTORIES:
-        raise UserError(f"{path} asks to run {name}; if you trust it, say so: --model {name}")
+        raise UserError(f"{path} asks to run {name}; if you trust it, say so: {options.factory.format(name)}")
     kwargs = dict(checkpoint.kwargs) if chosen == checkpoint.factory else {}
     build: Callable[..., Any] = import_object(chosen, "factory") if isinstance(chosen, str) else chosen
     if not callable(build):
@@ -292,7 +319,7 @@ def _build(checkpoint: Checkpoint, factory: str | Callable[[], Any] | None, path
     except BaseException as error:  # a SystemExit too: the factory must not choose this program's exit code
         raise UserError(f"the factory {name} raised {type(error).__name__}: {first_line(error)}") from error
     if not isinstance(module, nn.Module):
-        raise UserError(f"the factory {name} returned a {type(module).__name__}, not an nn.Module")
+        raise UserError(f"the factory {name} returned {kind_of(module)}, not an nn.Module")
     return module
 
 
@@ -337,11 +364,9 @@ def _require_no_nan(state: Mapping[str, Any], path: Path) -> None:
             raise _bad_weight(path, name, "NaN")
 
 
-def _require_finite(module: nn.Module, path: Path) -> None:
-    """Parameters and statistics without infinity; other buffers may hold it, such as masks."""
-    import torch
+def _require_sound(module: nn.Module, path: Path) -> None:
+    from lccl.torch_calls import unsound_weight
 
-    statistics = ((n, b) for n, b in module.named_buffers() if n.endswith(("running_mean", "running_var")))
-    for name, tensor in (*module.named_parameters(), *statistics):
-        if tensor.is_floating_point() and bool(torch.isinf(tensor).any()):
-            raise _bad_weight(path, name, "infinity")
+    broken = unsound_weight(module)
+    if broken is not None:
+        raise UserError(f"{path}: {broken}; the training went wrong, take an earlier checkpoint")

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lccl.errors import UserError
+from lccl.text import count
 
 Array = npt.NDArray[Any]
 SMALLEST_SCALE = 0.01
@@ -38,7 +39,11 @@ class Agreement:
         return self.failed_samples == 0 or (self.hard_gates and 2 * self.failed_samples < self.samples)
 
     def __str__(self) -> str:
-        text = f"max error {self.max_error:.1e}, mean {self.mean_error:.1e} over {self.samples} inputs"
+        return self.over(count(self.samples, "input"))
+
+    def over(self, inputs: str) -> str:
+        """As text, with the caller's words for the inputs."""
+        text = f"max error {self.max_error:.1e}, mean {self.mean_error:.1e} over {inputs}"
         return text + (f", {self.failed_samples} beyond {self.tolerance:.0e}" if self.failed_samples else "")
 
 

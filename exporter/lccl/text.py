@@ -27,3 +27,14 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]], right: Sequence[in
 def percent(value: float | None) -> str:
     """0.3456 -> "34.6 %"; None -> "-"."""
     return "-" if value is None else f"{value:.1%}".replace("%", " %")
+
+
+def count(number: int, noun: str) -> str:
+    """1, "input" -> "1 input"; 3, "input" -> "3 inputs"."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def kind_of(value: object) -> str:
+    """The value's type with its article: "an int", "a Tensor"."""
+    name = type(value).__name__
+    return f"{'an' if name[0] in 'aeiouAEIOU' else 'a'} {name}"

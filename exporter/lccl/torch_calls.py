@@ -1,4 +1,4 @@
-"""Calling a PyTorch model from outside: in eval mode for a while, its outputs in order."""
+"""PyTorch models from outside: in eval mode for a while, their outputs in order, weights that no training should leave."""
 
 from __future__ import annotations
 
@@ -15,6 +15,20 @@ def flatten(outputs: Any) -> list[Tensor]:
     """A model's outputs in order, whatever they are nested in; bfloat16, which NumPy lacks, as float32."""
     tensors = [t for t in _pytree.tree_leaves(outputs) if isinstance(t, Tensor)]
     return [t.float() if t.dtype == torch.bfloat16 else t for t in tensors]
+
+
+def unsound_weight(model: nn.Module) -> str | None:
+    """The first parameter or statistic that is not finite, or a variance below 0, in words.
+
+    Other buffers may be infinite: masks are.
+    """
+    statistics = [(n, b) for n, b in model.named_buffers() if n.endswith(("running_mean", "running_var"))]
+    for name, tensor in (*model.named_parameters(), *statistics):
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            return f"{name} holds {'NaN' if bool(torch.isnan(tensor).any()) else 'infinity'}"
+        if name.endswith("running_var") and bool((tensor < 0).any()):
+            return f"{name} holds a variance below 0"
+    return None
 
 
 @contextmanager

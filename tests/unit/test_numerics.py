@@ -88,3 +88,9 @@ def test_several_feeds_as_one() -> None:
     whole = merge(parts)
     assert (whole.samples, whole.failed_samples, whole.max_error) == (3, 1, 2.0)
     assert whole.mean_error == pytest.approx((0.00002 + 2.0) / 3)
+
+
+def test_one_sample_is_one_input() -> None:
+    one = {"y": np.ones((1, 2))}
+    assert str(agreement(one, one, 1e-4)).endswith("over 1 input")
+    assert str(agreement(one, one, 1e-4).over("two given")).endswith("over two given")

@@ -98,12 +98,12 @@ MAY_IMPORT = {
 
 
 SHARED = {
-    "checkpoint": {"errors", "files"},
+    "checkpoint": {"errors", "files", "text"},
     "data": {"errors", "files", "load", "numerics"},
     "errors": set(),
     "files": {"errors"},
-    "load": {"checkpoint", "errors", "files"},
-    "numerics": {"errors"},
+    "load": {"checkpoint", "errors", "files", "text", "torch_calls"},
+    "numerics": {"errors", "text"},
     "progress": set(),
     "text": set(),
     "torch_calls": set(),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import NoReturn
 
@@ -45,7 +46,13 @@ def parser() -> Parser:
         "--max-accuracy-drop", type=number, metavar="POINTS", help="top-1 below the dense network's, in percentage points"
     )
     p.add_argument(
-        "--min-speedup", type=number, metavar="RATIO", help="over the dense network in the same runtime on the same device"
+        "--min-speedup",
+        type=number,
+        metavar="RATIO",
+        help="over the dense network (without one, the dense twin) in the same runtime on the same device; the lowest row counts",
+    )
+    p.add_argument(
+        "--min-speedup-runner", metavar="NAME", help="hold only the rows of this runner, such as onnxruntime, to --min-speedup"
     )
     p.add_argument("--plugin", type=Path, metavar="LIBRARY", help="the TensorRT plugin of engines (default: the installed one)")
     p.add_argument("--allow-skipped", action="store_true", help="limits hold although a named file could not run here")
@@ -72,7 +79,7 @@ def command(arguments: Sequence[str]) -> int:
             twin=not options.no_twin,
             threads=options.threads,
             latency=LatencyPlan(options.batch, options.warmup, options.runs, options.max_seconds) if options.runs else None,
-            limits=Limits(options.min_agreement, options.min_dense_agreement, options.max_accuracy_drop, options.min_speedup),
+            limits=Limits(**{limit.name: getattr(options, limit.name) for limit in fields(Limits)}),
             allow_skipped=options.allow_skipped,
             plugin_library=options.plugin,
             progress=progress,

@@ -39,6 +39,8 @@ class Limits:
     min_speedup: float | None = None
     """Median latency of the dense network / that of the LCCL one in the same runtime on the same device; every LCCL row with
     a dense one in its runtime has to hold it."""
+    min_speedup_runner: str | None = None
+    """The only runtime whose rows ``min_speedup`` is held against; None: those of all."""
 
 
 def compare(
@@ -89,6 +91,7 @@ def compare(
     if skipped and limits != Limits() and not allow_skipped:
         reasons = "; ".join(f"{c.network}: {c.skipped}" for c in skipped)
         raise UserError(f"not every network can run here ({reasons}), so the limits prove nothing of it: pass --allow-skipped")
+    _require_runner(contestants, limits)
     rows, outputs = _run(contestants, inputs, latency, progress)
     _require_finite_references(rows, outputs)
     rows = _against_references(rows, outputs)
@@ -96,6 +99,22 @@ def compare(
     batch = min(latency.batch, len(inputs)) if latency else 0
     setting = Setting(len(inputs), threads, batch, _cpu())
     return Comparison(rows, _profile(contestants, inputs, progress), _checks(rows, limits), setting)
+
+
+def _require_runner(contestants: Sequence[Contestant], limits: Limits) -> None:
+    """Raises:
+    UserError: a runtime for the speed-up without a limit on it, or one that the LCCL network does not run in.
+    """
+    if limits.min_speedup_runner is None:
+        return
+    if limits.min_speedup is None:
+        raise UserError("--min-speedup-runner goes with --min-speedup")
+    runners = dict.fromkeys(c.runner.name for c in contestants if c.role == "lccl" and not c.skipped)
+    if limits.min_speedup_runner not in runners:
+        raise UserError(
+            f"--min-speedup-runner is one that the LCCL network runs in here ({', '.join(runners)}), "
+            f"not {limits.min_speedup_runner}"
+        )
 
 
 def _as_list(value: Any) -> list[Any]:
@@ -112,18 +131,18 @@ def _run(
     with contextlib.ExitStack() as stack:
         for contestant in active:
             stack.enter_context(contestant.runner)
-        outputs = {}
+        outputs, accuracies = {}, {}
         for contestant in active:
             progress(f"running {contestant.network} in {contestant.runner.name}")
             outputs[id(contestant)] = all_outputs(contestant.runner, data)
+            accuracies[id(contestant)] = top1(outputs[id(contestant)], data.labels)
         times = latencies([c.runner for c in active], data, plan, progress) if plan else [None] * len(active)
     timed = dict(zip(map(id, active), times, strict=True))
     rows = []
     for c in contestants:
         row = Row(c.network, c.role, c.runner.name, c.runner.device, c.skipped)
         if not c.skipped:
-            accuracy = top1(outputs[id(c)], data.labels) if c.role != "dense twin" else None
-            row = replace(row, accuracy=accuracy, latency=timed[id(c)])
+            row = replace(row, accuracy=accuracies[id(c)], latency=timed[id(c)])
         rows.append(row)
     return tuple(rows), [outputs.get(id(c)) for c in contestants]
 
@@ -185,15 +204,22 @@ def _errors(a: list[Array], b: list[Array]) -> tuple[float, float]:
 
 
 def _with_speedup(row: Row, rows: tuple[Row, ...]) -> Row:
-    """Against the dense network in the same runtime on the same device, or the dense twin where there is none."""
-    if row.role != "lccl" or row.latency is None:
+    """Against the dense network in the same runtime on the same device, or the dense twin where there is none; and against
+    the twin in any case."""
+    if row.role != "lccl":
         return row
-    for role in ("dense", "dense twin"):
-        for other in rows:
-            same = (other.runner, other.device) == (row.runner, row.device)
-            if other.role == role and same and other.latency is not None:
-                return replace(row, speedup=other.latency.median_ms / row.latency.median_ms, speedup_over=other.label)
-    return row
+    twin = _speedup(row, rows, "dense twin")
+    ratio, over = _speedup(row, rows, "dense") or twin or (None, None)
+    return replace(row, speedup=ratio, speedup_over=over, speedup_over_twin=twin[0] if twin else None)
+
+
+def _speedup(row: Row, rows: tuple[Row, ...], role: Role) -> tuple[float, str] | None:
+    """Over the first row of that role in the same runtime on the same device, and that row's label."""
+    for other in rows:
+        same = (other.role, other.runner, other.device) == (role, row.runner, row.device)
+        if same and row.latency is not None and other.latency is not None:
+            return other.latency.median_ms / row.latency.median_ms, other.label
+    return None
 
 
 def _checks(rows: tuple[Row, ...], limits: Limits) -> tuple[Check, ...]:
@@ -230,9 +256,10 @@ def _checks(rows: tuple[Row, ...], limits: Limits) -> tuple[Check, ...]:
         if dense and dense[0].accuracy is not None and r.accuracy is not None
     ]
     check("max-accuracy-drop", limits.max_accuracy_drop, drops, "max", "labels in the data and a dense network: --dense")
-    speedups = [r.speedup for r in ran if r.speedup is not None]
+    only = limits.min_speedup_runner
+    speedups = [r.speedup for r in ran if r.speedup is not None and only in (None, r.runner)]
     check(
-        "min-speedup",
+        f"min-speedup ({only})" if only else "min-speedup",
         limits.min_speedup,
         speedups,
         "min",

@@ -79,8 +79,18 @@ def predictions(outputs: Sequence[Array]) -> Array | None:
 
 
 def top1(outputs: Sequence[Array], labels: Array | None) -> float | None:
-    """Fraction of samples whose class is the label."""
+    """Fraction of samples whose class is the label; None where there are no labels for these outputs.
+
+    Raises:
+        UserError: a label that is no class of the network.
+    """
     classes = predictions(outputs)
     if classes is None or labels is None or classes.shape != np.shape(labels):
         return None
+    known = np.arange(outputs[0].shape[1])
+    impossible = labels[~np.isin(labels, known)] if labels.dtype.kind in "biuf" else labels
+    if impossible.size:
+        raise UserError(
+            f"the data has the label {impossible.flat[0]}, but labels are the network's classes, whole numbers from 0 to {known[-1]}"
+        )
     return float(np.mean(classes == labels))

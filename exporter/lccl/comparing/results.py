@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from lccl.profiling import Profile
-from lccl.text import table
+from lccl.text import count, table
 
 Role = Literal["lccl", "dense", "dense twin"]
 
@@ -31,7 +31,7 @@ class Row:
     skipped: str | None = None
     """Why it did not run; then nothing else is known."""
     accuracy: float | None = None
-    """Top-1, where there are labels; not of a dense twin, whose gates were never trained to be 1."""
+    """Top-1, where there are labels; of a dense twin it is that of gates that were never trained to be 1."""
     reference: str | None = None
     """Row that errors and agreement are against: the first of the same network, or, for the first, the dense one."""
     agreement: float | None = None
@@ -40,8 +40,11 @@ class Row:
     mean_error: float | None = None
     latency: Latency | None = None
     speedup: float | None = None
-    """Median of the dense network in the same runtime on the same device / median of this row."""
+    """Median of the dense network, or of the dense twin where there is none, in the same runtime on the same device / median
+    of this row."""
     speedup_over: str | None = None
+    speedup_over_twin: float | None = None
+    """As ``speedup``, over the dense twin whatever else there is."""
 
     @property
     def label(self) -> str:
@@ -94,16 +97,31 @@ class Comparison:
         s = self.setting
         parts = [self._rows_table()]
         parts.append(
-            f"{s.images} inputs; "
+            f"{count(s.images, 'input')}; "
             + (f"latency of batch {s.batch}, runs of all rows interleaved, " if s.batch else "latency not measured, ")
-            + f"{s.threads} CPU thread{'s' if s.threads > 1 else ''}, on {s.cpu}."
+            + f"{count(s.threads, 'CPU thread')}, on {s.cpu}."
         )
+        parts += self._speedup_lines()
         parts += [f"Not run: {row.label}: {row.skipped}." for row in self.rows if row.skipped]
         if self.profile is not None:
             parts += ["", str(self.profile)]
         if self.checks:
             parts += ["", self._checks_table()]
         return "\n".join(parts)
+
+    def _speedup_lines(self) -> list[str]:
+        """What the speed-ups are over; those over the dense twin too, where the table has others."""
+        names = {row.label: "the dense twin" if row.role == "dense twin" else row.network for row in self.rows}
+        over = {row.network: names[row.speedup_over] for row in self.rows if row.speedup_over is not None}
+        if not over:
+            return []
+        same = len(set(over.values())) == 1
+        pairs = (f"{network} over {name}" for network, name in over.items())
+        lines = [f"Speed-up: {f'over {next(iter(over.values()))}' if same else ', '.join(pairs)}, in the same runtime."]
+        twins = [row for row in self.rows if row.speedup_over_twin is not None and row.speedup_over_twin != row.speedup]
+        if twins:
+            lines.append(f"Over the dense twin: {', '.join(f'{r.label} {r.speedup_over_twin:.2f}x' for r in twins)}.")
+        return lines
 
     def _rows_table(self) -> str:
         devices = len({row.device for row in self.rows if not row.skipped}) > 1

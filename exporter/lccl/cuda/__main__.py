@@ -12,8 +12,10 @@ from lccl.errors import UserError
 
 EPILOG = """examples:
   python -m lccl.cuda
-  python -m lccl.cuda --shape 1x64x56x56 --out-channels 64 --kernel 3 --density 0.25 --device 9.0x132
+  python -m lccl.cuda --shape 32x64x56x56 --kernel 3 --density 0.25 --device 9.0x132
   python -m lccl.cuda --shape 8x128x160x160 --out-channels 128 --kernel 3 --grid 8 --density 0.25 --device 8.0x108 --json
+devices: 9.0x132 is an H100 (SXM), 8.0x108 an A100. For the first layer a configuration that skips pixels is chosen, for
+the second one that skips blocks.
 times are a model's predictions, not measurements."""
 
 
@@ -54,6 +56,16 @@ def _parser() -> argparse.ArgumentParser:
         "--device", metavar="CCxSMS", help="compute capability x multiprocessors, such as 9.0x132 (default: CUDA device 0)"
     )
     return parser
+
+
+def _require_shape(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """Raises:
+    UserError: an option of a layer without the layer, which the table of configurations would ignore.
+    """
+    of_layer = set(vars(options)) - {"library", "json", "shape"}
+    given = [name for name in vars(options) if name in of_layer and getattr(options, name) != parser.get_default(name)]
+    if given and not options.shape:
+        raise UserError(f"--{given[0].replace('_', '-')} is of a layer: name the layer with --shape NxCxHxW")
 
 
 def _numbers(text: str, what: str, counts: Sequence[int]) -> tuple[int, ...]:
@@ -121,6 +133,8 @@ def _layer(library: Any, options: argparse.Namespace) -> tuple[dict[str, Any], s
     params = conv_params(shapes, attributes, DTYPES[options.dtype])
     device = parse_device(options.device) if options.device else _first_device(library)
     chosen = library.choose(params, device)
+    if not chosen:
+        raise UserError(f"no configuration can run this layer: {library.supported(params, device).reason}")
     results, rows = [], []
     for config in library.configs():
         support = library.supported(params, device, config.id)
@@ -131,19 +145,20 @@ def _layer(library: Any, options: argparse.Namespace) -> tuple[dict[str, Any], s
         )
         verdict = "chosen" if config.id == chosen else support.reason
         rows.append((config.name, "-" if time is None else f"{time:.2f}", "-" if space is None else f"{space:,}", verdict))
-    name = library.config(chosen).name if chosen else None
+    name = library.config(chosen).name
     said = {"library": str(library.path), "chosen": chosen, "chosen_name": name, "configs": results}
     text = table(("configuration", "predicted us", "workspace", ""), rows, right=(1, 2))
-    ending = f"chosen: {name}" if name else f"none can run this layer: {library.supported(params, device).reason}"
-    return said, f"{text}\n{ending}"
+    return said, f"{text}\nchosen: {name}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command's exit code: 0, or 1 after one sentence on stderr."""
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments)
     from lccl.cuda.library import load
 
     try:
+        _require_shape(parser, options)
         library = load(options.library)
         said, text = _layer(library, options) if options.shape else _table(library)
     except UserError as error:

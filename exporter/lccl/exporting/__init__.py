@@ -23,6 +23,7 @@ from lccl.op.contract import QUALIFIED_NAME, VERSION
 from lccl.op.onnx_op import register_schema
 from lccl.profiling import profile
 from lccl.progress import Progress, silent
+from lccl.text import count, kind_of, table
 from lccl.verify import check_model, check_view
 from lccl.version import __version__
 
@@ -41,6 +42,13 @@ class ExportResult:
     layers: tuple[LayerReport, ...]
     checked: Agreement
     """The written model in ONNX Runtime against its source: PyTorch, or the ONNX model given."""
+    checked_open: Agreement | None = None
+    """As ``checked``, with every gate open; None where the source is folded and cannot be asked."""
+    given_inputs: int = 0
+    """Of the inputs checked, how many the caller gave; the others are random."""
+    random_inputs: int = 0
+    closed_layers: tuple[str, ...] = ()
+    """Gated layers with no open pixel on any of these inputs."""
     dense_path: Path | None = None
     decomposed_path: Path | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
@@ -49,17 +57,24 @@ class ExportResult:
     def gated(self) -> int:
         return sum(layer.gated for layer in self.layers)
 
+    @property
+    def warning(self) -> str | None:
+        """What the check could not see: the output of a layer whose gate is closed everywhere is 0 whatever its weights."""
+        if not self.closed_layers:
+            return None
+        layers = f"layer{'s' if len(self.closed_layers) > 1 else ''} {', '.join(self.closed_layers)}"
+        fix = ", the given ones among them" if self.given_inputs else "; pass --inputs"
+        return f"no gate of {layers} opened on these inputs{fix}"
+
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
-        values = asdict(self)
+        values = {**asdict(self), "warning": self.warning}
         values["path"] = str(self.path)
         for name in ("dense_path", "decomposed_path"):
             values[name] = str(values[name]) if values[name] else None
         return values
 
     def __str__(self) -> str:
-        from lccl.text import table
-
         rows = [
             (
                 layer.name,
@@ -72,10 +87,17 @@ class ExportResult:
             for layer in self.layers
         ]
         lines = [table(("convolution", "kernel", "channels", "stride", "form", "why not gated"), rows)]
-        lines.append(f"{self.gated} of {len(self.layers)} convolutions are gated. Against its source: {self.checked}.")
+        lines.append(f"{self.gated} of {len(self.layers)} convolutions are gated. Against its source: {self._found()}.")
+        if self.warning:
+            lines.append(f"Warning: {self.warning}.")
         written = [("model", self.path), ("dense twin", self.dense_path), ("decomposed", self.decomposed_path)]
         lines.append("Wrote " + ", ".join(f"{path} ({what})" for what, path in written if path) + ".")
         return "\n".join(lines)
+
+    def _found(self) -> str:
+        random = count(self.random_inputs, "random input")
+        as_built = self.checked.over(f"{self.given_inputs} given and {random}" if self.given_inputs else random)
+        return as_built + (f"; with all gates open: max error {self.checked_open.max_error:.1e}" if self.checked_open else "")
 
 
 def export(
@@ -138,14 +160,15 @@ def export(
     set_metadata(result, __version__, notes)
     progress("checking the model")
     check_model(result)
-    feeds = source.feeds(result)
-    if inputs is not None:
-        progress("measuring densities")
-        real = real_feeds(result, inputs)
-        densities = {layer.name: layer.density for layer in profile(result, real).gated if layer.density is not None}
-        set_densities(result, densities)
-        feeds += real
-    checked = check_against_source(result, source, feeds, tolerance, progress)
+    random, real = source.feeds(result), [] if inputs is None else real_feeds(result, inputs)
+    feeds = random + real
+    checked, checked_open = check_against_source(result, source, feeds, tolerance, progress)
+    progress("measuring densities")
+    densities = _densities(result, random)
+    if real:
+        calibrated = _densities(result, real)
+        set_densities(result, calibrated)
+        densities = {name: max(value, calibrated[name]) for name, value in densities.items()}
     files = {"model": result}
     if targets["dense"]:
         progress("making the dense twin")
@@ -156,7 +179,27 @@ def export(
         check_view(result, files["decomposed"], feeds, tolerance)
     progress("writing")
     _write({targets[kind]: proto for kind, proto in files.items()})  # type: ignore[misc]
-    return ExportResult(target, describe_layers(result), checked, targets["dense"], targets["decomposed"], notes)
+    return ExportResult(
+        target,
+        describe_layers(result),
+        checked,
+        checked_open,
+        given_inputs=_samples(real),
+        random_inputs=_samples(random),
+        closed_layers=tuple(name for name, density in densities.items() if density == 0),
+        dense_path=targets["dense"],
+        decomposed_path=targets["decomposed"],
+        metadata=notes,
+    )
+
+
+def _densities(model: onnx.ModelProto, feeds: list[dict[str, Array]]) -> dict[str, float]:
+    """Fraction of open pixels of each gated layer over the feeds."""
+    return {layer.name: layer.density for layer in profile(model, feeds).gated if layer.density is not None}
+
+
+def _samples(feeds: list[dict[str, Array]]) -> int:
+    return sum(len(next(iter(feed.values()))) for feed in feeds)
 
 
 def _make_source(
@@ -177,7 +220,7 @@ def _make_source(
     from lccl.exporting.torch_source import TorchSource
 
     if not isinstance(model, nn.Module):
-        raise UserError(f"a network to export is an nn.Module or an onnx.ModelProto, not a {type(model).__name__}")
+        raise UserError(f"a network to export is an nn.Module or an onnx.ModelProto, not {kind_of(model)}")
     if args is None:
         raise UserError("exporting a module needs an example input: lccl.export(model, torch.zeros(1, 3, 224, 224), path)")
     return TorchSource(model, args, *names, dynamic_hw, progress)

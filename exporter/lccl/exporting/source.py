@@ -14,6 +14,7 @@ from lccl.numerics import Agreement, Array, merge, require_finite
 from lccl.progress import Progress
 from lccl.run.base import CHUNK, infer_all
 from lccl.run.onnxruntime import OnnxRuntimeRunner
+from lccl.text import count
 from lccl.verify import (
     default_tolerance,
     has_hard_gates,
@@ -29,12 +30,18 @@ if TYPE_CHECKING:
     from lccl.nn.conv import Gates
 
 
+FIXED_BATCH = "the exported batch is dynamic, so the model must not fix its size"
+FIXED_HW = "leave out --dynamic-hw: the network fixes its input's height and width"
+
+
 class Source(Protocol):
     """A network before the export: traced once, then asked for the outputs to compare with."""
 
     metadata: dict[str, str]
     checks: tuple[Gates, ...]
     """With which gates it can be asked, besides as built."""
+    example_hw: tuple[tuple[int, ...], ...] | None
+    """Height and width of each example input where the export makes them dynamic; None where it does not."""
 
     def to_onnx(self) -> onnx.ModelProto:
         """The network as ONNX, not yet canonical."""
@@ -57,6 +64,7 @@ class OnnxSource:
     """
 
     checks: tuple[Gates, ...] = ("open", "soft")
+    example_hw: tuple[tuple[int, ...], ...] | None = None
 
     def __init__(self, model: onnx.ModelProto, shapes: Sequence[Sequence[int]] = ()) -> None:
         self.metadata: dict[str, str] = {}
@@ -64,7 +72,9 @@ class OnnxSource:
         self._runnable = runnable(model)
         wanted = input_types(model)
         if shapes and len(shapes) != len(wanted):
-            raise UserError(f"the model has {len(wanted)} inputs ({', '.join(wanted)}), but {len(shapes)} shapes were given")
+            raise UserError(
+                f"the model has {count(len(wanted), 'input')} ({', '.join(wanted)}), but shapes for {len(shapes)} were given"
+            )
         self._shapes = {name: tuple(shape) for name, shape in zip(wanted, shapes, strict=False)}
         for name, shape in self._shapes.items():
             _require_shape(name, shape, wanted[name])
@@ -84,11 +94,14 @@ class OnnxSource:
 
 def check_against_source(
     model: onnx.ModelProto, source: Source, feeds: list[dict[str, Array]], tolerance: float | None, progress: Progress
-) -> Agreement:
+) -> tuple[Agreement, Agreement | None]:
     """The model in ONNX Runtime against its source: as built on all feeds, all together.
 
     On the first feed also with soft gates where some are hard, since these may differ at their edges; and with open
     gates, since weights under a closed gate show in nothing else.
+
+    Returns:
+        As built; and with open gates, where the source can be asked for these.
 
     Raises:
         UserError: they differ.
@@ -98,9 +111,9 @@ def check_against_source(
     results = _compare(model, source, feeds, "as built", allowed, hard, progress)
     if hard and "soft" in source.checks:
         _compare(with_soft_gates(model), source, feeds[:1], "soft", allowed, False, progress)
-    if "open" in source.checks:
-        _compare(dense_twin(model), source, feeds[:1], "open", allowed, False, progress)
-    return merge(results)
+    if "open" not in source.checks:
+        return merge(results), None
+    return merge(results), merge(_compare(dense_twin(model), source, feeds[:1], "open", allowed, False, progress))
 
 
 def _compare(
@@ -119,16 +132,20 @@ def _compare(
             progress(f"comparing with the source, gates {gates}", i, len(feeds))
             try:
                 outputs = infer_all(runner, {name: feed[name] for name in runner.input_names})
+                expected = source.infer(feed, gates)
             except UserError as error:
-                hint = (
-                    "; the exported batch is dynamic, so the model must not fix its size" if runner.batches.most is None else ""
-                )
-                raise UserError(f"{error}{hint}") from None
-            expected = source.infer(feed, gates)
+                raise UserError(f"{error}{_hint(source, feed, runner)}") from None
             if len(expected) != len(outputs):
-                raise UserError(f"the exported model has {len(outputs)} outputs, but its source has {len(expected)}")
+                raise UserError(f"the exported model has {count(len(outputs), 'output')}, but its source has {len(expected)}")
             results.append(hold(dict(zip(outputs, expected, strict=True)), outputs, tolerance, hard, what))
     return results
+
+
+def _hint(source: Source, feed: Mapping[str, Array], runner: OnnxRuntimeRunner) -> str:
+    """What of a feed the model may not take, although its dynamic sizes promise it."""
+    if source.example_hw is not None and tuple(a.shape[2:] for a in feed.values()) != source.example_hw:
+        return f"; {FIXED_HW}"
+    return f"; {FIXED_BATCH}" if runner.batches.most is None else ""
 
 
 def _require_shape(name: str, shape: Sequence[int], kind: onnx.TypeProto.Tensor, any_batch: bool = False) -> None:

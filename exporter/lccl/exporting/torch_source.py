@@ -15,7 +15,7 @@ from lccl.nn.conv import Gates, LCCLConv2d, plain_maths
 from lccl.nn.folded import FoldedLCCLConv2d
 from lccl.numerics import Array
 from lccl.progress import Progress
-from lccl.torch_calls import evaluating, flatten
+from lccl.torch_calls import evaluating, flatten, unsound_weight
 from lccl.verify import input_types
 
 CHECK_BATCH = 3
@@ -29,7 +29,7 @@ class TorchSource:
         args: example inputs, positional.
 
     Raises:
-        UserError: no LCCL layer in it, or it does not run on the example.
+        UserError: no LCCL layer in it, weights that no training should leave, or it does not run on the example.
     """
 
     def __init__(
@@ -46,6 +46,7 @@ class TorchSource:
         self.metadata = {"lccl.torch": str(torch.__version__)}
         self._input_names, self._output_names = input_names, output_names
         self._dynamic_hw, self._progress = dynamic_hw, progress
+        self.example_hw = tuple(tuple(a.shape[2:]) for a in self.args) if dynamic_hw else None
         layers = [m for m in model.modules() if isinstance(m, (LCCLConv2d, FoldedLCCLConv2d))]
         if not layers:
             raise UserError(
@@ -55,10 +56,23 @@ class TorchSource:
         self.checks: tuple[Gates, ...] = () if folded else ("open", "soft")
         if any(t.dtype == torch.bfloat16 for t in (*model.parameters(), *self.args)):
             raise UserError("a bfloat16 model cannot be checked in ONNX Runtime: export it in float32 and build with --bf16")
+        broken = unsound_weight(model)
+        if broken is not None:
+            raise UserError(f"the model's {broken}; the training went wrong, take an earlier checkpoint")
         progress("running the model once")
-        outputs = self._run(self.args, "an input")
+        outputs = self._run_example()
         if self._output_names is None and isinstance(outputs, Mapping) and all(isinstance(v, Tensor) for v in outputs.values()):
             self._output_names = [str(name) for name in outputs]
+
+    def _run_example(self) -> Any:
+        try:
+            return self._run(self.args, "an input")
+        except UserError as error:
+            unbatched = [list(a.shape) for a in self.args if a.dim() == 3]
+            if not unbatched:
+                raise
+            shape = "x".join(map(str, [1, *unbatched[0]]))
+            raise UserError(f"{error}; an example input has the batch in it: --input-shape {shape}") from None
 
     def to_onnx(self) -> onnx.ModelProto:
         """The traced model."""

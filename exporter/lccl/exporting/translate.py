@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import re
 import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -15,6 +16,7 @@ from onnxscript.values import Op, Opset
 from torch import Tensor, nn
 
 from lccl.errors import UserError, first_line, innermost
+from lccl.exporting.source import FIXED_BATCH, FIXED_HW
 from lccl.nn.folded import fold
 from lccl.op.contract import DOMAIN, INPUT_NAMES, OP_TYPE, VERSION
 from lccl.op.onnx_op import OPSET, register_schema
@@ -65,11 +67,22 @@ def to_onnx(
             )
     except Exception as error:
         cause = innermost(error)  # the exporter wraps it in pages of advice about itself
-        raise UserError(f"torch.onnx cannot export this model: {type(cause).__name__}: {first_line(cause)}") from error
+        reason = f"{type(cause).__name__}: {first_line(cause)}{_fix(cause, dynamic_hw)}"
+        raise UserError(f"torch.onnx cannot export this model: {reason}") from error
     assert program is not None
     proto = program.model_proto
     _name_nodes(proto)
     return proto
+
+
+def _fix(error: BaseException, dynamic_hw: bool) -> str:
+    """What to do about torch.onnx's reason, where it is one that users meet."""
+    if "data-dependent" in str(error):
+        return "; remove the branch on data, or export the network without it"
+    fixed = set(re.findall(r"static shape of \d+ for dimension .*\.shape\[(\d)\]", str(error)))
+    if "0" in fixed:
+        return f"; {FIXED_BATCH}"
+    return f"; {FIXED_HW}" if dynamic_hw and fixed else ""
 
 
 def _dynamic(arg: Tensor, dynamic_hw: bool, suffix: str) -> dict[int, str]:

@@ -27,9 +27,9 @@ torch_backend.register()  # layers in eval mode on a GPU take the CUDA kernels w
 
 
 def _pair(value: int | Sequence[int], name: str) -> tuple[int, int]:
-    values = (value, value) if isinstance(value, int) else tuple(value)
-    if len(values) != 2:
-        raise UserError(f"{name} takes one number or two, not {value!r}")
+    values = tuple(value) if isinstance(value, Sequence) else (value, value)
+    if len(values) != 2 or not all(hasattr(v, "__index__") and v > 0 for v in values):
+        raise UserError(f"{name} takes one whole number above 0 or two, not {value!r}")
     return values[0], values[1]
 
 
@@ -65,6 +65,7 @@ class LCCLConv2d(nn.Module):
         activation: before the product; by default ReLU in the paper's order and none in the released one.
         post_activation: after norm and residual; by default none in the paper's order and ReLU in the released one.
         bias: of the convolution; None: only where no norm follows.
+        groups, padding_mode: as in ``nn.Conv2d``, of which the op has only 1 and "zeros".
 
     Raises:
         UserError: options that do not go together.
@@ -90,8 +91,16 @@ class LCCLConv2d(nn.Module):
         activation: Activation = "default",
         post_activation: Activation = "default",
         bias: bool | None = None,
+        groups: int = 1,
+        padding_mode: str = "zeros",
     ) -> None:
         super().__init__()
+        if groups != 1:
+            raise UserError(f"groups = {groups}, but the op computes all channels together: leave grouped layers as nn.Conv2d")
+        if padding_mode != "zeros":
+            raise UserError(
+                f"padding_mode = {padding_mode!r}, but the op pads with zeros: pad before the layer, with padding=0"
+            )
         if order not in ("paper", "released"):
             raise UserError(f'order is "paper" or "released", not {order!r}')
         self.order = order
@@ -139,6 +148,10 @@ class LCCLConv2d(nn.Module):
             raise UserError(f'gate is "1x1", "kxk", "grid" or "external", not {kind!r}')
         if self.gate_size < 1 or (kind in ("1x1", "kxk") and self.gate_size != 1):
             raise UserError(f'gate_size = {self.gate_size} goes with gate="grid" or "external" and is at least 1')
+        if kind == "grid" and self.gate_size == 1 and kernel_size is None:
+            raise UserError(
+                'gate="grid" needs gate_size, the side of the blocks of output pixels that share a value: 2 or more'
+            )
         if kernel_size is not None and kind != "grid":
             raise UserError('gate_kernel_size goes with gate="grid"; "1x1" and "kxk" say their kernel themselves')
         if kind == "external":

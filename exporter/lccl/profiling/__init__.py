@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lccl.load import TORCH_SUFFIXES, load_checkpoint
+from lccl.text import count, percent, table
 
 if TYPE_CHECKING:
     import onnx
@@ -93,8 +94,6 @@ class Profile:
         }
 
     def __str__(self) -> str:
-        from lccl.text import percent, table
-
         rows = [
             (
                 layer.name,
@@ -106,11 +105,20 @@ class Profile:
             )
             for layer in self.layers
         ]
-        rows.append(("whole network", "", percent(self.density), f"{self.dense_macs:,}", "", f"{self.macs:,.0f}"))
+        rows.append(
+            (
+                "whole network",
+                "mean of gated" if self.gated else "",
+                percent(self.density),
+                f"{self.dense_macs:,}",
+                "",
+                f"{self.macs:,.0f}",
+            )
+        )
         head = ("layer", "kind", "density", "dense MACs", "gate MACs", "LCCL MACs")
         return (
             table(head, rows, right=(2, 3, 4, 5))
-            + f"\nMACs per image, mean of {self.images} images. Saved: {self.saved_gated:.1%} of the gated layers, "
+            + f"\nMACs per image, mean of {count(self.images, 'image')}. Saved: {self.saved_gated:.1%} of the gated layers, "
             + f"{self.saved_network:.1%} of the whole network."
         )
 

@@ -99,7 +99,8 @@ def _hooks(model: nn.Module, counter: _Counter) -> Iterator[None]:
     handles = []
     gated = [m for m in model.modules() if isinstance(m, (LCCLConv2d, FoldedLCCLConv2d))]
     inside = {child for m in gated for child in m.modules() if child is not m}
-    for name, module in model.named_modules():
+    for path, module in model.named_modules():
+        name = path or "(model)"
         if module in gated:
             handles.append(module.register_forward_hook(_count_gated(name, counter), with_kwargs=True))
         elif isinstance(module, (_ConvNd, nn.Linear)) and module not in inside:

@@ -159,7 +159,7 @@ def weights(tmp_path: Path, small_model: torch.nn.Module) -> Path:
         ("{m}:deeper", ["do not fit", "missing", "right factory"]),
         ("{m}:broken", ["raised RuntimeError: no such dataset"]),
         ("{m}:exits", ["raised SystemExit"]),
-        ("{m}:not_a_module", ["returned a int, not an nn.Module"]),
+        ("{m}:not_a_module", ["returned an int, not an nn.Module"]),
         ("{m}:number", ["is not callable"]),
         ("{m}:absent", ["has no 'absent'"]),
         ("nosuchmodule:f", ["cannot import nosuchmodule"]),
@@ -242,8 +242,9 @@ def test_several_state_dicts(
 
 def test_no_state_dict(invoke: Invoke, output: Path, tmp_path: Path) -> None:
     path = tmp_path / "list.pt"
-    torch.save([1, 2, 3], path)
-    refused(invoke(EXPORT, path, "-o", output), "holds no state dict", "a list")
+    for content, kind in (([1, 2, 3], "a list"), (torch.zeros(2), "a Tensor"), ({"epoch": 3}, "the keys epoch")):
+        torch.save(content, path)
+        refused(invoke(EXPORT, path, "-o", output), f"holds no state dict; it holds {kind}: save model.state_dict()")
 
 
 def test_nan_in_the_weights(invoke: Invoke, output: Path, tmp_path: Path, small_model: torch.nn.Module, factories: str) -> None:
@@ -285,6 +286,7 @@ def test_a_model_without_a_gate(invoke: Invoke, output: Path, tmp_path: Path, fa
     [
         ("1x3x16x16", ["does not run", "[1, 3, 16, 16]"]),
         ("1x16", ["does not run"]),
+        ("1x16x16", ["does not run", "has the batch in it", "--input-shape 1x1x16x16"]),
         ("axb", ["1x3x224x224"]),
         ("0x1", ["1x3x224x224"]),
     ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from test_bad_input import COMPARE, EXPORT, refused
 import lccl
 from conftest import Outcome
 from lccl.cli.common import recorded, show
-from lccl.load import _pickled_globals, import_object, load_model, load_onnx
+from lccl.load import _pickled_globals, import_object, load_checkpoint, load_model, load_onnx
 
 Invoke = Callable[..., Outcome]
 
@@ -39,6 +40,29 @@ def test_ctrl_c_while_importing_is_an_interrupt(tmp_path: Path, monkeypatch: pyt
     monkeypatch.chdir(tmp_path)
     with pytest.raises(KeyboardInterrupt):
         import_object("interrupted_on_import:build", "factory")
+
+
+@pytest.mark.parametrize(
+    ("missing", "message"),
+    [
+        ("sklearn", r"needs sklearn, which is not installed: pip install scikit-learn$"),
+        ("no_such_helpers", r"needs no_such_helpers, which is not installed: install the package that has it, or run from"),
+    ],
+)
+def test_a_module_that_needs_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: str, message: str) -> None:
+    """Its own folder is the right one, so that to run from there is no fix."""
+    monkeypatch.setitem(sys.modules, "sklearn", None)
+    name = f"needs_{missing.replace('.', '_')}"
+    (tmp_path / f"{name}.py").write_text(f"import {missing}\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(lccl.UserError, match=f"{name} {message}"):
+        import_object(f"{name}:load", "loader")
+
+
+@pytest.mark.parametrize("name", ["no_such_package", "no_such_package.module"])
+def test_a_module_that_is_not_there(name: str) -> None:
+    with pytest.raises(lccl.UserError, match=f"cannot import {name}: run from the folder it is in"):
+        import_object(f"{name}:load", "loader")
 
 
 def test_what_a_loader_prints_is_not_the_result(
@@ -141,6 +165,53 @@ def test_infinite_weights(small_model: torch.nn.Module, exported: Path, tmp_path
         load_onnx(tmp_path / "m.onnx")
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("stages.0.0.conv1.norm.running_var", -1.0, "holds a variance below 0"),
+        ("stages.0.0.conv1.gate.norm.running_var", -1.0, "holds a variance below 0"),
+        ("stages.0.0.conv1.gate.conv.weight", float("inf"), "holds infinity"),
+    ],
+)
+def test_weights_that_no_training_should_leave(
+    invoke: Invoke, checkpoint: Path, small_model: torch.nn.Module, tmp_path: Path, name: str, value: float, words: str
+) -> None:
+    """A variance below 0 has no root: NaN closes a gate, and closed gates agree with each other."""
+    content = torch.load(checkpoint, weights_only=True)
+    content["state_dict"][name].view(-1)[0] = value
+    torch.save(content, tmp_path / "broken.pt")
+    refused(invoke(EXPORT, tmp_path / "broken.pt", "-o", tmp_path / "m.onnx"), f"{name} {words}", "take an earlier checkpoint")
+    module = pickle.loads(pickle.dumps(small_model))
+    module.state_dict()[name].view(-1)[0] = value
+    with pytest.raises(lccl.UserError, match=f"the model's {name} {words}"):
+        lccl.export(module, torch.zeros(1, 1, 16, 16), tmp_path / "m.onnx")
+    assert not (tmp_path / "m.onnx").exists()
+
+
+def test_a_variance_below_0_in_onnx(tmp_path: Path) -> None:
+    values = {"scale": 1.0, "bias": 0.0, "mean": 0.0, "variance": -1.0}
+    stored = [onnx.helper.make_tensor(name, onnx.TensorProto.FLOAT, [1], [value]) for name, value in values.items()]
+    node = onnx.helper.make_node("BatchNormalization", ["x", *values], ["y"])
+    sizes = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1, 1, 4, 4]) for name in "xy"]
+    onnx.save(onnx.helper.make_model(onnx.helper.make_graph([node], "g", sizes[:1], sizes[1:], stored)), tmp_path / "m.onnx")
+    with pytest.raises(lccl.UserError, match="variance holds a variance below 0"):
+        load_onnx(tmp_path / "m.onnx")
+
+
+def test_python_is_not_told_of_a_commands_options(small_model: torch.nn.Module, checkpoint: Path, tmp_path: Path) -> None:
+    path = tmp_path / "weights.pt"
+    torch.save(small_model.state_dict(), path)
+    with pytest.raises(lccl.UserError, match=r'pass factory="pkg\.module:factory" to lccl\.load_checkpoint'):
+        load_checkpoint(path)
+    assert load_checkpoint(path, lambda: pickle.loads(pickle.dumps(small_model))) is not None
+    torch.save({"a": small_model.state_dict(), "b": small_model.state_dict()}, path)
+    with pytest.raises(lccl.UserError, match="choose one with state_dict_key"):
+        load_checkpoint(path)
+    torch.save(small_model, path)
+    with pytest.raises(lccl.UserError, match="pass unsafe_pickle=True"):
+        load_checkpoint(path)
+
+
 # ---- inputs ---------------------------------------------------------------------------------------------------------
 
 
@@ -164,6 +235,17 @@ def test_inputs_of_another_type(invoke: Invoke, exported: Path, tmp_path: Path) 
     )
     result = lccl.export(onnx.load(exported), None, tmp_path / "m.onnx", inputs={"x": np.ones((4, 1, 16, 16))})
     assert result.checked.samples == 2 + 4
+
+
+@pytest.mark.parametrize("label", [-1, 10, 2.5, float("nan"), "1"])
+def test_labels_that_are_no_class(invoke: Invoke, exported: Path, tmp_path: Path, label: Any) -> None:
+    np.savez(tmp_path / "data.npz", x=np.zeros((3, 1, 16, 16), np.float32), labels=np.array([label, label, label]))
+    refused(invoke(COMPARE, exported, "--data", tmp_path / "data.npz"), f"the label {label}", "whole numbers from 0 to 9")
+
+
+def test_whole_numbers_may_be_floats(invoke: Invoke, exported: Path, tmp_path: Path) -> None:
+    np.savez(tmp_path / "data.npz", x=np.zeros((3, 1, 16, 16), np.float32), labels=np.array([0.0, 9.0, 1.0]))
+    assert invoke(COMPARE, exported, "--data", tmp_path / "data.npz", "--runs", "0").code == 0
 
 
 # ---- results --------------------------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from lccl.data import as_data, load_data
 from lccl.models.resnet import cifar_resnet
 from lccl.run.base import Batches
 from lccl.run.tensorrt import gpu_missing
+from onnx_models import run
 
 COMPARE = "lccl.cli.compare"
 Invoke = Callable[..., Outcome]
@@ -60,14 +61,16 @@ def test_errors_are_against_the_first_row_of_the_network(comparison: Any) -> Non
     assert first.reference == dense.label
     assert first.max_error is None, "two different networks have no error between them"
     assert dense_ort.reference == dense.label
-    assert (twin.reference, twin.accuracy) == (None, None)
+    assert twin.reference is None
 
 
-def test_accuracy_is_that_of_the_labels(comparison: Any, checkpoint: Path, samples: Path) -> None:
+def test_accuracy_is_that_of_the_labels(comparison: Any, checkpoint: Path, exported: Path, samples: Path) -> None:
     with np.load(samples) as content:
         x, labels = torch.from_numpy(content["x"]), content["labels"]
     predicted = lccl.load_checkpoint(checkpoint)(x).argmax(1).numpy()
     assert comparison.rows[0].accuracy == np.mean(predicted == labels)
+    of_twin = run(onnx.load(exported.with_suffix(".dense.onnx")), {"x": x.numpy()}).argmax(1)
+    assert comparison.rows[2].accuracy == np.mean(of_twin == labels)
 
 
 def test_speedups_are_within_one_runtime(comparison: Any) -> None:
@@ -76,6 +79,12 @@ def test_speedups_are_within_one_runtime(comparison: Any) -> None:
     assert second.speedup_over == dense_ort.label
     assert second.speedup == dense_ort.latency.median_ms / second.latency.median_ms
     assert dense.speedup is None
+    assert (first.speedup_over_twin, dense_ort.speedup_over_twin) == (None, None)
+    assert second.speedup_over_twin == comparison.rows[2].latency.median_ms / second.latency.median_ms
+    text = str(comparison)
+    assert "\nSpeed-up: over dense.pt, in the same runtime.\n" in text
+    assert f"\nOver the dense twin: small.onnx (onnxruntime) {second.speedup_over_twin:.2f}x.\n" in text
+    assert comparison.as_dict()["rows"][1]["speedup_over_twin"] == second.speedup_over_twin
     for row in comparison.rows:
         assert row.latency.runs == QUICK.runs
         assert 0 < row.latency.median_ms <= row.latency.p95_ms
@@ -85,6 +94,8 @@ def test_without_a_dense_network_the_twin_is_the_measure(exported: Path, samples
     result = lccl.compare(exported, samples, latency=QUICK)
     assert result.rows[0].speedup_over == "dense twin of small.onnx (onnxruntime)"
     assert result.rows[0].agreement is None
+    assert "\nSpeed-up: over the dense twin, in the same runtime.\n" in str(result)
+    assert "Over the dense twin" not in str(result)
 
 
 def test_the_decomposed_file_is_a_form_of_the_network(exported: Path, samples: Path) -> None:
@@ -150,6 +161,23 @@ def test_exit_codes(
     outcome = invoke(COMPARE, checkpoint, exported, "--dense", dense_checkpoint, "--data", samples, *runs, *limits)
     assert outcome.code == code, outcome
     assert ("FELL SHORT" in outcome.out) == (code == 2)
+
+
+def test_the_speedup_of_one_runner(
+    invoke: Invoke, checkpoint: Path, exported: Path, dense_checkpoint: Path, samples: Path
+) -> None:
+    arguments = (checkpoint, exported, "--dense", dense_checkpoint, "--data", samples, "--json")
+    limit = ("--runs", "12", "--min-speedup", "0.0001")
+    outcome = invoke(COMPARE, *arguments, *limit, "--min-speedup-runner", "onnxruntime")
+    values = json.loads(outcome.out)
+    row = next(r for r in values["rows"] if r["runner"] == "onnxruntime")
+    assert [(c["name"], c["value"]) for c in values["checks"]] == [("min-speedup (onnxruntime)", row["speedup"])]
+    for name in ("tensorrt", "onxruntime"):
+        outcome = invoke(COMPARE, *arguments, *limit, "--min-speedup-runner", name)
+        assert (outcome.code, outcome.out) == (1, "")
+        assert f"runs in here (torch, onnxruntime), not {name}" in outcome.err
+    outcome = invoke(COMPARE, *arguments, "--runs", "0", "--min-speedup-runner", "torch")
+    assert outcome.err == "error: --min-speedup-runner goes with --min-speedup\n"
 
 
 def test_json_command(invoke: Invoke, exported: Path, samples: Path) -> None:

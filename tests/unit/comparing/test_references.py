@@ -120,3 +120,19 @@ def test_two_kinds_of_engine_are_refused(tmp_path: Path) -> None:
         paths.append(path)
     with pytest.raises(lccl.UserError, match="cannot run in one process: compare them one at a time"):
         lccl.compare(paths, np.zeros((2, 1), np.float32), latency=None)
+
+
+# ---- words ----------------------------------------------------------------------------------------------------------
+
+
+def test_each_speedup_says_what_it_is_over() -> None:
+    """Where the dense network is in one runtime only, the twin is the measure in the other."""
+    rows = (
+        replace(row("gated.pt", "lccl", "CPU", 1.0), speedup=2.0, speedup_over="dense.pt (torch)"),
+        replace(row("gated.onnx", "lccl", "CPU", 1.0), speedup=3.0, speedup_over="dense twin of gated.onnx (torch)"),
+        row("dense.pt", "dense", "CPU", 2.0),
+        row("dense twin of gated.onnx", "dense twin", "CPU", 3.0),
+    )
+    text = str(Comparison(rows, None, (), Setting(1, 1, 1, "a CPU")))
+    assert "\nSpeed-up: gated.pt over dense.pt, gated.onnx over the dense twin, in the same runtime." in text
+    assert "\n1 input; latency" in text

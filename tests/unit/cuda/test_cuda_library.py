@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import _ctypes
+import json
 import re
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import pytest
 
 from lccl.cuda import library as library_module
 from lccl.cuda import planning
+from lccl.cuda.__main__ import EPILOG
 from lccl.cuda.interface import ConvParams, Device, Dtype, Engine, Family
 from lccl.cuda.library import ENVIRONMENT, Library, library_path, load
 from lccl.cuda.planning import conv_params, layer_attributes, layer_shapes
@@ -166,8 +168,8 @@ def test_the_device_of_the_library(emulator_library: Library) -> None:
 
 
 def test_the_device_that_is_not_there(emulator_library: Library) -> None:
-    with pytest.raises(UserError, match="CUDA device -1 cannot be asked"):
-        emulator_library.device(-1)
+    with pytest.raises(UserError, match="CUDA device -2 cannot be asked"):
+        emulator_library.device(-2)
 
 
 # ---- the command --------------------------------------------------------------------------------------------------------
@@ -186,8 +188,6 @@ def test_the_command_prints_the_table(emulator_library: Library) -> None:
 
 
 def test_the_command_prints_json(emulator_library: Library) -> None:
-    import json
-
     out = command("--json", library=emulator_library.path)
     assert json.loads(out.stdout)["configs"] == [c.as_dict() for c in emulator_library.configs()]
     out = command("--shape", "1x64x56x56", "--device", "9.0x132", "--json", library=emulator_library.path)
@@ -221,6 +221,13 @@ def test_the_command_says_what_each_configuration_would_cost(emulator_library: L
         ("--shape 1x64x56x56 --pads 0,0,0,0 --device 9.0x132", "cannot cover"),
         ("--shape 1x64x56x56 --density 2 --device 9.0x132", "density must be"),
         ("--size 3", "unrecognized arguments"),
+        (
+            "--shape 1x64x56x56 --kernel 9 --device 9.0x132",
+            "no configuration can run this layer: kernels are 1x1 to 7x7, not 9x9",
+        ),
+        ("--shape 1x64x56x56 --kernel 9 --device 9.0x132 --json", "no configuration can run this layer"),
+        ("--density 0.25", "--density is of a layer: name the layer with --shape"),
+        ("--out-channels 64 --external", "--out-channels is of a layer"),
     ],
 )
 def test_the_command_refuses_in_one_sentence(emulator_library: Library, arguments: str, message: str) -> None:
@@ -228,6 +235,15 @@ def test_the_command_refuses_in_one_sentence(emulator_library: Library, argument
     assert (out.returncode, out.stdout) == (1, "")
     assert message in out.stderr
     assert len(out.stderr.splitlines()) == 1
+
+
+def test_the_examples_of_the_help_skip(emulator_library: Library) -> None:
+    examples = [line.split()[3:] for line in EPILOG.splitlines() if line.startswith("  python -m lccl.cuda --")]
+    assert len(examples) == 2
+    for example, family in zip(examples, ("pixel", "block"), strict=True):
+        out = command(*example, library=emulator_library.path)
+        last = json.loads(out.stdout)["chosen_name"] if "--json" in example else out.stdout.splitlines()[-1]
+        assert f"{family}-" in last, out
 
 
 def test_the_command_without_a_library(tmp_path: Path) -> None:

@@ -37,6 +37,8 @@ def test_json(invoke: Invoke, checkpoint: Path, tmp_path: Path) -> None:
     assert result["path"] == str(tmp_path / "model.onnx")
     assert sum(layer["gated"] for layer in result["layers"]) == 6
     assert result["checked"]["max_error"] < 1e-5
+    assert result["checked_open"]["max_error"] < 1e-5
+    assert (result["given_inputs"], result["random_inputs"], result["warning"]) == (0, 3, None)
 
 
 @pytest.mark.parametrize("form", ["bare", "nested", "parallel", "compiled_parallel"])

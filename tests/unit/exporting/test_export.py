@@ -291,7 +291,11 @@ def test_weights_under_closed_gates_are_checked(tmp_path: Path, monkeypatch: pyt
     nn.init.constant_(layer.gate.conv.bias, -1000.0)
     x = torch.randn(2, 3, 9, 9)
     model = trained(nn.Sequential(layer), x)
-    assert lccl.export(model, x, tmp_path / "m.onnx").checked.max_error == 0
+    result = lccl.export(model, x, tmp_path / "m.onnx")
+    assert result.checked.max_error == 0
+    assert result.checked_open is not None
+    assert 0 < result.checked_open.max_error < 1e-5
+    assert f"with all gates open: max error {result.checked_open.max_error:.1e}" in str(result)
     tampered(monkeypatch, "0.W", lambda w: w + np.float32(1))
     with pytest.raises(lccl.UserError, match="with its gates open"):
         lccl.export(model, x, tmp_path / "wrong.onnx")
@@ -360,10 +364,63 @@ class Untraceable(nn.Module):
         (lambda: NotAModule(), torch.zeros(1, 1, 4, 4), "not a NotAModule"),
         (lambda: LCCLConv2d(1, 4, 3, padding=1), torch.zeros(1, 2, 4, 4), "X has 2 channels"),
         (lambda: LCCLConv2d(1, 4, 3, padding=1).bfloat16(), torch.zeros(1, 1, 4, 4).bfloat16(), "--bf16"),
-        (Untraceable, torch.ones(1, 1, 4, 4), "torch.onnx cannot export"),
+        (Untraceable, torch.ones(1, 1, 4, 4), "torch.onnx cannot export .*; remove the branch on data, or export"),
     ],
 )
 def test_refusals(make: Any, args: Any, message: str, tmp_path: Path) -> None:
     with pytest.raises(lccl.UserError, match=message):
         lccl.export(make().eval(), args, tmp_path / "m.onnx")
     assert list(tmp_path.iterdir()) == []
+
+
+class FixedSize(nn.Module):
+    """Fixes height and width by its last layer, or by an addition, which torch.onnx itself finds."""
+
+    def __init__(self, last: nn.Module) -> None:
+        super().__init__()
+        self.layer, self.last = LCCLConv2d(1, 2, 3, padding=1), last
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.last(self.layer(x))
+
+
+class Position(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.position = nn.Parameter(torch.zeros(1, 2, 8, 8))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.position
+
+
+@pytest.mark.parametrize("last", [nn.Sequential(nn.Flatten(), nn.Linear(128, 3)), Position()], ids=["linear", "position"])
+def test_a_network_that_fixes_height_and_width(last: nn.Module, tmp_path: Path) -> None:
+    model, x = FixedSize(last).eval(), torch.ones(1, 1, 8, 8)
+    with pytest.raises(lccl.UserError, match="; leave out --dynamic-hw: the network fixes its input's height and width"):
+        lccl.export(model, x, tmp_path / "m.onnx", dynamic_hw=True)
+    assert lccl.export(model, x, tmp_path / "m.onnx")
+
+
+def half_closed() -> nn.Module:
+    """The gate of its second layer is open only on inputs that random ones never are."""
+    torch.manual_seed(0)
+    layers = [LCCLConv2d(1, 1, 3, padding=1, gate="1x1", gate_norm=False, norm=False, activation=None) for _ in range(2)]
+    for layer, weight, bias in zip(layers, (1.0, 2.0), (1000.0, -1e6), strict=True):
+        nn.init.constant_(layer.conv.weight, weight)
+        nn.init.constant_(layer.gate.conv.weight, weight)
+        nn.init.constant_(layer.gate.conv.bias, bias)
+    return nn.Sequential(*layers).eval()
+
+
+def test_a_layer_that_no_input_opens_is_told(tmp_path: Path) -> None:
+    """Its output is 0 whatever its weights, so that the error of 0 proves nothing."""
+    model, x = half_closed(), torch.zeros(1, 1, 8, 8)
+    result = lccl.export(model, x, tmp_path / "m.onnx")
+    assert result.closed_layers == ("1",)
+    assert "\nWarning: no gate of layer 1 opened on these inputs; pass --inputs.\n" in str(result)
+    assert result.as_dict()["warning"] == result.warning
+    still = lccl.export(model, x, tmp_path / "m.onnx", inputs={"input": np.zeros((1, 1, 8, 8), np.float32)})
+    assert still.warning == "no gate of layer 1 opened on these inputs, the given ones among them"
+    opened = lccl.export(model, x, tmp_path / "m.onnx", inputs={"input": np.full((2, 1, 8, 8), 1e4, np.float32)})
+    assert opened.warning is opened.as_dict()["warning"] is None
+    assert "over 2 given and 3 random inputs" in str(opened)

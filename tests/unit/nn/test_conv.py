@@ -147,7 +147,13 @@ def test_grid_gate_sees_its_whole_block() -> None:
         ({"gate_threshold": -0.5}, "gate_threshold not negative"),
         ({"gate_threshold": float("nan")}, "gate_threshold not negative"),
         ({"activation": float("inf")}, "activation_alpha must be a finite"),
-        ({"gate": "external", "stride": 0}, "strides must be positive"),
+        ({"gate": "external", "stride": 0}, "stride takes one whole number above 0 or two, not 0"),
+        ({"stride": 1.5}, "stride takes"),
+        ({"dilation": (1, 0)}, r"dilation takes .* not \(1, 0\)"),
+        ({"kernel_size": 0}, "kernel_size takes"),
+        ({"gate": "grid"}, "needs gate_size"),
+        ({"groups": 2}, "groups = 2, .* leave grouped layers as nn.Conv2d"),
+        ({"padding_mode": "reflect"}, "padding_mode = 'reflect', .* pad before the layer"),
     ],
 )
 def test_options_that_do_not_go_together(options: dict[str, Any], message: str) -> None:
@@ -211,3 +217,8 @@ def test_a_folded_layer_keeps_its_float32_inputs() -> None:
     types = {name: buffer.dtype for name, buffer in folded.named_buffers()}
     assert {n for n, t in types.items() if t == torch.float32} == {"B", "gate_B", "post_scale", "post_bias"}
     assert folded(arguments["x"].half()).dtype == torch.float16
+
+
+def test_what_the_op_has_too_is_taken() -> None:
+    layer = LCCLConv2d(4, 4, 3, groups=1, padding_mode="zeros", gate="grid", gate_size=1, gate_kernel_size=3)
+    assert layer.gate is not None

@@ -168,3 +168,11 @@ def test_float64_is_taken_as_the_models_type(small_model: nn.Module, exported: P
 def test_files_of_either_kind(checkpoint: Path, exported: Path) -> None:
     x = np.ones((2, 1, 16, 16), np.float32)
     assert lccl.profile(checkpoint, x).density == pytest.approx(lccl.profile(exported, x).density, abs=1e-3)
+
+
+def test_words_of_the_table() -> None:
+    text = str(lccl.profile(LCCLConv2d(2, 3, 3), torch.ones(1, 2, 8, 8)))
+    assert "\n(model) " in text, "a layer that is the whole model has no name of its own"
+    assert "\nwhole network  mean of gated " in text
+    assert "mean of 1 image." in text
+    assert "mean of gated" not in str(lccl.profile(nn.Sequential(nn.Conv2d(2, 3, 3)), torch.ones(1, 2, 8, 8)))
