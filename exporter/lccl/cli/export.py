@@ -41,6 +41,11 @@ def parser() -> Parser:
     p.add_argument(
         "--decomposed", action="store_true", help="also write OUTPUT.decomposed.onnx: the same maths in standard ops"
     )
+    p.add_argument(
+        "--tensorrt",
+        action="store_true",
+        help="also write OUTPUT.tensorrt.onnx: without the function, for trtexec and Polygraphy with the plugin",
+    )
     p.add_argument("--tolerance", type=float, help="allowed error, relative to max(0.01, largest output) (default: 1e-4)")
     return p
 
@@ -71,6 +76,7 @@ def _export(options: Namespace, words: Sequence[str], progress: Progress) -> Any
     common: dict[str, Any] = {
         "dense": options.dense,
         "decomposed": options.decomposed,
+        "tensorrt": options.tensorrt,
         "tolerance": options.tolerance,
         "metadata": metadata,
         "progress": progress,

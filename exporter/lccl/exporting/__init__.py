@@ -17,7 +17,7 @@ from lccl.graph.canonical import canonical, set_metadata
 from lccl.graph.gate_probe import set_densities
 from lccl.graph.layers import LayerReport, describe_layers
 from lccl.graph.twins import dense_twin
-from lccl.graph.views import inlined
+from lccl.graph.views import inlined, stripped
 from lccl.numerics import Agreement, Array
 from lccl.op.contract import QUALIFIED_NAME, VERSION
 from lccl.op.onnx_op import register_schema
@@ -51,6 +51,7 @@ class ExportResult:
     """Gated layers with no open pixel on any of these inputs."""
     dense_path: Path | None = None
     decomposed_path: Path | None = None
+    tensorrt_path: Path | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -70,7 +71,7 @@ class ExportResult:
         """Plain values for JSON."""
         values = {**asdict(self), "warning": self.warning}
         values["path"] = str(self.path)
-        for name in ("dense_path", "decomposed_path"):
+        for name in ("dense_path", "decomposed_path", "tensorrt_path"):
             values[name] = str(values[name]) if values[name] else None
         return values
 
@@ -91,6 +92,7 @@ class ExportResult:
         if self.warning:
             lines.append(f"Warning: {self.warning}.")
         written = [("model", self.path), ("dense twin", self.dense_path), ("decomposed", self.decomposed_path)]
+        written.append(("for TensorRT with the plugin", self.tensorrt_path))
         lines.append("Wrote " + ", ".join(f"{path} ({what})" for what, path in written if path) + ".")
         return "\n".join(lines)
 
@@ -108,6 +110,7 @@ def export(
     dynamic_hw: bool = False,
     dense: bool | str | Path = False,
     decomposed: bool | str | Path = False,
+    tensorrt: bool | str | Path = False,
     inputs: Mapping[str, Array] | None = None,
     input_names: Sequence[str] | None = None,
     output_names: Sequence[str] | None = None,
@@ -125,6 +128,8 @@ def export(
         dynamic_hw: height and width are dynamic too.
         dense: write the dense twin as well (every gate taken as 1): True for ``<stem>.dense.onnx``, or its path.
         decomposed: write the same maths in standard ops as well: True for ``<stem>.decomposed.onnx``, or its path.
+        tensorrt: write the network without the function as well, for trtexec and others with the plugin: True for
+            ``<stem>.tensorrt.onnx``, or its path.
         inputs: real inputs by name, for the check besides random ones, and to calibrate each node's density.
         input_names, output_names: of the ONNX model; by default the parameters of ``forward``, and torch's own names.
         tolerance: allowed error against the source, relative to max(0.01, largest output); by default 1e-4 for float32
@@ -143,6 +148,7 @@ def export(
         "model": target,
         "dense": _twin_path(target, dense, "dense"),
         "decomposed": _twin_path(target, decomposed, "decomposed"),
+        "tensorrt": _twin_path(target, tensorrt, "tensorrt"),
     }
     if tolerance is not None and not 0 <= tolerance < float("inf"):
         raise UserError(f"the tolerance is a number from 0, not {tolerance}")
@@ -177,6 +183,8 @@ def export(
         progress("decomposing")
         files["decomposed"] = _checked_twin(inlined(result), notes, "decomposed")
         check_view(result, files["decomposed"], feeds, tolerance)
+    if targets["tensorrt"]:
+        files["tensorrt"] = _checked_twin(stripped(result), notes, "tensorrt")
     progress("writing")
     _write({targets[kind]: proto for kind, proto in files.items()})  # type: ignore[misc]
     return ExportResult(
@@ -189,6 +197,7 @@ def export(
         closed_layers=tuple(name for name, density in densities.items() if density == 0),
         dense_path=targets["dense"],
         decomposed_path=targets["decomposed"],
+        tensorrt_path=targets["tensorrt"],
         metadata=notes,
     )
 

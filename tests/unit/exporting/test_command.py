@@ -13,6 +13,7 @@ import torch
 import lccl
 from conftest import Outcome
 from lccl.load import load_model
+from lccl.op.onnx_op import is_lccl_node
 
 EXPORT = "lccl.cli.export"
 Invoke = Callable[..., Outcome]
@@ -29,6 +30,15 @@ def test_a_checkpoint_that_names_its_network(invoke: Invoke, checkpoint: Path, s
     assert notes["lccl.source"] == checkpoint.name
     assert notes["lccl.command"].startswith("lccl-export ")
     assert len(notes["lccl.source_sha256"]) == 64
+
+
+def test_the_file_for_tensorrt_has_the_nodes_and_no_function(invoke: Invoke, checkpoint: Path, tmp_path: Path) -> None:
+    """TensorRT's parser takes a function before a plugin."""
+    outcome = invoke(EXPORT, checkpoint, "-o", tmp_path / "model.onnx", "--tensorrt")
+    assert "model.tensorrt.onnx (for TensorRT with the plugin)" in outcome.out
+    whole, view = (onnx.load(tmp_path / name) for name in ("model.onnx", "model.tensorrt.onnx"))
+    assert (len(whole.functions), len(view.functions)) == (1, 0)
+    assert [n for n in view.graph.node if is_lccl_node(n)] == [n for n in whole.graph.node if is_lccl_node(n)]
 
 
 def test_json(invoke: Invoke, checkpoint: Path, tmp_path: Path) -> None:
