@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
 import re
 import subprocess
 import sys
@@ -179,6 +180,21 @@ print(json.dumps([
         "LCCLConv layer7: there is no field groups: the model is not of version 1 of the op",
         "LCCLConv layer7: field alias_residual is missing: every attribute is written on every node",
     ]
+
+
+def test_the_report_of_what_is_here(lean: Path, library: Path) -> None:
+    """``python -m lccl.plugin`` where TensorRT is."""
+    done = subprocess.run(
+        [str(lean / "bin" / "python"), "-m", "lccl.plugin", "--json"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(ROOT / "exporter"), "LCCL_TRT_PLUGIN": str(library)},
+    )
+    said = json.loads(done.stdout)
+    (registry,) = said["registries"]
+    assert (done.returncode, registry["version"], registry["holds_plugin"]) == (0, lean.name, True), registry
+    assert said["library"] == str(library)
 
 
 def test_a_whole_life_inside_tensorrt_s_process(lean: Path, registry_host: Path, emulated_plugin: Path, tmp_path: Path) -> None:
