@@ -2,11 +2,50 @@
 
 from __future__ import annotations
 
+import fcntl
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from native_build import build, why_no_cuda, why_no_emulator
+from native_build import ROOT, build, why_no_cuda, why_no_emulator
+
+VERSIONS = ("10.16.1.11", "11.4.0.106")
+"""Of TensorRT's lean runtime, one of each major version."""
+
+
+def tensorrt_library(lean: Path) -> Path:
+    (found,) = lean.glob("lib/python*/site-packages/tensorrt_lean_libs/libnvinfer_lean.so.*")
+    return found
+
+
+@pytest.fixture(scope="session", params=VERSIONS)
+def lean(request: pytest.FixtureRequest) -> Path:
+    """Folder of an environment that holds one version's lean runtime; skips where it cannot be installed."""
+    version = request.param
+    folder = ROOT / "build" / "tensorrt" / version
+    done = folder / "installed"
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "tests.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not done.is_file():
+            subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True, timeout=300)
+            packages = [f"tensorrt-lean-cu13-libs=={version}", f"tensorrt-lean-cu13-bindings=={version}", "numpy"]
+            command = [
+                str(folder / "bin" / "python"),
+                "-m",
+                "pip",
+                "install",
+                "--quiet",
+                "--disable-pip-version-check",
+                *packages,
+            ]
+            installed = subprocess.run(command, capture_output=True, text=True, check=False, timeout=900)
+            if installed.returncode != 0:
+                pytest.skip(f"TensorRT's lean runtime {version} cannot be installed here: {installed.stderr.strip()[-200:]}")
+            done.touch()
+    return folder
 
 
 @pytest.fixture(scope="session")

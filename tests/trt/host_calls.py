@@ -43,7 +43,7 @@ Field = tuple[str, int, int, bytes]
 def field_of(name: str, kind: str, value: Any) -> Field:
     """An attribute as TensorRT's ONNX parser passes it."""
     if kind == "string":
-        return name, FIELD_TYPES[kind], len(value), value.encode()
+        return name, FIELD_TYPES[kind], len(value) + 1, value.encode() + b"\0"
     values = value if isinstance(value, tuple) else (value,)
     return name, FIELD_TYPES[kind], len(values), np.array(values, np.int32 if kind.startswith("int") else np.float32).tobytes()
 

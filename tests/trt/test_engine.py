@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,8 +14,9 @@ import onnx
 import pytest
 
 import lccl
+from lccl.engine.backend import Profile
 from lccl.engine.tensorrt import import_tensorrt
-from lccl.graph.alias import with_alias_field
+from lccl.engine.trt_api import logger_of, make_config, parse, set_profiles
 from lccl.graph.views import stripped
 from lccl.op.onnx_op import is_lccl_node
 from lccl.run.onnxruntime import OnnxRuntimeRunner
@@ -102,39 +104,50 @@ def test_gates_are_real_after_a_build_by_density(exported: Path, library: Path, 
     result = lccl.build_engine(closed, tmp_path / "m.engine", backend="tensorrt", plugin_library=library)
     assert_agrees(result.path, closed, "fp32", 1, 8)
 
-    from polygraphy.backend.trt import CreateConfig, EngineFromNetwork, NetworkFromOnnxBytes, Profile, TrtRunner
+    from polygraphy.backend.trt import TrtRunner
 
-    view = with_alias_field(stripped(onnx.load(closed)), ())
-    profile = Profile().add("x", (1, 1, 16, 16), (1, 1, 16, 16), (8, 1, 16, 16))
-    build = EngineFromNetwork(
-        NetworkFromOnnxBytes(view.SerializeToString(), strongly_typed=True), CreateConfig(profiles=[profile])
-    )
+    logger = logger_of(trt, verbose=False)
+    builder = trt.Builder(logger)
+    config = make_config(trt, builder, None, tf32=False)
+    network = parse(trt, builder, stripped(model), logger)
+    set_profiles(builder, config, (Profile("x", (1, 1, 16, 16), (1, 1, 16, 16), (8, 1, 16, 16)),))
+    engine = builder.build_engine_with_config(network, config)  # never serialised
     given = feeds(2)
-    with TrtRunner(build) as runner:
+    with TrtRunner(engine) as runner:
         (got,) = runner.infer(given[0]).values()
     (want,) = outputs(OnnxRuntimeRunner(model), given)
     np.testing.assert_allclose(got, want, rtol=0, atol=1e-4 * float(np.abs(want).max()))
 
 
-def test_the_timing_cache_holds_the_plugin(exported: Path, library: Path, tmp_path: Path) -> None:
-    """A second build finds the first one's timings: it adds nothing."""
+def test_tactics_are_timed_by_density(exported: Path, library: Path, tmp_path: Path) -> None:
+    """The same network with other densities is other work: it needs timings of its own, and finds its own again."""
     cache = tmp_path / "timing.cache"
     sizes = []
-    for _ in range(2):
-        lccl.build_engine(
-            exported, tmp_path / "m.engine", backend="tensorrt", plugin_library=library, precision="fp16", timing_cache=cache
-        )
+    for density in (0.05, 0.05, 0.95):
+        model = onnx.load(exported)
+        for node in filter(is_lccl_node, model.graph.node):
+            kept = [a for a in node.attribute if a.name != "density"]
+            del node.attribute[:]
+            node.attribute.extend([*kept, onnx.helper.make_attribute("density", density)])
+        onnx.save(model, tmp_path / "m.onnx")
+        options = {"backend": "tensorrt", "plugin_library": library, "precision": "fp16", "timing_cache": cache}
+        lccl.build_engine(tmp_path / "m.onnx", tmp_path / "m.engine", **options)
         sizes.append(cache.stat().st_size)
-    assert sizes[0] == sizes[1] > 0
+    assert 0 < sizes[0] == sizes[1] < sizes[2]
+
+
+POLYGRAPHY = "import lccl; lccl.load_plugin(); from polygraphy.tools import main; main()"
+"""Polygraphy's --plugins opens a library and waits for it to register itself, which ours does not."""
 
 
 def test_polygraphy_runs_it(exported: Path, library: Path, tmp_path: Path) -> None:
-    onnx.save(with_alias_field(stripped(onnx.load(exported)), ()), tmp_path / "plugin.onnx")
-    polygraphy = str(Path(sys.executable).parent / "polygraphy")
+    """The lines of trt_plugin/README.md."""
+    onnx.save(stripped(onnx.load(exported)), tmp_path / "plugin.onnx")
     saved = ["--save-inputs", "in.json", "--save-outputs", "out.json"]
-    first = [polygraphy, "run", str(exported), "--onnxrt", *saved]
-    second = [polygraphy, "run", "plugin.onnx", "--trt", "--plugins", str(library), "--strongly-typed"]
+    first = [str(Path(sys.executable).parent / "polygraphy"), "run", str(exported), "--onnxrt", *saved]
+    second = [sys.executable, "-c", POLYGRAPHY, "run", "plugin.onnx", "--trt", "--strongly-typed"]
     second += ["--load-inputs", "in.json", "--load-outputs", "out.json", "--atol", "1e-3"]
+    environment = {**os.environ, "LCCL_TRT_PLUGIN": str(library)}
     for command in (first, second):
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, env=environment)
         assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]

@@ -6,12 +6,10 @@ environment of its own in build/tensorrt, made once; without a package index the
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -23,38 +21,10 @@ from host_calls import FIELD_TYPES, Layer, assert_close, by_tactic, fields_of, r
 from lccl.cuda.interface import Dtype
 from lccl.op.contract import ATTRIBUTES, OP_TYPE
 from native_build import why_no_cuda
+from trt_builds import tensorrt_library
 
-VERSIONS = ("10.16.1.11", "11.4.0.106")
-OWN_FIELDS = {"alias_residual": 5}
+OWN_FIELDS = {"alias_residual": 5, "time_by_density": 5}
 """What the plugin takes besides the contract's attributes."""
-
-
-@pytest.fixture(scope="session", params=VERSIONS)
-def lean(request: pytest.FixtureRequest) -> Path:
-    """Folder of an environment that holds one version's lean runtime; skips where it cannot be installed."""
-    version = request.param
-    folder = ROOT / "build" / "tensorrt" / version
-    done = folder / "installed"
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "tests.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not done.is_file():
-            subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True, timeout=300)
-            packages = [f"tensorrt-lean-cu13-libs=={version}", f"tensorrt-lean-cu13-bindings=={version}", "numpy"]
-            command = [
-                str(folder / "bin" / "python"),
-                "-m",
-                "pip",
-                "install",
-                "--quiet",
-                "--disable-pip-version-check",
-                *packages,
-            ]
-            installed = subprocess.run(command, capture_output=True, text=True, check=False, timeout=900)
-            if installed.returncode != 0:
-                pytest.skip(f"TensorRT's lean runtime {version} cannot be installed here: {installed.stderr.strip()[-200:]}")
-            done.touch()
-    return folder
 
 
 @pytest.fixture(params=["emulated", "cuda"])
@@ -63,11 +33,6 @@ def library(request: pytest.FixtureRequest) -> Path:
     if request.param == "cuda" and (why := why_no_cuda()):
         pytest.skip(why)
     return Path(request.getfixturevalue("trt_plugin" if request.param == "cuda" else "emulated_plugin"))
-
-
-def tensorrt_library(lean: Path) -> Path:
-    (found,) = lean.glob("lib/python*/site-packages/tensorrt_lean_libs/libnvinfer_lean.so.*")
-    return found
 
 
 def ask(lean: Path, script: str) -> tuple[Any, str]:
@@ -142,7 +107,7 @@ def test_plugins_are_created_for_both_phases(lean: Path, library: Path) -> None:
         + create_script()
         + """
 built = create(BUILD)
-run = create(RUNTIME, alias_residual=(5, [0]), planned_device=(5, [90, 132, 232448, 233472]))
+run = create(RUNTIME, alias_residual=(5, [0]), time_by_density=(5, [0]), planned_device=(5, [90, 132, 232448, 233472]))
 kinds = (trt.PluginCapabilityType.CORE, trt.PluginCapabilityType.BUILD, trt.PluginCapabilityType.RUNTIME)
 print(json.dumps({
     "built": [type(built.get_capability_interface(k)).__name__ for k in kinds],
@@ -169,16 +134,18 @@ print(json.dumps([
     create(BUILD, strides=(1, [1.0, 1.0])) is None,
     create(BUILD, groups=(5, [2])) is None,
     create(RUNTIME) is None,
+    create(RUNTIME, alias_residual=(5, [0]), time_by_density=(5, [0]), planned_device=(5, [0, 0, 0, 0])) is None,
 ]))
 """,
     )
-    assert said == [True] * 5
+    assert said == [True] * 6
     assert messages.splitlines() == [
         "LCCLConv layer7: field pads is missing: every attribute is written on every node",
         "LCCLConv layer7: density must be -1 or between 0 and 1",
         "LCCLConv layer7: field strides is of type INT32, not FLOAT32",
         "LCCLConv layer7: there is no field groups: the model is not of version 1 of the op",
         "LCCLConv layer7: field alias_residual is missing: every attribute is written on every node",
+        "LCCLConv layer7: planned_device is empty: the engine was not built with this plugin",
     ]
 
 

@@ -12,8 +12,10 @@
 #endif
 
 #define LCCL_DECLARE_KERNEL(...)                                                                                                           \
+    extern template cudaError_t machine::load<__VA_ARGS__, Arguments>();                                                                   \
     extern template cudaError_t machine::launch<__VA_ARGS__, Arguments>(Arguments const&, int32_t, int32_t, cudaStream_t)
 #define LCCL_DEFINE_KERNEL(...)                                                                                                            \
+    template cudaError_t machine::load<__VA_ARGS__, Arguments>();                                                                          \
     template cudaError_t machine::launch<__VA_ARGS__, Arguments>(Arguments const&, int32_t, int32_t, cudaStream_t)
 
 namespace lccl

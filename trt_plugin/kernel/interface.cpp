@@ -118,6 +118,15 @@ size_t lccl_conv_workspace(lccl_conv_params const* params, lccl_device const* de
     return lccl::layOutWorkspace(*params, *device, *lccl::findConfiguration(config)).bytes;
 }
 
+cudaError_t lccl_conv_load(lccl_conv_params const* params, lccl_device const* device, int32_t config)
+{
+    if (config == 0 || lccl_conv_supported(params, device, config, nullptr, 0) == 0)
+    {
+        return cudaErrorNotSupported;
+    }
+    return params->n == 0 ? cudaSuccess : lccl::load(*params, *device, *lccl::findConfiguration(config));
+}
+
 cudaError_t lccl_conv_launch(lccl_conv_params const* params, lccl_device const* device, int32_t config, void* workspace,
     size_t workspace_size, cudaStream_t stream)
 {

@@ -12,7 +12,8 @@ namespace
 template <typename Kernel>
 cudaError_t start(Plan const& plan, int32_t blocks, cudaStream_t stream)
 {
-    return machine::launch<Kernel, Arguments>(plan.arguments, blocks, Kernel::kSharedBytes, stream);
+    return plan.loadOnly ? machine::load<Kernel, Arguments>()
+                         : machine::launch<Kernel, Arguments>(plan.arguments, blocks, Kernel::kSharedBytes, stream);
 }
 
 template <typename T>
@@ -66,18 +67,29 @@ cudaError_t startAll(Plan const& plan, lccl_conv_config const& config, cudaStrea
     return error == cudaSuccess ? startMain<T>(plan, config, stream) : error;
 }
 
-} // namespace
-
-cudaError_t launch(
-    lccl_conv_params const& params, lccl_device const& device, lccl_conv_config const& config, void* workspace, cudaStream_t stream)
+cudaError_t startAs(int32_t dtype, Plan const& plan, lccl_conv_config const& config, cudaStream_t stream)
 {
-    Plan const plan = makePlan(params, device, config, workspace);
-    switch (params.dtype)
+    switch (dtype)
     {
     case LCCL_FLOAT16: return startAll<Half>(plan, config, stream);
     case LCCL_BFLOAT16: return startAll<Bfloat16>(plan, config, stream);
     default: return startAll<float>(plan, config, stream);
     }
+}
+
+} // namespace
+
+cudaError_t launch(
+    lccl_conv_params const& params, lccl_device const& device, lccl_conv_config const& config, void* workspace, cudaStream_t stream)
+{
+    return startAs(params.dtype, makePlan(params, device, config, workspace), config, stream);
+}
+
+cudaError_t load(lccl_conv_params const& params, lccl_device const& device, lccl_conv_config const& config)
+{
+    Plan plan = makePlan(params, device, config, nullptr);
+    plan.loadOnly = true;
+    return startAs(params.dtype, plan, config, nullptr);
 }
 
 } // namespace lccl

@@ -14,6 +14,14 @@ __global__ void __launch_bounds__(Kernel::kThreads, Kernel::kBlocksPerSm) entry(
     Kernel::run(arguments);
 }
 
+//! Loads a kernel's code, which its first launch would do otherwise.
+template <typename Kernel, typename Arguments>
+cudaError_t load()
+{
+    cudaFuncAttributes attributes{};
+    return cudaFuncGetAttributes(&attributes, reinterpret_cast<void const*>(&entry<Kernel, Arguments>));
+}
+
 //! Enqueues a kernel. Allowed while a stream is captured.
 template <typename Kernel, typename Arguments>
 cudaError_t launch(Arguments const& arguments, int32_t blocks, int32_t sharedBytes, cudaStream_t stream)

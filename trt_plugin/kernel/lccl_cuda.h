@@ -128,6 +128,10 @@ LCCL_API double lccl_conv_predict(const lccl_conv_params* params, const lccl_dev
 /* Bytes of workspace, which may hold anything at entry; never smaller for larger n, h or w. */
 LCCL_API size_t lccl_conv_workspace(const lccl_conv_params* params, const lccl_device* device, int32_t config);
 
+/* Loads the code of the call's kernels on the current device, which the first launch would do otherwise; cudaErrorNoKernelImageForDevice
+ * or cudaErrorInvalidDeviceFunction: this library was built for other GPUs. Reads no tensor pointer. */
+LCCL_API cudaError_t lccl_conv_load(const lccl_conv_params* params, const lccl_device* device, int32_t config);
+
 /* Enqueues the call.
  *
  * cudaErrorNotSupported: lccl_conv_supported says why. cudaErrorInvalidValue: a null pointer where data is needed, one that

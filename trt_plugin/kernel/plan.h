@@ -60,6 +60,7 @@ struct Plan
     Arguments arguments;
     bool packs;
     bool lists;
+    bool loadOnly; //!< Kernels are loaded, and nothing is enqueued.
     int32_t packBlocks;
     int32_t gateBlocks;
     int32_t listBlocks;

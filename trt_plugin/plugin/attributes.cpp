@@ -105,14 +105,19 @@ void checkValues(Attributes const& a)
     float const* const up = a.gate_upsample;
     require(up[0] == 1 && up[1] == 1 && up[2] == up[3] && up[2] >= 1 && up[2] <= 1e6F && up[2] == std::floor(up[2]),
         "gate_upsample must be 1, 1, G, G with a whole G >= 1");
-    require(*a.gate_slope > 0 && std::isfinite(*a.gate_slope) && *a.gate_max > 0 && *a.gate_threshold >= 0,
+    require(*a.gate_slope > 0 && *a.gate_max > 0 && *a.gate_threshold >= 0,
         "gate_slope and gate_max must be positive and gate_threshold not negative");
-    require(std::isfinite(*a.activation_alpha) && std::isfinite(*a.post_alpha), "activation_alpha and post_alpha must be finite");
+    require(*a.gate_slope <= 1e30F, "gate_slope must not be above 1e+30, the slope of a hard mask");
+    for (float const* const value : {a.activation_alpha, a.post_alpha, a.gate_max, a.gate_threshold})
+    {
+        require(std::isfinite(*value), "activation_alpha, post_alpha, gate_max and gate_threshold must be finite");
+    }
     require(a.gate_source == "fused" || a.gate_source == "external", "gate_source must be fused or external");
     require(*a.density == -1 || (*a.density >= 0 && *a.density <= 1), "density must be -1 or between 0 and 1");
     require(a.plugin_version == kPluginVersion, "plugin_version must be 1: the node is of another version of the op");
     require(a.plugin_namespace == kPluginNamespace, "plugin_namespace must be empty");
     require(*a.alias_residual == 0 || *a.alias_residual == 1, "alias_residual must be 0 or 1");
+    require(*a.time_by_density == 0 || *a.time_by_density == 1, "time_by_density must be 0 or 1");
     require(allOf(a.planned_device, 4, 0), "planned_device must not be negative");
 }
 
@@ -143,6 +148,7 @@ std::vector<FieldSpec> const& fieldSpecs()
         LCCL_TEXT(plugin_version, FieldUse::kCONTRACT),
         LCCL_TEXT(plugin_namespace, FieldUse::kCONTRACT),
         LCCL_INTS(alias_residual, FieldUse::kOPTIONAL, 1),
+        LCCL_INTS(time_by_density, FieldUse::kOPTIONAL, 1),
         LCCL_INTS(planned_device, FieldUse::kINTERNAL, 4),
     };
     return specs;
@@ -181,6 +187,8 @@ Attributes readFields(PluginFieldCollection const* fields, nvinfer1::TensorRTPha
         }
     }
     checkValues(attributes);
+    require(phase == nvinfer1::TensorRTPhase::kBUILD || attributes.planned_device[0] > 0,
+        "planned_device is empty: the engine was not built with this plugin");
     return attributes;
 }
 

@@ -40,8 +40,12 @@ struct Attributes
     //! residual.
     int32_t alias_residual[1]{0};
 
+    //! Not of the contract: 1 promises that the engine is serialised before it runs, so that whatever runs in the building process
+    //! is TensorRT's timing. Then contexts of that process simulate their gates, too.
+    int32_t time_by_density[1]{0};
+
     //! Not of the contract, and only serialised: the GPU that the engine was planned for, whose multiprocessors say how large the
-    //! workspace is. All 0: none yet.
+    //! workspace is. All 0: none yet, which no engine has.
     int32_t planned_device[4]{0, 0, 0, 0};
 
     int32_t grid() const

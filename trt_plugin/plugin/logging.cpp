@@ -19,31 +19,44 @@ namespace
 constexpr int32_t kSlotIn10 = 0;
 constexpr int32_t kSlotIn11 = 4;
 
-std::atomic<void*> finderObject{nullptr};
-std::atomic<int32_t> finderSlot{-1};
+//! A finder, and the place of findLogger in its table and of log in the logger's.
+struct Finder
+{
+    void* object;
+    int32_t slot;
+};
+
+std::atomic<Finder const*> theFinder{nullptr};
 
 void* const* tableOf(void* object)
 {
     return *static_cast<void* const* const*>(object);
 }
 
-bool logByFinder(Severity severity, char const* message)
+//! False where there is no logger, or it throws.
+bool logByFinder(Severity severity, char const* message) noexcept
 {
     using FindLogger = void* (*)(void*);
     using Log = void (*)(void*, int32_t, char const*);
-    void* const finder = finderObject.load();
-    int32_t const slot = finderSlot.load();
-    if (finder == nullptr || slot < 0)
+    Finder const* const finder = theFinder.load();
+    if (finder == nullptr)
     {
         return false;
     }
-    void* const logger = reinterpret_cast<FindLogger>(tableOf(finder)[slot])(finder);
-    if (logger == nullptr)
+    try
+    {
+        void* const logger = reinterpret_cast<FindLogger>(tableOf(finder->object)[finder->slot])(finder->object);
+        if (logger == nullptr)
+        {
+            return false;
+        }
+        reinterpret_cast<Log>(tableOf(logger)[finder->slot])(logger, static_cast<int32_t>(severity), message);
+        return true;
+    }
+    catch (...)
     {
         return false;
     }
-    reinterpret_cast<Log>(tableOf(logger)[slot])(logger, static_cast<int32_t>(severity), message);
-    return true;
 }
 
 } // namespace
@@ -51,8 +64,13 @@ bool logByFinder(Severity severity, char const* message)
 void keepLoggerFinder(void* finder)
 {
     int32_t const major = finder == nullptr ? 0 : majorVersionBehind(finder);
-    finderSlot = major == 0 ? -1 : major < 11 ? kSlotIn10 : kSlotIn11;
-    finderObject = finder;
+    if (major == 0)
+    {
+        return;
+    }
+    // The first one stays, for the life of the process: another TensorRT in it must not take the messages away.
+    static Finder const kept{finder, major < 11 ? kSlotIn10 : kSlotIn11};
+    theFinder = &kept;
 }
 
 void log(Severity severity, std::string const& layer, std::string const& words) noexcept

@@ -45,6 +45,24 @@ void requireRuns(lccl_conv_params const& call, lccl_device const& device, int32_
     }
 }
 
+//! \throw std::runtime_error with the words and the error
+void requireSuccess(cudaError_t error, char const* words)
+{
+    if (error == cudaErrorNoKernelImageForDevice || error == cudaErrorInvalidDeviceFunction)
+    {
+        throw std::runtime_error("this library holds no code for the GPU at hand: build it for that with lccl-build-plugin");
+    }
+    if (error != cudaSuccess)
+    {
+        throw std::runtime_error(std::string(words) + " (CUDA error " + std::to_string(static_cast<int32_t>(error)) + ")");
+    }
+}
+
+bool isPositive(Dims const& dims)
+{
+    return std::all_of(dims.d, dims.d + std::max(dims.nbDims, 0), [](int64_t size) { return size > 0; });
+}
+
 //! A call that a configuration takes on any GPU that it is for.
 lccl_conv_params smallestCall(lccl_conv_config const& config)
 {
@@ -81,7 +99,8 @@ std::vector<PluginTensorDesc> inputsAt(DynamicPluginTensorDesc const* inputs, Di
 LCCLConvPlugin::LCCLConvPlugin(Attributes attributes, std::string layer, bool building)
     : mAttributes(std::move(attributes))
     , mLayer(std::move(layer))
-    , mBuilding(building)
+    , mForBuild(building)
+    , mSimulates(building)
     , mDescription(describe(mAttributes))
     , mTimingCacheID(mDescription + " kernels=" + kKernelHash)
 {
@@ -90,7 +109,8 @@ LCCLConvPlugin::LCCLConvPlugin(Attributes attributes, std::string layer, bool bu
 LCCLConvPlugin::LCCLConvPlugin(LCCLConvPlugin const& other)
     : mAttributes(other.mAttributes)
     , mLayer(other.mLayer)
-    , mBuilding(other.mBuilding)
+    , mForBuild(other.mForBuild)
+    , mSimulates(other.mSimulates)
     , mTactic(other.mTactic)
     , mTactics(other.mTactics)
     , mCall(other.mCall)
@@ -200,7 +220,7 @@ bool LCCLConvPlugin::supportsFormatCombination(
 
 int32_t LCCLConvPlugin::getFormatCombinationLimit() noexcept
 {
-    return 1; // The network says the type, and each type has one format.
+    return 3; // Each type has one format, and the network says the type.
 }
 
 int32_t LCCLConvPlugin::configurePlugin(
@@ -210,15 +230,19 @@ int32_t LCCLConvPlugin::configurePlugin(
         [&]
         {
             requireCounts(nbInputs, nbOutputs);
-            lccl_device const& device = currentDevice();
-            for (Dims DynamicPluginTensorDesc::*const end :
-                {&DynamicPluginTensorDesc::min, &DynamicPluginTensorDesc::opt, &DynamicPluginTensorDesc::max})
+            for (Dims DynamicPluginTensorDesc::*const end : {&DynamicPluginTensorDesc::min, &DynamicPluginTensorDesc::opt})
             {
-                requireRuns(makeCall(mAttributes, inputsAt(in, end).data()), device, 0);
+                // The least size of a dimension that follows from data may be 0, which no run need have.
+                std::vector<PluginTensorDesc> const inputs = inputsAt(in, end);
+                if (isPositive(inputs[kX].dims))
+                {
+                    requireRuns(makeCall(mAttributes, inputs.data()), currentDevice(), 0);
+                }
             }
-            int32_t const planned[] = {device.compute_capability, device.sm_count, device.shared_per_block, device.shared_per_sm};
-            std::copy(std::begin(planned), std::end(planned), mAttributes.planned_device);
-            mTactics = tacticsFor(makeCall(mAttributes, inputsAt(in, &DynamicPluginTensorDesc::max).data()));
+            lccl_conv_params const largest = makeCall(mAttributes, inputsAt(in, &DynamicPluginTensorDesc::max).data());
+            requireRuns(largest, currentDevice(), 0);
+            planForCurrentDevice();
+            mTactics = tacticsFor(largest);
             return kSuccess;
         });
 }
@@ -227,13 +251,19 @@ lccl_device const& LCCLConvPlugin::currentDevice() const
 {
     if (mCurrentDevice.compute_capability == 0)
     {
-        cudaError_t const error = lccl_device_query(-1, &mCurrentDevice);
-        if (error != cudaSuccess)
-        {
-            throw std::runtime_error("no CUDA device can be used (CUDA error " + std::to_string(static_cast<int32_t>(error)) + ")");
-        }
+        requireSuccess(lccl_device_query(-1, &mCurrentDevice), "no CUDA device can be used");
     }
     return mCurrentDevice;
+}
+
+void LCCLConvPlugin::planForCurrentDevice()
+{
+    if (mForBuild) // An engine's workspace was measured where it was built.
+    {
+        lccl_device const& device = currentDevice();
+        int32_t const planned[] = {device.compute_capability, device.sm_count, device.shared_per_block, device.shared_per_sm};
+        std::copy(std::begin(planned), std::end(planned), mAttributes.planned_device);
+    }
 }
 
 lccl_device LCCLConvPlugin::plannedDevice() const
@@ -318,11 +348,11 @@ int32_t LCCLConvPlugin::setTactic(int32_t tactic) noexcept
             {
                 requireTactic(tactic);
             }
-            mTactic = tactic;
             if (mCall.abi != 0)
             {
-                planCall();
+                planCall(mCall, tactic);
             }
+            mTactic = tactic;
             return kSuccess;
         });
 }
@@ -347,19 +377,25 @@ int32_t LCCLConvPlugin::onShapeChange(PluginTensorDesc const* in, int32_t nbInpu
         [&]
         {
             requireCounts(nbInputs, nbOutputs);
-            mCall = makeCall(mAttributes, in);
-            planCall();
+            lccl_conv_params const call = makeCall(mAttributes, in);
+            planCall(call, mTactic);
+            mCall = call;
             return kSuccess;
         });
 }
 
-void LCCLConvPlugin::planCall()
+void LCCLConvPlugin::planCall(lccl_conv_params const& call, int32_t tactic)
 {
     lccl_device const device = plannedDevice();
-    mConfiguration = mTactic != 0 ? mTactic : lccl_conv_choose(&mCall, &device);
-    requireRuns(mCall, device, mConfiguration);
-    requireRuns(mCall, currentDevice(), mConfiguration);
-    mWorkspace = lccl_conv_workspace(&mCall, &device, mConfiguration);
+    int32_t const configuration = tactic != 0 ? tactic : lccl_conv_choose(&call, &device);
+    requireRuns(call, device, configuration);
+    requireRuns(call, currentDevice(), configuration);
+    if (configuration != mConfiguration) // The first call's code is loaded before anybody captures it.
+    {
+        requireSuccess(lccl_conv_load(&call, &device, configuration), "the kernels cannot be loaded");
+    }
+    mConfiguration = configuration;
+    mWorkspace = lccl_conv_workspace(&call, &device, configuration);
 }
 
 int32_t LCCLConvPlugin::enqueue(PluginTensorDesc const* /*inputDesc*/, PluginTensorDesc const* /*outputDesc*/, void const* const* inputs,
@@ -374,13 +410,9 @@ int32_t LCCLConvPlugin::enqueue(PluginTensorDesc const* /*inputDesc*/, PluginTen
             }
             lccl_conv_params call = mCall;
             setPointers(call, inputs, outputs[0]);
-            call.simulate_gate = mBuilding ? 1 : 0;
+            call.simulate_gate = mSimulates ? 1 : 0;
             lccl_device const device = plannedDevice();
-            cudaError_t const error = lccl_conv_launch(&call, &device, mConfiguration, workspace, mWorkspace, stream);
-            if (error != cudaSuccess)
-            {
-                throw std::runtime_error("the kernels cannot be started (CUDA error " + std::to_string(static_cast<int32_t>(error)) + ")");
-            }
+            requireSuccess(lccl_conv_launch(&call, &device, mConfiguration, workspace, mWorkspace, stream), "the kernels cannot be started");
             return kSuccess;
         });
 }
@@ -391,7 +423,9 @@ IPluginV3* LCCLConvPlugin::attachToContext(IPluginResourceContext* /*context*/) 
         [this]
         {
             auto attached = std::make_unique<LCCLConvPlugin>(*this);
-            attached->mBuilding = false; // A context runs the network: its gates are real, also in an engine that was never serialised.
+            // A context runs the network, also that of an engine that was never serialised: its gates are real, unless it is known
+            // that only TensorRT's timing makes contexts here.
+            attached->mSimulates = mSimulates && *mAttributes.time_by_density == 1;
             return attached.release();
         });
 }
@@ -401,6 +435,10 @@ PluginFieldCollection const* LCCLConvPlugin::getFieldsToSerialize() noexcept
     return guarded<PluginFieldCollection const*>(mLayer, nullptr,
         [this]
         {
+            if (mForBuild && mAttributes.planned_device[0] == 0)
+            {
+                planForCurrentDevice();
+            }
             std::vector<FieldUse> const all{FieldUse::kCONTRACT, FieldUse::kOPTIONAL, FieldUse::kINTERNAL};
             mSerialized = std::make_unique<FieldView>(mAttributes, all);
             return mSerialized->get();

@@ -18,7 +18,7 @@ class LCCLConvPlugin final : public nvinfer1::IPluginV3,
                              public nvinfer1::IPluginV3OneRuntime
 {
 public:
-    //! \param building while TensorRT times tactics, on inputs that mean nothing; gates are simulated then
+    //! \param building made for a network definition: TensorRT times tactics on inputs that mean nothing, so gates are simulated
     LCCLConvPlugin(Attributes attributes, std::string layer, bool building);
     LCCLConvPlugin(LCCLConvPlugin const& other);
 
@@ -73,11 +73,15 @@ private:
     void requireTactic(int32_t tactic) const;
 
     //! The plan for the shapes at hand: which configuration, and how much workspace it takes.
-    void planCall();
+    void planCall(lccl_conv_params const& call, int32_t tactic);
+
+    //! Keeps the GPU at hand as the one that the engine is planned for; not in an engine.
+    void planForCurrentDevice();
 
     Attributes mAttributes;
     std::string mLayer;
-    bool mBuilding;
+    bool mForBuild;  //!< Made for a network definition, and not for an engine.
+    bool mSimulates; //!< Gates are simulated: TensorRT times tactics.
     int32_t mTactic{0};             //!< 0: the kernels' own choice.
     std::vector<int32_t> mTactics;  //!< Of the last configurePlugin.
     lccl_conv_params mCall{};       //!< Of the last onShapeChange; abi 0: none.

@@ -139,6 +139,7 @@ PROTOTYPES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "lccl_conv_choose": (c_int32, (POINTER(ConvParams), POINTER(Device))),
     "lccl_conv_predict": (c_double, _CALL),
     "lccl_conv_workspace": (c_size_t, _CALL),
+    "lccl_conv_load": (CUDA_ERROR, _CALL),
     "lccl_conv_launch": (CUDA_ERROR, (*_CALL, c_void_p, c_size_t, CUDA_STREAM)),
 }
 """Function name -> (type of its result, types of its arguments), in the header's order."""

@@ -21,7 +21,7 @@ from lccl.engine.trt_api import (
 )
 from lccl.errors import UserError
 from lccl.files import atomic_path, require_writable
-from lccl.graph.alias import residuals_in_place, with_alias_field
+from lccl.graph.plugin_fields import residuals_in_place, with_plugin_fields
 from lccl.graph.views import inlined, stripped
 from lccl.op.onnx_op import is_lccl_node
 from lccl.plugin import ENVIRONMENT, HOW_TO_GET, LIBRARY, find_plugin, load_plugin
@@ -69,6 +69,8 @@ class TensorRT:
             )
         trt = import_tensorrt()
         plugin = self._plugin(request)
+        if request.alias_residual and plugin is None:
+            raise UserError("--alias-residual is for layers that the plugin runs, and there are none: leave it out")
         if request.timing_cache is not None:
             require_writable(request.timing_cache)
         profiles = make_profiles(request)
@@ -110,7 +112,9 @@ class TensorRT:
         if not request.alias_residual:
             return ()
         feature = getattr(getattr(trt, "PreviewFeature", None), "ALIASED_PLUGIN_IO_10_03", None)
-        if feature is None or not config.set_preview_feature(feature, True):
+        if feature is not None:
+            config.set_preview_feature(feature, True)
+        if feature is None or not config.get_preview_feature(feature):
             raise UserError(
                 f"TensorRT {trt.__version__} does not let a plugin write over its input: leave out --alias-residual"
             )
@@ -120,7 +124,7 @@ class TensorRT:
     def _plugin_view(request: BuildRequest, in_place: tuple[str, ...]) -> onnx.ModelProto:
         view = stripped(request.model)
         check_types(request.model, view)
-        return with_alias_field(view, in_place)
+        return with_plugin_fields(view, in_place)
 
     @staticmethod
     def _read_cache(config: Any, path: Path | None) -> Any:

@@ -63,9 +63,14 @@ def parse(trt: ModuleType, builder: Any, model: onnx.ModelProto, logger: Any) ->
     network = builder.create_network(flags)
     parser = trt.OnnxParser(network, logger)
     if not parser.parse(model.SerializeToString()):
-        reasons = "; ".join(parser.get_error(i).desc() for i in range(parser.num_errors))
+        reasons = plugin_error(logger) or "; ".join(parser.get_error(i).desc() for i in range(parser.num_errors))
         raise UserError(f"{title(trt)} cannot read the model: {reasons or 'no reason given'}")
     return network
+
+
+def plugin_error(logger: Any) -> str | None:
+    """What the plugin said before the runtime's own, more general words: "LCCLConv <layer>: ..."."""
+    return next((first_line(ValueError(text)) for text in logger.errors if f"{OP_TYPE} " in text), None)
 
 
 def make_config(trt: ModuleType, builder: Any, workspace: int | None, tf32: bool) -> Any:
@@ -109,7 +114,8 @@ def build_serialized(trt: ModuleType, builder: Any, network: Any, config: Any, l
     if engine is None:
         turing = any("Turing" in text for text in logger.errors)
         hint = "; compute capability 7.5 has no float32 here: pass --fp16" if turing else ""
-        reason = first_line(ValueError(logger.errors[-1])) if logger.errors else "no reason given; see -v"
+        last = first_line(ValueError(logger.errors[-1])) if logger.errors else "no reason given; see -v"
+        reason = plugin_error(logger) or last
         raise UserError(f"{title(trt)} cannot build this engine: {reason}{hint}")
     return bytes(engine)
 

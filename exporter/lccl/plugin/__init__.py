@@ -17,6 +17,8 @@ from lccl.op.contract import OP_TYPE, VERSION
 LIBRARY = "liblccl_trt_plugin.so"
 ENVIRONMENT = "LCCL_TRT_PLUGIN"
 PACKAGED = Path(__file__).parent.parent / "lib" / LIBRARY
+_loaded: dict[str, Path] = {}
+"""TensorRT's module -> the library that its registry has: a registry keeps the first creator of a name."""
 HOW_TO_GET = "build it with lccl-build-plugin"
 
 
@@ -33,7 +35,7 @@ def find_plugin(library: str | Path | None = None) -> Path | None:
 
 
 def plugin_path() -> Path:
-    """Path of the plugin's library, as ``trtexec --dynamicPlugins`` and ``polygraphy --plugins`` take it.
+    """Path of the plugin's library, as ``trtexec --dynamicPlugins`` takes it.
 
     Raises:
         UserError: there is none.
@@ -62,12 +64,16 @@ def load_plugin(library: str | Path | None = None, *, tensorrt: ModuleType | Non
     if "rtx" in trt.__name__:
         raise UserError("TensorRT for RTX has no plugins: it runs the op as standard ops")
     registry = trt.get_plugin_registry()
+    before = _loaded.get(trt.__name__)
+    if before is not None and before != path.resolve():
+        raise UserError(f"TensorRT has the plugin {before} in this process already: use {path} in another process")
     if registry.get_creator(OP_TYPE, str(VERSION), "") is None:
         registry.load_library(str(path))
     if registry.get_creator(OP_TYPE, str(VERSION), "") is None:
         raise UserError(
             f"TensorRT {trt.__version__} does not take the plugin {path}: was it built for this machine? (lccl-build-plugin)"
         )
+    _loaded[trt.__name__] = path.resolve()
     return path
 
 

@@ -35,7 +35,7 @@ class BuiltPlugin:
     compute_capabilities: tuple[str, ...]
     seconds: float
     tensorrt_headers: str
-    """Folder of NVIDIA's headers, or "own declaration"."""
+    """Folder of NVIDIA's headers, or "the project's own declaration"."""
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""

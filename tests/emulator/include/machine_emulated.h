@@ -290,6 +290,13 @@ void entry(void const* arguments)
     Kernel::run(*static_cast<Arguments const*>(arguments));
 }
 
+//! There is nothing to load.
+template <typename Kernel, typename Arguments>
+cudaError_t load()
+{
+    return cudaSuccess;
+}
+
 //! Runs a kernel to its end. cudaErrorInvalidConfiguration: no such grid or shared memory; cudaErrorLaunchFailure: a fault
 //! that a kernel cannot go on from, also for every launch after it.
 template <typename Kernel, typename Arguments>

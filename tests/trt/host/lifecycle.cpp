@@ -16,6 +16,8 @@ namespace host
 namespace
 {
 
+constexpr int32_t kReservedTactic = 0x20201; //!< block-wgmma-tma
+
 struct Capabilities
 {
     IPluginV3OneCore* core;
@@ -108,14 +110,36 @@ void checkShape(IPluginV3OneBuildV2& build, Case const& layer)
     }
 }
 
+//! Batch, height and width are dynamic in maps that follow x: from one image over those of the case to twice as many.
+DynamicPluginTensorDesc describeMap(PluginTensorDesc const& desc, int64_t batch)
+{
+    DynamicPluginTensorDesc described{desc, desc.dims, desc.dims, desc.dims};
+    described.min.d[0] = 1;
+    described.max.d[0] = 2 * batch;
+    for (int32_t const axis : {0, 2, 3})
+    {
+        described.desc.dims.d[axis] = -1;
+    }
+    return described;
+}
+
+bool isMap(PluginTensorDesc const& desc, int64_t batch)
+{
+    Dims const& dims = desc.dims;
+    return dims.nbDims == 4 && dims.d[0] == batch && (dims.d[1] != 1 || dims.d[2] != 1 || dims.d[3] != 1);
+}
+
 std::vector<DynamicPluginTensorDesc> describeForBuild(Case const& layer)
 {
+    int64_t const batch = layer.inputs[0].desc.dims.d[0];
     std::vector<DynamicPluginTensorDesc> described;
-    for (Tensor const& tensor : layer.inputs)
+    for (size_t i = 0; i < layer.inputs.size(); ++i)
     {
-        described.push_back({tensor.desc, tensor.desc.dims, tensor.desc.dims, tensor.desc.dims});
+        PluginTensorDesc const& desc = layer.inputs[i].desc;
+        bool const follows = i == 0 || ((i == 5 || i == 8) && isMap(desc, batch)); // x, gate, residual
+        described.push_back(follows ? describeMap(desc, batch) : DynamicPluginTensorDesc{desc, desc.dims, desc.dims, desc.dims});
     }
-    described.push_back({layer.output.desc, layer.output.desc.dims, layer.output.desc.dims, layer.output.desc.dims});
+    described.push_back(describeMap(layer.output.desc, batch));
     return described;
 }
 
@@ -322,6 +346,7 @@ void walk(IPluginCreatorV3One& creator, Case const& layer, Result& result)
         }
     }
     result.outputs.push_back({"context 0", context.run(*capabilitiesOf(*first).runtime, 0)});
+    require(capabilitiesOf(*first).runtime->setTactic(kReservedTactic) != 0, "setTactic takes an id that is only reserved");
     require(capabilitiesOf(*first).runtime->setTactic(0x7fffffff) != 0, "setTactic takes an id that does not exist");
 }
 

@@ -20,10 +20,14 @@ from lccl.engine.backend import Built, Profile
 from lccl.engine.tensorrt import TensorRT, import_tensorrt
 from lccl.engine.tensorrt_rtx import import_rtx
 from lccl.files import sha256
-from lccl.graph.alias import FIELD, residuals_in_place
+from lccl.graph.plugin_fields import ALIAS, TIME_BY_DENSITY, residuals_in_place
 from lccl.op.onnx_op import is_lccl_node
 from lccl.plugin import ENVIRONMENT
 from onnx_models import case_model
+
+
+def gated(model: onnx.ModelProto) -> list[onnx.NodeProto]:
+    return [n for n in model.graph.node if is_lccl_node(n)]
 
 
 class Recording:
@@ -170,6 +174,8 @@ class FakeTensorRT:
         self.BuilderFlag = SimpleNamespace(TF32=1)
         self.PreviewFeature = SimpleNamespace(ALIASED_PLUGIN_IO_10_03=7)
         self.features: list[tuple[int, bool]] = []
+        self.aliases = True
+        self.built: bytes | None = b"an engine"
 
     def get_plugin_registry(self) -> Any:
         return SimpleNamespace(
@@ -195,10 +201,11 @@ class FakeTensorRT:
             create_builder_config=lambda: SimpleNamespace(
                 clear_flag=lambda flag: None,
                 add_optimization_profile=lambda profile: 0,
-                set_preview_feature=lambda feature, on: self.features.append((feature, on)) or True,
+                set_preview_feature=lambda feature, on: self.features.append((feature, on)),  # returns nothing, as TensorRT's
+                get_preview_feature=lambda feature: self.aliases and (feature, True) in self.features,
             ),
             create_optimization_profile=lambda: profile,
-            build_serialized_network=lambda network, config: b"an engine",
+            build_serialized_network=lambda network, config: self.built,
         )
 
 
@@ -207,6 +214,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> FakeTensorRT:
     module = FakeTensorRT()
     monkeypatch.setitem(sys.modules, "tensorrt", module)  # type: ignore[arg-type]
     monkeypatch.setattr("lccl.engine.trt_api._loggers", {})
+    monkeypatch.setattr("lccl.plugin._loaded", {})
     return module
 
 
@@ -239,7 +247,8 @@ def test_a_residual_is_written_over_only_where_that_is_asked_for(
     for asked in (False, True):
         options = {"backend": "tensorrt", "plugin_library": library, "alias_residual": asked}
         result = build_engine(exported, tmp_path / "m.engine", **options)
-        fields = {n.output[0]: a.i for n in fake.parsed[-1].graph.node for a in n.attribute if a.name == FIELD}
+        assert all(any(a.name == TIME_BY_DENSITY and a.i for a in n.attribute) for n in gated(fake.parsed[-1]))
+        fields = {n.output[0]: a.i for n in fake.parsed[-1].graph.node for a in n.attribute if a.name == ALIAS}
         wanted = residuals_in_place(onnx.load(exported)) if asked else ()
         assert len(fields) == 6
         assert {name for name, value in fields.items() if value} == set(wanted)
@@ -247,11 +256,24 @@ def test_a_residual_is_written_over_only_where_that_is_asked_for(
         assert len(in_place) == len(wanted)
         assert fake.features == ([(7, True)] if asked else [])
     assert wanted
-    del fake.PreviewFeature
-    with pytest.raises(lccl.UserError, match="leave out --alias-residual"):
-        build_engine(exported, tmp_path / "m.engine", **options)
+    for change in (lambda: setattr(fake, "aliases", False), lambda: delattr(fake, "PreviewFeature")):
+        change()
+        with pytest.raises(lccl.UserError, match="leave out --alias-residual"):
+            build_engine(exported, tmp_path / "m.engine", **options)
+    with pytest.raises(lccl.UserError, match="is for layers that the plugin runs"):
+        build_engine(exported, tmp_path / "m.engine", backend="tensorrt", plugin=False, alias_residual=True)
     with pytest.raises(lccl.UserError, match="leave out --alias-residual"):
         build_engine(exported, tmp_path / "m.engine", backend="tensorrt-rtx", alias_residual=True)
+
+
+def test_the_plugins_own_words_come_before_tensorrts(
+    fake: FakeTensorRT, exported: Path, tmp_path: Path, library: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = ["LCCLConv conv1: kernels are 1x1 to 7x7, not 8x8", "Error Code 4: could not find any implementation"]
+    monkeypatch.setattr(lccl.engine.tensorrt, "logger_of", lambda trt, verbose: SimpleNamespace(errors=said))
+    monkeypatch.setattr(fake, "built", None)
+    with pytest.raises(lccl.UserError, match="cannot build this engine: LCCLConv conv1: kernels are 1x1 to 7x7"):
+        build_engine(exported, tmp_path / "m.engine", backend="tensorrt", plugin_library=library)
 
 
 def test_a_build_of_which_the_plugin_was_not_taken(fake: FakeTensorRT, exported: Path, tmp_path: Path, library: Path) -> None:

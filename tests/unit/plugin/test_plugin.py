@@ -24,6 +24,7 @@ def no_plugin(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """As on a machine where none was built."""
     monkeypatch.delenv(ENVIRONMENT, raising=False)
     monkeypatch.setattr(lccl.plugin, "PACKAGED", tmp_path / "package" / LIBRARY)
+    monkeypatch.setattr(lccl.plugin, "_loaded", {})
 
 
 @pytest.fixture
@@ -66,6 +67,16 @@ def test_loading_it(library: Path) -> None:
     assert trt.loaded == [str(library)], "a registry warns of a creator that it holds already"
 
 
+def test_a_second_library_in_one_process(library: Path, tmp_path: Path) -> None:
+    """The registry keeps the first one's creator, whatever is loaded then."""
+    trt = tensorrt()
+    load_plugin(library, tensorrt=trt)
+    other = tmp_path / "other.so"
+    other.write_bytes(b"another")
+    with pytest.raises(lccl.UserError, match=r"already: use .*other\.so in another process"):
+        load_plugin(other, tensorrt=trt)
+
+
 def test_a_library_that_tensorrt_does_not_take(library: Path) -> None:
     with pytest.raises(lccl.UserError, match=r"TensorRT 11\.4 does not take the plugin .*lccl-build-plugin"):
         load_plugin(library, tensorrt=tensorrt(taken=False))
@@ -96,6 +107,7 @@ def test_the_report(monkeypatch: pytest.MonkeyPatch, library: Path, capsys: pyte
     monkeypatch.setattr(__main__, "_is_installed", lambda name: True)
     for taken in (True, False):
         monkeypatch.setitem(sys.modules, "tensorrt", tensorrt(taken))
+        lccl.plugin._loaded.clear()
         assert __main__.main(["--library", str(library), "--json"]) == (0 if taken else 1)
         (registry,) = json.loads(capsys.readouterr().out)["registries"]
         assert (registry["version"], registry["holds_plugin"]) == ("11.4", taken)

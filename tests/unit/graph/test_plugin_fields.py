@@ -8,7 +8,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from cases import CASES
-from lccl.graph.alias import FIELD, residuals_in_place, with_alias_field
+from lccl.graph.plugin_fields import ALIAS, TIME_BY_DENSITY, residuals_in_place, with_plugin_fields
 from onnx_models import case_model
 
 RESIDUAL = 8
@@ -52,10 +52,19 @@ def test_the_caller_s_own_memory_and_constants_are_left_alone() -> None:
         assert residuals_in_place(model) == (), name
 
 
-def test_the_field_is_on_every_node() -> None:
+def test_a_residual_that_a_branch_reads_too() -> None:
+    model = chain()
+    name = model.graph.node[0].output[0]
+    body = helper.make_graph([helper.make_node("Relu", [name], ["inner"])], "body", [], [])
+    body.output.append(helper.make_tensor_value_info("inner", TensorProto.FLOAT, None))
+    model.graph.node.append(helper.make_node("If", ["condition"], ["chosen"], then_branch=body, else_branch=body))
+    assert residuals_in_place(model) == ()
+
+
+def test_the_fields_are_on_every_node() -> None:
     model = chain()
     for outputs, expected in (((), 0), (residuals_in_place(model), 1)):
-        marked = with_alias_field(model, outputs)
-        (value,) = [a.i for a in marked.graph.node[-1].attribute if a.name == FIELD]
-        assert value == expected
-    assert not any(a.name == FIELD for a in model.graph.node[-1].attribute), "the model itself is as it was"
+        marked = with_plugin_fields(model, outputs)
+        fields = {a.name: a.i for a in marked.graph.node[-1].attribute}
+        assert (fields[ALIAS], fields[TIME_BY_DENSITY]) == (expected, 1)
+    assert not {ALIAS, TIME_BY_DENSITY} & {a.name for a in model.graph.node[-1].attribute}, "the model itself is as it was"
