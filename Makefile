@@ -15,7 +15,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 help:
 	@echo "make demo          real images -> trained LCCL network -> ONNX -> engine -> comparison"
 	@echo "make test          install what tests need, run all of them"
-	@echo "make kernels       build the CUDA kernels and the TensorRT plugin into the Python package; needs nvcc and CMake, no GPU"
+	@echo "make kernels       build the CUDA kernels and the TensorRT plugin; needs nvcc and CMake, no GPU (CAPABILITY=8.9 for one GPU)"
 	@echo "make lint          ruff, mypy"
 	@echo "make format        let ruff format the code"
 	@echo "make train-digits  train the demo's two networks again"
@@ -27,7 +27,7 @@ $(BIN)/python:
 	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
 
 $(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
-	@echo "-- installing lccl, TensorRT for RTX and scikit-learn into $(VENV) (about two minutes the first time)"
+	@echo "-- installing lccl, TensorRT for RTX and scikit-learn into $(VENV) (one to two minutes the first time)"
 	@$(PIP) -e '.[rtx,train]'
 	@touch $@
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from lccl.errors import UserError
 
 _unfinished: set[Path] = set()
+_abandoned: list[Callable[[], None]] = []
 
 
 @contextmanager
@@ -38,8 +39,20 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         _unfinished.discard(temporary)
 
 
+@contextmanager
+def if_abandoned(action: Callable[[], None]) -> Iterator[None]:
+    """Lets :func:`discard_unfinished` call an action while the block is open."""
+    _abandoned.append(action)
+    try:
+        yield
+    finally:
+        _abandoned.remove(action)
+
+
 def discard_unfinished() -> None:
-    """Removes what open :func:`atomic_path` blocks have written so far: for a process that ends without leaving them."""
+    """Ends and removes what open blocks have begun, the last one first: for a process that ends without leaving them."""
+    for action in reversed(_abandoned):
+        action()
     for temporary in tuple(_unfinished):
         temporary.unlink(missing_ok=True)
 

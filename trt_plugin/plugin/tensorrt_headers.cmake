@@ -1,5 +1,5 @@
 # NVIDIA's headers where they are installed or asked for, else nvinfer_declarations.h, which declares what the plugin uses.
-set(TENSORRT_ROOT "$ENV{TENSORRT_ROOT}" CACHE PATH "Folder that holds TensorRT's include/NvInferRuntime.h")
+set(TENSORRT_ROOT "" CACHE PATH "Folder that holds TensorRT's include/NvInferRuntime.h; else the environment's TENSORRT_ROOT")
 option(LCCL_FETCH_TENSORRT_HEADERS "Download TensorRT's public headers (needs git and the internet)" OFF)
 set(LCCL_TENSORRT_REPOSITORY "https://github.com/NVIDIA/TensorRT.git" CACHE STRING "Where LCCL_FETCH_TENSORRT_HEADERS downloads from")
 # The oldest version that the plugin supports: what is compiled against it runs in newer ones.
@@ -30,7 +30,7 @@ if(LCCL_FETCH_TENSORRT_HEADERS)
   set(LCCL_TENSORRT_INCLUDE ${fetched}/include)
 else()
   unset(LCCL_TENSORRT_INCLUDE CACHE)
-  find_path(LCCL_TENSORRT_INCLUDE NvInferRuntime.h HINTS ${TENSORRT_ROOT} PATH_SUFFIXES include NO_CACHE)
+  find_path(LCCL_TENSORRT_INCLUDE NvInferRuntime.h HINTS ${TENSORRT_ROOT} ENV TENSORRT_ROOT PATH_SUFFIXES include NO_CACHE)
   if(TENSORRT_ROOT AND NOT EXISTS ${TENSORRT_ROOT}/include/NvInferRuntime.h)
     message(FATAL_ERROR "TENSORRT_ROOT is ${TENSORRT_ROOT}, which has no include/NvInferRuntime.h.")
   endif()

@@ -5,12 +5,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import os
 from pathlib import Path
 from types import ModuleType
 
-from lccl.errors import UserError
+from lccl.errors import UserError, first_line
 from lccl.files import require_file
 from lccl.op.contract import OP_TYPE, VERSION
 
@@ -30,7 +31,7 @@ def find_plugin(library: str | Path | None = None) -> Path | None:
     """
     named = library if library is not None else os.environ.get(ENVIRONMENT)
     if named:
-        return require_file(named)
+        return require_file(named).absolute()  # the loader looks for a bare name elsewhere
     return PACKAGED if PACKAGED.is_file() else None
 
 
@@ -59,7 +60,7 @@ def load_plugin(library: str | Path | None = None, *, tensorrt: ModuleType | Non
     Raises:
         UserError: there is no library or no TensorRT, or TensorRT refuses the library.
     """
-    path = plugin_path() if library is None else require_file(library)
+    path = plugin_path() if library is None else require_file(library).absolute()
     trt = _import_tensorrt() if tensorrt is None else tensorrt
     if "rtx" in trt.__name__:
         raise UserError("TensorRT for RTX has no plugins: it runs the op as standard ops")
@@ -70,15 +71,22 @@ def load_plugin(library: str | Path | None = None, *, tensorrt: ModuleType | Non
     if registry.get_creator(OP_TYPE, str(VERSION), "") is None:
         registry.load_library(str(path))
     if registry.get_creator(OP_TYPE, str(VERSION), "") is None:
-        raise UserError(
-            f"TensorRT {trt.__version__} does not take the plugin {path}: was it built for this machine? (lccl-build-plugin)"
-        )
+        raise UserError(f"TensorRT {trt.__version__} does not take the plugin {path}: {_why_not(path)}")
     _loaded[trt.__name__] = path.resolve()
     return path
+
+
+def _why_not(path: Path) -> str:
+    """What is wrong with a library that a registry has refused."""
+    try:
+        found = hasattr(ctypes.CDLL(str(path)), "getCreators")
+    except OSError as error:
+        return f"it cannot be loaded ({first_line(error)}); {HOW_TO_GET}"
+    return f"was it built for this machine? {HOW_TO_GET}" if found else f"it is another library; {HOW_TO_GET}"
 
 
 def _import_tensorrt() -> ModuleType:
     try:
         return importlib.import_module("tensorrt")
     except (ImportError, OSError):
-        raise UserError("TensorRT is not installed: pip install 'lccl[trt]'") from None
+        raise UserError("TensorRT is not installed: pip install 'lccl[trt]', or give its module as tensorrt=") from None

@@ -79,7 +79,11 @@ def _text(said: dict[str, Any]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command's exit code: 0 if there is a library and each TensorRT here takes it, else 1."""
-    parser = _Parser("python -m lccl.plugin", description=__doc__)
+    parser = _Parser(
+        "python -m lccl.plugin",
+        description="Prints the plugin's library, the TensorRT versions here, and whether their registries hold the plugin.",
+        epilog="exit code: 0 if there is a library and each TensorRT here takes it (none being here is no fault), else 1",
+    )
     parser.add_argument("--library", metavar="PATH", help="the plugin (default: $LCCL_TRT_PLUGIN, else the package's own)")
     parser.add_argument("--json", action="store_true", help="print JSON instead of text")
     options = parser.parse_args(arguments)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import re
 import shutil
+import signal
 import subprocess
 import tempfile
 from collections.abc import Sequence
@@ -14,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from lccl.errors import UserError
-from lccl.files import atomic_path, require_writable
+from lccl.files import atomic_path, if_abandoned, require_writable
 from lccl.plugin import LIBRARY, PACKAGED
 from lccl.progress import Progress, silent
 
@@ -95,14 +97,14 @@ def capabilities_for(asked: Sequence[str]) -> tuple[str, ...]:
     chosen = tuple(dict.fromkeys(asked)) or present_capabilities()
     if not chosen:
         raise UserError(f"there is no NVIDIA GPU here to build for: name its --compute-capability, such as 8.9, or {ALL}")
-    if ALL in chosen:
-        return SUPPORTED
     for text in chosen:
+        if text == ALL:
+            continue
         if not re.fullmatch(r"[1-9][0-9]?\.[0-9]", text, re.ASCII):
             raise UserError(f"a compute capability is written like 8.9, not {text!r}")
         if _number(text) < 80:
             raise UserError(f"the kernels need compute capability 8.0 or newer, not {text}")
-    return chosen
+    return SUPPORTED if ALL in chosen else chosen
 
 
 def build_plugin(
@@ -127,14 +129,17 @@ def build_plugin(
     import time
 
     target = PACKAGED.parent if folder is None else Path(folder)
-    _make_folder(target)
     capabilities = capabilities_for(compute_capabilities)
     sources = source_folder()
     tools = {name: _require_tool(name) for name in ("cmake", "nvcc")}
-    if tensorrt_root is not None and not (Path(tensorrt_root) / "include" / "NvInferRuntime.h").is_file():
-        raise UserError(f"{tensorrt_root} has no include/NvInferRuntime.h: name the folder that TensorRT was unpacked to")
+    _require_known(tools["nvcc"], capabilities)
+    _require_headers(tensorrt_root)
+    _make_folder(target)
     started = time.perf_counter()
-    with tempfile.TemporaryDirectory(prefix="lccl-build-") as temporary:
+    with (
+        tempfile.TemporaryDirectory(prefix="lccl-build-") as temporary,
+        if_abandoned(lambda: shutil.rmtree(temporary, ignore_errors=True)),
+    ):
         build = Path(temporary)
         progress("configuring")
         said = _run(_configure_command(tools, sources, build, capabilities, tensorrt_root), progress)
@@ -152,7 +157,34 @@ def build_plugin(
     return BuiltPlugin(tuple(written), capabilities, seconds, headers[1] if headers else "the project's own declaration")
 
 
+def _require_known(nvcc: str, capabilities: Sequence[str]) -> None:
+    """Raises:
+    UserError: a capability that this CUDA toolkit does not compile for.
+    """
+    done = subprocess.run([nvcc, "--list-gpu-arch"], capture_output=True, text=True, check=False)
+    known = re.findall(r"compute_(\d+)(\d)\b", done.stdout)
+    names = [f"{major}.{minor}" for major, minor in known]
+    unknown = [text for text in capabilities if names and text not in names]
+    if unknown:
+        raise UserError(f"{nvcc} does not compile for compute capability {', '.join(unknown)}; it knows {', '.join(names)}")
+
+
+def _require_headers(root: str | Path | None) -> None:
+    """Raises:
+    UserError: a folder without TensorRT's headers, or with those of a version that is too old.
+    """
+    if root is None:
+        return
+    header = Path(root) / "include" / "NvInferRuntime.h"
+    if not header.is_file():
+        raise UserError(f"{root} has no include/NvInferRuntime.h: name the folder that TensorRT was unpacked to")
+    if "IPluginV3OneBuildV2" not in header.read_text(errors="replace"):
+        raise UserError(f"TensorRT's headers in {root} are older than 10.3: take those of 10.13 or newer, or none")
+
+
 def _make_folder(folder: Path) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is a file: choose a folder with -o")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -167,7 +199,7 @@ def _require_tool(name: str) -> str:
     found = (environment and shutil.which(environment)) or shutil.which(name) or shutil.which(name, path=f"{home}/bin")
     if found is None:
         how = {
-            "nvcc": "install the CUDA toolkit 12.8 or newer and put its bin folder on PATH",
+            "nvcc": "install the CUDA toolkit 12.8 or newer and put its bin folder on PATH, or set CUDACXX to nvcc's path",
             "cmake": "pip install cmake",
         }[name]
         raise UserError(f"{name} is not here: {how}")
@@ -199,6 +231,13 @@ def _configure_command(
     return command
 
 
+def _end(process: subprocess.Popen[str]) -> None:
+    """Ends a tool and all that it has started."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
 def _run(command: list[str], progress: Progress) -> str:
     """What a tool prints; its "[ 42%]" or "[12/30]" goes to ``progress``.
 
@@ -207,9 +246,17 @@ def _run(command: list[str], progress: Progress) -> str:
     """
     lines = []
     environment = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")}
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", env=environment
-    ) as process:
+    # In a group of their own, so that all compilers can be ended at once.
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        env=environment,
+        start_new_session=True,
+    )
+    with if_abandoned(lambda: _end(process)), process:
         assert process.stdout is not None
         for line in process.stdout:
             lines.append(line.rstrip())

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -78,8 +81,24 @@ def test_a_second_library_in_one_process(library: Path, tmp_path: Path) -> None:
 
 
 def test_a_library_that_tensorrt_does_not_take(library: Path) -> None:
-    with pytest.raises(lccl.UserError, match=r"TensorRT 11\.4 does not take the plugin .*lccl-build-plugin"):
-        load_plugin(library, tensorrt=tensorrt(taken=False))
+    refused = tensorrt(taken=False)
+    with pytest.raises(
+        lccl.UserError, match=r"TensorRT 11\.4 does not take the plugin .*: it cannot be loaded \(.*lccl-build-plugin"
+    ):
+        load_plugin(library, tensorrt=refused)
+    other = next(p for p in Path("/proc/self/maps").read_text().split() if "/libc.so" in p or "/libm.so" in p)
+    with pytest.raises(lccl.UserError, match="it is another library; build it with lccl-build-plugin"):
+        load_plugin(other, tensorrt=refused)
+
+
+def test_a_library_in_the_current_folder(library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system's loader looks for a bare name elsewhere."""
+    monkeypatch.chdir(library.parent)
+    trt = tensorrt()
+    assert load_plugin(library.name, tensorrt=trt) == library
+    assert trt.loaded == [str(library)]
+    monkeypatch.setenv(ENVIRONMENT, library.name)
+    assert plugin_path() == library
 
 
 def test_tensorrt_for_rtx_has_no_plugins(library: Path) -> None:
@@ -131,6 +150,8 @@ def test_what_is_built_for(monkeypatch: pytest.MonkeyPatch) -> None:
     assert build.capabilities_for(()) == ("8.6", "9.0")
     assert build.capabilities_for(("8.9", "8.9")) == ("8.9",)
     assert build.capabilities_for(("all",)) == build.SUPPORTED
+    with pytest.raises(lccl.UserError, match="not 'bogus'"):
+        build.capabilities_for(("all", "bogus"))
     monkeypatch.setattr(build, "present_capabilities", lambda: ())
     with pytest.raises(lccl.UserError, match="no NVIDIA GPU here to build for: name its --compute-capability"):
         build.capabilities_for(())
@@ -185,6 +206,45 @@ def test_a_compiler_that_fails(invoke: Any, tmp_path: Path, monkeypatch: pytest.
     done: Outcome = invoke(COMMAND, "--compute-capability", "8.9", "-o", target)
     assert (done.code, done.err) == (1, "error: cmake failed: kernel.cu(3): error: what is this\n")
     assert list(target.iterdir()) == []
+
+
+def test_a_capability_that_the_compiler_does_not_know(tmp_path: Path) -> None:
+    nvcc = tmp_path / "nvcc"
+    nvcc.write_text("#!/bin/sh\necho compute_80\necho compute_89\necho compute_120\n")
+    nvcc.chmod(0o755)
+    build._require_known(str(nvcc), ("8.9", "12.0"))
+    with pytest.raises(lccl.UserError, match=r"does not compile for compute capability 9\.9; it knows 8\.0, 8\.9, 12\.0"):
+        build._require_known(str(nvcc), ("8.9", "9.9"))
+
+
+def test_headers_that_are_too_old(tmp_path: Path) -> None:
+    (tmp_path / "include").mkdir()
+    (tmp_path / "include" / "NvInferRuntime.h").write_text("class IPluginV3OneBuild;\n")
+    with pytest.raises(lccl.UserError, match=r"older than 10\.3"):
+        build._require_headers(tmp_path)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_ends_the_compilers_and_removes_what_they_made(tmp_path: Path, number: signal.Signals) -> None:
+    """The command is run as a process: it ends where it stands."""
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    for name in ("cmake", "nvcc"):
+        script = "echo compute_89" if name == "nvcc" else f"echo $$ > {tmp_path}/pid; sleep 600 & wait"
+        (tools / name).write_text(f"#!/bin/sh\n{script}\n")
+        (tools / name).chmod(0o755)
+    environment = {**os.environ, "PATH": f"{tools}:{os.environ['PATH']}", "TMPDIR": str(tmp_path), "CUDACXX": ""}
+    command = [sys.executable, "-m", COMMAND, "--compute-capability", "8.9", "-o", str(tmp_path / "out")]
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "pid").is_file() or not (tmp_path / "pid").read_text().strip():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (1, "interrupted: no file was left half-written\n")
+    assert list(tmp_path.glob("lccl-build-*")) == []
+    assert not Path(f"/proc/{(tmp_path / 'pid').read_text().strip()}").exists()
 
 
 def test_sources_that_are_not_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
