@@ -1,0 +1,285 @@
+// x, and the map from outside -> g at every pixel of a band, 0 where it is closed.
+#pragma once
+
+#include "window.h"
+
+namespace LCCL_CPU_LEVEL
+{
+
+//! maps[t][q] = sum of weight[t][c] * x[c][q] over 32 channels at a time; q from begin to end of a plane.
+template <int kTAPS>
+static void sumPlanes(float const* x, int64_t plane, int64_t count, int channels, float const* weight, float* maps, int64_t mapPitch)
+{
+    constexpr int kCHANNELS = 32;
+    for (int c0 = 0; c0 < channels; c0 += kCHANNELS)
+    {
+        int const c1 = c0 + kCHANNELS < channels ? c0 + kCHANNELS : channels;
+        int64_t q = 0;
+        for (; q + kLanes <= count; q += kLanes)
+        {
+            Vector sum[kTAPS];
+#pragma GCC unroll 9
+            for (int t = 0; t < kTAPS; ++t)
+            {
+                sum[t] = c0 == 0 ? Vector{} : load(maps + t * mapPitch + q);
+            }
+            for (int c = c0; c < c1; ++c)
+            {
+                Vector const v = load(x + c * plane + q);
+#pragma GCC unroll 9
+                for (int t = 0; t < kTAPS; ++t)
+                {
+                    sum[t] = multiplyAdd(v, broadcast(weight[t * channels + c]), sum[t]);
+                }
+            }
+#pragma GCC unroll 9
+            for (int t = 0; t < kTAPS; ++t)
+            {
+                store(maps + t * mapPitch + q, sum[t]);
+            }
+        }
+        for (; q < count; ++q)
+        {
+            for (int t = 0; t < kTAPS; ++t)
+            {
+                float sum = c0 == 0 ? 0.0F : maps[t * mapPitch + q];
+                for (int c = c0; c < c1; ++c)
+                {
+                    sum += x[c * plane + q] * weight[t * channels + c];
+                }
+                maps[t * mapPitch + q] = sum;
+            }
+        }
+    }
+}
+
+//! The same for one tap: 8 planes at a time, their weights in registers, so that few pages are open at once.
+static void sumPlanesOfOneTap(float const* x, int64_t plane, int64_t count, int channels, float const* weight, float* map)
+{
+    int c = 0;
+    for (; c + 8 <= channels; c += 8)
+    {
+        Vector w[8];
+#pragma GCC unroll 8
+        for (int i = 0; i < 8; ++i)
+        {
+            w[i] = broadcast(weight[c + i]);
+        }
+        float const* const from = x + c * plane;
+        int64_t q = 0;
+        for (; q + 2 * kLanes <= count; q += 2 * kLanes)
+        {
+            Vector low = c == 0 ? Vector{} : load(map + q), high = c == 0 ? Vector{} : load(map + q + kLanes);
+#pragma GCC unroll 8
+            for (int i = 0; i < 8; ++i)
+            {
+                low = multiplyAdd(load(from + i * plane + q), w[i], low);
+                high = multiplyAdd(load(from + i * plane + q + kLanes), w[i], high);
+            }
+            store(map + q, low);
+            store(map + q + kLanes, high);
+        }
+        for (; q < count; ++q)
+        {
+            float sum = c == 0 ? 0.0F : map[q];
+            for (int i = 0; i < 8; ++i)
+            {
+                sum += from[i * plane + q] * weight[c + i];
+            }
+            map[q] = sum;
+        }
+    }
+    for (; c < channels; ++c)
+    {
+        float const* const from = x + c * plane;
+        for (int64_t q = 0; q < count; ++q)
+        {
+            map[q] = (c == 0 ? 0.0F : map[q]) + from[q] * weight[c];
+        }
+    }
+}
+
+static void sumTaps(Task const& t, float const* x, int64_t count, float* maps, int64_t mapPitch)
+{
+    int64_t const plane = static_cast<int64_t>(t.p.h) * t.p.w;
+    float const* const w = t.p.gate_weight;
+    switch (t.p.gate_r * t.p.gate_s)
+    {
+    case 1: return sumPlanesOfOneTap(x, plane, count, t.p.c, w, maps);
+    case 2: return sumPlanes<2>(x, plane, count, t.p.c, w, maps, mapPitch);
+    case 3: return sumPlanes<3>(x, plane, count, t.p.c, w, maps, mapPitch);
+    case 4: return sumPlanes<4>(x, plane, count, t.p.c, w, maps, mapPitch);
+    case 5: return sumPlanes<5>(x, plane, count, t.p.c, w, maps, mapPitch);
+    case 6: return sumPlanes<6>(x, plane, count, t.p.c, w, maps, mapPitch);
+    case 7: return sumPlanes<7>(x, plane, count, t.p.c, w, maps, mapPitch);
+    case 8: return sumPlanes<8>(x, plane, count, t.p.c, w, maps, mapPitch);
+    default: return sumPlanes<9>(x, plane, count, t.p.c, w, maps, mapPitch);
+    }
+}
+
+//! Logits of an image's band from its planes: a map per tap over the rows that the gate reads, then the taps added, shifted.
+static void logitsFromPlanes(Task const& t, int image, float* logits)
+{
+    lccl_cpu_params const& p = t.p;
+    Plan const& plan = t.plan;
+    int64_t const plane = static_cast<int64_t>(p.h) * p.w;
+    int64_t const mapPitch = static_cast<int64_t>(plan.gateRows) * p.w;
+    int const top = t.firstRow - p.gate_pads[0];
+    int const bottom = top + t.rows + (p.gate_r - 1) * p.gate_dilations[0];
+    int const low = top < 0 ? 0 : top, high = bottom > p.h ? p.h : bottom;
+    int fresh = low; // rows above are there from the band before
+    if (t.follows && p.gate_r > 1)
+    {
+        int const before = t.firstRow - plan.bandRows - p.gate_pads[0];
+        int const beforeLow = before < 0 ? 0 : before;
+        int beforeHigh = before + plan.bandRows + (p.gate_r - 1) * p.gate_dilations[0];
+        beforeHigh = beforeHigh > p.h ? p.h : beforeHigh;
+        if (beforeHigh > low)
+        {
+            for (int tap = 0; tap < p.gate_r * p.gate_s; ++tap)
+            {
+                float* const map = t.tapMaps + tap * mapPitch;
+                memmove(map, map + static_cast<int64_t>(low - beforeLow) * p.w,
+                    static_cast<size_t>(beforeHigh - low) * p.w * sizeof(float));
+            }
+            fresh = beforeHigh;
+        }
+    }
+    if (high > fresh)
+    {
+        float const* const x = p.x + (t.firstImage + image) * p.c * plane + static_cast<int64_t>(fresh) * p.w;
+        sumTaps(t, x, static_cast<int64_t>(high - fresh) * p.w, t.tapMaps + static_cast<int64_t>(fresh - low) * p.w, mapPitch);
+    }
+    float const bias = p.gate_bias != nullptr ? p.gate_bias[0] : 1.0F;
+    for (int y = 0; y < t.rows; ++y)
+    {
+        float* const to = logits + static_cast<int64_t>(y) * plan.wo;
+        for (int x = 0; x < plan.wo; ++x)
+        {
+            to[x] = bias;
+        }
+        for (int i = 0; i < p.gate_r; ++i)
+        {
+            int const row = top + y + i * p.gate_dilations[0];
+            if (row < 0 || row >= p.h)
+            {
+                continue;
+            }
+            for (int j = 0; j < p.gate_s; ++j)
+            {
+                int const shift = j * p.gate_dilations[1] - p.gate_pads[1];
+                int const begin = shift < 0 ? -shift : 0;
+                int const end = p.w - shift < plan.wo ? p.w - shift : plan.wo;
+                float const* const from = t.tapMaps + (i * p.gate_s + j) * mapPitch + static_cast<int64_t>(row - low) * p.w + shift;
+                for (int x = begin; x < end; ++x)
+                {
+                    to[x] += from[x];
+                }
+            }
+        }
+    }
+}
+
+LCCL_INLINE float dot(float const* a, float const* b, int count)
+{
+    Vector sum = {};
+    int c = 0;
+    for (; c + kLanes <= count; c += kLanes)
+    {
+        sum = multiplyAdd(load(a + c), load(b + c), sum);
+    }
+    float total = 0;
+    for (int i = 0; i < kLanes; ++i)
+    {
+        total += sum[i];
+    }
+    for (; c < count; ++c)
+    {
+        total += a[c] * b[c];
+    }
+    return total;
+}
+
+//! Logits of an image's band from its window.
+static void logitsFromWindow(Task const& t, int image, int cellRows, float* logits)
+{
+    lccl_cpu_params const& p = t.p;
+    Plan const& plan = t.plan;
+    float const* const window = t.window(image);
+    int const top = windowTop(t, t.firstRow);
+    float const bias = p.gate_bias != nullptr ? p.gate_bias[0] : 1.0F;
+    for (int cell = 0; cell < cellRows * plan.wg; ++cell)
+    {
+        int const y = (t.firstRow / p.grid + cell / plan.wg) * p.gate_strides[0] - p.gate_pads[0];
+        int const x = cell % plan.wg * p.gate_strides[1] - p.gate_pads[1];
+        float sum = bias;
+        for (int i = 0; i < p.gate_r; ++i)
+        {
+            int const row = y + i * p.gate_dilations[0];
+            for (int j = 0; j < p.gate_s && row >= 0 && row < p.h; ++j)
+            {
+                int const column = x + j * p.gate_dilations[1];
+                if (column >= 0 && column < p.w)
+                {
+                    int64_t const pixel = static_cast<int64_t>(row - top) * plan.windowWidth + column + p.pads[1];
+                    sum += dot(window + pixel * plan.pitch, p.gate_weight + static_cast<int64_t>(i * p.gate_s + j) * p.c, p.c);
+                }
+            }
+        }
+        logits[cell] = sum;
+    }
+}
+
+//! Logits -> gate values, in place, times the map from outside.
+static void decide(lccl_cpu_params const& p, float* values, int64_t count, float const* gate)
+{
+    for (int64_t i = 0; i < count; ++i)
+    {
+        float v = p.gate_slope * values[i];
+        v = v > 0 ? v : 0; // not of a NaN
+        v = v < p.gate_max ? v : p.gate_max;
+        values[i] = v;
+    }
+    for (int64_t i = 0; i < count; ++i)
+    {
+        float const v = gate != nullptr ? values[i] * gate[i] : values[i];
+        values[i] = v > p.gate_threshold && v > 0 ? v : 0.0F;
+    }
+}
+
+//! Gate values of an image's band into t.gate. The window is filled already where the gate reads it.
+static void computeGate(Task const& t, int image)
+{
+    lccl_cpu_params const& p = t.p;
+    Plan const& plan = t.plan;
+    float* const g = t.gate + image * t.bandPixels();
+    int const cellRows = (t.rows + p.grid - 1) / p.grid;
+    int64_t const cells = static_cast<int64_t>(cellRows) * plan.wg;
+    float* const values = p.grid == 1 ? g : t.cells;
+    switch (plan.gateSource)
+    {
+    case GateSource::kPLANES: logitsFromPlanes(t, image, values); break;
+    case GateSource::kWINDOW: logitsFromWindow(t, image, cellRows, values); break;
+    case GateSource::kNONE:
+        for (int64_t i = 0; i < cells; ++i)
+        {
+            values[i] = p.gate_bias != nullptr ? p.gate_bias[0] : 1.0F;
+        }
+    }
+    int64_t const first = ((t.firstImage + image) * plan.hg + t.firstRow / p.grid) * plan.wg;
+    decide(p, values, cells, p.gate != nullptr ? p.gate + first : nullptr);
+    if (p.grid == 1)
+    {
+        return;
+    }
+    for (int y = 0; y < t.rows; ++y)
+    {
+        float const* const from = t.cells + static_cast<int64_t>(y / p.grid) * plan.wg;
+        for (int x = 0; x < plan.wo; ++x)
+        {
+            g[static_cast<int64_t>(y) * plan.wo + x] = from[x / p.grid];
+        }
+    }
+}
+
+} // namespace LCCL_CPU_LEVEL

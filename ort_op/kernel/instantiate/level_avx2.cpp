@@ -1,0 +1,26 @@
+// AVX2 and FMA: x86-64-v3.
+#include "../level.h"
+
+#if defined(__AVX2__) && defined(__FMA__)
+#define LCCL_CPU_LEVEL lccl_cpu_avx2
+#define LCCL_CPU_VECTOR_BYTES 32
+#define LCCL_CPU_TILE_ROWS 6
+#define LCCL_CPU_PREFETCH_STEPS 8
+#include "../work.h"
+
+namespace lccl_cpu
+{
+
+static bool runs()
+{
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2");
+}
+
+static constexpr Level kLEVEL{{LCCL_CPU_AVX2, "avx2", LCCL_CPU_VECTOR_BYTES, lccl_cpu_avx2::kTileRows, lccl_cpu_avx2::kTileColumns}, runs,
+    lccl_cpu_avx2::work};
+Level const* const kAvx2 = &kLEVEL;
+
+} // namespace lccl_cpu
+#else
+lccl_cpu::Level const* const lccl_cpu::kAvx2 = nullptr;
+#endif

@@ -1,0 +1,26 @@
+// NEON, which every 64-bit ARM processor has.
+#include "../level.h"
+
+#if defined(__aarch64__)
+#define LCCL_CPU_LEVEL lccl_cpu_neon
+#define LCCL_CPU_VECTOR_BYTES 16
+#define LCCL_CPU_TILE_ROWS 8
+#define LCCL_CPU_PREFETCH_STEPS 16
+#include "../work.h"
+
+namespace lccl_cpu
+{
+
+static bool runs()
+{
+    return true;
+}
+
+static constexpr Level kLEVEL{{LCCL_CPU_NEON, "neon", LCCL_CPU_VECTOR_BYTES, lccl_cpu_neon::kTileRows, lccl_cpu_neon::kTileColumns}, runs,
+    lccl_cpu_neon::work};
+Level const* const kNeon = &kLEVEL;
+
+} // namespace lccl_cpu
+#else
+lccl_cpu::Level const* const lccl_cpu::kNeon = nullptr;
+#endif

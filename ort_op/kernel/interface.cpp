@@ -1,0 +1,187 @@
+// The C interface: choosing a level, holding a call against it, running its workers.
+#include "lccl_cpu.h"
+
+#include "level.h"
+#include "pack.h"
+#include "plan.h"
+
+#include <cstdint>
+#include <initializer_list>
+
+namespace lccl_cpu
+{
+
+namespace
+{
+
+//! The levels of this library, best first.
+struct Levels
+{
+    Level const* list[4] = {};
+    int count = 0;
+
+    Levels()
+    {
+        for (Level const* level : {kAvx512, kAvx2, kNeon, kPortable})
+        {
+            if (level != nullptr)
+            {
+                list[count++] = level;
+            }
+        }
+    }
+
+    Level const* find(int32_t id) const
+    {
+        for (int i = 0; i < count; ++i)
+        {
+            if (list[i]->info.id == id && list[i]->runs())
+            {
+                return list[i];
+            }
+        }
+        return nullptr;
+    }
+};
+
+Levels const& levels()
+{
+    static Levels const kLEVELS;
+    return kLEVELS;
+}
+
+bool isAligned(void const* p, uintptr_t bytes)
+{
+    return reinterpret_cast<uintptr_t>(p) % bytes == 0;
+}
+
+bool pointersAreValid(lccl_cpu_params const& p)
+{
+    for (void const* needed : {static_cast<void const*>(p.x), p.packed_weight, static_cast<void const*>(p.bias),
+             static_cast<void const*>(p.y)})
+    {
+        if (needed == nullptr)
+        {
+            return false;
+        }
+    }
+    for (float const* tensor : {p.x, p.bias, p.gate_weight, p.gate_bias, p.gate, p.post_scale, p.post_bias, p.residual})
+    {
+        if (!isAligned(tensor, alignof(float)))
+        {
+            return false;
+        }
+    }
+    return isAligned(p.packed_weight, 64) && isAligned(p.y, alignof(float)) && isAligned(p.active, alignof(int64_t));
+}
+
+} // namespace
+
+} // namespace lccl_cpu
+
+using namespace lccl_cpu;
+
+extern "C"
+{
+
+int32_t lccl_cpu_level_count(void)
+{
+    return levels().count;
+}
+
+lccl_cpu_level const* lccl_cpu_level_at(int32_t index)
+{
+    return index >= 0 && index < levels().count ? &levels().list[index]->info : nullptr;
+}
+
+int32_t lccl_cpu_level_runs(int32_t level)
+{
+    return levels().find(level) != nullptr;
+}
+
+int32_t lccl_cpu_choose(void)
+{
+    for (int i = 0; i < levels().count; ++i)
+    {
+        if (levels().list[i]->runs())
+        {
+            return levels().list[i]->info.id;
+        }
+    }
+    return LCCL_CPU_PORTABLE;
+}
+
+int32_t lccl_cpu_supported(lccl_cpu_params const* params, int32_t level, char* reason, size_t reason_size)
+{
+    Level const* const found = levels().find(level);
+    return isSupported(*params, found != nullptr ? &found->info : nullptr, reason, reason_size);
+}
+
+size_t lccl_cpu_packed_size(lccl_cpu_params const* params, int32_t level)
+{
+    Level const* const found = levels().find(level);
+    return found != nullptr ? packedBytes(*params, found->info) : 0;
+}
+
+void lccl_cpu_pack(lccl_cpu_params const* params, int32_t level, float const* weight, void* packed)
+{
+    Level const* const found = levels().find(level);
+    if (found != nullptr)
+    {
+        packWeights(*params, found->info, weight, static_cast<float*>(packed));
+    }
+}
+
+size_t lccl_cpu_workspace(lccl_cpu_params const* params, int32_t level)
+{
+    Level const* const found = levels().find(level);
+    if (found == nullptr || !isSupported(*params, &found->info, nullptr, 0))
+    {
+        return 0;
+    }
+    Plan const plan = makePlan(*params, found->info);
+    return plan.scratch.bytes * static_cast<size_t>(plan.workers);
+}
+
+int32_t lccl_cpu_run(lccl_cpu_params const* params, int32_t level, void* workspace, size_t workspace_size,
+    lccl_cpu_parallel parallel, void* pool)
+{
+    Level const* const found = levels().find(level);
+    if (found == nullptr || !isSupported(*params, &found->info, nullptr, 0))
+    {
+        return LCCL_CPU_NOT_SUPPORTED;
+    }
+    if (params->n == 0)
+    {
+        if (params->active != nullptr)
+        {
+            *params->active = 0;
+        }
+        return LCCL_CPU_OK;
+    }
+    if (!pointersAreValid(*params) || workspace == nullptr || !isAligned(workspace, 64))
+    {
+        return LCCL_CPU_INVALID_POINTER;
+    }
+    Plan const plan = makePlan(*params, found->info);
+    if (workspace_size < plan.scratch.bytes * static_cast<size_t>(plan.workers))
+    {
+        return LCCL_CPU_SHORT_WORKSPACE;
+    }
+    Call call{params, &plan, static_cast<char*>(workspace), 0, 0};
+    if (parallel == nullptr || plan.workers == 1)
+    {
+        found->work(&call, 0);
+    }
+    else
+    {
+        parallel(pool, static_cast<size_t>(plan.workers), found->work, &call);
+    }
+    if (params->active != nullptr)
+    {
+        *params->active = call.active;
+    }
+    return LCCL_CPU_OK;
+}
+
+} // extern "C"

@@ -1,0 +1,108 @@
+/* The C interface of the CPU kernels of lccl::LCCLConv, version 1. All float32.
+ *
+ *   logit   = gate_bias + sum(gate_weight * x)
+ *   gmap    = min(max(gate_slope * logit, 0), gate_max) * gate, and 0 where that is not > gate_threshold
+ *   g[p]    = gmap[n, ho / G, wo / G]                              G = grid
+ *   u[p,k]  = leaky(bias[k] + sum(weight[k] * x around p), activation_alpha)
+ *   v[p,k]  = u[p,k] * g[p] if g[p] > 0 else 0                     not computed where g[p] is not > 0
+ *   y[p,k]  = leaky(v[p,k] * post_scale[k] + post_bias[k] + residual[p,k], post_alpha)
+ *
+ * No function allocates memory, starts threads, prints or keeps state between calls; all may be called from several threads.
+ * Results are bitwise the same for any number of threads and any way in which the caller runs them.
+ */
+#ifndef LCCL_CPU_H
+#define LCCL_CPU_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* Raised with every change of a struct below; the functions refuse another caller's. */
+#define LCCL_CPU_ABI 1
+
+/* One call. Tensors are dense, row-major and need no alignment beyond float's; nothing is read or written outside of them. */
+typedef struct lccl_cpu_params {
+  uint32_t abi;        /* LCCL_CPU_ABI */
+  int32_t n, c, h, w;  /* x: [n, c, h, w]; n may be 0 */
+  int32_t k, r, s;     /* weight: [k, r, s, c]; r and s from 1 to 7 */
+  int32_t strides[2], pads[4], dilations[2]; /* pads: top, left, bottom, right */
+  int32_t gate_r, gate_s;                    /* gate_weight: [1, gate_r, gate_s, c] */
+  int32_t gate_strides[2], gate_pads[4], gate_dilations[2];
+  int32_t grid;                            /* G, the side of a block of pixels that shares a gate value; from 1 */
+  int32_t post_scale_size, post_bias_size; /* 1 or k; 0 with a null pointer */
+  float activation_alpha, gate_slope, gate_max, gate_threshold, post_alpha;
+  float density;   /* expected fraction of active pixels: decides how work is cut, never what comes out; -1: unknown */
+  int32_t threads; /* how many threads the caller's `parallel` has, from 1 */
+
+  const float* x;
+  const void* packed_weight; /* by lccl_cpu_pack, of the same level */
+  const float* bias;         /* [k] */
+  const float* gate_weight;  /* [1, gate_r, gate_s, c]; null: logit is gate_bias everywhere */
+  const float* gate_bias;    /* [1]; null: 1 */
+  const float* gate;         /* [n, 1, ceil(ho / G), ceil(wo / G)]; null: 1 */
+  const float* post_scale;   /* [post_scale_size]; null: 1 */
+  const float* post_bias;    /* [post_bias_size]; null: 0 */
+  const float* residual;     /* [n, k, ho, wo]; null: 0 */
+  float* y;                  /* [n, k, ho, wo]; must not overlap any other tensor */
+  int64_t* active;           /* [1], out: how many of the n * ho * wo output pixels were active; null: not wanted */
+} lccl_cpu_params;
+
+/* One way to compile the kernels: the instructions they use. */
+typedef struct lccl_cpu_level {
+  int32_t id;           /* from 1, never reused */
+  const char* name;     /* "avx512", "avx2", "neon" or "portable" */
+  int32_t vector_bytes; /* of one register */
+  int32_t tile_rows;    /* output pixels of the micro-kernel */
+  int32_t tile_columns; /* output channels of the micro-kernel */
+} lccl_cpu_level;
+
+enum { LCCL_CPU_PORTABLE = 1, LCCL_CPU_NEON = 2, LCCL_CPU_AVX2 = 3, LCCL_CPU_AVX512 = 4 };
+
+/* The levels in this library, best first; the portable one is always there. */
+int32_t lccl_cpu_level_count(void);
+
+/* Level `index` of the list, or null. */
+const lccl_cpu_level* lccl_cpu_level_at(int32_t index);
+
+/* 1 if this machine can run the level with that id, else 0. */
+int32_t lccl_cpu_level_runs(int32_t level);
+
+/* The id of the best level that this machine runs. */
+int32_t lccl_cpu_choose(void);
+
+/* 1 if the level can run the call, else 0 and a sentence in `reason` (cut to `reason_size`, which may be 0).
+ * Reads no tensor pointer. */
+int32_t lccl_cpu_supported(const lccl_cpu_params* params, int32_t level, char* reason, size_t reason_size);
+
+/* Bytes of packed weights; depends on k, r, s, c and the level only. */
+size_t lccl_cpu_packed_size(const lccl_cpu_params* params, int32_t level);
+
+/* Lays out weight, [k, r, s, c], as the level reads it; `packed` is aligned to 64 bytes. */
+void lccl_cpu_pack(const lccl_cpu_params* params, int32_t level, const float* weight, void* packed);
+
+/* Bytes of workspace for the call; 0 if the level cannot run it. */
+size_t lccl_cpu_workspace(const lccl_cpu_params* params, int32_t level);
+
+/* Calls task(data, i) once for each i below count, on any threads, and returns when all have returned. */
+typedef void (*lccl_cpu_parallel)(void* pool, size_t count, void (*task)(void* data, size_t index), void* data);
+
+typedef enum lccl_cpu_status {
+  LCCL_CPU_OK = 0,
+  LCCL_CPU_NOT_SUPPORTED = 1,  /* lccl_cpu_supported says why */
+  LCCL_CPU_INVALID_POINTER = 2,  /* a null pointer where data is needed, or one that is not aligned as said */
+  LCCL_CPU_SHORT_WORKSPACE = 3
+} lccl_cpu_status;
+
+/* Computes y. `workspace` is aligned to 64 bytes and may hold anything; `parallel` may be null: everything on this thread.
+ * Returns an lccl_cpu_status. */
+int32_t lccl_cpu_run(const lccl_cpu_params* params, int32_t level, void* workspace, size_t workspace_size,
+                     lccl_cpu_parallel parallel, void* pool);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

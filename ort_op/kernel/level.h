@@ -1,0 +1,33 @@
+// What a level's file gives the rest of the library: its row of the table and its code.
+#pragma once
+
+#include "lccl_cpu.h"
+#include "plan.h"
+
+namespace lccl_cpu
+{
+
+//! One call, shared by its workers.
+struct Call
+{
+    lccl_cpu_params const* params;
+    Plan const* plan;
+    char* workspace;
+    int64_t nextTask; //!< the first task that no worker has taken
+    int64_t active;   //!< pixels, counted by the tasks of the first channels
+};
+
+struct Level
+{
+    lccl_cpu_level info;
+    bool (*runs)();
+    void (*work)(void* call, size_t worker); //!< takes tasks until there are none
+};
+
+// Null where the library is compiled for another kind of machine.
+extern Level const* const kPortable;
+extern Level const* const kNeon;
+extern Level const* const kAvx2;
+extern Level const* const kAvx512;
+
+} // namespace lccl_cpu

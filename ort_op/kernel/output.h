@@ -1,0 +1,148 @@
+// Computed rows -> y: channels outermost again, closed pixels filled, the residual added.
+#pragma once
+
+#include "task.h"
+
+namespace LCCL_CPU_LEVEL
+{
+
+constexpr int kFewPixels = 2; //!< so many of 8 are written one by one
+
+//! 8 channels of 8 pixels of a plane.
+struct Block
+{
+    float const* rows;      //!< of the channels
+    int32_t const* rowOf;   //!< [8]
+    float* y;               //!< of the first channel and pixel
+    float const* residual;  //!< as y; null: none
+    int64_t plane;
+    float alpha;            //!< after the residual
+};
+
+LCCL_INLINE SquareRow withResidual(SquareRow v, float const* residual, float alpha)
+{
+    return leakyRow(v + loadRow(residual), broadcastRow(alpha));
+}
+
+LCCL_INLINE void writeTransposed(Block const& b)
+{
+    for (int c = 0; c < 8; c += kSquare)
+    {
+        for (int j = 0; j < 8; j += kSquare)
+        {
+            SquareRow r[kSquare];
+            loadTransposed(r, [&](int i) { return b.rows + b.rowOf[j + i] + c; });
+#pragma GCC unroll 8
+            for (int i = 0; i < kSquare; ++i)
+            {
+                int64_t const at = (c + i) * b.plane + j;
+                storeRow(b.y + at, b.residual != nullptr ? withResidual(r[i], b.residual + at, b.alpha) : r[i]);
+            }
+        }
+    }
+}
+
+//! \param closed [8]: y of a closed pixel, before the residual
+LCCL_INLINE void writeClosed(Block const& b, float const* closed)
+{
+    for (int c = 0; c < 8; ++c)
+    {
+        SquareRow const v = broadcastRow(closed[c]);
+        for (int j = 0; j < 8; j += kSquare)
+        {
+            int64_t const at = c * b.plane + j;
+            storeRow(b.y + at, b.residual != nullptr ? withResidual(v, b.residual + at, b.alpha) : v);
+        }
+    }
+}
+
+LCCL_INLINE void writePixel(Block const& b, int pixel)
+{
+    float const* const row = b.rows + b.rowOf[pixel];
+    for (int c = 0; c < 8; ++c)
+    {
+        int64_t const at = c * b.plane + pixel;
+        b.y[at] = b.residual != nullptr ? leaky(row[c] + b.residual[at], b.alpha) : row[c];
+    }
+}
+
+//! Any number of pixels and channels, where there are fewer than 8.
+static void writeSmall(Block const& b, int64_t pixels, int channels)
+{
+    for (int c = 0; c < channels; ++c)
+    {
+        for (int64_t q = 0; q < pixels; ++q)
+        {
+            int64_t const at = c * b.plane + q;
+            float const v = b.rows[b.rowOf[q] + c];
+            b.y[at] = b.residual != nullptr ? leaky(v + b.residual[at], b.alpha) : v;
+        }
+    }
+}
+
+//! Which pixels of each 8 are computed; the last 8 overlap those before where the band is no multiple of 8.
+static void findOpen(Task const& t, int32_t const* rowOf, int64_t pixels)
+{
+    int32_t const closed = t.count * t.compactPitch;
+    for (int64_t g = 0; g * 8 < pixels; ++g)
+    {
+        int64_t const first = g * 8 + 8 <= pixels ? g * 8 : pixels - 8;
+        int open = 0;
+        for (int j = 0; j < 8; ++j)
+        {
+            open |= (rowOf[first + j] != closed) << j;
+        }
+        t.open[g] = static_cast<unsigned char>(open);
+    }
+}
+
+//! An image's band, for the task's channels.
+static void writeOutput(Task const& t, int image)
+{
+    lccl_cpu_params const& p = t.p;
+    Plan const& plan = t.plan;
+    int const firstChannel = t.firstPanel * plan.tileColumns;
+    int const lastChannel = t.endPanel * plan.tileColumns < p.k ? t.endPanel * plan.tileColumns : p.k;
+    int const channels = lastChannel - firstChannel;
+    int64_t const plane = static_cast<int64_t>(plan.ho) * plan.wo;
+    int64_t const pixels = t.bandPixels();
+    int32_t const* const rowOf = t.rowOf + image * pixels;
+    int64_t const at = ((t.firstImage + image) * p.k + firstChannel) * plane + static_cast<int64_t>(t.firstRow) * plan.wo;
+    Block band{t.compact, rowOf, p.y + at, p.residual != nullptr ? p.residual + at : nullptr, plane, p.post_alpha};
+    if (pixels < 8 || channels < 8)
+    {
+        return writeSmall(band, pixels, channels);
+    }
+    findOpen(t, rowOf, pixels);
+    float const* const closed = t.compact + static_cast<int64_t>(t.count) * t.compactPitch;
+    for (int k = 0; k < channels; k += 8)
+    {
+        int const channel = k + 8 <= channels ? k : channels - 8; // the last 8 overlap those before
+        Block block = band;
+        block.rows += channel;
+        block.y += channel * plane;
+        block.residual = band.residual != nullptr ? band.residual + channel * plane : nullptr;
+        float* const y = block.y;
+        float const* const residual = block.residual;
+        for (int64_t g = 0; g * 8 < pixels; ++g)
+        {
+            int64_t const first = g * 8 + 8 <= pixels ? g * 8 : pixels - 8;
+            block.y = y + first;
+            block.residual = residual != nullptr ? residual + first : nullptr;
+            block.rowOf = rowOf + first;
+            int open = t.open[g];
+            if (__builtin_popcount(static_cast<unsigned>(open)) > kFewPixels)
+            {
+                writeTransposed(block);
+                continue;
+            }
+            writeClosed(block, closed + channel);
+            for (; open != 0; open &= open - 1)
+            {
+                writePixel(block, __builtin_ctz(static_cast<unsigned>(open)));
+            }
+        }
+    }
+}
+
+} // namespace LCCL_CPU_LEVEL

@@ -1,0 +1,322 @@
+#include "plan.h"
+
+#include <algorithm>
+#include <cstdarg>
+#include <cstdio>
+
+namespace lccl_cpu
+{
+
+namespace
+{
+
+constexpr int64_t kBAND_BYTES = 320 << 10;    //!< of window and computed rows, so that they stay in L2
+constexpr int64_t kGROUP_PIXELS = 512;        //!< output pixels of small images that share a pass over the weights
+constexpr int64_t kMIN_TASK_PIXELS = 64;      //!< below this a band costs more than it spreads
+constexpr int64_t kHEAVY_WEIGHTS = 1 << 20;   //!< bytes from which small maps are spread by channels, not by rows
+constexpr int64_t kHEAVY_PIXELS = 256;
+constexpr double kSERIAL_OPERATIONS = 4e6;    //!< multiplications and additions below which other threads are not woken
+constexpr double kSORT_COST = 80;            //!< of a row, in multiplications of registers
+constexpr int64_t kLARGEST = INT64_C(1) << 30; //!< elements of a scratch array: offsets are int32
+
+int64_t ceilDiv(int64_t a, int64_t b)
+{
+    return (a + b - 1) / b;
+}
+
+int64_t roundUp(int64_t a, int64_t b)
+{
+    return ceilDiv(a, b) * b;
+}
+
+__attribute__((format(printf, 3, 4))) bool refuse(char* reason, size_t size, char const* format, ...)
+{
+    if (reason != nullptr && size > 0)
+    {
+        va_list arguments;
+        va_start(arguments, format);
+        std::vsnprintf(reason, size, format, arguments);
+        va_end(arguments);
+    }
+    return false;
+}
+
+int64_t convSize(int64_t size, int64_t kernel, int64_t stride, int64_t before, int64_t after, int64_t dilation)
+{
+    int64_t const covered = size + before + after - dilation * (kernel - 1) - 1;
+    return covered < 0 ? 0 : covered / stride + 1;
+}
+
+bool between(int64_t low, int64_t high, std::initializer_list<int32_t> values)
+{
+    return std::all_of(values.begin(), values.end(), [=](int32_t v) { return low <= v && v <= high; });
+}
+
+bool hasGate(lccl_cpu_params const& p)
+{
+    return p.gate_weight != nullptr;
+}
+
+GateSource gateSource(lccl_cpu_params const& p)
+{
+    if (!hasGate(p))
+    {
+        return GateSource::kNONE;
+    }
+    bool const planes
+        = p.gate_strides[0] == 1 && p.gate_strides[1] == 1 && p.grid == 1 && p.gate_r * p.gate_s <= kMAX_PLANE_TAPS;
+    return planes ? GateSource::kPLANES : GateSource::kWINDOW;
+}
+
+//! What of the plan depends on the rows of a band.
+void setBand(Plan& plan, lccl_cpu_params const& p, int64_t bandRows)
+{
+    plan.bandRows = static_cast<int>(bandRows);
+    plan.bands = static_cast<int>(ceilDiv(plan.ho, bandRows));
+    plan.cellRows = static_cast<int>(ceilDiv(bandRows, p.grid));
+    int64_t rows = plan.top - p.pads[0] + (bandRows - 1) * p.strides[0] + (p.r - 1) * p.dilations[0] + 1;
+    if (plan.gateSource == GateSource::kWINDOW)
+    {
+        int64_t const gateRows = (plan.cellRows - 1) * int64_t{p.gate_strides[0]} + (p.gate_r - 1) * p.gate_dilations[0] + 1;
+        rows = std::max(rows, plan.top - p.gate_pads[0] + gateRows);
+    }
+    plan.windowRows = static_cast<int>(rows);
+    plan.gateRows = plan.gateSource == GateSource::kPLANES
+        ? static_cast<int>(bandRows + (p.gate_r - 1) * p.gate_dilations[0])
+        : 0;
+}
+
+//! Rows of a band whose window and results fit the second cache.
+int64_t cachedRows(Plan const& plan, lccl_cpu_params const& p)
+{
+    int64_t const windowRow = int64_t{plan.windowWidth} * plan.pitch * 4;
+    int64_t const halo = std::max<int64_t>((p.r - 1) * p.dilations[0] + 1 - p.strides[0], 0) * windowRow;
+    int64_t const row = windowRow * p.strides[0] + int64_t{plan.wo} * plan.columns * 4;
+    return std::max<int64_t>((kBAND_BYTES - halo) / row, std::max<int64_t>(1, kMIN_TASK_PIXELS / plan.wo));
+}
+
+double operations(Plan const& plan, lccl_cpu_params const& p)
+{
+    double const pixels = static_cast<double>(p.n) * plan.ho * plan.wo;
+    double const density = p.density < 0 ? 0.5 : static_cast<double>(p.density);
+    return 2 * pixels * p.c * (density * p.k * plan.taps + (hasGate(p) ? p.gate_r * p.gate_s : 0));
+}
+
+void cut(Plan& plan, lccl_cpu_params const& p)
+{
+    int64_t const threads = operations(plan, p) < kSERIAL_OPERATIONS ? 1 : p.threads;
+    int64_t const pixels = int64_t{plan.ho} * plan.wo;
+    int64_t const evenShare = std::max<int64_t>(1, ceilDiv(p.n, threads));
+    plan.images = static_cast<int>(std::clamp<int64_t>(kGROUP_PIXELS / pixels, 1, evenShare));
+    plan.imageGroups = static_cast<int>(ceilDiv(p.n, plan.images));
+
+    int64_t rows = cachedRows(plan, p);
+    bool const heavy = pixels <= kHEAVY_PIXELS && int64_t{plan.columns} * plan.taps * p.c * 4 > kHEAVY_WEIGHTS;
+    if (plan.images > 1 || heavy)
+    {
+        rows = plan.ho;
+    }
+    else if (threads > 1)
+    {
+        int64_t const wanted = std::max<int64_t>(1, ceilDiv(4 * threads, std::max(plan.imageGroups, 1)));
+        rows = std::min(rows, std::max(ceilDiv(plan.ho, wanted), ceilDiv(kMIN_TASK_PIXELS, plan.wo)));
+    }
+    rows = ceilDiv(plan.ho, ceilDiv(plan.ho, std::min<int64_t>(rows, plan.ho))); // bands of about the same size
+    setBand(plan, p, roundUp(rows, p.grid));
+
+    int64_t const tasks = std::max<int64_t>(1, int64_t{plan.imageGroups} * plan.bands);
+    plan.columnGroups = static_cast<int>(std::clamp<int64_t>(ceilDiv(threads, tasks), 1, plan.panels));
+    plan.tasks = int64_t{plan.imageGroups} * plan.bands * plan.columnGroups;
+    plan.workers = static_cast<int>(std::clamp<int64_t>(threads, 1, std::max<int64_t>(1, plan.tasks)));
+}
+
+//! Whether sorting saves more than it costs. Rows that lack taps above or below are neighbours anyway; this is about columns.
+bool sortsRows(Plan const& plan, lccl_cpu_params const& p)
+{
+    int64_t missing = 0;
+    for (int64_t x = 0; x < plan.wo; ++x)
+    {
+        for (int64_t i = 0; i < p.s; ++i)
+        {
+            int64_t const at = x * p.strides[1] - p.pads[1] + i * p.dilations[1];
+            missing += at < 0 || at >= p.w;
+        }
+    }
+    double const perRow = static_cast<double>(p.r) * p.c * plan.columns / plan.vectorLanes; // registers multiplied, of a tap's column
+    return static_cast<double>(missing) * perRow > kSORT_COST * plan.wo;
+}
+
+//! Hands out the parts of a worker's scratch, each on cache lines of its own.
+struct Layout
+{
+    size_t bytes = 0;
+
+    size_t take(int64_t count, size_t size)
+    {
+        size_t const at = bytes;
+        bytes += static_cast<size_t>(roundUp(count * static_cast<int64_t>(size), 64));
+        return at;
+    }
+};
+
+Scratch layOut(Plan const& plan, lccl_cpu_params const& p)
+{
+    constexpr int64_t kSPARE = 16; // a vector may be written past the end
+    int64_t const pixels = int64_t{plan.images} * plan.bandRows * plan.wo;
+    int64_t const groups = ceilDiv(int64_t{p.h} * p.w, kGROUP);
+    Layout layout;
+    Scratch s{};
+    s.window = layout.take(int64_t{plan.images} * plan.windowRows * plan.windowWidth * plan.pitch + kSPARE, 4);
+    s.compact = layout.take((pixels + 1) * plan.columns + kSPARE, 4);
+    s.tapMaps = layout.take(int64_t{plan.gateRows} * p.w * p.gate_r * p.gate_s + kSPARE, 4);
+    s.cells = layout.take(int64_t{plan.cellRows} * plan.wg + kSPARE, 4);
+    s.gate = layout.take(pixels + kSPARE, 4);
+    s.listOffset = layout.take(pixels + kSPARE, 4);
+    s.listGate = layout.take(pixels + kSPARE, 4);
+    s.listTaps = layout.take(pixels + kSPARE, 8);
+    s.listPixel = layout.take(pixels + kSPARE, 4);
+    s.listClass = layout.take(pixels + kSPARE, 1);
+    s.sorted = layout.take(pixels + kSPARE, 20);
+    s.rowOf = layout.take(pixels + kSPARE, 4);
+    s.open = layout.take(int64_t{plan.images} * (int64_t{plan.bandRows} * plan.wo / kGROUP + 1), 1);
+    s.needed = layout.take(groups + kSPARE, 1);
+    s.present = layout.take(groups + kSPARE, 1);
+    s.groups = layout.take(groups + kSPARE, 4);
+    s.pixelOffset = layout.take(int64_t{plan.windowRows} * p.w + kSPARE, 4);
+    s.columnTaps = layout.take(plan.wo, 8);
+    s.columnClass = layout.take(plan.wo, 1);
+    s.vectors = layout.take(int64_t{plan.columns} * 4, 4);
+    s.bytes = layout.bytes;
+    return s;
+}
+
+bool checkShapes(lccl_cpu_params const& p, char* reason, size_t size)
+{
+    if (!between(1, INT32_MAX, {p.c, p.h, p.w, p.k}) || p.n < 0)
+    {
+        return refuse(reason, size, "c, h, w and k have to be positive, and n not negative");
+    }
+    if (!between(1, 7, {p.r, p.s, }))
+    {
+        return refuse(reason, size, "kernels are 1 to 7 pixels wide and high, not %d x %d", p.r, p.s);
+    }
+    constexpr int32_t kMOST = 1 << 20;
+    if (!between(1, kMOST, {p.strides[0], p.strides[1], p.dilations[0], p.dilations[1], p.grid}))
+    {
+        return refuse(reason, size, "strides, dilations and grid have to be positive");
+    }
+    if (!between(0, kMOST, {p.pads[0], p.pads[1], p.pads[2], p.pads[3]}))
+    {
+        return refuse(reason, size, "pads must not be negative");
+    }
+    if (p.threads < 1)
+    {
+        return refuse(reason, size, "threads has to be positive");
+    }
+    if ((p.post_scale_size != 1 && p.post_scale_size != p.k && p.post_scale != nullptr)
+        || (p.post_bias_size != 1 && p.post_bias_size != p.k && p.post_bias != nullptr))
+    {
+        return refuse(reason, size, "post_scale and post_bias have 1 or k = %d values", p.k);
+    }
+    return true;
+}
+
+bool checkGate(lccl_cpu_params const& p, OutputSize const& out, char* reason, size_t size)
+{
+    constexpr int32_t kMOST = 1 << 20;
+    if (!between(1, kMOST, {p.gate_r, p.gate_s, p.gate_strides[0], p.gate_strides[1], p.gate_dilations[0], p.gate_dilations[1]})
+        || !between(0, kMOST, {p.gate_pads[0], p.gate_pads[1], p.gate_pads[2], p.gate_pads[3]}))
+    {
+        return refuse(reason, size, "the gate's kernel, strides and dilations have to be positive, its pads not negative");
+    }
+    int64_t const hg = convSize(p.h, p.gate_r, p.gate_strides[0], p.gate_pads[0], p.gate_pads[2], p.gate_dilations[0]);
+    int64_t const wg = convSize(p.w, p.gate_s, p.gate_strides[1], p.gate_pads[1], p.gate_pads[3], p.gate_dilations[1]);
+    if (hg != out.hg || wg != out.wg)
+    {
+        return refuse(reason, size, "the gate's convolution gives %lld x %lld cells where the output has %lld x %lld",
+            static_cast<long long>(hg), static_cast<long long>(wg), static_cast<long long>(out.hg),
+            static_cast<long long>(out.wg));
+    }
+    return true;
+}
+
+} // namespace
+
+OutputSize outputSize(lccl_cpu_params const& p)
+{
+    OutputSize out{};
+    out.ho = convSize(p.h, p.r, p.strides[0], p.pads[0], p.pads[2], p.dilations[0]);
+    out.wo = convSize(p.w, p.s, p.strides[1], p.pads[1], p.pads[3], p.dilations[1]);
+    out.hg = ceilDiv(out.ho, p.grid);
+    out.wg = ceilDiv(out.wo, p.grid);
+    return out;
+}
+
+bool isSupported(lccl_cpu_params const& p, lccl_cpu_level const* level, char* reason, size_t size)
+{
+    if (p.abi != LCCL_CPU_ABI)
+    {
+        return refuse(reason, size, "the caller was compiled for version %u of the interface, this library has %u", p.abi,
+            static_cast<unsigned>(LCCL_CPU_ABI));
+    }
+    if (level == nullptr)
+    {
+        return refuse(reason, size, "this library has no such level, or this machine cannot run it");
+    }
+    if (!checkShapes(p, reason, size))
+    {
+        return false;
+    }
+    OutputSize const out = outputSize(p);
+    if (out.ho < 1 || out.wo < 1)
+    {
+        return refuse(reason, size, "the kernel is larger than the padded input, so that the output is empty");
+    }
+    if (hasGate(p) && !checkGate(p, out, reason, size))
+    {
+        return false;
+    }
+    double const windowRow = static_cast<double>(p.w + p.pads[1] + p.pads[3] + 8) * (p.c + 32);
+    double const map = static_cast<double>(out.wo) * (p.k + 32);
+    double const rows = static_cast<double>(p.grid) * p.strides[0] + 8.0 * p.dilations[0] + p.pads[0]
+        + (hasGate(p) ? static_cast<double>(p.gate_r) * p.gate_dilations[0] + p.gate_pads[0] + p.gate_strides[0] : 0);
+    double const largest = static_cast<double>(kLARGEST);
+    if (rows * windowRow > largest || (p.grid + 8.0) * map > largest || static_cast<double>(p.h) * p.w > largest
+        || static_cast<double>(out.ho) * static_cast<double>(out.wo) > largest)
+    {
+        return refuse(reason, size, "an image is too large: a band of rows has more than 2^30 elements");
+    }
+    return true;
+}
+
+Plan makePlan(lccl_cpu_params const& p, lccl_cpu_level const& level)
+{
+    Plan plan{};
+    OutputSize const out = outputSize(p);
+    plan.ho = static_cast<int>(out.ho);
+    plan.wo = static_cast<int>(out.wo);
+    plan.hg = static_cast<int>(out.hg);
+    plan.wg = static_cast<int>(out.wg);
+    plan.taps = p.r * p.s;
+    plan.gateSource = gateSource(p);
+    plan.vectorLanes = level.vector_bytes / 4;
+    plan.tileRows = level.tile_rows;
+    plan.tileColumns = level.tile_columns;
+    plan.columns = static_cast<int>(roundUp(p.k, plan.vectorLanes));
+    plan.panels = static_cast<int>(ceilDiv(plan.columns, plan.tileColumns));
+
+    int64_t const width = (out.wo - 1) * p.strides[1] + (p.s - 1) * p.dilations[1] + 1;
+    plan.windowWidth = static_cast<int>(std::max<int64_t>(p.pads[1] + int64_t{p.w}, width));
+    plan.pitch = static_cast<int>(roundUp(p.c, kGROUP));
+    if (plan.pitch % 128 == 0)
+    {
+        plan.pitch += 16; // or the rows of a tile would share few sets of the first cache
+    }
+    plan.top = plan.gateSource == GateSource::kWINDOW ? std::max(p.pads[0], p.gate_pads[0]) : p.pads[0];
+    cut(plan, p);
+    plan.sorted = sortsRows(plan, p);
+    plan.scratch = layOut(plan, p);
+    return plan;
+}
+
+} // namespace lccl_cpu

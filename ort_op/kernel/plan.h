@@ -1,0 +1,100 @@
+// How one call is cut into tasks, and where a worker's scratch holds what: a pure function of sizes and threads.
+//
+// A task computes a band of output rows of some images, for some output channels, from the gate to y. Tasks need nothing from
+// each other, so that a call is one parallel loop. What a task reads of x, padded and with channels innermost, is its window.
+#pragma once
+
+#include "lccl_cpu.h"
+
+namespace lccl_cpu
+{
+
+//! Where the logits of a call come from.
+enum class GateSource
+{
+    kNONE,   //!< no gate of its own: gate_bias everywhere
+    kPLANES, //!< from x as it lies, a map per tap: stride 1, at most kMAX_PLANE_TAPS taps
+    kWINDOW  //!< from the window, a dot product per tap and cell: everything else
+};
+
+constexpr int kMAX_PLANE_TAPS = 9;
+constexpr int kMAX_TAPS = 49;
+constexpr int kGROUP = 8;  //!< pixels that are transposed together
+constexpr int kDEPTH = 384; //!< most multiplications of one pixel in a pass of the micro-kernel: weights of a pass stay in L1
+
+//! Arrays in a worker's scratch. Sizes are of the largest task.
+struct Scratch
+{
+    size_t window;      //!< float [images, window_rows, window_width, pitch]
+    size_t compact;     //!< float [pixels + 1, columns]: computed rows, then the row of a pixel that is not computed
+    size_t tapMaps;     //!< float [taps of the gate, gate_rows, w]
+    size_t cells;       //!< float [cells of a band]
+    size_t gate;        //!< float [pixels]
+    size_t listOffset;  //!< int32 [pixels]: where an active pixel's first tap is in the window
+    size_t listGate;    //!< float [pixels]
+    size_t listTaps;    //!< uint64 [pixels]: its taps that are not padding
+    size_t listPixel;   //!< int32 [pixels]
+    size_t listClass;   //!< uint8 [pixels]
+    size_t sorted;      //!< as the four lists, while they are sorted
+    size_t rowOf;       //!< int32 [pixels]: where a pixel's row is in compact
+    size_t open;        //!< uint8 [pixels / 8 + images]: which pixels of 8 are computed
+    size_t needed;      //!< uint8 [h * w / 8 + 1]: groups of x that active pixels read
+    size_t present;     //!< uint8 [h * w / 8 + 1]: groups that are in the window
+    size_t groups;      //!< int32 [h * w / 8 + 1]
+    size_t pixelOffset; //!< int32 [window_rows * w]: where a pixel of x is in the window
+    size_t columnTaps;  //!< uint64 [wo]
+    size_t columnClass; //!< uint8 [wo]
+    size_t vectors;     //!< float [4, columns]: bias, post_scale, post_bias, and y of a pixel that is not computed
+    size_t bytes;       //!< all of it, a multiple of 64
+};
+
+struct Plan
+{
+    int ho, wo, hg, wg;
+    int taps;
+    GateSource gateSource;
+    bool sorted; //!< whether rows are sorted, so that tiles can leave out taps that are padding for all of their rows
+    int vectorLanes, tileRows, tileColumns;
+
+    int panels;  //!< of tileColumns output channels; the last one may be narrower
+    int columns; //!< output channels, padded to whole vectors
+
+    int top;         //!< rows of the window above the first input row that the band's first output row would have unpadded
+    int pitch;       //!< floats from pixel to pixel of the window
+    int windowWidth; //!< pixels
+    int windowRows;
+    int gateRows;    //!< rows of tapMaps
+    int cellRows;    //!< rows of gate cells of a band
+
+    int images;      //!< of a task
+    int imageGroups;
+    int bandRows;
+    int bands;
+    int columnGroups;
+    int64_t tasks;
+    int workers; //!< at once
+
+    Scratch scratch;
+};
+
+struct OutputSize
+{
+    int64_t ho, wo, hg, wg;
+};
+
+OutputSize outputSize(lccl_cpu_params const& params);
+
+//! \return whether the level can run the call; else a sentence is in `reason`.
+bool isSupported(lccl_cpu_params const& params, lccl_cpu_level const* level, char* reason, size_t reasonSize);
+
+//! Of a call that is supported.
+Plan makePlan(lccl_cpu_params const& params, lccl_cpu_level const& level);
+
+//! Channels of panel `panel`, padded.
+inline int panelColumns(Plan const& plan, int panel)
+{
+    int const left = plan.columns - panel * plan.tileColumns;
+    return left < plan.tileColumns ? left : plan.tileColumns;
+}
+
+} // namespace lccl_cpu

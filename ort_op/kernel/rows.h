@@ -1,0 +1,167 @@
+// g -> the list of rows to compute, sorted so that pixels which lack the same taps share a tile, and back: a pixel's row.
+#pragma once
+
+#include "window.h"
+
+namespace LCCL_CPU_LEVEL
+{
+
+constexpr int kClasses = 16;
+
+//! Where a class of pixels stands in the list: around the border, so that neighbours lack nearly the same taps, then the inside.
+//! A class is 4 * (rows missing above: 1, below: 2) + the same of columns.
+constexpr unsigned char kClassOrder[kClasses] = {
+    8, 7, 3, 9, //
+    1, 0, 2, 10, //
+    5, 6, 4, 11, //
+    12, 13, 14, 15};
+
+//! Which of `taps` taps in a row fall inside, as bits, from a first tap at `at`.
+LCCL_INLINE uint64_t insideTaps(int at, int taps, int dilation, int size)
+{
+    uint64_t bits = 0;
+    for (int i = 0; i < taps; ++i)
+    {
+        int const place = at + i * dilation;
+        bits |= static_cast<uint64_t>(place >= 0 && place < size) << i;
+    }
+    return bits;
+}
+
+//! 1 if the first of the taps is missing, 2 if the last is, 3 if both are.
+LCCL_INLINE int borderClass(uint64_t inside, int taps)
+{
+    return static_cast<int>(!(inside & 1)) | static_cast<int>(!(inside >> (taps - 1) & 1)) << 1;
+}
+
+//! What a column's taps are: the same for all bands.
+static void prepareColumns(Task& t)
+{
+    lccl_cpu_params const& p = t.p;
+    for (int x = 0; x < t.plan.wo; ++x)
+    {
+        uint64_t const inside = insideTaps(x * p.strides[1] - p.pads[1], p.s, p.dilations[1], p.w);
+        uint64_t taps = 0;
+        for (int i = 0; i < p.r; ++i)
+        {
+            taps |= inside << (i * p.s);
+        }
+        t.columnTaps[x] = taps;
+        t.columnClass[x] = static_cast<unsigned char>(borderClass(inside, p.s));
+    }
+}
+
+//! The columns of a row that are to be computed.
+LCCL_INLINE int listColumns(float const* g, int width, bool all, int32_t* columns)
+{
+    int count = 0, x = 0;
+    for (; x + 8 <= width; x += 8)
+    {
+        for (unsigned open = all ? 255U : positiveOf8(g + x); open != 0; open &= open - 1)
+        {
+            columns[count++] = x + __builtin_ctz(open);
+        }
+    }
+    for (; x < width; ++x)
+    {
+        columns[count] = x;
+        count += static_cast<int>(all || g[x] > 0);
+    }
+    return count;
+}
+
+//! Appends an image's active pixels to the list, and marks what of x they read.
+//! \param all: closed pixels are listed too; they come out as closed.
+static void listRows(Task& t, int image, bool all)
+{
+    lccl_cpu_params const& p = t.p;
+    Plan const& plan = t.plan;
+    uint64_t const rowOfTaps = (UINT64_C(1) << p.s) - 1;
+    int64_t const imageWindow = static_cast<int64_t>(image) * plan.windowRows * plan.windowWidth;
+    for (int y = 0; y < t.rows; ++y)
+    {
+        int32_t const pixel = static_cast<int32_t>((static_cast<int64_t>(image) * t.rows + y) * plan.wo);
+        float const* const g = t.gate + pixel;
+        int32_t* const columns = t.listPixel + t.count;
+        int const count = listColumns(g, plan.wo, all, columns);
+        if (count == 0)
+        {
+            continue;
+        }
+        if (t.needed != nullptr)
+        {
+            markNeeded(t, t.firstRow + y, columns, count);
+        }
+        int const inputRow = (t.firstRow + y) * p.strides[0] - p.pads[0];
+        uint64_t const inside = insideTaps(inputRow, p.r, p.dilations[0], p.h);
+        uint64_t rowTaps = 0;
+        for (int i = 0; i < p.r; ++i)
+        {
+            rowTaps |= (inside >> i & 1) * (rowOfTaps << (i * p.s));
+        }
+        unsigned char const* const order = kClassOrder + borderClass(inside, p.r) * 4;
+        int64_t const windowRow = imageWindow + static_cast<int64_t>(inputRow - windowTop(t, t.firstRow)) * plan.windowWidth;
+        int64_t const offset = windowRow * plan.pitch;
+        for (int i = 0; i < count; ++i)
+        {
+            int const x = columns[i], at = t.count + i;
+            t.listOffset[at] = static_cast<int32_t>(offset + static_cast<int64_t>(x) * p.strides[1] * plan.pitch);
+            t.listGate[at] = g[x];
+            t.listTaps[at] = rowTaps & t.columnTaps[x];
+            t.listClass[at] = order[t.columnClass[x]];
+            columns[i] = pixel + x;
+        }
+        t.count += count;
+    }
+}
+
+//! Sorts the list by class, so that a tile can leave out taps that are padding for all of its rows.
+static void sortRows(Task& t)
+{
+    int start[kClasses + 1] = {};
+    for (int i = 0; i < t.count; ++i)
+    {
+        ++start[t.listClass[i] + 1];
+    }
+    if (start[kClassOrder[0] + 1] == t.count)
+    {
+        return; // nothing at the border
+    }
+    for (int c = 0; c < kClasses; ++c)
+    {
+        start[c + 1] += start[c];
+    }
+    uint64_t* const taps = reinterpret_cast<uint64_t*>(t.sorted);
+    int32_t* const offset = reinterpret_cast<int32_t*>(taps + t.count);
+    int32_t* const pixel = offset + t.count;
+    float* const gate = reinterpret_cast<float*>(pixel + t.count);
+    for (int i = 0; i < t.count; ++i)
+    {
+        int const to = start[t.listClass[i]]++;
+        taps[to] = t.listTaps[i];
+        offset[to] = t.listOffset[i];
+        pixel[to] = t.listPixel[i];
+        gate[to] = t.listGate[i];
+    }
+    t.listTaps = taps;
+    t.listOffset = offset;
+    t.listPixel = pixel;
+    t.listGate = gate;
+}
+
+//! Where each pixel's row is, and which of 8 pixels are computed.
+static void indexRows(Task& t)
+{
+    int32_t const columns = t.compactPitch;
+    int32_t const closed = t.count * columns;
+    for (int64_t q = 0; q < t.pixels; ++q)
+    {
+        t.rowOf[q] = closed;
+    }
+    for (int i = 0; i < t.count; ++i)
+    {
+        t.rowOf[t.listPixel[i]] = i * columns;
+    }
+}
+
+} // namespace LCCL_CPU_LEVEL

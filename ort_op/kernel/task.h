@@ -1,0 +1,68 @@
+// One task as its parts see it: which pixels and channels, and the worker's scratch.
+#pragma once
+
+#include "level.h"
+#include "vector.h"
+
+namespace LCCL_CPU_LEVEL
+{
+
+using lccl_cpu::Call;
+using lccl_cpu::GateSource;
+using lccl_cpu::Plan;
+
+constexpr int kGroup = lccl_cpu::kGROUP;
+static_assert(kGroup == 8, "transposition goes by 8 pixels");
+
+struct Task
+{
+    lccl_cpu_params const& p;
+    Plan const& plan;
+    char* scratch;
+
+    int64_t firstImage = 0;
+    int images = 0;
+    int firstRow = 0, rows = 0; //!< of the output
+    int firstPanel = 0, endPanel = 0;
+    bool follows = false;       //!< the scratch holds what the band above left there
+
+    // Scratch; see lccl_cpu::Scratch.
+    float* windows = nullptr;
+    float* compact = nullptr;
+    float* tapMaps = nullptr;
+    float* cells = nullptr;
+    float* gate = nullptr;
+    int32_t* listOffset = nullptr;
+    float* listGate = nullptr;
+    uint64_t* listTaps = nullptr;
+    int32_t* listPixel = nullptr;
+    unsigned char* listClass = nullptr;
+    char* sorted = nullptr;
+    int32_t* rowOf = nullptr;
+    unsigned char* open = nullptr;
+    unsigned char* needed = nullptr; //!< null: all of the window is
+    unsigned char* present = nullptr;
+    int32_t* groups = nullptr;
+    int32_t* pixelOffset = nullptr;
+    uint64_t* columnTaps = nullptr;
+    unsigned char* columnClass = nullptr;
+    float* vectors = nullptr;
+    size_t groupCount = 0;
+
+    int count = 0;       //!< of the list
+    int32_t compactPitch = 0;
+    int64_t pixels = 0;  //!< of the task, active or not
+    int64_t tapOffset[lccl_cpu::kMAX_TAPS] = {};
+
+    float* window(int image) const
+    {
+        return windows + static_cast<int64_t>(image) * plan.windowRows * plan.windowWidth * plan.pitch;
+    }
+
+    int64_t bandPixels() const
+    {
+        return static_cast<int64_t>(rows) * plan.wo;
+    }
+};
+
+} // namespace LCCL_CPU_LEVEL

@@ -1,0 +1,193 @@
+// The micro-kernel: rows of a window times a panel of weights, sums in registers. It reads a row where it lies, tap by tap,
+// and does not know which pixels they are.
+#pragma once
+
+#include "vector.h"
+
+#include <stddef.h>
+
+namespace LCCL_CPU_LEVEL
+{
+
+constexpr int kTileRows = LCCL_CPU_TILE_ROWS;
+constexpr int kTileVectors = 2;
+constexpr int kTileColumns = kTileVectors * kLanes;
+
+//! What is done to a finished sum. Vectors are of the panel's channels.
+struct Epilogue
+{
+    float const* bias;
+    float const* postScale; //!< null: 1 and 0
+    float const* postBias;
+    float activationAlpha;
+    float postAlpha; //!< 1 where the residual is still to be added
+};
+
+//! One pass: some taps, some input channels, of a tile.
+struct Pass
+{
+    float const* const* rows;   //!< [tile rows], at the first tap
+    int64_t const* tapOffset;   //!< [taps], floats from the first tap
+    uint64_t taps;              //!< the taps of this pass that are not padding for every row
+    int64_t channels;           //!< of each tap
+    int64_t firstChannel;
+    float const* weights;       //!< of the panel, at tap 0 and firstChannel
+    int64_t weightsOfTap;       //!< floats from tap to tap
+    float* sums;                //!< [tile rows, sumsPitch]
+    int64_t sumsPitch;
+    float const* gate;          //!< [tile rows]
+    bool first;
+    Epilogue const* epilogue;   //!< null: other passes follow
+};
+
+typedef void (*TileFunction)(Pass const&);
+
+template <int kROWS, int kVECTORS>
+LCCL_INLINE void finish(Vector (&sum)[kROWS][kVECTORS], Pass const& pass)
+{
+    Epilogue const& e = *pass.epilogue;
+    for (int j = 0; j < kVECTORS; ++j)
+    {
+        Vector const bias = load(e.bias + j * kLanes);
+#pragma GCC unroll 16
+        for (int i = 0; i < kROWS; ++i)
+        {
+            sum[i][j] += bias;
+        }
+    }
+    if (e.activationAlpha != 1.0F)
+    {
+        Vector const alpha = broadcast(e.activationAlpha);
+#pragma GCC unroll 16
+        for (int i = 0; i < kROWS; ++i)
+        {
+            for (int j = 0; j < kVECTORS; ++j)
+            {
+                sum[i][j] = leaky(sum[i][j], alpha);
+            }
+        }
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < kROWS; ++i)
+    {
+        Vector const g = broadcast(pass.gate[i]);
+        for (int j = 0; j < kVECTORS; ++j)
+        {
+            sum[i][j] = g > 0 ? sum[i][j] * g : Vector{}; // a NaN of an inactive pixel ends here
+        }
+    }
+    if (e.postScale != nullptr)
+    {
+        for (int j = 0; j < kVECTORS; ++j)
+        {
+            Vector const scale = load(e.postScale + j * kLanes);
+            Vector const offset = load(e.postBias + j * kLanes);
+#pragma GCC unroll 16
+            for (int i = 0; i < kROWS; ++i)
+            {
+                sum[i][j] = multiplyAdd(sum[i][j], scale, offset);
+            }
+        }
+    }
+    if (e.postAlpha != 1.0F)
+    {
+        Vector const alpha = broadcast(e.postAlpha);
+#pragma GCC unroll 16
+        for (int i = 0; i < kROWS; ++i)
+        {
+            for (int j = 0; j < kVECTORS; ++j)
+            {
+                sum[i][j] = leaky(sum[i][j], alpha);
+            }
+        }
+    }
+}
+
+template <int kROWS, int kVECTORS>
+LCCL_INLINE void step(Vector (&sum)[kROWS][kVECTORS], float const* const (&row)[kROWS], int64_t at, float const* weights)
+{
+    Vector w[kVECTORS];
+#pragma GCC unroll 4
+    for (int j = 0; j < kVECTORS; ++j)
+    {
+        w[j] = load(weights + j * kLanes);
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < kROWS; ++i)
+    {
+        Vector const x = broadcast(row[i][at]);
+#pragma GCC unroll 4
+        for (int j = 0; j < kVECTORS; ++j)
+        {
+            sum[i][j] = multiplyAdd(x, w[j], sum[i][j]);
+        }
+    }
+}
+
+template <int kROWS, int kVECTORS>
+static void tile(Pass const& pass)
+{
+    constexpr int kWIDTH = kVECTORS * kLanes;
+    constexpr int kAHEAD = LCCL_CPU_PREFETCH_STEPS;
+    Vector sum[kROWS][kVECTORS];
+    float const* row[kROWS];
+#pragma GCC unroll 16
+    for (int i = 0; i < kROWS; ++i)
+    {
+        row[i] = pass.rows[i];
+#pragma GCC unroll 4
+        for (int j = 0; j < kVECTORS; ++j)
+        {
+            sum[i][j] = pass.first ? Vector{} : load(pass.sums + i * pass.sumsPitch + j * kLanes);
+        }
+    }
+    for (uint64_t taps = pass.taps; taps != 0; taps &= taps - 1)
+    {
+        int const tap = __builtin_ctzll(taps);
+        float const* weights = pass.weights + tap * pass.weightsOfTap;
+        int64_t at = pass.tapOffset[tap] + pass.firstChannel;
+        int64_t const end = at + pass.channels;
+#pragma GCC unroll 1
+        for (; at < end; ++at, weights += kWIDTH) // one step fills the pipes; more would not find registers
+        {
+#pragma GCC unroll 8
+            for (int line = 0; line < (kWIDTH + 15) / 16; ++line)
+            {
+                __builtin_prefetch(weights + kAHEAD * kWIDTH + line * 16);
+            }
+            step<kROWS, kVECTORS>(sum, row, at, weights);
+        }
+    }
+    if (pass.epilogue != nullptr)
+    {
+        finish<kROWS, kVECTORS>(sum, pass);
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < kROWS; ++i)
+    {
+#pragma GCC unroll 4
+        for (int j = 0; j < kVECTORS; ++j)
+        {
+            store(pass.sums + i * pass.sumsPitch + j * kLanes, sum[i][j]);
+        }
+    }
+}
+
+//! The micro-kernel of so many rows and vectors.
+static TileFunction tileFunction(int rows, int vectors)
+{
+    static_assert(kTileRows == 6 || kTileRows == 8, "the table below");
+    static constexpr TileFunction kONE[] = {tile<1, 1>, tile<2, 1>, tile<3, 1>, tile<4, 1>, tile<5, 1>, tile<6, 1>,
+#if LCCL_CPU_TILE_ROWS == 8
+        tile<7, 1>, tile<8, 1>
+#endif
+    };
+    static constexpr TileFunction kTWO[] = {tile<1, 2>, tile<2, 2>, tile<3, 2>, tile<4, 2>, tile<5, 2>, tile<6, 2>,
+#if LCCL_CPU_TILE_ROWS == 8
+        tile<7, 2>, tile<8, 2>
+#endif
+    };
+    return vectors == 1 ? kONE[rows - 1] : kTWO[rows - 1];
+}
+
+} // namespace LCCL_CPU_LEVEL

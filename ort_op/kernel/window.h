@@ -1,0 +1,175 @@
+// x -> window: the pixels that active pixels read, channels innermost, with the padding around them.
+#pragma once
+
+#include "task.h"
+
+namespace LCCL_CPU_LEVEL
+{
+
+//! First row of x, perhaps above the image, in the window of a band.
+LCCL_INLINE int windowTop(Task const& t, int outputRow)
+{
+    return outputRow * t.p.strides[0] - t.plan.top;
+}
+
+//! Moves what the last band's window has of this one's to its place, and writes the padding.
+static void startWindow(Task& t, int image)
+{
+    Plan const& plan = t.plan;
+    float* const window = t.window(image);
+    size_t const row = static_cast<size_t>(plan.windowWidth) * plan.pitch;
+    int const top = windowTop(t, t.firstRow);
+    int kept = 0;
+    if (t.follows)
+    {
+        int const moved = top - windowTop(t, t.firstRow - plan.bandRows);
+        kept = plan.windowRows > moved ? plan.windowRows - moved : 0;
+        memmove(window, window + moved * row, kept * row * sizeof(float));
+    }
+    else
+    {
+        memset(t.present, 0, t.groupCount);
+    }
+    int const left = t.p.pads[1], right = plan.windowWidth - left - t.p.w;
+    for (int i = kept; i < plan.windowRows; ++i)
+    {
+        float* const r = window + i * row;
+        if (top + i < 0 || top + i >= t.p.h)
+        {
+            memset(r, 0, row * sizeof(float));
+            continue;
+        }
+        memset(r, 0, static_cast<size_t>(left) * plan.pitch * sizeof(float));
+        memset(r + row - static_cast<size_t>(right) * plan.pitch, 0, static_cast<size_t>(right) * plan.pitch * sizeof(float));
+    }
+}
+
+//! Marks the groups of x that the active pixels of an output row read.
+LCCL_INLINE void markNeeded(Task const& t, int outputRow, int const* columns, int count)
+{
+    lccl_cpu_params const& p = t.p;
+    int const span = (p.s - 1) * p.dilations[1];
+    for (int i = 0; i < p.r; ++i)
+    {
+        int const y = outputRow * p.strides[0] - p.pads[0] + i * p.dilations[0];
+        if (y < 0 || y >= p.h)
+        {
+            continue;
+        }
+        unsigned const row = static_cast<unsigned>(y) * static_cast<unsigned>(p.w);
+        for (int q = 0; q < count; ++q)
+        {
+            int const at = columns[q] * p.strides[1] - p.pads[1];
+            unsigned const first = row + static_cast<unsigned>(at < 0 ? 0 : at < p.w ? at : p.w - 1);
+            unsigned const last = row + static_cast<unsigned>(at + span < 0 ? 0 : at + span < p.w ? at + span : p.w - 1);
+            t.needed[first / kGroup] = 1;
+            t.needed[last / kGroup] = 1;
+            for (unsigned g = first / kGroup + 1; g < last / kGroup; ++g)
+            {
+                t.needed[g] = 1;
+            }
+        }
+    }
+}
+
+//! 8 pixels of some channels, `plane` floats apart, to where `offset` says.
+LCCL_INLINE void transposeIn(float const* x, int64_t plane, float* window, int32_t const* offset)
+{
+    for (int c = 0; c < 8; c += kSquare)
+    {
+        for (int j = 0; j < 8; j += kSquare)
+        {
+            SquareRow r[kSquare];
+            loadTransposed(r, [&](int i) { return x + (c + i) * plane + j; });
+#pragma GCC unroll 8
+            for (int i = 0; i < kSquare; ++i)
+            {
+                storeRow(window + offset[j + i] + c, r[i]);
+            }
+        }
+    }
+}
+
+LCCL_INLINE void copyPixels(Task const& t, float const* x, float* window, int64_t begin, int64_t end, int64_t firstPixel)
+{
+    int64_t const plane = static_cast<int64_t>(t.p.h) * t.p.w;
+    for (int64_t q = begin; q < end; ++q)
+    {
+        float* const to = window + t.pixelOffset[q - firstPixel];
+        for (int c = 0; c < t.p.c; ++c)
+        {
+            to[c] = x[c * plane + q];
+        }
+    }
+}
+
+//! Brings the groups that are needed and not yet there; all of them where `all`.
+static void fillWindow(Task& t, int image, bool all)
+{
+    Plan const& plan = t.plan;
+    lccl_cpu_params const& p = t.p;
+    int const top = windowTop(t, t.firstRow);
+    int const low = top < 0 ? 0 : top;
+    int const high = top + plan.windowRows > p.h ? p.h : top + plan.windowRows;
+    if (low >= high)
+    {
+        return;
+    }
+    int64_t const begin = static_cast<int64_t>(low) * p.w, end = static_cast<int64_t>(high) * p.w;
+    int64_t const plane = static_cast<int64_t>(p.h) * p.w;
+    for (int y = low; y < high; ++y)
+    {
+        int32_t at = static_cast<int32_t>(((y - top) * static_cast<int64_t>(plan.windowWidth) + p.pads[1]) * plan.pitch);
+        int32_t* const offset = t.pixelOffset + (static_cast<int64_t>(y) * p.w - begin);
+        for (int x = 0; x < p.w; ++x, at += plan.pitch)
+        {
+            offset[x] = at;
+        }
+    }
+    float const* const x = p.x + (t.firstImage + image) * p.c * plane;
+    float* const window = t.window(image);
+    int count = 0;
+    for (int64_t g = begin / kGroup; g * kGroup < end; ++g)
+    {
+        if (!(all || t.needed[g]) || t.present[g])
+        {
+            continue;
+        }
+        int64_t first = g * kGroup, last = first + kGroup;
+        t.present[g] = first >= begin && (last <= end || end == plane);
+        if (last > plane)
+        {
+            first = plane - kGroup; // the last group overlaps the one before
+            last = plane;
+        }
+        if (first < begin || last > end || p.c < 8)
+        {
+            copyPixels(t, x, window, first < begin ? begin : first, last > end ? end : last, begin);
+            continue;
+        }
+        t.groups[count++] = static_cast<int32_t>(first);
+    }
+    int c = 0;
+    for (; c + 16 <= p.c; c += 16) // a cache line of the window at once
+    {
+        float const* const from = x + c * plane;
+        for (int i = 0; i < count; ++i)
+        {
+            int64_t const first = t.groups[i];
+            int32_t const* const offset = t.pixelOffset + (first - begin);
+            transposeIn(from + first, plane, window + c, offset);
+            transposeIn(from + 8 * plane + first, plane, window + c + 8, offset);
+        }
+    }
+    for (; c < p.c && count > 0; c += 8)
+    {
+        int const channel = c + 8 <= p.c ? c : p.c - 8; // the last 8 overlap those before
+        for (int i = 0; i < count; ++i)
+        {
+            int64_t const first = t.groups[i];
+            transposeIn(x + channel * plane + first, plane, window + channel, t.pixelOffset + (first - begin));
+        }
+    }
+}
+
+} // namespace LCCL_CPU_LEVEL
