@@ -6,11 +6,11 @@
 namespace LCCL_CPU_LEVEL
 {
 
-//! maps[t][q] = sum of weight[t][c] * x[c][q] over 32 channels at a time; q from begin to end of a plane.
+//! maps[t][q] = sum of weight[c][t] * x[c][q], over 32 channels at a time.
 template <int kTAPS>
-static void sumPlanes(float const* x, int64_t plane, int64_t count, int channels, float const* weight, float* maps, int64_t mapPitch)
+__attribute__((noinline)) static void sumPlanes(float const* x, int64_t plane, int64_t count, int channels, float const* weight, float* maps, int64_t mapPitch)
 {
-    constexpr int kCHANNELS = 32;
+    constexpr int kCHANNELS = 16;
     for (int c0 = 0; c0 < channels; c0 += kCHANNELS)
     {
         int const c1 = c0 + kCHANNELS < channels ? c0 + kCHANNELS : channels;
@@ -29,7 +29,7 @@ static void sumPlanes(float const* x, int64_t plane, int64_t count, int channels
 #pragma GCC unroll 9
                 for (int t = 0; t < kTAPS; ++t)
                 {
-                    sum[t] = multiplyAdd(v, broadcast(weight[t * channels + c]), sum[t]);
+                    sum[t] = multiplyAdd(v, broadcast(weight[c * kTAPS + t]), sum[t]);
                 }
             }
 #pragma GCC unroll 9
@@ -45,7 +45,7 @@ static void sumPlanes(float const* x, int64_t plane, int64_t count, int channels
                 float sum = c0 == 0 ? 0.0F : maps[t * mapPitch + q];
                 for (int c = c0; c < c1; ++c)
                 {
-                    sum += x[c * plane + q] * weight[t * channels + c];
+                    sum += x[c * plane + q] * weight[c * kTAPS + t];
                 }
                 maps[t * mapPitch + q] = sum;
             }
@@ -54,7 +54,7 @@ static void sumPlanes(float const* x, int64_t plane, int64_t count, int channels
 }
 
 //! The same for one tap: 8 planes at a time, their weights in registers, so that few pages are open at once.
-static void sumPlanesOfOneTap(float const* x, int64_t plane, int64_t count, int channels, float const* weight, float* map)
+__attribute__((noinline)) static void sumPlanesOfOneTap(float const* x, int64_t plane, int64_t count, int channels, float const* weight, float* map)
 {
     int c = 0;
     for (; c + 8 <= channels; c += 8)
@@ -102,10 +102,10 @@ static void sumPlanesOfOneTap(float const* x, int64_t plane, int64_t count, int 
 static void sumTaps(Task const& t, float const* x, int64_t count, float* maps, int64_t mapPitch)
 {
     int64_t const plane = static_cast<int64_t>(t.p.h) * t.p.w;
-    float const* const w = t.p.gate_weight;
+    float const* const w = t.gateWeights;
     switch (t.p.gate_r * t.p.gate_s)
     {
-    case 1: return sumPlanesOfOneTap(x, plane, count, t.p.c, w, maps);
+    case 1: return sumPlanesOfOneTap(x, plane, count, t.p.c, t.p.gate_weight, maps);
     case 2: return sumPlanes<2>(x, plane, count, t.p.c, w, maps, mapPitch);
     case 3: return sumPlanes<3>(x, plane, count, t.p.c, w, maps, mapPitch);
     case 4: return sumPlanes<4>(x, plane, count, t.p.c, w, maps, mapPitch);
@@ -117,13 +117,76 @@ static void sumTaps(Task const& t, float const* x, int64_t count, float* maps, i
     }
 }
 
+//! The gate's weights with a channel's taps side by side: [c, taps].
+static void prepareGate(Task const& t)
+{
+    int const taps = t.p.gate_r * t.p.gate_s;
+    for (int tap = 0; tap < taps && t.plan.gateSource == GateSource::kPLANES; ++tap)
+    {
+        for (int c = 0; c < t.p.c; ++c)
+        {
+            t.gateWeights[c * taps + tap] = t.p.gate_weight[tap * t.p.c + c];
+        }
+    }
+}
+
+//! A row of logits: the maps of its taps, shifted. `inputRow` is where the first tap falls, `low` the first row of the maps.
+static void addTaps(Task const& t, int inputRow, int low, float* to)
+{
+    lccl_cpu_params const& p = t.p;
+    int64_t const mapPitch = t.plan.mapPitch;
+    float const* from[lccl_cpu::kMAX_PLANE_TAPS];
+    int begin[lccl_cpu::kMAX_PLANE_TAPS], end[lccl_cpu::kMAX_PLANE_TAPS];
+    int taps = 0, first = 0, last = t.plan.wo;
+    for (int i = 0; i < p.gate_r; ++i)
+    {
+        int const row = inputRow + i * p.gate_dilations[0];
+        for (int j = 0; j < p.gate_s && row >= 0 && row < p.h; ++j, ++taps)
+        {
+            int const shift = j * p.gate_dilations[1] - p.gate_pads[1];
+            begin[taps] = shift < 0 ? -shift : 0;
+            end[taps] = p.w - shift < t.plan.wo ? p.w - shift : t.plan.wo;
+            from[taps] = t.tapMaps + (i * p.gate_s + j) * mapPitch + static_cast<int64_t>(row - low) * p.w + shift;
+            first = begin[taps] > first ? begin[taps] : first;
+            last = end[taps] < last ? end[taps] : last;
+        }
+    }
+    float const bias = p.gate_bias != nullptr ? p.gate_bias[0] : 1.0F;
+    auto const addOne = [&](int x) {
+        float sum = bias;
+        for (int tap = 0; tap < taps; ++tap)
+        {
+            sum += x >= begin[tap] && x < end[tap] ? from[tap][x] : 0.0F;
+        }
+        to[x] = sum;
+    };
+    int x = 0;
+    for (; x < first && x < t.plan.wo; ++x)
+    {
+        addOne(x);
+    }
+    for (; x + kLanes <= last; x += kLanes)
+    {
+        Vector sum = broadcast(bias);
+        for (int tap = 0; tap < taps; ++tap)
+        {
+            sum += load(from[tap] + x);
+        }
+        store(to + x, sum);
+    }
+    for (; x < t.plan.wo; ++x)
+    {
+        addOne(x);
+    }
+}
+
 //! Logits of an image's band from its planes: a map per tap over the rows that the gate reads, then the taps added, shifted.
 static void logitsFromPlanes(Task const& t, int image, float* logits)
 {
     lccl_cpu_params const& p = t.p;
     Plan const& plan = t.plan;
     int64_t const plane = static_cast<int64_t>(p.h) * p.w;
-    int64_t const mapPitch = static_cast<int64_t>(plan.gateRows) * p.w;
+    int64_t const mapPitch = plan.mapPitch;
     int const top = t.firstRow - p.gate_pads[0];
     int const bottom = top + t.rows + (p.gate_r - 1) * p.gate_dilations[0];
     int const low = top < 0 ? 0 : top, high = bottom > p.h ? p.h : bottom;
@@ -150,33 +213,9 @@ static void logitsFromPlanes(Task const& t, int image, float* logits)
         float const* const x = p.x + (t.firstImage + image) * p.c * plane + static_cast<int64_t>(fresh) * p.w;
         sumTaps(t, x, static_cast<int64_t>(high - fresh) * p.w, t.tapMaps + static_cast<int64_t>(fresh - low) * p.w, mapPitch);
     }
-    float const bias = p.gate_bias != nullptr ? p.gate_bias[0] : 1.0F;
     for (int y = 0; y < t.rows; ++y)
     {
-        float* const to = logits + static_cast<int64_t>(y) * plan.wo;
-        for (int x = 0; x < plan.wo; ++x)
-        {
-            to[x] = bias;
-        }
-        for (int i = 0; i < p.gate_r; ++i)
-        {
-            int const row = top + y + i * p.gate_dilations[0];
-            if (row < 0 || row >= p.h)
-            {
-                continue;
-            }
-            for (int j = 0; j < p.gate_s; ++j)
-            {
-                int const shift = j * p.gate_dilations[1] - p.gate_pads[1];
-                int const begin = shift < 0 ? -shift : 0;
-                int const end = p.w - shift < plan.wo ? p.w - shift : plan.wo;
-                float const* const from = t.tapMaps + (i * p.gate_s + j) * mapPitch + static_cast<int64_t>(row - low) * p.w + shift;
-                for (int x = begin; x < end; ++x)
-                {
-                    to[x] += from[x];
-                }
-            }
-        }
+        addTaps(t, top + y, low, logits + static_cast<int64_t>(y) * plan.wo);
     }
 }
 

@@ -6,8 +6,6 @@
 namespace LCCL_CPU_LEVEL
 {
 
-constexpr int kFewPixels = 2; //!< so many of 8 are written one by one
-
 //! 8 channels of 8 pixels of a plane.
 struct Block
 {
@@ -56,16 +54,6 @@ LCCL_INLINE void writeClosed(Block const& b, float const* closed)
     }
 }
 
-LCCL_INLINE void writePixel(Block const& b, int pixel)
-{
-    float const* const row = b.rows + b.rowOf[pixel];
-    for (int c = 0; c < 8; ++c)
-    {
-        int64_t const at = c * b.plane + pixel;
-        b.y[at] = b.residual != nullptr ? leaky(row[c] + b.residual[at], b.alpha) : row[c];
-    }
-}
-
 //! Any number of pixels and channels, where there are fewer than 8.
 static void writeSmall(Block const& b, int64_t pixels, int channels)
 {
@@ -80,7 +68,7 @@ static void writeSmall(Block const& b, int64_t pixels, int channels)
     }
 }
 
-//! Which pixels of each 8 are computed; the last 8 overlap those before where the band is no multiple of 8.
+//! Whether any pixel of each 8 is computed; the last 8 overlap those before where the band is no multiple of 8.
 static void findOpen(Task const& t, int32_t const* rowOf, int64_t pixels)
 {
     int32_t const closed = t.count * t.compactPitch;
@@ -90,9 +78,9 @@ static void findOpen(Task const& t, int32_t const* rowOf, int64_t pixels)
         int open = 0;
         for (int j = 0; j < 8; ++j)
         {
-            open |= (rowOf[first + j] != closed) << j;
+            open |= rowOf[first + j] ^ closed;
         }
-        t.open[g] = static_cast<unsigned char>(open);
+        t.open[g] = open != 0;
     }
 }
 
@@ -130,16 +118,13 @@ static void writeOutput(Task const& t, int image)
             block.y = y + first;
             block.residual = residual != nullptr ? residual + first : nullptr;
             block.rowOf = rowOf + first;
-            int open = t.open[g];
-            if (__builtin_popcount(static_cast<unsigned>(open)) > kFewPixels)
+            if (t.open[g])
             {
                 writeTransposed(block);
-                continue;
             }
-            writeClosed(block, closed + channel);
-            for (; open != 0; open &= open - 1)
+            else
             {
-                writePixel(block, __builtin_ctz(static_cast<unsigned>(open)));
+                writeClosed(block, closed + channel);
             }
         }
     }

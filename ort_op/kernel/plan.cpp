@@ -84,6 +84,7 @@ void setBand(Plan& plan, lccl_cpu_params const& p, int64_t bandRows)
     plan.gateRows = plan.gateSource == GateSource::kPLANES
         ? static_cast<int>(bandRows + (p.gate_r - 1) * p.gate_dilations[0])
         : 0;
+    plan.mapPitch = roundUp(int64_t{plan.gateRows} * p.w, 16) + 16; // or maps of a power of two would share sets of the first cache
 }
 
 //! Rows of a band whose window and results fit the second cache.
@@ -168,7 +169,8 @@ Scratch layOut(Plan const& plan, lccl_cpu_params const& p)
     Scratch s{};
     s.window = layout.take(int64_t{plan.images} * plan.windowRows * plan.windowWidth * plan.pitch + kSPARE, 4);
     s.compact = layout.take((pixels + 1) * plan.columns + kSPARE, 4);
-    s.tapMaps = layout.take(int64_t{plan.gateRows} * p.w * p.gate_r * p.gate_s + kSPARE, 4);
+    s.tapMaps = layout.take(plan.mapPitch * p.gate_r * p.gate_s, 4);
+    s.gateWeights = layout.take(plan.gateRows > 0 ? int64_t{p.c} * p.gate_r * p.gate_s : 0, 4);
     s.cells = layout.take(int64_t{plan.cellRows} * plan.wg + kSPARE, 4);
     s.gate = layout.take(pixels + kSPARE, 4);
     s.listOffset = layout.take(pixels + kSPARE, 4);

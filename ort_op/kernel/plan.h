@@ -27,7 +27,8 @@ struct Scratch
 {
     size_t window;      //!< float [images, window_rows, window_width, pitch]
     size_t compact;     //!< float [pixels + 1, columns]: computed rows, then the row of a pixel that is not computed
-    size_t tapMaps;     //!< float [taps of the gate, gate_rows, w]
+    size_t tapMaps;     //!< float [taps of the gate, map_pitch]
+    size_t gateWeights; //!< float [c, taps of the gate], where logits come from planes
     size_t cells;       //!< float [cells of a band]
     size_t gate;        //!< float [pixels]
     size_t listOffset;  //!< int32 [pixels]: where an active pixel's first tap is in the window
@@ -37,7 +38,7 @@ struct Scratch
     size_t listClass;   //!< uint8 [pixels]
     size_t sorted;      //!< as the four lists, while they are sorted
     size_t rowOf;       //!< int32 [pixels]: where a pixel's row is in compact
-    size_t open;        //!< uint8 [pixels / 8 + images]: which pixels of 8 are computed
+    size_t open;        //!< uint8 [pixels / 8 + images]: whether any pixel of 8 is computed
     size_t needed;      //!< uint8 [h * w / 8 + 1]: groups of x that active pixels read
     size_t present;     //!< uint8 [h * w / 8 + 1]: groups that are in the window
     size_t groups;      //!< int32 [h * w / 8 + 1]
@@ -64,6 +65,7 @@ struct Plan
     int windowWidth; //!< pixels
     int windowRows;
     int gateRows;    //!< rows of tapMaps
+    int64_t mapPitch; //!< floats from one of tapMaps to the next
     int cellRows;    //!< rows of gate cells of a band
 
     int images;      //!< of a task

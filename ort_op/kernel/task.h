@@ -31,6 +31,7 @@ struct Task
     float* compact = nullptr;
     float* tapMaps = nullptr;
     float* cells = nullptr;
+    float* gateWeights = nullptr;
     float* gate = nullptr;
     int32_t* listOffset = nullptr;
     float* listGate = nullptr;

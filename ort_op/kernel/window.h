@@ -149,16 +149,20 @@ static void fillWindow(Task& t, int image, bool all)
         }
         t.groups[count++] = static_cast<int32_t>(first);
     }
+    // 16 channels of two groups, so that whole cache lines are read and written before the next.
     int c = 0;
-    for (; c + 16 <= p.c; c += 16) // a cache line of the window at once
+    for (; c + 16 <= p.c; c += 16)
     {
-        float const* const from = x + c * plane;
-        for (int i = 0; i < count; ++i)
+        for (int i = 0; i < count; i += 2)
         {
-            int64_t const first = t.groups[i];
-            int32_t const* const offset = t.pixelOffset + (first - begin);
-            transposeIn(from + first, plane, window + c, offset);
-            transposeIn(from + 8 * plane + first, plane, window + c + 8, offset);
+            for (int half = c; half < c + 16; half += 8)
+            {
+                for (int j = i; j < i + 2 && j < count; ++j)
+                {
+                    int64_t const first = t.groups[j];
+                    transposeIn(x + half * plane + first, plane, window + half, t.pixelOffset + (first - begin));
+                }
+            }
         }
     }
     for (; c < p.c && count > 0; c += 8)

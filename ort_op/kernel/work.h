@@ -10,7 +10,8 @@ namespace LCCL_CPU_LEVEL
 {
 
 constexpr double kFullRows = 0.97; //!< from this part of open pixels on, all are listed: nothing is left to skip
-constexpr double kWholeWindow = 0.4; //!< from this part on, all of x is brought: marking what is needed would cost more
+constexpr double kWholeWindow = 0.4; //!< from this part on, all of x is brought: marking what is needed would cost more than it saves
+constexpr int kMarkedChannels = 32;  //!< likewise below so many channels
 
 //! Pointers into the worker's scratch.
 static Task makeTask(Call const& call, size_t worker)
@@ -22,6 +23,7 @@ static Task makeTask(Call const& call, size_t worker)
     t.compact = reinterpret_cast<float*>(m + s.compact);
     t.tapMaps = reinterpret_cast<float*>(m + s.tapMaps);
     t.cells = reinterpret_cast<float*>(m + s.cells);
+    t.gateWeights = reinterpret_cast<float*>(m + s.gateWeights);
     t.gate = reinterpret_cast<float*>(m + s.gate);
     t.sorted = m + s.sorted;
     t.rowOf = reinterpret_cast<int32_t*>(m + s.rowOf);
@@ -109,7 +111,7 @@ static int64_t prepareRows(Task& t, Call const& call)
         }
         active += open;
         double const part = static_cast<double>(open) / static_cast<double>(t.bandPixels());
-        bool const mark = !whole && open > 0 && part < kWholeWindow;
+        bool const mark = !whole && open > 0 && part < kWholeWindow && t.p.c >= kMarkedChannels;
         t.needed = mark ? reinterpret_cast<unsigned char*>(t.scratch + call.plan->scratch.needed) : nullptr;
         if (mark)
         {
@@ -215,6 +217,7 @@ static void work(void* data, size_t worker)
         if (last < 0)
         {
             prepareColumns(t);
+            prepareGate(t);
             prepareVectors(t);
         }
         placeTask(t, call, index, last);
