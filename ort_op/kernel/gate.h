@@ -8,7 +8,7 @@ namespace LCCL_CPU_LEVEL
 
 //! maps[t][q] = sum of weight[c][t] * x[c][q], over 32 channels at a time.
 template <int kTAPS>
-__attribute__((noinline)) static void sumPlanes(float const* x, int64_t plane, int64_t count, int channels, float const* weight, float* maps, int64_t mapPitch)
+static void sumPlanes(float const* x, int64_t plane, int64_t count, int channels, float const* weight, float* maps, int64_t mapPitch)
 {
     constexpr int kCHANNELS = 16;
     for (int c0 = 0; c0 < channels; c0 += kCHANNELS)
@@ -45,7 +45,7 @@ __attribute__((noinline)) static void sumPlanes(float const* x, int64_t plane, i
                 float sum = c0 == 0 ? 0.0F : maps[t * mapPitch + q];
                 for (int c = c0; c < c1; ++c)
                 {
-                    sum += x[c * plane + q] * weight[c * kTAPS + t];
+                    sum = multiplyAdd(x[c * plane + q], weight[c * kTAPS + t], sum);
                 }
                 maps[t * mapPitch + q] = sum;
             }
@@ -54,7 +54,7 @@ __attribute__((noinline)) static void sumPlanes(float const* x, int64_t plane, i
 }
 
 //! The same for one tap: 8 planes at a time, their weights in registers, so that few pages are open at once.
-__attribute__((noinline)) static void sumPlanesOfOneTap(float const* x, int64_t plane, int64_t count, int channels, float const* weight, float* map)
+static void sumPlanesOfOneTap(float const* x, int64_t plane, int64_t count, int channels, float const* weight, float* map)
 {
     int c = 0;
     for (; c + 8 <= channels; c += 8)
@@ -84,7 +84,7 @@ __attribute__((noinline)) static void sumPlanesOfOneTap(float const* x, int64_t 
             float sum = c == 0 ? 0.0F : map[q];
             for (int i = 0; i < 8; ++i)
             {
-                sum += from[i * plane + q] * weight[c + i];
+                sum = multiplyAdd(from[i * plane + q], weight[c + i], sum);
             }
             map[q] = sum;
         }
@@ -94,7 +94,7 @@ __attribute__((noinline)) static void sumPlanesOfOneTap(float const* x, int64_t 
         float const* const from = x + c * plane;
         for (int64_t q = 0; q < count; ++q)
         {
-            map[q] = (c == 0 ? 0.0F : map[q]) + from[q] * weight[c];
+            map[q] = multiplyAdd(from[q], weight[c], c == 0 ? 0.0F : map[q]);
         }
     }
 }
@@ -234,7 +234,7 @@ LCCL_INLINE float dot(float const* a, float const* b, int count)
     }
     for (; c < count; ++c)
     {
-        total += a[c] * b[c];
+        total = multiplyAdd(a[c], b[c], total);
     }
     return total;
 }

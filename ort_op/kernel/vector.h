@@ -66,6 +66,16 @@ LCCL_INLINE Vector multiplyAdd(Vector a, Vector b, Vector c)
 #endif
 }
 
+//! The same of one value, rounded as the vectors' are: which of the two computes a pixel depends on how a call is cut.
+LCCL_INLINE float multiplyAdd(float a, float b, float c)
+{
+#if defined(__FMA__) || defined(__ARM_FEATURE_FMA)
+    return __builtin_fmaf(a, b, c);
+#else
+    return a * b + c;
+#endif
+}
+
 //! x if x > 0, else alpha * x; a NaN stays one.
 LCCL_INLINE Vector leaky(Vector x, Vector alpha)
 {
