@@ -1,0 +1,150 @@
+"""What the CPU kernels refuse, with which status and which words; nothing is computed then."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cases import Case
+from cpu_builds import Host
+from cpu_calls import Fault, Layer, Run, Slot, Status, levels_of, run, running_levels
+
+EVERYTHING = Case("everything", "all tensors", n=2, gate="both", post=True, residual=True)
+HUGE = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Params that no level may run."""
+
+    name: str
+    changes: dict[str, Any] = field(default_factory=dict)
+
+
+REFUSALS = (
+    Refusal("abi-old", {"abi": 0}),
+    Refusal("abi-new", {"abi": 2}),
+    Refusal("batch-negative", {"n": -1}),
+    *(Refusal(f"{name}-{value}", {name: value}) for name in ("c", "h", "w", "k", "r", "s", "gate_r", "gate_s", "grid") for value in (0, -1)),
+    Refusal("kernel-8-rows", {"r": 8, "pads": (9, 9, 9, 9)}),
+    Refusal("kernel-8-columns", {"s": 8, "pads": (9, 9, 9, 9)}),
+    *(Refusal(f"{name}-0", {name: (1, 0)}) for name in ("strides", "dilations", "gate_strides", "gate_dilations")),
+    *(Refusal(f"{name}-negative", {name: (-1, 1)}) for name in ("strides", "dilations", "gate_strides", "gate_dilations")),
+    *(Refusal(f"{name}-{i}-negative", {name: tuple(-1 if i == j else 1 for j in range(4))}) for name in ("pads", "gate_pads") for i in range(4)),
+    Refusal("map-smaller-than-the-kernel", {"h": 3, "r": 7, "pads": (1, 1, 1, 1)}),
+    Refusal("dilation-beyond-the-map", {"dilations": (1, HUGE)}),
+    Refusal("gate-map-too-small", {"gate_pads": (0, 0, 0, 0), "gate_r": 3, "gate_s": 3}),
+    Refusal("gate-map-too-large", {"gate_pads": (1, 0, 0, 0)}),
+    Refusal("gate-strides-do-not-fit", {"gate_strides": (2, 1)}),
+    Refusal("grid-without-its-strides", {"grid": 2}),
+    Refusal("post-scale-of-another-size", {"post_scale_size": 5}),
+    Refusal("post-bias-of-another-size", {"post_bias_size": 2}),
+    Refusal("post-scale-negative", {"post_scale_size": -1}),
+    Refusal("threads-0", {"threads": 0}),
+    Refusal("threads-negative", {"threads": -2}),
+    Refusal("pads-beyond-32-bits", {"pads": (HUGE, 1, HUGE, 1)}),
+    Refusal("output-beyond-addresses", {"h": HUGE, "w": HUGE, "n": HUGE, "k": HUGE}),
+    Refusal("weights-beyond-addresses", {"c": HUGE, "k": HUGE, "r": 7, "s": 7, "pads": (3, 3, 3, 3)}),
+)  # fmt: skip
+
+
+def test_bad_params(cpu_host: Host, tmp_path: Path) -> None:
+    check_refusals(cpu_host, tmp_path)
+
+
+def test_bad_params_under_sanitizers(asan_host: Host, tmp_path: Path) -> None:
+    """No number is so large that a size overflows before it is refused."""
+    check_refusals(asan_host, tmp_path)
+
+
+def check_refusals(host: Host, folder: Path) -> None:
+    """They are refused with a sentence; no workspace is asked for, nothing is written."""
+    good = Layer.of(EVERYTHING)
+    layers = [dataclasses.replace(good, name=refusal.name, changes=refusal.changes) for refusal in REFUSALS]
+    # Not by `threads`: the host would say how many threads there are.
+    runs = [Run(level.id, threads=0) for level in levels_of(host)]
+    wrong = []
+    for layer, answers in zip(layers, run(host, [(layer, runs) for layer in layers], folder), strict=True):
+        for one, answer in zip(runs, answers, strict=True):
+            fine = not answer.supported and answer.status == Status.NOT_SUPPORTED and answer.workspace_bytes == 0
+            if not (fine and answer.untouched and len(answer.reason.split()) > 3):
+                wrong.append(f"{layer.name} on level {one.level}: {dataclasses.replace(answer, y=answer.y[:1])}")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_every_bad_param_has_words_of_its_own(cpu_host: Host, tmp_path: Path) -> None:
+    """The reason is about what is wrong, so two wrong things do not have the same one."""
+    good = Layer.of(EVERYTHING)
+    names = ("abi-old", "kernel-8-rows", "gate-strides-do-not-fit", "post-scale-of-another-size", "threads-0", "grid-0")
+    by_name = {refusal.name: refusal for refusal in REFUSALS}
+    layers = [dataclasses.replace(good, name=name, changes=by_name[name].changes) for name in names]
+    level = running_levels(cpu_host)[0]
+    answers = run(cpu_host, [(layer, [Run(level, threads=0)]) for layer in layers], tmp_path)
+    reasons = [answer.reason for (answer,) in answers]
+    assert len(set(reasons)) == len(names), reasons
+
+
+def test_the_params_are_good_otherwise(cpu_host: Host, tmp_path: Path) -> None:
+    levels = running_levels(cpu_host)
+    (answers,) = run(cpu_host, [(Layer.of(EVERYTHING), [Run(level, threads=0) for level in levels])], tmp_path)
+    assert all(answer.supported and answer.status == Status.OK and not answer.untouched for answer in answers)
+
+
+@pytest.mark.parametrize("level", [0, -1, 5, 99])
+def test_levels_that_are_not_there(cpu_host: Host, tmp_path: Path, level: int) -> None:
+    ((answer,),) = run(cpu_host, [(Layer.of(EVERYTHING), [Run(level)])], tmp_path)
+    assert (answer.supported, answer.status, answer.workspace_bytes) == (False, Status.NOT_SUPPORTED, 0)
+    assert answer.untouched
+    assert answer.reason
+
+
+def test_levels_that_this_machine_does_not_run(cpu_host: Host, tmp_path: Path) -> None:
+    """They are refused, not tried."""
+    strangers = [level.id for level in levels_of(cpu_host) if not level.runs]
+    if not strangers:
+        pytest.skip("this machine runs every level")
+    (answers,) = run(cpu_host, [(Layer.of(EVERYTHING), [Run(level) for level in strangers])], tmp_path)
+    for answer in answers:
+        assert (answer.supported, answer.status) == (False, Status.NOT_SUPPORTED)
+        assert answer.untouched
+        assert answer.reason
+
+
+NEEDED = (Slot.X, Slot.BIAS, Slot.PACKED, Slot.WORKSPACE, Slot.Y)
+OPTIONAL = (Slot.GATE_WEIGHT, Slot.GATE_BIAS, Slot.GATE, Slot.POST_SCALE, Slot.POST_BIAS, Slot.RESIDUAL, Slot.ACTIVE)
+
+
+def test_null_pointers(cpu_host: Host, tmp_path: Path) -> None:
+    """Where data is needed."""
+    runs = [Run(level, fault=Fault.NULL, slot=slot) for level in running_levels(cpu_host) for slot in NEEDED]
+    (answers,) = run(cpu_host, [(Layer.of(EVERYTHING), runs)], tmp_path)
+    assert {(one.slot, answer.status) for one, answer in zip(runs, answers, strict=True)} == {
+        (slot, Status.INVALID_POINTER) for slot in NEEDED
+    }
+    assert all(answer.untouched for answer in answers)
+
+
+def test_pointers_that_may_be_null(cpu_host: Host, tmp_path: Path) -> None:
+    """And each of them counts: without it, the result is another one."""
+    for level in running_levels(cpu_host):
+        runs = [Run(level, fault=Fault.NULL, slot=slot) for slot in OPTIONAL]
+        (answers,) = run(cpu_host, [(Layer.of(EVERYTHING), runs)], tmp_path)
+        assert [answer.status for answer in answers] == [Status.OK] * len(runs)
+        assert len({answer.y.tobytes() for answer in answers}) == len(OPTIONAL)
+
+
+def test_workspace_and_packed_weights_must_be_aligned_and_long_enough(cpu_host: Host, tmp_path: Path) -> None:
+    expectations = (
+        (Fault.MISALIGNED, Slot.WORKSPACE, Status.INVALID_POINTER),
+        (Fault.MISALIGNED, Slot.PACKED, Status.INVALID_POINTER),
+        (Fault.SHORT_WORKSPACE, Slot.WORKSPACE, Status.SHORT_WORKSPACE),
+    )
+    for level in running_levels(cpu_host):
+        runs = [Run(level, threads=threads, fault=fault, slot=slot) for fault, slot, _ in expectations for threads in (1, 2)]
+        (answers,) = run(cpu_host, [(Layer.of(EVERYTHING), runs)], tmp_path)
+        assert [answer.status for answer in answers] == [status for *_, status in expectations for _ in (1, 2)]
+        assert all(answer.untouched for answer in answers)

@@ -1,0 +1,113 @@
+"""What the tests of the CPU kernels share: the host program in its variants, and the kernels' object files."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import platform
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from native_build import ROOT, TIMEOUT, why_no_emulator
+
+CROSS_COMPILER = "aarch64-linux-gnu-g++"
+EMULATOR = "qemu-aarch64"
+WITHOUT_ASLR = ("setarch", "-R")
+"""ThreadSanitizer needs its addresses where it expects them, which newer kernels no longer grant."""
+
+
+@dataclass(frozen=True)
+class Host:
+    """A built host program."""
+
+    variant: str
+    """"plain": as released. "asan": AddressSanitizer and UndefinedBehaviorSanitizer. "tsan": ThreadSanitizer. "wide": vectors of
+    AVX-512's length without its instructions. "aarch64": another processor, in an emulator."""
+    folder: Path
+    command: tuple[str, ...]
+    """The program, after what runs it."""
+
+
+def why_no_x86() -> str:
+    """Why the x86 levels cannot be compiled here; empty where they can."""
+    return why_no_emulator() or (
+        "" if platform.machine() == "x86_64" else f"an x86-64 compiler is not on a {platform.machine()}"
+    )
+
+
+def why_no_aarch64() -> str:
+    """Why programs for 64-bit ARM cannot be built and run here; empty where they can."""
+    if why := why_no_emulator():
+        return why
+    missing = [tool for tool in (CROSS_COMPILER, EMULATOR) if shutil.which(tool) is None]
+    return f"no {' and no '.join(missing)}: NEON is tested with Debian's g++-aarch64-linux-gnu and qemu-user" if missing else ""
+
+
+def build_host(request: pytest.FixtureRequest, variant: str) -> Host:
+    """Builds a variant of the host program and says so on the terminal.
+
+    Fails the test with the compiler's last lines where the build fails.
+    """
+    folder = ROOT / "build" / "cpu-tests" / variant
+    terminal = request.config.pluginmanager.getplugin("terminalreporter")
+    if terminal is not None:
+        terminal.ensure_newline()
+        terminal.write_line(f"-- building cpu_host in {folder.relative_to(ROOT)} (a minute the first time)")
+    configure = ["cmake", "-S", str(ROOT / "tests" / "cpu"), "-B", str(folder), f"-DLCCL_CPU_VARIANT={variant}"]
+    if variant == "aarch64":
+        configure += ["-DCMAKE_SYSTEM_NAME=Linux", "-DCMAKE_SYSTEM_PROCESSOR=aarch64", f"-DCMAKE_CXX_COMPILER={CROSS_COMPILER}"]
+    build = ["cmake", "--build", str(folder), "--target", "cpu_host", "--parallel", str(os.cpu_count() or 1)]
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "tests.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # until no other test run builds here
+        for command in (configure, build):
+            done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=TIMEOUT)
+            if done.returncode != 0:
+                said = "\n".join((done.stdout + done.stderr).splitlines()[-60:])
+                pytest.fail(f"{' '.join(command)} failed in {ROOT}:\n{said}", pytrace=False)
+    runner: tuple[str, ...] = (EMULATOR,) if variant == "aarch64" else WITHOUT_ASLR if variant == "tsan" else ()
+    return Host(variant, folder, (*runner, str(folder / "cpu_host")))
+
+
+@pytest.fixture(scope="session")
+def cpu_host(request: pytest.FixtureRequest) -> Host:
+    """The kernels as they are released."""
+    if why := why_no_emulator():
+        pytest.skip(why)
+    return build_host(request, "plain")
+
+
+@pytest.fixture(scope="session")
+def asan_host(request: pytest.FixtureRequest) -> Host:
+    """The kernels under AddressSanitizer and UndefinedBehaviorSanitizer."""
+    if why := why_no_emulator():
+        pytest.skip(why)
+    return build_host(request, "asan")
+
+
+@pytest.fixture(scope="session")
+def tsan_host(request: pytest.FixtureRequest) -> Host:
+    """The kernels under ThreadSanitizer."""
+    if why := why_no_emulator() or ("" if shutil.which(WITHOUT_ASLR[0]) else "no setarch: ThreadSanitizer needs it"):
+        pytest.skip(why)
+    return build_host(request, "tsan")
+
+
+@pytest.fixture(scope="session")
+def wide_host(request: pytest.FixtureRequest) -> Host:
+    """The kernels with the AVX-512 level's vectors made of shorter ones."""
+    if why := why_no_x86():
+        pytest.skip(why)
+    return build_host(request, "wide")
+
+
+@pytest.fixture(scope="session")
+def aarch64_host(request: pytest.FixtureRequest) -> Host:
+    """The kernels of a 64-bit ARM processor, run by an emulator; skips where that or the compiler is not."""
+    if why := why_no_aarch64():
+        pytest.skip(why)
+    return build_host(request, "aarch64")
