@@ -1,0 +1,313 @@
+// Reading and checking attributes.
+
+#include "attributes.h"
+
+#include <algorithm>
+#include <climits>
+#include <cmath>
+#include <cstring>
+
+namespace lccl::ort
+{
+namespace
+{
+
+#define LCCL_INTS(NAME, LENGTH)                                                                                                \
+    AttributeSpec                                                                                                              \
+    {                                                                                                                          \
+        #NAME, AttributeKind::kINTS, LENGTH, [](Attributes& a) -> int32_t* { return a.NAME; }, nullptr, nullptr                \
+    }
+#define LCCL_FLOATS(NAME, LENGTH)                                                                                              \
+    AttributeSpec                                                                                                              \
+    {                                                                                                                          \
+        #NAME, AttributeKind::kFLOATS, LENGTH, nullptr, [](Attributes& a) -> float* { return a.NAME; }, nullptr                \
+    }
+#define LCCL_FLOAT(NAME)                                                                                                       \
+    AttributeSpec                                                                                                              \
+    {                                                                                                                          \
+        #NAME, AttributeKind::kFLOAT, 1, nullptr, [](Attributes& a) -> float* { return a.NAME; }, nullptr                      \
+    }
+#define LCCL_TEXT(NAME)                                                                                                        \
+    AttributeSpec                                                                                                              \
+    {                                                                                                                          \
+        #NAME, AttributeKind::kSTRING, 0, nullptr, nullptr, [](Attributes& a) -> std::string* { return &a.NAME; }              \
+    }
+
+void require(bool holds, char const* sentence)
+{
+    if (!holds)
+    {
+        throw std::invalid_argument(sentence);
+    }
+}
+
+bool allOf(int32_t const* values, int32_t count, int32_t least)
+{
+    return std::all_of(values, values + count, [least](int32_t value) { return value >= least; });
+}
+
+//! What version 1 of the op allows, as the Python contract has it.
+void checkValues(Attributes const& a)
+{
+    require(allOf(a.strides, 2, 1) && allOf(a.dilations, 2, 1) && allOf(a.gate_strides, 2, 1) && allOf(a.gate_dilations, 2, 1),
+        "strides, dilations, gate_strides and gate_dilations must be positive");
+    require(allOf(a.pads, 4, 0) && allOf(a.gate_pads, 4, 0), "pads and gate_pads must not be negative");
+    float const* const up = a.gate_upsample;
+    require(up[0] == 1 && up[1] == 1 && up[2] == up[3] && up[2] >= 1 && up[2] <= 1e6F && up[2] == std::floor(up[2]),
+        "gate_upsample must be 1, 1, G, G with a whole G >= 1");
+    require(*a.gate_slope > 0 && *a.gate_max > 0 && *a.gate_threshold >= 0,
+        "gate_slope and gate_max must be positive and gate_threshold not negative");
+    require(*a.gate_slope <= 1e30F, "gate_slope must not be above 1e+30, the slope of a hard mask");
+    for (float const* const value : {a.activation_alpha, a.post_alpha, a.gate_max, a.gate_threshold})
+    {
+        require(std::isfinite(*value), "activation_alpha, post_alpha, gate_max and gate_threshold must be finite");
+    }
+    require(a.gate_source == "fused" || a.gate_source == "external", "gate_source must be fused or external");
+    require(*a.density == -1 || (*a.density >= 0 && *a.density <= 1), "density must be -1 or between 0 and 1");
+    require(a.plugin_version == "1", "plugin_version must be 1: the node is of another version of the op");
+    require(a.plugin_namespace.empty(), "plugin_namespace must be empty");
+}
+
+//! ONNX Runtime fails for a missing attribute, and for one of another kind it fails or tells of an empty list: so all are tried.
+bool isOfAnotherKind(AttributeSource const& source, AttributeSpec const& spec)
+{
+    std::vector<int64_t> ints;
+    std::vector<float> floats;
+    float number = 0;
+    std::string text;
+    bool const isList = spec.kind == AttributeKind::kFLOATS || spec.kind == AttributeKind::kINTS;
+    bool const found[]{source.read(spec.name, number), source.read(spec.name, floats) && !(isList && floats.empty()),
+        source.read(spec.name, ints) && !(isList && ints.empty()), source.read(spec.name, text)};
+    for (int kind = 0; kind < 4; ++kind)
+    {
+        if (found[kind] && kind != static_cast<int>(spec.kind))
+        {
+            return true;
+        }
+    }
+    return false;
+}
+
+void requireKind(AttributeSource const& source, AttributeSpec const& spec)
+{
+    static char const* const kinds[]{"a float", "floats", "ints", "a string"};
+    if (isOfAnotherKind(source, spec))
+    {
+        throw std::invalid_argument(std::string(spec.name) + " must be " + kinds[static_cast<int>(spec.kind)]);
+    }
+}
+
+void requireLength(AttributeSource const& source, AttributeSpec const& spec, size_t length)
+{
+    if (length == 0)
+    {
+        requireKind(source, spec);
+    }
+    if (length != spec.length)
+    {
+        throw std::invalid_argument(
+            std::string(spec.name) + " takes " + std::to_string(spec.length) + " numbers, not " + std::to_string(length));
+    }
+}
+
+//! \return whether the node has it, of the right kind and length
+bool readOne(AttributeSource const& source, AttributeSpec const& spec, Attributes& to)
+{
+    switch (spec.kind)
+    {
+    case AttributeKind::kSTRING: return source.read(spec.name, *spec.text(to));
+    case AttributeKind::kFLOAT: return source.read(spec.name, *spec.floats(to));
+    case AttributeKind::kFLOATS:
+    {
+        std::vector<float> values;
+        if (!source.read(spec.name, values))
+        {
+            return false;
+        }
+        requireLength(source, spec, values.size());
+        std::copy(values.begin(), values.end(), spec.floats(to));
+        return true;
+    }
+    case AttributeKind::kINTS:
+    {
+        std::vector<int64_t> values;
+        if (!source.read(spec.name, values))
+        {
+            return false;
+        }
+        requireLength(source, spec, values.size());
+        for (size_t i = 0; i < values.size(); ++i)
+        {
+            if (values[i] < INT_MIN || values[i] > INT_MAX)
+            {
+                throw std::invalid_argument(std::string(spec.name) + " must be 32-bit numbers, not " + std::to_string(values[i]));
+            }
+            spec.ints(to)[i] = static_cast<int32_t>(values[i]);
+        }
+        return true;
+    }
+    }
+    return false;
+}
+
+} // namespace
+
+std::vector<AttributeSpec> const& attributeSpecs()
+{
+    static std::vector<AttributeSpec> const specs{
+        LCCL_INTS(strides, 2),
+        LCCL_INTS(pads, 4),
+        LCCL_INTS(dilations, 2),
+        LCCL_INTS(gate_strides, 2),
+        LCCL_INTS(gate_pads, 4),
+        LCCL_INTS(gate_dilations, 2),
+        LCCL_FLOAT(activation_alpha),
+        LCCL_FLOAT(gate_slope),
+        LCCL_FLOAT(gate_max),
+        LCCL_FLOAT(gate_threshold),
+        LCCL_FLOATS(gate_upsample, 4),
+        LCCL_FLOAT(post_alpha),
+        LCCL_TEXT(gate_source),
+        LCCL_FLOAT(density),
+        LCCL_TEXT(plugin_version),
+        LCCL_TEXT(plugin_namespace),
+    };
+    return specs;
+}
+
+#undef LCCL_INTS
+#undef LCCL_FLOATS
+#undef LCCL_FLOAT
+#undef LCCL_TEXT
+
+Attributes readAttributes(AttributeSource const& source)
+{
+    Attributes attributes;
+    for (AttributeSpec const& spec : attributeSpecs())
+    {
+        if (!readOne(source, spec, attributes))
+        {
+            requireKind(source, spec);
+        }
+    }
+    checkValues(attributes);
+    return attributes;
+}
+
+// ---- of a node whose kernel is made -----------------------------------------------------------------------------------
+
+bool KernelAttributes::read(char const* name, std::vector<int64_t>& values) const
+{
+    size_t size = 0;
+    if (!succeeded(mApi, mApi.KernelInfoGetAttributeArray_int64(mInfo, name, nullptr, &size)))
+    {
+        return false;
+    }
+    values.resize(size);
+    // ONNX Runtime takes a null pointer for a question about the size.
+    return size == 0 || succeeded(mApi, mApi.KernelInfoGetAttributeArray_int64(mInfo, name, values.data(), &size));
+}
+
+bool KernelAttributes::read(char const* name, std::vector<float>& values) const
+{
+    size_t size = 0;
+    if (!succeeded(mApi, mApi.KernelInfoGetAttributeArray_float(mInfo, name, nullptr, &size)))
+    {
+        return false;
+    }
+    values.resize(size);
+    return size == 0 || succeeded(mApi, mApi.KernelInfoGetAttributeArray_float(mInfo, name, values.data(), &size));
+}
+
+bool KernelAttributes::read(char const* name, float& value) const
+{
+    return succeeded(mApi, mApi.KernelInfoGetAttribute_float(mInfo, name, &value));
+}
+
+bool KernelAttributes::read(char const* name, std::string& text) const
+{
+    size_t size = 0;
+    if (!succeeded(mApi, mApi.KernelInfoGetAttribute_string(mInfo, name, nullptr, &size)) || size == 0)
+    {
+        return false;
+    }
+    std::vector<char> characters(size);
+    if (!succeeded(mApi, mApi.KernelInfoGetAttribute_string(mInfo, name, characters.data(), &size)))
+    {
+        return false;
+    }
+    text.assign(characters.data(), strnlen(characters.data(), characters.size()));
+    return true;
+}
+
+// ---- of a node whose shapes are inferred ------------------------------------------------------------------------------
+
+bool ShapeAttributes::bytes(char const* name, OrtOpAttrType kind, std::vector<char>& data) const
+{
+    OrtOpAttr const* attribute = nullptr;
+    if (!succeeded(mApi, mApi.ShapeInferContext_GetAttribute(mContext, name, &attribute)) || attribute == nullptr)
+    {
+        return false;
+    }
+    size_t size = 0;
+    data.resize(256);
+    if (succeeded(mApi, mApi.ReadOpAttr(attribute, kind, data.data(), data.size(), &size)))
+    {
+        data.resize(size);
+        return true;
+    }
+    if (size <= data.size())
+    {
+        return false;
+    }
+    data.resize(size);
+    return succeeded(mApi, mApi.ReadOpAttr(attribute, kind, data.data(), data.size(), &size));
+}
+
+bool ShapeAttributes::read(char const* name, std::vector<int64_t>& values) const
+{
+    std::vector<char> data;
+    if (!bytes(name, ORT_OP_ATTR_INTS, data))
+    {
+        return false;
+    }
+    values.resize(data.size() / sizeof(int64_t));
+    std::copy_n(data.data(), values.size() * sizeof(int64_t), reinterpret_cast<char*>(values.data()));
+    return true;
+}
+
+bool ShapeAttributes::read(char const* name, std::vector<float>& values) const
+{
+    std::vector<char> data;
+    if (!bytes(name, ORT_OP_ATTR_FLOATS, data))
+    {
+        return false;
+    }
+    values.resize(data.size() / sizeof(float));
+    std::copy_n(data.data(), values.size() * sizeof(float), reinterpret_cast<char*>(values.data()));
+    return true;
+}
+
+bool ShapeAttributes::read(char const* name, float& value) const
+{
+    std::vector<char> data;
+    if (!bytes(name, ORT_OP_ATTR_FLOAT, data) || data.size() != sizeof(float))
+    {
+        return false;
+    }
+    std::memcpy(&value, data.data(), sizeof(float));
+    return true;
+}
+
+bool ShapeAttributes::read(char const* name, std::string& text) const
+{
+    std::vector<char> data;
+    if (!bytes(name, ORT_OP_ATTR_STRING, data))
+    {
+        return false;
+    }
+    text.assign(data.data(), strnlen(data.data(), data.size()));
+    return true;
+}
+
+} // namespace lccl::ort

@@ -1,0 +1,163 @@
+// ONNX Runtime's interfaces: the op as a table of functions, the inference of its shape, and the registration.
+
+#include "call.h"
+#include "infer.h"
+#include "level.h"
+#include "node.h"
+
+#include <map>
+#include <mutex>
+
+namespace lccl::ort
+{
+namespace
+{
+
+//! One T of the op: ONNX Runtime takes ops of one name for kernels of one op.
+struct Op : OrtCustomOp
+{
+    ONNXTensorElementDataType type;
+    OrtApi const* api;
+};
+
+Op const& self(OrtCustomOp const* op)
+{
+    return *static_cast<Op const*>(op);
+}
+
+// ---- the kernel -------------------------------------------------------------------------------------------------------
+
+OrtStatusPtr ORT_API_CALL createKernel(OrtCustomOp const* op, OrtApi const* api, OrtKernelInfo const* info, void** kernel)
+{
+    std::string name;
+    *kernel = nullptr;
+    return guarded(*api, name, [&] {
+        name = nodeName(*api, info);
+        *kernel = new Node(*api, info, self(op).type);
+    });
+}
+
+OrtStatusPtr ORT_API_CALL computeKernel(void* kernel, OrtKernelContext* context)
+{
+    return static_cast<Node const*>(kernel)->run(context);
+}
+
+void ORT_API_CALL destroyKernel(void* kernel)
+{
+    delete static_cast<Node*>(kernel);
+}
+
+OrtStatusPtr ORT_API_CALL inferOutputShape(OrtCustomOp const* op, OrtShapeInferContext* context)
+{
+    OrtApi const& api = *self(op).api;
+    return guarded(api, {}, [&] { inferShape(api, context); });
+}
+
+// ---- the table --------------------------------------------------------------------------------------------------------
+
+ONNXTensorElementDataType ORT_API_CALL inputType(OrtCustomOp const* op, size_t index)
+{
+    return isFloat32Only(static_cast<int32_t>(index)) ? ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT : self(op).type;
+}
+
+Op makeOp(OrtApi const& api, ONNXTensorElementDataType type)
+{
+    Op op{};
+    op.type = type;
+    op.api = &api;
+    op.version = kAPI_VERSION;
+    op.GetName = [](OrtCustomOp const*) { return "LCCLConv"; };
+    op.GetExecutionProviderType = [](OrtCustomOp const*) -> char const* { return nullptr; };
+    op.GetInputTypeCount = [](OrtCustomOp const*) -> size_t { return kINPUTS; };
+    op.GetInputType = inputType;
+    op.GetOutputTypeCount = [](OrtCustomOp const*) -> size_t { return 1; };
+    op.GetOutputType = [](OrtCustomOp const* o, size_t) { return self(o).type; };
+    op.GetInputCharacteristic = [](OrtCustomOp const*, size_t) { return INPUT_OUTPUT_REQUIRED; };
+    op.GetOutputCharacteristic = [](OrtCustomOp const*, size_t) { return INPUT_OUTPUT_REQUIRED; };
+    op.GetInputMemoryType = [](OrtCustomOp const*, size_t) { return OrtMemTypeDefault; };
+    op.GetVariadicInputMinArity = [](OrtCustomOp const*) { return 0; };
+    op.GetVariadicInputHomogeneity = [](OrtCustomOp const*) { return 0; };
+    op.GetVariadicOutputMinArity = [](OrtCustomOp const*) { return 0; };
+    op.GetVariadicOutputHomogeneity = [](OrtCustomOp const*) { return 0; };
+    op.CreateKernelV2 = createKernel;
+    op.KernelComputeV2 = computeKernel;
+    op.KernelDestroy = destroyKernel;
+    op.InferOutputShapeFn = inferOutputShape;
+    op.GetStartVersion = [](OrtCustomOp const*) { return 1; };
+    op.GetEndVersion = [](OrtCustomOp const*) { return 1; };
+    return op;
+}
+
+//! What one copy of ONNX Runtime in this process has of this library, until the library is unloaded.
+class Registration
+{
+public:
+    explicit Registration(OrtApi const& api)
+        : mApi(api)
+        , mOps{makeOp(api, ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT), makeOp(api, ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16),
+              makeOp(api, ONNX_TENSOR_ELEMENT_DATA_TYPE_BFLOAT16)}
+    {
+        check(api, api.CreateCustomOpDomain("lccl", &mDomain));
+        for (Op const& op : mOps)
+        {
+            check(api, api.CustomOpDomain_Add(mDomain, &op));
+        }
+    }
+
+    Registration(Registration const&) = delete;
+    Registration& operator=(Registration const&) = delete;
+
+    void add(OrtSessionOptions* options) const
+    {
+        check(mApi, mApi.AddCustomOpDomain(options, mDomain));
+    }
+
+private:
+    OrtApi const& mApi;
+    Op mOps[3];
+    OrtCustomOpDomain* mDomain{nullptr}; //!< never released: at the end of a process ONNX Runtime may be gone first
+};
+
+Registration& registrationFor(OrtApi const& api)
+{
+    static std::mutex& mutex = *new std::mutex; // never destroyed: sessions may outlive static objects
+    static auto& registrations = *new std::map<OrtApi const*, Registration>;
+    std::lock_guard<std::mutex> const lock(mutex);
+    return registrations.try_emplace(&api, api).first->second;
+}
+
+} // namespace
+} // namespace lccl::ort
+
+//! What ONNX Runtime looks for in a library of custom ops. An ONNX Runtime that is too old for the interface gets no op and, for
+//! want of one, no status: then models run through their function.
+extern "C" __attribute__((visibility("default"))) OrtStatus* ORT_API_CALL RegisterCustomOps(OrtSessionOptions* options, OrtApiBase const* base)
+{
+    OrtApi const* const api = base->GetApi(lccl::ort::kAPI_VERSION);
+    if (api == nullptr)
+    {
+        return nullptr;
+    }
+    return lccl::ort::guarded(*api, {}, [&] { lccl::ort::registrationFor(*api).add(options); });
+}
+
+//! The level that kernels use in this process, "avx2" for one; null where LCCL_CPU_LEVEL names none that this machine runs.
+extern "C" __attribute__((visibility("default"))) char const* lccl_ort_describe()
+{
+    try
+    {
+        int32_t const chosen = lccl::ort::chooseLevel();
+        for (int32_t i = 0; i < lccl_cpu_level_count(); ++i)
+        {
+            if (lccl_cpu_level_at(i)->id == chosen)
+            {
+                return lccl_cpu_level_at(i)->name;
+            }
+        }
+    }
+    catch (std::exception const&)
+    {
+        return nullptr; // a session says why
+    }
+    return nullptr;
+}

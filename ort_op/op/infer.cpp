@@ -1,0 +1,134 @@
+// What the shape of Y is, as far as the shapes of the inputs are known.
+
+#include "infer.h"
+
+#include "call.h"
+
+#include <algorithm>
+#include <atomic>
+
+namespace lccl::ort
+{
+namespace
+{
+
+//! A shape and the names of its dimensions; empty where a dimension is a number or has none.
+struct NamedShape
+{
+    Shape shape;
+    std::string names[Shape::kMAX_RANK];
+};
+
+NamedShape inputShape(OrtApi const& api, OrtShapeInferContext const* context, size_t input)
+{
+    NamedShape named;
+    OrtTensorTypeAndShapeInfo* info = nullptr; // of the context, which frees it
+    if (!succeeded(api, api.ShapeInferContext_GetInputTypeShape(context, input, &info)) || info == nullptr)
+    {
+        return named;
+    }
+    size_t rank = 0;
+    check(api, api.GetDimensionsCount(info, &rank));
+    if (rank == 0)
+    {
+        return named; // a shape that is not known is told as one of no dimensions
+    }
+    Shape& shape = named.shape;
+    shape.rank = static_cast<int32_t>(rank);
+    shape.d.fill(-1);
+    size_t const known = std::min(rank, shape.d.size());
+    check(api, api.GetDimensions(info, shape.d.data(), known));
+    char const* names[Shape::kMAX_RANK]{};
+    check(api, api.GetSymbolicDimensions(info, names, known));
+    for (size_t i = 0; i < known; ++i)
+    {
+        shape.d[i] = shape.d[i] < 0 ? -1 : shape.d[i];
+        named.names[i] = shape.d[i] < 0 && names[i] != nullptr ? names[i] : "";
+    }
+    return named;
+}
+
+//! A name that no other dimension has: ONNX Runtime takes dimensions of one name for equal.
+std::string freshName()
+{
+    static std::atomic<uint64_t> count{0};
+    return "lccl_" + std::to_string(count.fetch_add(1));
+}
+
+//! The name of an output size along an axis of unknown size: the same for the same sizes.
+std::string outputName(Attributes const& a, NamedShape const& x, NamedShape const& w, size_t axis)
+{
+    std::string const& size = x.names[2 + axis];
+    int64_t const kernel = w.shape.rank == 4 ? w.shape.d[1 + axis] : -1;
+    if (size.empty() || kernel < 0)
+    {
+        return freshName();
+    }
+    int64_t const added = int64_t{a.pads[axis]} + a.pads[axis + 2] - a.dilations[axis] * (kernel - 1);
+    std::string const whole = added == 0 ? size : "(" + size + (added > 0 ? "+" : "") + std::to_string(added) + ")";
+    int32_t const stride = a.strides[axis];
+    return stride == 1 ? whole : "(" + whole + "-1)//" + std::to_string(stride) + "+1";
+}
+
+//! Writes the sizes and names as the context's output.
+void setOutput(OrtApi const& api, OrtShapeInferContext* context, int64_t const (&sizes)[4], std::string const (&names)[4])
+{
+    OrtTensorTypeAndShapeInfo* x = nullptr; // of the context, which frees it
+    check(api, api.ShapeInferContext_GetInputTypeShape(context, kX, &x));
+    ONNXTensorElementDataType type = ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED;
+    check(api, api.GetTensorElementType(x, &type));
+    OrtTensorTypeAndShapeInfo* info = nullptr;
+    check(api, api.CreateTensorTypeAndShapeInfo(&info));
+    char const* texts[4];
+    std::transform(std::begin(names), std::end(names), texts, [](std::string const& name) { return name.c_str(); });
+    bool const set = succeeded(api, api.SetTensorElementType(info, type)) && succeeded(api, api.SetDimensions(info, sizes, 4))
+        && succeeded(api, api.SetSymbolicDimensions(info, texts, 4))
+        && succeeded(api, api.ShapeInferContext_SetOutputTypeShape(context, 0, info));
+    api.ReleaseTensorTypeAndShapeInfo(info);
+    if (!set)
+    {
+        throw Failure("ONNX Runtime does not take the shape of Y");
+    }
+}
+
+} // namespace
+
+void inferShape(OrtApi const& api, OrtShapeInferContext* context)
+{
+    size_t count = 0;
+    check(api, api.ShapeInferContext_GetInputCount(context, &count));
+    if (count != kINPUTS)
+    {
+        throw std::invalid_argument("takes all " + std::to_string(int{kINPUTS}) + " inputs, not " + std::to_string(count));
+    }
+    Attributes const attributes = readAttributes(ShapeAttributes(api, context));
+    NamedShape named[kINPUTS];
+    Shapes shapes;
+    for (size_t input = 0; input < kINPUTS; ++input)
+    {
+        named[input] = inputShape(api, context, input);
+        shapes[input] = named[input].shape;
+    }
+    NamedShape const& x = named[kX];
+    NamedShape const& w = named[kW];
+    Maps const maps = checkShapes(attributes, shapes);
+    int64_t const sizes[4]{x.shape.rank == 4 ? x.shape.d[0] : -1, w.shape.rank == 4 ? w.shape.d[0] : -1, maps.ho, maps.wo};
+    std::string names[4];
+    for (size_t i = 0; i < 4; ++i)
+    {
+        if (sizes[i] >= 0)
+        {
+            continue;
+        }
+        if (i >= 2)
+        {
+            names[i] = outputName(attributes, x, w, i - 2);
+            continue;
+        }
+        std::string const& first = (i == 0 ? x : w).names[0];
+        names[i] = first.empty() ? freshName() : first;
+    }
+    setOutput(api, context, sizes, names);
+}
+
+} // namespace lccl::ort

@@ -1,0 +1,52 @@
+// One LCCLConv node of a session: what is prepared once, and a call.
+#pragma once
+
+#include "call.h"
+#include "pool.h"
+#include "scratch.h"
+
+namespace lccl::ort
+{
+
+//! Nothing changes after construction but what calls learn, which never decides results: any number of calls may run at once.
+class Node
+{
+public:
+    //! \param type T of the node
+    //! \throw std::exception with a sentence
+    Node(OrtApi const& api, OrtKernelInfo const* info, ONNXTensorElementDataType type);
+    ~Node();
+    Node(Node const&) = delete;
+    Node& operator=(Node const&) = delete;
+
+    //! Computes Y of the context's inputs.
+    OrtStatus* run(OrtKernelContext* context) const noexcept;
+
+private:
+    struct Tensors;
+
+    //! What of a call's memory is where, in bytes from the front of its buffer.
+    struct Layout;
+
+    void keepConstants(OrtKernelInfo const* info);
+    Tensors readTensors(OrtKernelContext* context) const;
+    Layout layOut(lccl_cpu_params const& call, Tensors const& tensors) const;
+    void compute(OrtKernelContext* context) const;
+    void learn(int64_t active, int64_t pixels) const;
+
+    OrtApi const& mApi;
+    ONNXTensorElementDataType const mType;
+    std::string mName;
+    Attributes mAttributes;
+    int32_t mLevel;
+    std::shared_ptr<Pool> mPool;
+    Shapes mConstantShapes; //!< of inputs that are constant; others have no rank
+    Buffer mPackedWeight;   //!< empty where W is computed
+    Buffer mGateWeight;     //!< float32, of a constant gate_W of another type
+    mutable std::atomic<float> mDensity; //!< of the last call
+};
+
+//! The name that a message calls a node by; empty where it has none.
+std::string nodeName(OrtApi const& api, OrtKernelInfo const* info);
+
+} // namespace lccl::ort

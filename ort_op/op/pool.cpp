@@ -1,0 +1,144 @@
+#include "pool.h"
+
+#include <algorithm>
+#include <chrono>
+#include <map>
+#include <thread>
+#include <vector>
+
+namespace lccl::ort
+{
+namespace
+{
+
+using Clock = std::chrono::steady_clock;
+
+constexpr auto kPATIENCE = std::chrono::microseconds(200); //!< in which a sleeping thread wakes
+constexpr int32_t kMOST_COUNTS = 3;                         //!< a thread may be busy with another call while one counts
+
+//! Threads that came to a loop of as many steps as there may be threads. Each waits for the others, so that none takes two steps;
+//! one that does shows that no other will come.
+class Count
+{
+public:
+    explicit Count(size_t limit)
+        : mLimit(limit)
+    {
+        mSeen.reserve(limit);
+    }
+
+    static void step(void* count, size_t) noexcept
+    {
+        static_cast<Count*>(count)->arrive();
+    }
+
+    int32_t result() const
+    {
+        return static_cast<int32_t>(std::max<size_t>(mSeen.size(), 1));
+    }
+
+private:
+    void arrive()
+    {
+        {
+            std::lock_guard<std::mutex> const lock(mMutex);
+            std::thread::id const self = std::this_thread::get_id();
+            if (mDone || std::find(mSeen.begin(), mSeen.end(), self) != mSeen.end())
+            {
+                mDone = true;
+                return;
+            }
+            mSeen.push_back(self); // within what was reserved: there are no more steps
+            mDone = mSeen.size() == mLimit;
+        }
+        auto const end = Clock::now() + kPATIENCE;
+        while (!mDone && Clock::now() < end)
+        {
+            std::this_thread::yield();
+        }
+    }
+
+    size_t const mLimit;
+    std::mutex mMutex;
+    std::vector<std::thread::id> mSeen;
+    std::atomic<bool> mDone{false};
+};
+
+} // namespace
+
+int32_t Pool::threads(OrtApi const& api, OrtKernelContext const* context)
+{
+    int32_t const known = mThreads.load(std::memory_order_relaxed);
+    if (known > 0)
+    {
+        return known;
+    }
+    std::lock_guard<std::mutex> const lock(mMutex);
+    if (mThreads.load(std::memory_order_relaxed) > 0)
+    {
+        return mThreads.load(std::memory_order_relaxed);
+    }
+    auto const limit = static_cast<int32_t>(std::max(1U, std::thread::hardware_concurrency()));
+    if (limit > 1)
+    {
+        Count count(static_cast<size_t>(limit));
+        check(api, api.KernelContext_ParallelFor(context, &Count::step, static_cast<size_t>(limit), 0, &count));
+        mMost = std::max(mMost, count.result());
+    }
+    if (++mCounts == kMOST_COUNTS || mMost >= limit)
+    {
+        mThreads.store(mMost, std::memory_order_relaxed);
+    }
+    return mMost;
+}
+
+std::shared_ptr<Pool> poolOf(OrtApi const& api, OrtKernelInfo const* info)
+{
+    // A session's kernels share its logger, and no other session's do.
+    using Pools = std::map<std::pair<OrtApi const*, OrtLogger const*>, std::weak_ptr<Pool>>;
+    static std::mutex& mutex = *new std::mutex; // never destroyed: sessions may outlive static objects
+    static Pools& pools = *new Pools;
+    OrtLogger const* logger = nullptr;
+    if (!succeeded(api, api.KernelInfo_GetLogger(info, &logger)) || logger == nullptr)
+    {
+        return std::make_shared<Pool>();
+    }
+    std::lock_guard<std::mutex> const lock(mutex);
+    for (auto entry = pools.begin(); entry != pools.end();)
+    {
+        entry = entry->second.expired() ? pools.erase(entry) : std::next(entry);
+    }
+    std::weak_ptr<Pool>& known = pools[{&api, logger}];
+    std::shared_ptr<Pool> pool = known.lock();
+    if (pool == nullptr)
+    {
+        pool = std::make_shared<Pool>();
+        known = pool;
+    }
+    return pool;
+}
+
+void Loop::run(void* loop, size_t count, void (*task)(void* data, size_t index), void* data) noexcept
+{
+    auto& self = *static_cast<Loop*>(loop);
+    if (count == 1)
+    {
+        task(data, 0);
+        return;
+    }
+    OrtStatus* const status = self.mApi.KernelContext_ParallelFor(self.mContext, task, count, 0, data);
+    if (status != nullptr)
+    {
+        self.mApi.ReleaseStatus(self.mStatus);
+        self.mStatus = status;
+    }
+}
+
+void Loop::check()
+{
+    OrtStatus* const status = mStatus;
+    mStatus = nullptr;
+    ort::check(mApi, status);
+}
+
+} // namespace lccl::ort

@@ -1,0 +1,60 @@
+// ONNX Runtime's own threads: how many a session has, and work for them.
+#pragma once
+
+#include "onnxruntime.h"
+
+#include <atomic>
+#include <memory>
+#include <mutex>
+
+namespace lccl::ort
+{
+
+//! The threads of a session. ONNX Runtime runs loops on them and does not say how many there are, so they are counted.
+class Pool
+{
+public:
+    //! Threads that work on one loop, the calling one among them. The first calls of a session take up to 0.2 ms each to count.
+    int32_t threads(OrtApi const& api, OrtKernelContext const* context);
+
+private:
+    std::mutex mMutex;
+    std::atomic<int32_t> mThreads{0}; //!< 0: to be counted
+    int32_t mCounts{0};
+    int32_t mMost{1};
+};
+
+//! The pool of the session that the kernel belongs to, shared by the kernels of a session.
+std::shared_ptr<Pool> poolOf(OrtApi const& api, OrtKernelInfo const* info);
+
+//! A loop's way to the threads during one call.
+class Loop
+{
+public:
+    Loop(OrtApi const& api, OrtKernelContext const* context)
+        : mApi(api)
+        , mContext(context)
+    {
+    }
+
+    ~Loop()
+    {
+        mApi.ReleaseStatus(mStatus);
+    }
+
+    Loop(Loop const&) = delete;
+    Loop& operator=(Loop const&) = delete;
+
+    //! As lccl_cpu_parallel; `loop` is a Loop.
+    static void run(void* loop, size_t count, void (*task)(void* data, size_t index), void* data) noexcept;
+
+    //! \throw Failure where ONNX Runtime refused a loop
+    void check();
+
+private:
+    OrtApi const& mApi;
+    OrtKernelContext const* mContext;
+    OrtStatus* mStatus{nullptr};
+};
+
+} // namespace lccl::ort
