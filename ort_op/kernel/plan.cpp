@@ -10,7 +10,7 @@ namespace lccl_cpu
 namespace
 {
 
-constexpr int64_t kBAND_BYTES = 320 << 10;    //!< of window and computed rows, so that they stay in L2
+constexpr int64_t kBAND_BYTES = 512 << 10;    //!< of window and computed rows, so that they stay in L2
 constexpr int64_t kGROUP_PIXELS = 512;        //!< output pixels of small images that share a pass over the weights
 constexpr int64_t kMIN_TASK_PIXELS = 64;      //!< below this a band costs more than it spreads
 constexpr int64_t kHEAVY_WEIGHTS = 1 << 20;   //!< bytes from which small maps are spread by channels, not by rows

@@ -37,6 +37,8 @@ struct Pass
     int64_t sumsPitch;
     float const* gate;          //!< [tile rows]
     bool first;
+    float const* ahead;         //!< weights of the next pass, of which this tile's share is brought to the second cache
+    int64_t aheadStep;          //!< floats of it per step of this pass
     Epilogue const* epilogue;   //!< null: other passes follow
 };
 
@@ -128,7 +130,7 @@ template <int kROWS, int kVECTORS>
 static void tile(Pass const& pass)
 {
     constexpr int kWIDTH = kVECTORS * kLanes;
-    constexpr int kAHEAD = LCCL_CPU_PREFETCH_STEPS;
+    float const* ahead = pass.ahead;
     Vector sum[kROWS][kVECTORS];
     float const* row[kROWS];
 #pragma GCC unroll 16
@@ -153,8 +155,9 @@ static void tile(Pass const& pass)
 #pragma GCC unroll 8
             for (int line = 0; line < (kWIDTH + 15) / 16; ++line)
             {
-                __builtin_prefetch(weights + kAHEAD * kWIDTH + line * 16);
+                __builtin_prefetch(ahead + line * 16, 0, 2);
             }
+            ahead += pass.aheadStep;
             step<kROWS, kVECTORS>(sum, row, at, weights);
         }
     }

@@ -162,6 +162,10 @@ static void multiplyPanel(Task const& t, int panel, Epilogue const& epilogue)
             pass.firstChannel = c;
             pass.channels = c + step < p.c ? step : p.c - c;
             pass.weights = weights + static_cast<int64_t>(c) * width;
+            // Memory is read evenly while tiles compute: each brings a share of the weights that come next.
+            int64_t const steps = static_cast<int64_t>(end - tap) * pass.channels;
+            float const* const next = pass.weights + tap * pass.weightsOfTap + steps * width;
+            pass.aheadStep = width / tiles > 0 ? (width + tiles - 1) / tiles : 1;
             for (int i = 0; i < tiles; ++i)
             {
                 int const first = static_cast<int>(static_cast<int64_t>(t.count) * i / tiles);
@@ -179,6 +183,8 @@ static void multiplyPanel(Task const& t, int panel, Epilogue const& epilogue)
                 }
                 pass.sums = sums + static_cast<int64_t>(first) * t.compactPitch;
                 pass.gate = t.listGate + first;
+                int64_t const share = i * steps * pass.aheadStep;
+                pass.ahead = share < steps * width ? next + share : pass.weights;
                 tileFunction(count, width / kLanes)(pass);
             }
         }

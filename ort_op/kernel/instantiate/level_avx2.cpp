@@ -5,7 +5,6 @@
 #define LCCL_CPU_LEVEL lccl_cpu_avx2
 #define LCCL_CPU_VECTOR_BYTES 32
 #define LCCL_CPU_TILE_ROWS 6
-#define LCCL_CPU_PREFETCH_STEPS 32
 #include "../work.h"
 
 namespace lccl_cpu

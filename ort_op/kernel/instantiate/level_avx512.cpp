@@ -6,7 +6,6 @@
 #define LCCL_CPU_LEVEL lccl_cpu_avx512
 #define LCCL_CPU_VECTOR_BYTES 64
 #define LCCL_CPU_TILE_ROWS 8
-#define LCCL_CPU_PREFETCH_STEPS 32
 #include "../work.h"
 
 namespace lccl_cpu

@@ -5,7 +5,6 @@
 #define LCCL_CPU_LEVEL lccl_cpu_neon
 #define LCCL_CPU_VECTOR_BYTES 16
 #define LCCL_CPU_TILE_ROWS 8
-#define LCCL_CPU_PREFETCH_STEPS 16
 #include "../work.h"
 
 namespace lccl_cpu
