@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from lccl.version import __version__
 
 if TYPE_CHECKING:
-    from lccl import nn
+    from lccl import nn, ort
     from lccl.checkpoint import save_checkpoint
     from lccl.comparing import compare
     from lccl.engine import build_engine
@@ -44,6 +44,7 @@ __all__ = [
     "load_checkpoint",
     "load_plugin",
     "nn",
+    "ort",
     "plugin_path",
     "profile",
     "save_checkpoint",
@@ -51,8 +52,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name == "nn":
-        return import_module("lccl.nn")
+    if name in ("nn", "ort"):
+        return import_module(f"lccl.{name}")
     if name in _LAZY:
         value = getattr(import_module(_LAZY[name]), name)
         globals()[name] = value

@@ -76,6 +76,7 @@ MAY_IMPORT = {
     "train": {"nn", "train"},
     "graph": {"errors", "numerics", "op", "graph"},
     "run": {"errors", "files", "numerics", "run", "torch_calls"},
+    "ort": {"errors", "files", "op", "run", "ort"},
     "profiling": {"errors", "op", "nn", "graph", "run", "numerics", "text", "load", "torch_calls", "verify", "profiling"},
     "exporting": {
         "errors",

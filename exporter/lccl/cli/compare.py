@@ -18,7 +18,7 @@ exit code: 0 every limit held, 2 a limit fell short, 1 could not run
 
 examples:
   lccl-compare lccl.pt model.onnx --dense dense.pt --data digits.npz
-  lccl-compare model.onnx --data mydata:held_out --min-speedup 1.0
+  lccl-compare model.onnx --data mydata:held_out --min-speedup 1.0 --min-speedup-runner onnxruntime-lccl
   lccl-compare lccl.pt model.onnx --dense dense.onnx --data test.npz --min-agreement 0.999 --max-accuracy-drop 0.5
 """
 
@@ -52,7 +52,9 @@ def parser() -> Parser:
         help="over the dense network (without one, the dense twin) in the same runtime on the same device; the lowest row counts",
     )
     p.add_argument(
-        "--min-speedup-runner", metavar="NAME", help="hold only the rows of this runner, such as onnxruntime, to --min-speedup"
+        "--min-speedup-runner",
+        metavar="NAME",
+        help="hold only the rows of this runner, such as onnxruntime-lccl, to --min-speedup",
     )
     p.add_argument("--plugin", type=Path, metavar="LIBRARY", help="the TensorRT plugin of engines (default: the installed one)")
     p.add_argument("--allow-skipped", action="store_true", help="limits hold although a named file could not run here")

@@ -40,7 +40,7 @@ class Limits:
     """Median latency of the dense network / that of the LCCL one in the same runtime on the same device; every LCCL row with
     a dense one in its runtime has to hold it."""
     min_speedup_runner: str | None = None
-    """The only runtime whose rows ``min_speedup`` is held against; None: those of all."""
+    """The only runner whose rows ``min_speedup`` is held against, such as "onnxruntime-lccl"; None: those of all."""
 
 
 def compare(
@@ -62,7 +62,8 @@ def compare(
 
     Args:
         networks: the LCCL network as one or several of: a module, an ONNX model, a ``.pt``, ``.onnx`` or ``.engine``
-            file. Errors are against the first. In PyTorch only, it is exported and run in ONNX Runtime too.
+            file. Errors are against the first. In PyTorch only, it is exported and run in ONNX Runtime too. In ONNX
+            Runtime it runs through the op's function and, where the CPU op's library is here, with that, which skips.
         data: a path to an ``.npz`` file, "pkg.module:loader", arrays, (inputs, labels), or an iterable of batches.
         dense: a dense network, as ``networks``.
         factory, dense_factory: "pkg.module:callable", or the callable, for checkpoints that do not name their own.
@@ -87,7 +88,7 @@ def compare(
     if not any(c.role == "lccl" and not c.skipped for c in contestants):
         reasons = "; ".join(f"{c.network}: {c.skipped}" for c in contestants if c.skipped)
         raise UserError(f"no runtime here can run the LCCL network ({reasons or 'none was given'})")
-    skipped = [c for c in contestants if c.skipped]
+    skipped = [c for c in contestants if c.skipped and not c.optional]
     if skipped and limits != Limits() and not allow_skipped:
         reasons = "; ".join(f"{c.network}: {c.skipped}" for c in skipped)
         raise UserError(f"not every network can run here ({reasons}), so the limits prove nothing of it: pass --allow-skipped")
@@ -111,6 +112,9 @@ def _require_runner(contestants: Sequence[Contestant], limits: Limits) -> None:
         raise UserError("--min-speedup-runner goes with --min-speedup")
     runners = dict.fromkeys(c.runner.name for c in contestants if c.role == "lccl" and not c.skipped)
     if limits.min_speedup_runner not in runners:
+        skipped = {c.runner.name: c.skipped for c in contestants if c.role == "lccl" and c.skipped}
+        if limits.min_speedup_runner in skipped:
+            raise UserError(f"{limits.min_speedup_runner} does not run here: {skipped[limits.min_speedup_runner]}")
         raise UserError(
             f"--min-speedup-runner is one that the LCCL network runs in here ({', '.join(runners)}), "
             f"not {limits.min_speedup_runner}"
@@ -216,7 +220,7 @@ def _with_speedup(row: Row, rows: tuple[Row, ...]) -> Row:
 def _speedup(row: Row, rows: tuple[Row, ...], role: Role) -> tuple[float, str] | None:
     """Over the first row of that role in the same runtime on the same device, and that row's label."""
     for other in rows:
-        same = (other.role, other.runner, other.device) == (role, row.runner, row.device)
+        same = (other.role, other.runtime, other.device) == (role, row.runtime, row.device)
         if same and row.latency is not None and other.latency is not None:
             return other.latency.median_ms / row.latency.median_ms, other.label
     return None

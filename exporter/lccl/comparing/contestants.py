@@ -38,6 +38,8 @@ class Contestant:
     skipped: str | None = None
     proto: onnx.ModelProto | None = None
     """The ONNX model, where the runtime runs one."""
+    optional: bool = False
+    """Another way to run a network that also runs without it, so that limits can be held to the network where this is skipped."""
 
 
 def open_networks(
@@ -133,10 +135,21 @@ def _of_onnx(proto: onnx.ModelProto, name: str, role: Role, threads: int, twin: 
     elif role == "lccl" and not _is_decomposed(proto):
         raise UserError(f"{name} has no LCCLConv node; export it with lccl-export, or name it with --dense")
     found = [Contestant(name, role, OnnxRuntimeRunner(proto, threads), proto=proto)]
+    if gated:
+        found.append(_with_library(proto, name, role, threads))
     if gated and twin:
         dense = dense_twin(proto)
         found.append(Contestant(f"dense twin of {name}", "dense twin", OnnxRuntimeRunner(dense, threads), proto=dense))
     return found
+
+
+def _with_library(proto: onnx.ModelProto, name: str, role: Role, threads: int) -> Contestant:
+    """The model in ONNX Runtime with the CPU op, which skips closed pixels; not run where that is not here."""
+    from lccl.ort import LIBRARY, look_for_library
+
+    library = look_for_library()
+    runner = OnnxRuntimeRunner(proto, threads, library=library.path or LIBRARY)
+    return Contestant(name, role, runner, library.reason or None, proto, optional=True)
 
 
 def _is_decomposed(proto: onnx.ModelProto) -> bool:

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from lccl.profiling import Profile
+from lccl.run.onnxruntime import PLAIN, WITH_LIBRARY
 from lccl.text import count, table
 
 Role = Literal["lccl", "dense", "dense twin"]
@@ -41,7 +42,7 @@ class Row:
     latency: Latency | None = None
     speedup: float | None = None
     """Median of the dense network, or of the dense twin where there is none, in the same runtime on the same device / median
-    of this row."""
+    of this row. ONNX Runtime is one runtime, with the CPU op and without."""
     speedup_over: str | None = None
     speedup_over_twin: float | None = None
     """As ``speedup``, over the dense twin whatever else there is."""
@@ -49,6 +50,11 @@ class Row:
     @property
     def label(self) -> str:
         return f"{self.network} ({self.runner})"
+
+    @property
+    def runtime(self) -> str:
+        """Whose time a speed-up is over: a dense network has no gates, so there is no op for a library to run in it."""
+        return PLAIN if self.runner == WITH_LIBRARY else self.runner
 
 
 @dataclass(frozen=True)

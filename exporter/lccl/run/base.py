@@ -40,7 +40,7 @@ class Runner(Protocol):
     """
 
     name: str
-    """Of the runtime: "torch", "onnxruntime", "tensorrt", "tensorrt-rtx"."""
+    """Of the runtime: "torch", "onnxruntime", "onnxruntime-lccl", "tensorrt", "tensorrt-rtx"."""
     device: str
 
     @property

@@ -2,31 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
 import onnx
 
 from lccl.errors import UserError
+from lccl.files import require_file
 from lccl.numerics import Array
 from lccl.run.base import Batches, common_batches
 
+PLAIN, WITH_LIBRARY = "onnxruntime", "onnxruntime-lccl"
+"""The runner's name without a library of custom ops and with one."""
+CPU = ("CPUExecutionProvider",)
+
 
 class OnnxRuntimeRunner:
-    """An ONNX model in ONNX Runtime; LCCLConv runs through its model-local function.
+    """An ONNX model in ONNX Runtime.
 
     Args:
         model: a file, or a model in memory.
         threads: of one inference; 1 keeps measurements side by side in one process apart.
         optimize: ONNX Runtime's graph optimisations.
+        library: of custom ops, for nodes that it has; without it they run through their model-local functions.
     """
 
-    name = "onnxruntime"
     device = "CPU"
 
-    def __init__(self, model: str | Path | onnx.ModelProto, threads: int = 1, optimize: bool = True) -> None:
-        self._model, self._threads, self._optimize = model, threads, optimize
+    def __init__(
+        self,
+        model: str | Path | onnx.ModelProto,
+        threads: int = 1,
+        optimize: bool = True,
+        library: str | Path | None = None,
+    ) -> None:
+        self._model, self._threads, self._optimize, self._library = model, threads, optimize, library
+        self.name = PLAIN if library is None else WITH_LIBRARY
         self._session: Any = None
 
     def __enter__(self) -> Self:
@@ -38,11 +50,9 @@ class OnnxRuntimeRunner:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         if not self._optimize:
             options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-        source = self._model.SerializeToString() if isinstance(self._model, onnx.ModelProto) else str(self._model)
-        try:
-            self._session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
-        except Exception as error:
-            raise UserError(f"ONNX Runtime cannot load {self._what}: {_one_line(error)}") from error
+        if self._library is not None:
+            register_library(options, self._library)
+        self._session = open_session(self._model, options)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -62,11 +72,40 @@ class OnnxRuntimeRunner:
         try:
             return dict(zip(names, self._session.run(names, dict(feed)), strict=True))
         except Exception as error:
-            raise UserError(f"ONNX Runtime cannot run {self._what} on these inputs: {_one_line(error)}") from error
+            raise UserError(f"ONNX Runtime cannot run {_title(self._model)} on these inputs: {_one_line(error)}") from error
 
-    @property
-    def _what(self) -> str:
-        return "the model" if isinstance(self._model, onnx.ModelProto) else str(self._model)
+
+def register_library(options: Any, library: str | Path) -> None:
+    """Gives the ops of a library to the sessions of these options.
+
+    Raises:
+        UserError: ONNX Runtime does not take it.
+    """
+    import onnxruntime
+
+    try:
+        options.register_custom_ops_library(str(library))
+    except Exception as error:
+        raise UserError(f"ONNX Runtime {onnxruntime.__version__} does not take {library}: {_one_line(error)}") from error
+
+
+def open_session(model: str | Path | onnx.ModelProto, options: Any, providers: Sequence[Any] = CPU) -> Any:
+    """An ``onnxruntime.InferenceSession`` of a file, or of a model in memory.
+
+    Raises:
+        UserError: ONNX Runtime cannot load it.
+    """
+    import onnxruntime
+
+    source = model.SerializeToString() if isinstance(model, onnx.ModelProto) else str(require_file(model))
+    try:
+        return onnxruntime.InferenceSession(source, options, providers=list(providers))
+    except Exception as error:
+        raise UserError(f"ONNX Runtime cannot load {_title(model)}: {_one_line(error)}") from error
+
+
+def _title(model: str | Path | onnx.ModelProto) -> str:
+    return "the model" if isinstance(model, onnx.ModelProto) else str(model)
 
 
 def _one_line(error: BaseException) -> str:

@@ -1,0 +1,83 @@
+"""``python -m lccl.ort``: the CPU op's library, ONNX Runtime, and whether it takes the library."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from lccl.errors import UserError
+from lccl.version import __version__
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        print(f"error: {message} (see {self.prog} --help)", file=sys.stderr)
+        raise SystemExit(1)
+
+
+def report(library: str | None = None) -> dict[str, Any]:
+    """What is here, as plain values.
+
+    Raises:
+        UserError: a library is named and is not there.
+    """
+    import onnxruntime
+
+    from lccl.files import sha256
+    from lccl.ort import LEVEL_ENVIRONMENT, cpu_level, look_for_library
+
+    found = look_for_library(library)
+    said: dict[str, Any] = {"lccl": __version__, "library": None if found.path is None else str(found.path)}
+    if found.path is not None:
+        said |= {"sha256": sha256(found.path), "bytes": found.path.stat().st_size}
+    said |= {"onnxruntime": onnxruntime.__version__, "takes_library": bool(found), "reason": found.reason}
+    said |= {"level": cpu_level(found.path) if found else None, "level_asked": os.environ.get(LEVEL_ENVIRONMENT)}
+    return said
+
+
+def _text(said: dict[str, Any]) -> str:
+    lines = [f"lccl          {said['lccl']}"]
+    lines.append(f"library       {said['library']}, {said['bytes']:,} bytes" if said["library"] else "library       none")
+    verdict = "takes the library: closed pixels are skipped"
+    if not said["takes_library"]:
+        verdict = f"every pixel is computed, through the op's function: {said['reason']}"
+    lines.append(f"ONNX Runtime  {said['onnxruntime']}: {verdict}")
+    if said["takes_library"]:
+        lines.append(f"CPU level     {_level(said)}")
+    return "\n".join(lines)
+
+
+def _level(said: dict[str, Any]) -> str:
+    asked = said["level_asked"]
+    if said["level"] is None:
+        return f"{asked}, which this machine does not run: unset LCCL_CPU_LEVEL" if asked else "the library does not tell"
+    return f"{said['level']}, as LCCL_CPU_LEVEL asks" if asked else str(said["level"])
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command's exit code: 0 if there is a library, ONNX Runtime takes it and the level that is asked for runs, else 1."""
+    parser = _Parser(
+        "python -m lccl.ort",
+        description="Prints the CPU op's library, ONNX Runtime's version, whether it takes the library, and the CPU level.",
+        epilog="exit code: 0 if there is a library, ONNX Runtime takes it and the level that LCCL_CPU_LEVEL asks for runs, else 1",
+    )
+    parser.add_argument(
+        "--library", metavar="PATH", help="the op's library (default: $LCCL_ORT_LIBRARY, else the package's own)"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON instead of text")
+    options = parser.parse_args(arguments)
+    try:
+        said = report(options.library)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(json.dumps(said, indent=1) if options.json else _text(said))
+    return 0 if said["takes_library"] and not (said["level_asked"] and said["level"] is None) else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,225 @@
+"""Finding the CPU op's library, sessions with it and without, and what `python -m lccl.ort` tells."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+
+import lccl
+import lccl.ort
+from cases import CASES
+from conftest import ROOT
+from lccl.ort import ENVIRONMENT, LIBRARY, __main__, cpu_level, find_library, look_for_library
+from onnx_models import case_model
+
+TAKES_NOTHING = """
+const void* RegisterCustomOps(void* options, const void* api) { return 0; }
+const char* lccl_ort_describe(void) { return "portable"; }
+"""
+"""A library that ONNX Runtime takes and that has no op."""
+OTHER = "int other(void) { return 1; }\n"
+
+
+@pytest.fixture(autouse=True)
+def no_library(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """As on a machine where none was built."""
+    monkeypatch.delenv(ENVIRONMENT, raising=False)
+    monkeypatch.setattr(lccl.ort, "PACKAGED", tmp_path / "package" / LIBRARY)
+    monkeypatch.setattr(lccl.ort, "_state", {"warned": False})
+
+
+def compiled(source: str, path: Path) -> Path:
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    if compiler is None:
+        pytest.skip("no C compiler: libraries that stand for others are compiled")
+    path.with_suffix(".c").write_text(source)
+    subprocess.run([compiler, "-shared", "-fPIC", "-o", str(path), str(path.with_suffix(".c"))], check=True)
+    return path
+
+
+@pytest.fixture
+def empty(tmp_path: Path) -> Path:
+    return compiled(TAKES_NOTHING, tmp_path / "libempty.so")
+
+
+@pytest.fixture
+def gated(tmp_path: Path) -> tuple[Path, dict[str, Any]]:
+    """One node with its function, and a feed."""
+    model, feed = case_model(CASES[0])
+    onnx.save(model, tmp_path / "gated.onnx")
+    return tmp_path / "gated.onnx", feed
+
+
+@pytest.fixture
+def plain(tmp_path: Path) -> Path:
+    """A model without an LCCLConv node."""
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("Relu", ["x"], ["y"])],
+        "plain",
+        [onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [2])],
+        [onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [2])],
+    )
+    opsets = [onnx.helper.make_opsetid("", 18)]
+    onnx.save(onnx.helper.make_model(graph, opset_imports=opsets, ir_version=10), tmp_path / "plain.onnx")
+    return tmp_path / "plain.onnx"
+
+
+# ---- finding --------------------------------------------------------------------------------------------------------
+
+
+def test_where_the_library_is_looked_for(monkeypatch: pytest.MonkeyPatch, empty: Path) -> None:
+    assert find_library() is None
+    with pytest.raises(
+        lccl.UserError, match=f"there is no {LIBRARY}: install .* g\\+\\+ and CMake .*, or name one in {ENVIRONMENT}"
+    ):
+        lccl.ort.library_path()
+    lccl.ort.PACKAGED.parent.mkdir()
+    lccl.ort.PACKAGED.write_bytes(b"")
+    assert lccl.ort.library_path() == lccl.ort.PACKAGED
+    monkeypatch.setenv(ENVIRONMENT, str(empty))
+    assert lccl.ort.library_path() == empty
+    assert find_library(lccl.ort.PACKAGED) == lccl.ort.PACKAGED
+    monkeypatch.chdir(empty.parent)
+    monkeypatch.setenv(ENVIRONMENT, empty.name)
+    assert lccl.ort.library_path() == empty, "the system's loader looks for a bare name elsewhere"
+    monkeypatch.setenv(ENVIRONMENT, "absent.so")
+    with pytest.raises(lccl.UserError, match=r"no such file: absent\.so"):
+        lccl.ort.library_path()
+
+
+def test_what_onnx_runtime_takes(empty: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    missing = look_for_library()
+    assert not missing
+    assert missing.path is None
+    assert f"there is no {LIBRARY}" in missing.reason
+    assert look_for_library(empty) == lccl.ort.Found(empty)
+    text = tmp_path / "text.so"
+    text.write_text("not a library")
+    for path in (text, compiled(OTHER, tmp_path / "other.so")):
+        refused = look_for_library(path)
+        assert not refused
+        assert f"ONNX Runtime {onnxruntime.__version__} does not take {path}" in refused.reason
+        assert f"is it {LIBRARY}, built for this machine?" in refused.reason
+    monkeypatch.setattr(onnxruntime, "__version__", "1.19.2")
+    assert "ONNX Runtime 1.19.2 is older than 1.20: pip install -U onnxruntime" in look_for_library(empty).reason
+
+
+def test_the_level(empty: Path, tmp_path: Path) -> None:
+    assert cpu_level() is None
+    assert cpu_level(empty) == "portable"
+    assert cpu_level(compiled(OTHER, tmp_path / "other.so")) is None
+
+
+# ---- sessions -------------------------------------------------------------------------------------------------------
+
+
+def test_without_the_library_it_warns_once_and_runs(gated: tuple[Path, dict[str, Any]]) -> None:
+    path, feed = gated
+    with pytest.warns(RuntimeWarning, match=f"compute every pixel, through the op's function: there is no {LIBRARY}") as caught:
+        session = lccl.ort.session(path)
+    assert [w.filename for w in caught] == [__file__], "the caller's line"
+    (expected,) = onnxruntime.InferenceSession(str(path)).run(None, feed)
+    np.testing.assert_array_equal(session.run(None, feed)[0], expected)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        lccl.ort.session(path)
+        lccl.ort.session(onnx.load(path), library=path.with_name("gated.onnx"))
+
+
+def test_a_library_that_is_refused_is_done_without(gated: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    other = compiled(OTHER, tmp_path / "other.so")
+    with pytest.warns(RuntimeWarning, match=rf"does not take {other}"):
+        session = lccl.ort.session(gated[0], library=other)
+    assert np.isfinite(session.run(None, gated[1])[0]).all()
+
+
+def test_a_library_is_registered(gated: tuple[Path, dict[str, Any]], empty: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that has no op leaves the function to ONNX Runtime, and nobody is warned."""
+    monkeypatch.setenv(ENVIRONMENT, str(empty))
+    registered = []
+    options = onnxruntime.SessionOptions
+    monkeypatch.setattr(
+        onnxruntime,
+        "SessionOptions",
+        type("Watched", (options,), {"register_custom_ops_library": lambda self, path: registered.append(path)}),
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        lccl.ort.session(gated[0])
+    assert registered == [str(empty)] * 2, "tried on options that are thrown away, then on the session's"
+
+
+def test_a_model_without_gates(plain: Path, empty: Path) -> None:
+    """Nothing is lost there, so there is nothing to warn of."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for library in (None, empty):
+            session = lccl.ort.session(plain, library=library)
+            assert list(session.run(None, {"x": np.array([-1, 2], np.float32)})[0]) == [0, 2]
+
+
+def test_options_of_the_caller(plain: Path) -> None:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 2
+    assert lccl.ort.session(plain, options=options).get_session_options().intra_op_num_threads == 2
+    assert lccl.ort.session(plain, options=options, threads=1).get_session_options().intra_op_num_threads == 1
+    assert lccl.ort.session(plain, providers=["CPUExecutionProvider"]).get_providers() == ["CPUExecutionProvider"]
+    with pytest.raises(lccl.UserError, match="threads is at least 1, not 0"):
+        lccl.ort.session(plain, threads=0)
+
+
+def test_what_is_no_model(tmp_path: Path, gated: tuple[Path, dict[str, Any]]) -> None:
+    (tmp_path / "bad.onnx").write_bytes(b"nonsense")
+    with pytest.raises(lccl.UserError, match=r"ONNX Runtime cannot load .*bad\.onnx: "):
+        lccl.ort.session(tmp_path / "bad.onnx")
+    with pytest.raises(lccl.UserError, match=r"no such file: absent\.onnx"):
+        lccl.ort.session("absent.onnx")
+    with pytest.raises(lccl.UserError, match="is not a file"):
+        lccl.ort.session(tmp_path)
+    with pytest.raises(lccl.UserError, match=r"no such file: absent\.so"):
+        lccl.ort.session(gated[0], library="absent.so")
+
+
+def test_a_model_of_nodes_alone_needs_the_library() -> None:
+    model, _ = case_model(CASES[0], function=False)
+    with pytest.raises(lccl.UserError, match=rf"cannot load the model: .*\(there is no {LIBRARY}: install lccl again"):
+        lccl.ort.session(model)
+
+
+# ---- the report -----------------------------------------------------------------------------------------------------
+
+
+def test_the_report(empty: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    assert __main__.main([]) == 1
+    out = capsys.readouterr().out
+    assert "library       none" in out
+    assert f"{onnxruntime.__version__}: every pixel is computed, through the op's function: there is no {LIBRARY}" in out
+    monkeypatch.setenv("LCCL_CPU_LEVEL", "portable")
+    assert __main__.main(["--library", str(empty)]) == 0
+    out = capsys.readouterr().out
+    assert f"library       {empty}, {empty.stat().st_size:,} bytes" in out
+    assert "CPU level     portable, as LCCL_CPU_LEVEL asks" in out
+    assert __main__.main(["--library", str(compiled(OTHER, tmp_path / "other.so")), "--json"]) == 1
+    said = json.loads(capsys.readouterr().out)
+    assert (said["takes_library"], said["level"], said["level_asked"]) == (False, None, "portable")
+    assert "does not take" in said["reason"]
+    assert __main__.main(["--library", "absent.so"]) == 1
+    assert "error: no such file: absent.so" in capsys.readouterr().err
+
+
+def test_the_report_as_a_command() -> None:
+    done = subprocess.run([sys.executable, "-m", "lccl.ort", "--json"], capture_output=True, text=True, check=False, cwd=ROOT)
+    said = json.loads(done.stdout)
+    assert said["lccl"] == lccl.__version__
+    assert done.returncode == (0 if said["takes_library"] else 1)
+    assert done.stderr == ""

@@ -1,0 +1,94 @@
+"""What the package does with the CPU op's own library. The op itself is tested in tests/ort."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+
+import lccl
+import lccl.ort
+from cases import CASES
+from lccl.comparing import Limits
+from lccl.files import sha256
+from lccl.graph.views import stripped
+from lccl.ort import ENVIRONMENT
+from onnx_models import case_model
+
+LEVELS = ("avx512", "avx2", "neon", "portable")
+
+
+@pytest.fixture(autouse=True)
+def library(ort_library: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv(ENVIRONMENT, str(ort_library))
+    return ort_library
+
+
+def test_the_op_runs_where_there_is_no_function() -> None:
+    """So it is the library that computes."""
+    model, feed = case_model(CASES[0], function=False)
+    whole, _ = case_model(CASES[0])
+    expected = onnxruntime.InferenceSession(whole.SerializeToString()).run(None, feed)[0]
+    np.testing.assert_allclose(lccl.ort.session(model).run(None, feed)[0], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_one_file_with_the_library_and_without(exported: Path, samples: Path) -> None:
+    before = sha256(exported)
+    with np.load(samples) as content:
+        x = content["x"]
+    plain = onnxruntime.InferenceSession(str(exported))
+    feed = {plain.get_inputs()[0].name: x}
+    without = plain.run(None, feed)[0]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for threads in (1, 2):
+            (outputs,) = lccl.ort.session(exported, threads=threads).run(None, feed)
+            np.testing.assert_allclose(outputs, without, rtol=1e-4, atol=1e-5)
+    nodes = stripped(onnx.load(exported))
+    np.testing.assert_allclose(lccl.ort.session(nodes).run(None, feed)[0], without, rtol=1e-4, atol=1e-5)
+    assert sha256(exported) == before
+
+
+def test_options_are_the_callers(exported: Path) -> None:
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = lccl.ort.session(exported, options=options, threads=2)
+    assert session.get_session_options().intra_op_num_threads == 2
+
+
+def test_it_is_compared(checkpoint: Path, exported: Path, samples: Path) -> None:
+    result = lccl.compare([checkpoint, exported], samples, latency=None, limits=Limits(min_agreement=1))
+    row = result.rows[2]
+    assert (row.runner, row.skipped, row.reference) == ("onnxruntime-lccl", None, "small.pt (torch)")
+    assert row.max_error is not None
+    assert 0 < row.max_error < 1e-4, "another implementation rounds in another order"
+    assert result
+
+
+@pytest.mark.parametrize(
+    ("level", "code", "words"),
+    [
+        ("portable", 0, "CPU level     portable, as LCCL_CPU_LEVEL asks"),
+        ("mmx", 1, "CPU level     mmx, which this machine does not run: unset LCCL_CPU_LEVEL"),
+    ],
+)
+def test_the_level_that_is_asked_for(library: Path, level: str, code: int, words: str) -> None:
+    environment = {**os.environ, "LCCL_CPU_LEVEL": level}
+    command = [sys.executable, "-m", "lccl.ort", "--library", str(library)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert (done.returncode, done.stdout.splitlines()[-1]) == (code, words)
+
+
+def test_the_level_of_this_machine(library: Path, exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LCCL_CPU_LEVEL", raising=False)
+    assert lccl.ort.cpu_level(library) in LEVELS
+    monkeypatch.setenv("LCCL_CPU_LEVEL", "mmx")
+    with pytest.raises(lccl.UserError, match=r"LCCL_CPU_LEVEL is mmx: on this machine it may be .*portable"):
+        lccl.ort.session(exported)
