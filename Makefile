@@ -10,11 +10,12 @@ DIGITS := samples/digits
 DATA := samples.digits.data:held_out
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help demo test kernels lint format train-digits clean
+.PHONY: help demo test ort kernels lint format train-digits clean
 
 help:
 	@echo "make demo          real images -> trained LCCL network -> ONNX -> engine -> comparison"
 	@echo "make test          install what tests need, run all of them"
+	@echo "make ort           build ONNX Runtime's library of the CPU kernels; needs g++ and CMake (make demo does it)"
 	@echo "make kernels       build the CUDA kernels and the TensorRT plugin; needs nvcc and CMake, no GPU (CAPABILITY=8.9 for one GPU)"
 	@echo "make lint          ruff, mypy"
 	@echo "make format        let ruff format the code"
@@ -36,7 +37,16 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 	@$(PIP) -e '.[dev]'
 	@touch $@
 
-demo: $(VENV)/.installed
+# The package of a checkout has the library only if it is built. What is missing ends no demo: the function runs everywhere.
+ort: $(VENV)/.installed
+	@echo "-- compiling ONNX Runtime's library of the CPU kernels (half a minute the first time)"
+	@mkdir -p build
+	@{ cmake --preset ort && cmake --build --preset ort --parallel $(JOBS) && cmake --install build/ort --component python; } > build/ort.log 2>&1 \
+		|| { echo "-- without liblccl_ort.so: ONNX Runtime computes closed pixels too, through the function in the model."; \
+		     echo "   It needs g++, CMake 3.25 or newer and, to get ONNX Runtime's header, the network; build/ort.log says what failed"; }
+	@grep "Without liblccl_ort.so" build/ort.log || true
+
+demo: ort
 	@mkdir -p $(OUT)
 	@echo "-- 1/3 checkpoint -> ONNX, checked against PyTorch"
 	$(BIN)/lccl-export $(DIGITS)/lccl.pt -o $(OUT)/lccl.onnx --inputs $(DATA)

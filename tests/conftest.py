@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 sys.path.insert(0, str(Path(__file__).parent))
 
 ROOT = Path(__file__).parent.parent
-pytest_plugins = ("native_build", "trt_builds", "cpu_builds")
+pytest_plugins = ("native_build", "trt_builds", "cpu_builds", "ort_builds")
 
 
 @dataclass(frozen=True)
