@@ -19,7 +19,7 @@ from native_build import ROOT, build, why_no_emulator
 VERSIONS = ("1.20.1", "1.26.0", "newest")
 """Of ONNX Runtime: the oldest that is supported, one between, and what the package index has."""
 DTYPES = (np.dtype(np.float32), np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16))
-LIMITS = {"float32": (1e-5, 2e-5), "float16": (2**-11, 2e-5), "bfloat16": (2**-8 * 0.5, 2e-5)}
+LIMITS = {"float32": (1e-5, 2e-5), "float16": (2**-11, 2e-5), "bfloat16": (2**-8, 2e-5)}
 """Relative and absolute: a rounding of the output, and what float32 sums differ by."""
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from cpu_builds import Host
 from cpu_calls import Placement, Run, Work, check_all, running_levels
-from cpu_layers import large_layers, named_layers, random_layers
+from random_layers import large_layers, named_layers, random_layers
 
 
 def test_against_the_reference(aarch64_host: Host, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 from cases import Case
 from cpu_builds import Host
 from cpu_calls import Expected, Layer, Run, Work, check, check_all, expected, levels_of, run, running_levels
-from cpu_layers import large_layers, named_layers, random_layers
+from random_layers import large_layers, named_layers, random_layers
 
 SWEEPS = 4
 LAYERS_PER_SWEEP = 900

@@ -23,7 +23,7 @@ from cpu_calls import (
     running_levels,
     start,
 )
-from cpu_layers import large_layers, named_layers, random_layers
+from random_layers import large_layers, named_layers, random_layers
 
 GUARDS = (Placement.ENDS_AT_GUARD, Placement.STARTS_AT_GUARD)
 TENSORS = tuple(slot for slot in Slot if slot not in (Slot.WEIGHT, Slot.PACKED, Slot.WORKSPACE, Slot.ACTIVE))

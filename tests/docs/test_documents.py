@@ -93,7 +93,7 @@ def run(arguments: list[str], cwd: Path, **environment: str) -> str:
 
 def test_every_block_is_run_or_shows_output() -> None:
     assert {"README.md", "bench/README.md", "samples/digits/README.md", "trt_plugin/README.md"} <= set(DOCUMENTS)
-    assert {b.language for b in BLOCKS} == {"bash", "python", "text"}
+    assert {b.language for b in BLOCKS} == {"bash", "cpp", "python", "text"}
     assert {b.elsewhere for b in COMMANDS} == {None, *ELSEWHERE.values()}
     assert len([b for b in COMMANDS if b.elsewhere is None]) >= 5
 

@@ -48,7 +48,7 @@ def infer(model: bytes, feed: dict[str, Any], element: int, library: str, thread
 
 def distance(got: Any, expected: Any, element: int) -> float:
     """The largest error over what the type allows: good up to 1. What is finite on one side only is infinitely far."""
-    relative = {FLOAT32: 1e-5, FLOAT16: 2**-11, BFLOAT16: 2**-9}[element] * 1.001
+    relative = {FLOAT32: 1e-5, FLOAT16: 2**-11, BFLOAT16: 2**-8}[element] * 1.001
     if got.shape != expected.shape or not (np.isfinite(got) == np.isfinite(expected)).all():
         return float("inf")
     known = np.isfinite(expected)
