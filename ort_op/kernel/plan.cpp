@@ -15,6 +15,7 @@ constexpr int64_t kGROUP_PIXELS = 512;        //!< output pixels of small images
 constexpr int64_t kMIN_TASK_PIXELS = 64;      //!< below this a band costs more than it spreads
 constexpr int64_t kHEAVY_WEIGHTS = 1 << 20;   //!< bytes from which small maps are spread by channels, not by rows
 constexpr int64_t kHEAVY_PIXELS = 256;
+constexpr int64_t kWHOLE_WINDOW = 1 << 22;    //!< floats of a window that may hold all of an image, or of several
 constexpr double kSERIAL_OPERATIONS = 4e6;    //!< multiplications and additions below which other threads are not woken
 constexpr double kSORT_COST = 80;            //!< of a row, in multiplications of registers
 constexpr int64_t kLARGEST = INT64_C(1) << 30; //!< elements of a scratch array: offsets are int32
@@ -108,11 +109,14 @@ void cut(Plan& plan, lccl_cpu_params const& p)
     int64_t const threads = operations(plan, p) < kSERIAL_OPERATIONS ? 1 : p.threads;
     int64_t const pixels = int64_t{plan.ho} * plan.wo;
     int64_t const evenShare = std::max<int64_t>(1, ceilDiv(p.n, threads));
-    plan.images = static_cast<int>(std::clamp<int64_t>(kGROUP_PIXELS / pixels, 1, evenShare));
+    int64_t const window = (int64_t{p.h} + p.pads[0] + p.pads[2]) * plan.windowWidth * plan.pitch; // of an image
+    int64_t const together = std::min(kGROUP_PIXELS / pixels, kWHOLE_WINDOW / window);
+    plan.images = static_cast<int>(std::clamp<int64_t>(together, 1, evenShare));
     plan.imageGroups = static_cast<int>(ceilDiv(p.n, plan.images));
 
     int64_t rows = cachedRows(plan, p);
-    bool const heavy = pixels <= kHEAVY_PIXELS && int64_t{plan.columns} * plan.taps * p.c * 4 > kHEAVY_WEIGHTS;
+    bool const heavy = pixels <= kHEAVY_PIXELS && window <= kWHOLE_WINDOW
+        && int64_t{plan.columns} * plan.taps * p.c * 4 > kHEAVY_WEIGHTS;
     if (plan.images > 1 || heavy)
     {
         rows = plan.ho;
@@ -198,18 +202,18 @@ bool checkShapes(lccl_cpu_params const& p, char* reason, size_t size)
     {
         return refuse(reason, size, "c, h, w and k have to be positive, and n not negative");
     }
-    if (!between(1, 7, {p.r, p.s, }))
+    if (!between(1, 7, {p.r, p.s}))
     {
         return refuse(reason, size, "kernels are 1 to 7 pixels wide and high, not %d x %d", p.r, p.s);
     }
     constexpr int32_t kMOST = 1 << 20;
     if (!between(1, kMOST, {p.strides[0], p.strides[1], p.dilations[0], p.dilations[1], p.grid}))
     {
-        return refuse(reason, size, "strides, dilations and grid have to be positive");
+        return refuse(reason, size, "strides, dilations and grid have to be from 1 to 2^20");
     }
     if (!between(0, kMOST, {p.pads[0], p.pads[1], p.pads[2], p.pads[3]}))
     {
-        return refuse(reason, size, "pads must not be negative");
+        return refuse(reason, size, "pads have to be from 0 to 2^20");
     }
     if (p.threads < 1)
     {
@@ -229,7 +233,7 @@ bool checkGate(lccl_cpu_params const& p, OutputSize const& out, char* reason, si
     if (!between(1, kMOST, {p.gate_r, p.gate_s, p.gate_strides[0], p.gate_strides[1], p.gate_dilations[0], p.gate_dilations[1]})
         || !between(0, kMOST, {p.gate_pads[0], p.gate_pads[1], p.gate_pads[2], p.gate_pads[3]}))
     {
-        return refuse(reason, size, "the gate's kernel, strides and dilations have to be positive, its pads not negative");
+        return refuse(reason, size, "the gate's kernel, strides and dilations have to be from 1 to 2^20, its pads from 0");
     }
     int64_t const hg = convSize(p.h, p.gate_r, p.gate_strides[0], p.gate_pads[0], p.gate_pads[2], p.gate_dilations[0]);
     int64_t const wg = convSize(p.w, p.gate_s, p.gate_strides[1], p.gate_pads[1], p.gate_pads[3], p.gate_dilations[1]);
@@ -280,10 +284,11 @@ bool isSupported(lccl_cpu_params const& p, lccl_cpu_level const* level, char* re
     }
     double const windowRow = static_cast<double>(p.w + p.pads[1] + p.pads[3] + 8) * (p.c + 32);
     double const map = static_cast<double>(out.wo) * (p.k + 32);
-    double const rows = static_cast<double>(p.grid) * p.strides[0] + 8.0 * p.dilations[0] + p.pads[0]
+    double const fewest = static_cast<double>(p.grid) + static_cast<double>(kMIN_TASK_PIXELS) / static_cast<double>(out.wo);
+    double const rows = fewest * p.strides[0] + 8.0 * p.dilations[0] + p.pads[0]
         + (hasGate(p) ? static_cast<double>(p.gate_r) * p.gate_dilations[0] + p.gate_pads[0] + p.gate_strides[0] : 0);
     double const largest = static_cast<double>(kLARGEST);
-    if (rows * windowRow > largest || (p.grid + 8.0) * map > largest || static_cast<double>(p.h) * p.w > largest
+    if (rows * windowRow > largest || (fewest + 8.0) * map > largest || static_cast<double>(p.h) * p.w > largest
         || static_cast<double>(out.ho) * static_cast<double>(out.wo) > largest)
     {
         return refuse(reason, size, "an image is too large: a band of rows has more than 2^30 elements");
