@@ -6,7 +6,7 @@
 namespace LCCL_CPU_LEVEL
 {
 
-//! maps[t][q] = sum of weight[c][t] * x[c][q], over 32 channels at a time.
+//! maps[t][q] = sum of weight[c][t] * x[c][q], over 16 channels at a time.
 template <int kTAPS>
 static void sumPlanes(float const* x, int64_t plane, int64_t count, int channels, float const* weight, float* maps, int64_t mapPitch)
 {
@@ -121,7 +121,7 @@ static void sumTaps(Task const& t, float const* x, int64_t count, float* maps, i
 static void prepareGate(Task const& t)
 {
     int const taps = t.p.gate_r * t.p.gate_s;
-    for (int tap = 0; tap < taps && t.plan.gateSource == GateSource::kPLANES; ++tap)
+    for (int tap = 0; tap < taps && taps > 1 && t.plan.gateSource == GateSource::kPLANES; ++tap)
     {
         for (int c = 0; c < t.p.c; ++c)
         {

@@ -15,7 +15,7 @@ constexpr int64_t kGROUP_PIXELS = 512;        //!< output pixels of small images
 constexpr int64_t kMIN_TASK_PIXELS = 64;      //!< below this a band costs more than it spreads
 constexpr int64_t kHEAVY_WEIGHTS = 1 << 20;   //!< bytes from which small maps are spread by channels, not by rows
 constexpr int64_t kHEAVY_PIXELS = 256;
-constexpr int64_t kWHOLE_WINDOW = 1 << 22;    //!< floats of a window that may hold all of an image, or of several
+constexpr double kWHOLE_WINDOW = 1 << 22;     //!< floats of a window that may hold all of an image, or of several
 constexpr double kSERIAL_OPERATIONS = 4e6;    //!< multiplications and additions below which other threads are not woken
 constexpr double kSORT_COST = 80;            //!< of a row, in multiplications of registers
 constexpr int64_t kLARGEST = INT64_C(1) << 30; //!< elements of a scratch array: offsets are int32
@@ -64,8 +64,8 @@ GateSource gateSource(lccl_cpu_params const& p)
     {
         return GateSource::kNONE;
     }
-    bool const planes
-        = p.gate_strides[0] == 1 && p.gate_strides[1] == 1 && p.grid == 1 && p.gate_r * p.gate_s <= kMAX_PLANE_TAPS;
+    bool const planes = p.gate_strides[0] == 1 && p.gate_strides[1] == 1 && p.grid == 1
+        && int64_t{p.gate_r} * p.gate_s <= kMAX_PLANE_TAPS;
     return planes ? GateSource::kPLANES : GateSource::kWINDOW;
 }
 
@@ -101,7 +101,7 @@ double operations(Plan const& plan, lccl_cpu_params const& p)
 {
     double const pixels = static_cast<double>(p.n) * plan.ho * plan.wo;
     double const density = p.density < 0 ? 0.5 : static_cast<double>(p.density);
-    return 2 * pixels * p.c * (density * p.k * plan.taps + (hasGate(p) ? p.gate_r * p.gate_s : 0));
+    return 2 * pixels * p.c * (density * p.k * plan.taps + (hasGate(p) ? static_cast<double>(p.gate_r) * p.gate_s : 0));
 }
 
 void cut(Plan& plan, lccl_cpu_params const& p)
@@ -109,15 +109,19 @@ void cut(Plan& plan, lccl_cpu_params const& p)
     int64_t const threads = operations(plan, p) < kSERIAL_OPERATIONS ? 1 : p.threads;
     int64_t const pixels = int64_t{plan.ho} * plan.wo;
     int64_t const evenShare = std::max<int64_t>(1, ceilDiv(p.n, threads));
-    int64_t const window = (int64_t{p.h} + p.pads[0] + p.pads[2]) * plan.windowWidth * plan.pitch; // of an image
-    int64_t const together = std::min(kGROUP_PIXELS / pixels, kWHOLE_WINDOW / window);
+    setBand(plan, p, plan.ho);
+    double const perImage = std::max(static_cast<double>(plan.windowRows) * plan.windowWidth * plan.pitch,
+        static_cast<double>(pixels) * plan.columns);
+    int64_t const together = std::min(kGROUP_PIXELS / pixels, static_cast<int64_t>(kWHOLE_WINDOW / perImage));
     plan.images = static_cast<int>(std::clamp<int64_t>(together, 1, evenShare));
     plan.imageGroups = static_cast<int>(ceilDiv(p.n, plan.images));
 
     int64_t rows = cachedRows(plan, p);
-    bool const heavy = pixels <= kHEAVY_PIXELS && window <= kWHOLE_WINDOW
+    bool const heavy = pixels <= kHEAVY_PIXELS && perImage <= kWHOLE_WINDOW
         && int64_t{plan.columns} * plan.taps * p.c * 4 > kHEAVY_WEIGHTS;
-    if (plan.images > 1 || heavy)
+    // A window follows its band only where the gate's rows do.
+    bool const apart = plan.gateSource == GateSource::kWINDOW && p.gate_strides[0] != int64_t{p.strides[0]} * p.grid;
+    if (plan.images > 1 || heavy || apart)
     {
         rows = plan.ho;
     }
@@ -127,7 +131,7 @@ void cut(Plan& plan, lccl_cpu_params const& p)
         rows = std::min(rows, std::max(ceilDiv(plan.ho, wanted), ceilDiv(kMIN_TASK_PIXELS, plan.wo)));
     }
     rows = ceilDiv(plan.ho, ceilDiv(plan.ho, std::min<int64_t>(rows, plan.ho))); // bands of about the same size
-    setBand(plan, p, roundUp(rows, p.grid));
+    setBand(plan, p, std::min<int64_t>(roundUp(rows, p.grid), plan.ho));
 
     int64_t const tasks = std::max<int64_t>(1, int64_t{plan.imageGroups} * plan.bands);
     plan.columnGroups = static_cast<int>(std::clamp<int64_t>(ceilDiv(threads, tasks), 1, plan.panels));
@@ -194,6 +198,35 @@ Scratch layOut(Plan const& plan, lccl_cpu_params const& p)
     s.vectors = layout.take(int64_t{plan.columns} * 4, 4);
     s.bytes = layout.bytes;
     return s;
+}
+
+Plan planWithoutScratch(lccl_cpu_params const& p, lccl_cpu_level const& level)
+{
+    Plan plan{};
+    OutputSize const out = outputSize(p);
+    plan.ho = static_cast<int>(out.ho);
+    plan.wo = static_cast<int>(out.wo);
+    plan.hg = static_cast<int>(out.hg);
+    plan.wg = static_cast<int>(out.wg);
+    plan.taps = p.r * p.s;
+    plan.gateSource = gateSource(p);
+    plan.vectorLanes = level.vector_bytes / 4;
+    plan.tileRows = level.tile_rows;
+    plan.tileColumns = level.tile_columns;
+    plan.columns = static_cast<int>(roundUp(p.k, plan.vectorLanes));
+    plan.panels = static_cast<int>(ceilDiv(plan.columns, plan.tileColumns));
+
+    int64_t const width = (out.wo - 1) * p.strides[1] + (p.s - 1) * p.dilations[1] + 1;
+    plan.windowWidth = static_cast<int>(std::max<int64_t>(p.pads[1] + int64_t{p.w}, width));
+    plan.pitch = static_cast<int>(roundUp(p.c, kGROUP));
+    if (plan.pitch % 128 == 0)
+    {
+        plan.pitch += 16; // or the rows of a tile would share few sets of the first cache
+    }
+    plan.top = plan.gateSource == GateSource::kWINDOW ? std::max(p.pads[0], p.gate_pads[0]) : p.pads[0];
+    cut(plan, p);
+    plan.sorted = sortsRows(plan, p);
+    return plan;
 }
 
 bool checkShapes(lccl_cpu_params const& p, char* reason, size_t size)
@@ -282,14 +315,15 @@ bool isSupported(lccl_cpu_params const& p, lccl_cpu_level const* level, char* re
     {
         return false;
     }
-    double const windowRow = static_cast<double>(p.w + p.pads[1] + p.pads[3] + 8) * (p.c + 32);
-    double const map = static_cast<double>(out.wo) * (p.k + 32);
-    double const fewest = static_cast<double>(p.grid) + static_cast<double>(kMIN_TASK_PIXELS) / static_cast<double>(out.wo);
-    double const rows = fewest * p.strides[0] + 8.0 * p.dilations[0] + p.pads[0]
-        + (hasGate(p) ? static_cast<double>(p.gate_r) * p.gate_dilations[0] + p.gate_pads[0] + p.gate_strides[0] : 0);
     double const largest = static_cast<double>(kLARGEST);
-    if (rows * windowRow > largest || (fewest + 8.0) * map > largest || static_cast<double>(p.h) * p.w > largest
-        || static_cast<double>(out.ho) * static_cast<double>(out.wo) > largest)
+    if (1.0 * p.h * p.w > largest || 1.0 * out.ho * out.wo > largest || 1.0 * p.c * kMAX_TAPS > largest || p.k > kLARGEST)
+    {
+        return refuse(reason, size, "an image is too large: it has more than 2^30 pixels or channels");
+    }
+    Plan const plan = planWithoutScratch(p, *level);
+    double const pixels = 1.0 * plan.images * plan.bandRows * plan.wo + 1;
+    if (1.0 * plan.images * plan.windowRows * plan.windowWidth * plan.pitch > largest || pixels * plan.columns > largest
+        || 1.0 * plan.mapPitch * (hasGate(p) ? 1.0 * p.gate_r * p.gate_s : 0.0) > largest)
     {
         return refuse(reason, size, "an image is too large: a band of rows has more than 2^30 elements");
     }
@@ -298,30 +332,7 @@ bool isSupported(lccl_cpu_params const& p, lccl_cpu_level const* level, char* re
 
 Plan makePlan(lccl_cpu_params const& p, lccl_cpu_level const& level)
 {
-    Plan plan{};
-    OutputSize const out = outputSize(p);
-    plan.ho = static_cast<int>(out.ho);
-    plan.wo = static_cast<int>(out.wo);
-    plan.hg = static_cast<int>(out.hg);
-    plan.wg = static_cast<int>(out.wg);
-    plan.taps = p.r * p.s;
-    plan.gateSource = gateSource(p);
-    plan.vectorLanes = level.vector_bytes / 4;
-    plan.tileRows = level.tile_rows;
-    plan.tileColumns = level.tile_columns;
-    plan.columns = static_cast<int>(roundUp(p.k, plan.vectorLanes));
-    plan.panels = static_cast<int>(ceilDiv(plan.columns, plan.tileColumns));
-
-    int64_t const width = (out.wo - 1) * p.strides[1] + (p.s - 1) * p.dilations[1] + 1;
-    plan.windowWidth = static_cast<int>(std::max<int64_t>(p.pads[1] + int64_t{p.w}, width));
-    plan.pitch = static_cast<int>(roundUp(p.c, kGROUP));
-    if (plan.pitch % 128 == 0)
-    {
-        plan.pitch += 16; // or the rows of a tile would share few sets of the first cache
-    }
-    plan.top = plan.gateSource == GateSource::kWINDOW ? std::max(p.pads[0], p.gate_pads[0]) : p.pads[0];
-    cut(plan, p);
-    plan.sorted = sortsRows(plan, p);
+    Plan plan = planWithoutScratch(p, level);
     plan.scratch = layOut(plan, p);
     return plan;
 }

@@ -92,8 +92,8 @@ bool isSupported(lccl_cpu_params const& params, lccl_cpu_level const* level, cha
 //! Of a call that is supported.
 Plan makePlan(lccl_cpu_params const& params, lccl_cpu_level const& level);
 
-//! Channels of panel `panel`, padded.
-inline int panelColumns(Plan const& plan, int panel)
+//! Channels of panel `panel`, padded. Static: files of different levels must not share its code.
+static inline int panelColumns(Plan const& plan, int panel)
 {
     int const left = plan.columns - panel * plan.tileColumns;
     return left < plan.tileColumns ? left : plan.tileColumns;

@@ -69,26 +69,18 @@ LCCL_INLINE void finish(Vector (&sum)[kROWS][kVECTORS], Pass const& pass)
             }
         }
     }
-#pragma GCC unroll 16
-    for (int i = 0; i < kROWS; ++i)
+#pragma GCC unroll 2
+    for (int j = 0; j < kVECTORS; ++j)
     {
-        Vector const g = broadcast(pass.gate[i]);
-        for (int j = 0; j < kVECTORS; ++j)
-        {
-            sum[i][j] = g > 0 ? sum[i][j] * g : Vector{}; // a NaN of an inactive pixel ends here
-        }
-    }
-    if (e.postScale != nullptr)
-    {
-        for (int j = 0; j < kVECTORS; ++j)
-        {
-            Vector const scale = load(e.postScale + j * kLanes);
-            Vector const offset = load(e.postBias + j * kLanes);
+        Vector const scale = e.postScale != nullptr ? load(e.postScale + j * kLanes) : broadcast(1.0F);
+        Vector const offset = e.postScale != nullptr ? load(e.postBias + j * kLanes) : Vector{};
 #pragma GCC unroll 16
-            for (int i = 0; i < kROWS; ++i)
-            {
-                sum[i][j] = multiplyAdd(sum[i][j], scale, offset);
-            }
+        for (int i = 0; i < kROWS; ++i)
+        {
+            Vector const g = broadcast(pass.gate[i]);
+            Vector const v = sum[i][j] * g;
+            Vector const open = e.postScale != nullptr ? multiplyAdd(v, scale, offset) : v;
+            sum[i][j] = g > 0 ? open : offset; // what a closed pixel computed, a NaN perhaps, ends here
         }
     }
     if (e.postAlpha != 1.0F)

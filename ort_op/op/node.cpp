@@ -317,6 +317,7 @@ void Node::compute(OrtKernelContext* context) const
     call.y = isFloat32 ? static_cast<float*>(y) : reinterpret_cast<float*>(memory.data() + layout.y);
     int64_t active = 0;
     call.active = &active;
+    loop.check(); // of the conversions
     int32_t const status = lccl_cpu_run(&call, mLevel, memory.data() + layout.workspace, layout.workspaceBytes,
         threads == nullptr ? nullptr : &Loop::run, threads);
     loop.check();

@@ -1,4 +1,4 @@
-// AVX2 and FMA: x86-64-v3.
+// AVX2, FMA, BMI and BMI2.
 #include "../level.h"
 
 #if defined(__AVX2__) && defined(__FMA__)
@@ -12,7 +12,8 @@ namespace lccl_cpu
 
 static bool runs()
 {
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2");
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi")
+        && __builtin_cpu_supports("bmi2");
 }
 
 static constexpr Level kLEVEL{{LCCL_CPU_AVX2, "avx2", LCCL_CPU_VECTOR_BYTES, lccl_cpu_avx2::kTileRows, lccl_cpu_avx2::kTileColumns}, runs,

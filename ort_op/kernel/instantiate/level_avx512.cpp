@@ -1,4 +1,4 @@
-// AVX-512 (F, BW, CD, DQ, VL): x86-64-v4. LCCL_CPU_EMULATE_AVX512 compiles the same code for narrower registers, so that its
+// AVX-512 (F, BW, CD, DQ, VL). LCCL_CPU_EMULATE_AVX512 compiles the same code for narrower registers, so that its
 // indices are tested on machines without them.
 #include "../level.h"
 
@@ -17,7 +17,8 @@ static bool runs()
     return true;
 #else
     return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512cd")
-        && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+        && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx2")
+        && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2");
 #endif
 }
 
