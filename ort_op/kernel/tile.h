@@ -105,6 +105,7 @@ LCCL_INLINE void step(Vector (&sum)[kROWS][kVECTORS], float const* const (&row)[
     for (int j = 0; j < kVECTORS; ++j)
     {
         w[j] = load(weights + j * kLanes);
+        keepInRegister(w[j]);
     }
 #pragma GCC unroll 16
     for (int i = 0; i < kROWS; ++i)

@@ -30,6 +30,18 @@ LCCL_INLINE void store(float* p, Vector v)
     *reinterpret_cast<UnalignedVector*>(p) = v;
 }
 
+//! Says that a value has to be in a register here: compilers have put weights on the stack, once per step of the micro-kernel.
+LCCL_INLINE void keepInRegister(Vector& v)
+{
+#if defined(__AVX__)
+    __asm__("" : "+v"(v));
+#elif defined(__ARM_NEON) && LCCL_CPU_VECTOR_BYTES == 16
+    __asm__("" : "+w"(v));
+#else
+    (void)v;
+#endif
+}
+
 //! Not Vector{} + x: that is an addition, since -0 + 0 is not -0.
 LCCL_INLINE Vector broadcast(float x)
 {
