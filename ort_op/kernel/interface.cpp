@@ -114,7 +114,13 @@ int32_t lccl_cpu_choose(void)
 int32_t lccl_cpu_supported(lccl_cpu_params const* params, int32_t level, char* reason, size_t reason_size)
 {
     Level const* const found = levels().find(level);
-    return isSupported(*params, found != nullptr ? &found->info : nullptr, reason, reason_size);
+    lccl_cpu_level const* const info = found != nullptr ? &found->info : nullptr;
+    if (params->h == 0 && params->w == 0)
+    {
+        return takesForm(*params, info, {reason, reason_size});
+    }
+    Plan plan;
+    return makePlan(*params, info, plan, {reason, reason_size});
 }
 
 size_t lccl_cpu_packed_size(lccl_cpu_params const* params, int32_t level)
@@ -135,11 +141,11 @@ void lccl_cpu_pack(lccl_cpu_params const* params, int32_t level, float const* we
 size_t lccl_cpu_workspace(lccl_cpu_params const* params, int32_t level)
 {
     Level const* const found = levels().find(level);
-    if (found == nullptr || !isSupported(*params, &found->info, nullptr, 0))
+    Plan plan;
+    if (found == nullptr || !makePlan(*params, &found->info, plan))
     {
         return 0;
     }
-    Plan const plan = makePlan(*params, found->info);
     return plan.scratch.bytes * static_cast<size_t>(plan.workers);
 }
 
@@ -147,7 +153,8 @@ int32_t lccl_cpu_run(lccl_cpu_params const* params, int32_t level, void* workspa
     lccl_cpu_parallel parallel, void* pool)
 {
     Level const* const found = levels().find(level);
-    if (found == nullptr || !isSupported(*params, &found->info, nullptr, 0))
+    Plan plan;
+    if (found == nullptr || !makePlan(*params, &found->info, plan))
     {
         return LCCL_CPU_NOT_SUPPORTED;
     }
@@ -163,7 +170,6 @@ int32_t lccl_cpu_run(lccl_cpu_params const* params, int32_t level, void* workspa
     {
         return LCCL_CPU_INVALID_POINTER;
     }
-    Plan const plan = makePlan(*params, found->info);
     if (workspace_size < plan.scratch.bytes * static_cast<size_t>(plan.workers))
     {
         return LCCL_CPU_SHORT_WORKSPACE;

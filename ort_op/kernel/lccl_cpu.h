@@ -74,7 +74,7 @@ int32_t lccl_cpu_level_runs(int32_t level);
 int32_t lccl_cpu_choose(void);
 
 /* 1 if the level can run the call, else 0 and a sentence in `reason` (cut to `reason_size`, which may be 0).
- * Reads no tensor pointer. */
+ * With h and w 0: whether it can run calls that are like this one but for h and w. Reads no tensor pointer. */
 int32_t lccl_cpu_supported(const lccl_cpu_params* params, int32_t level, char* reason, size_t reason_size);
 
 /* Bytes of packed weights; depends on k, r, s, c and the level only. */

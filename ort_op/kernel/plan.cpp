@@ -30,13 +30,13 @@ int64_t roundUp(int64_t a, int64_t b)
     return ceilDiv(a, b) * b;
 }
 
-__attribute__((format(printf, 3, 4))) bool refuse(char* reason, size_t size, char const* format, ...)
+__attribute__((format(printf, 2, 3))) bool refuse(Reason reason, char const* format, ...)
 {
-    if (reason != nullptr && size > 0)
+    if (reason.text != nullptr && reason.size > 0)
     {
         va_list arguments;
         va_start(arguments, format);
-        std::vsnprintf(reason, size, format, arguments);
+        std::vsnprintf(reason.text, reason.size, format, arguments);
         va_end(arguments);
     }
     return false;
@@ -229,52 +229,35 @@ Plan planWithoutScratch(lccl_cpu_params const& p, lccl_cpu_level const& level)
     return plan;
 }
 
-bool checkShapes(lccl_cpu_params const& p, char* reason, size_t size)
+//! Whether the gate's map is as large as the output's grid.
+bool gateFits(lccl_cpu_params const& p, OutputSize const& out, Reason reason)
 {
-    if (!between(1, INT32_MAX, {p.c, p.h, p.w, p.k}) || p.n < 0)
-    {
-        return refuse(reason, size, "c, h, w and k have to be positive, and n not negative");
-    }
-    if (!between(1, 7, {p.r, p.s}))
-    {
-        return refuse(reason, size, "kernels are 1 to 7 pixels wide and high, not %d x %d", p.r, p.s);
-    }
-    constexpr int32_t kMOST = 1 << 20;
-    if (!between(1, kMOST, {p.strides[0], p.strides[1], p.dilations[0], p.dilations[1], p.grid}))
-    {
-        return refuse(reason, size, "strides, dilations and grid have to be from 1 to 2^20");
-    }
-    if (!between(0, kMOST, {p.pads[0], p.pads[1], p.pads[2], p.pads[3]}))
-    {
-        return refuse(reason, size, "pads have to be from 0 to 2^20");
-    }
-    if (p.threads < 1)
-    {
-        return refuse(reason, size, "threads has to be positive");
-    }
-    if ((p.post_scale_size != 1 && p.post_scale_size != p.k && p.post_scale != nullptr)
-        || (p.post_bias_size != 1 && p.post_bias_size != p.k && p.post_bias != nullptr))
-    {
-        return refuse(reason, size, "post_scale and post_bias have 1 or k = %d values", p.k);
-    }
-    return true;
-}
-
-bool checkGate(lccl_cpu_params const& p, OutputSize const& out, char* reason, size_t size)
-{
-    constexpr int32_t kMOST = 1 << 20;
-    if (!between(1, kMOST, {p.gate_r, p.gate_s, p.gate_strides[0], p.gate_strides[1], p.gate_dilations[0], p.gate_dilations[1]})
-        || !between(0, kMOST, {p.gate_pads[0], p.gate_pads[1], p.gate_pads[2], p.gate_pads[3]}))
-    {
-        return refuse(reason, size, "the gate's kernel, strides and dilations have to be from 1 to 2^20, its pads from 0");
-    }
     int64_t const hg = convSize(p.h, p.gate_r, p.gate_strides[0], p.gate_pads[0], p.gate_pads[2], p.gate_dilations[0]);
     int64_t const wg = convSize(p.w, p.gate_s, p.gate_strides[1], p.gate_pads[1], p.gate_pads[3], p.gate_dilations[1]);
     if (hg != out.hg || wg != out.wg)
     {
-        return refuse(reason, size, "the gate's convolution gives %lld x %lld cells where the output has %lld x %lld",
+        return refuse(reason, "the gate's convolution gives %lld x %lld cells where the output has %lld x %lld",
             static_cast<long long>(hg), static_cast<long long>(wg), static_cast<long long>(out.hg),
             static_cast<long long>(out.wg));
+    }
+    return true;
+}
+
+//! Whether h and w are of a size that the kernels' offsets hold.
+bool sizeFits(lccl_cpu_params const& p, OutputSize const& out, Reason reason)
+{
+    if (p.h < 1 || p.w < 1)
+    {
+        return refuse(reason, "h and w have to be positive");
+    }
+    if (out.ho < 1 || out.wo < 1)
+    {
+        return refuse(reason, "the kernel is larger than the padded input, so that the output is empty");
+    }
+    double const largest = static_cast<double>(kLARGEST);
+    if (1.0 * p.h * p.w > largest || 1.0 * out.ho * out.wo > largest)
+    {
+        return refuse(reason, "an image is too large: it has more than 2^30 pixels");
     }
     return true;
 }
@@ -291,50 +274,73 @@ OutputSize outputSize(lccl_cpu_params const& p)
     return out;
 }
 
-bool isSupported(lccl_cpu_params const& p, lccl_cpu_level const* level, char* reason, size_t size)
+bool takesForm(lccl_cpu_params const& p, lccl_cpu_level const* level, Reason reason)
 {
+    constexpr int32_t kMOST = 1 << 20;
     if (p.abi != LCCL_CPU_ABI)
     {
-        return refuse(reason, size, "the caller was compiled for version %u of the interface, this library has %u", p.abi,
+        return refuse(reason, "the caller was compiled for version %u of the interface, this library has %u", p.abi,
             static_cast<unsigned>(LCCL_CPU_ABI));
     }
     if (level == nullptr)
     {
-        return refuse(reason, size, "this library has no such level, or this machine cannot run it");
+        return refuse(reason, "this library has no such level, or this machine cannot run it");
     }
-    if (!checkShapes(p, reason, size))
+    if (!between(1, kLARGEST / kMAX_TAPS, {p.c}) || !between(1, kLARGEST, {p.k}) || p.n < 0)
     {
-        return false;
+        return refuse(reason, "c has to be from 1 to 2^30 / %d, k from 1 to 2^30, and n not negative", kMAX_TAPS);
     }
-    OutputSize const out = outputSize(p);
-    if (out.ho < 1 || out.wo < 1)
+    if (!between(1, 7, {p.r, p.s}))
     {
-        return refuse(reason, size, "the kernel is larger than the padded input, so that the output is empty");
+        return refuse(reason, "kernels are 1 to 7 pixels wide and high, not %d x %d", p.r, p.s);
     }
-    if (hasGate(p) && !checkGate(p, out, reason, size))
+    if (!between(1, kMOST, {p.strides[0], p.strides[1], p.dilations[0], p.dilations[1], p.grid}))
     {
-        return false;
+        return refuse(reason, "strides, dilations and grid have to be from 1 to 2^20");
     }
-    double const largest = static_cast<double>(kLARGEST);
-    if (1.0 * p.h * p.w > largest || 1.0 * out.ho * out.wo > largest || 1.0 * p.c * kMAX_TAPS > largest || p.k > kLARGEST)
+    if (!between(0, kMOST, {p.pads[0], p.pads[1], p.pads[2], p.pads[3]}))
     {
-        return refuse(reason, size, "an image is too large: it has more than 2^30 pixels or channels");
+        return refuse(reason, "pads have to be from 0 to 2^20");
     }
-    Plan const plan = planWithoutScratch(p, *level);
-    double const pixels = 1.0 * plan.images * plan.bandRows * plan.wo + 1;
-    if (1.0 * plan.images * plan.windowRows * plan.windowWidth * plan.pitch > largest || pixels * plan.columns > largest
-        || 1.0 * plan.mapPitch * (hasGate(p) ? 1.0 * p.gate_r * p.gate_s : 0.0) > largest)
+    if (p.threads < 1)
     {
-        return refuse(reason, size, "an image is too large: a band of rows has more than 2^30 elements");
+        return refuse(reason, "threads has to be positive");
+    }
+    if ((p.post_scale_size != 1 && p.post_scale_size != p.k && p.post_scale != nullptr)
+        || (p.post_bias_size != 1 && p.post_bias_size != p.k && p.post_bias != nullptr))
+    {
+        return refuse(reason, "post_scale and post_bias have 1 or k = %d values", p.k);
+    }
+    if (hasGate(p)
+        && (!between(1, kMOST, {p.gate_r, p.gate_s, p.gate_strides[0], p.gate_strides[1], p.gate_dilations[0], p.gate_dilations[1]})
+            || !between(0, kMOST, {p.gate_pads[0], p.gate_pads[1], p.gate_pads[2], p.gate_pads[3]})))
+    {
+        return refuse(reason, "the gate's kernel, strides and dilations have to be from 1 to 2^20, its pads from 0");
     }
     return true;
 }
 
-Plan makePlan(lccl_cpu_params const& p, lccl_cpu_level const& level)
+bool makePlan(lccl_cpu_params const& p, lccl_cpu_level const* level, Plan& plan, Reason reason)
 {
-    Plan plan = planWithoutScratch(p, level);
+    if (!takesForm(p, level, reason))
+    {
+        return false;
+    }
+    OutputSize const out = outputSize(p);
+    if (!sizeFits(p, out, reason) || (hasGate(p) && !gateFits(p, out, reason)))
+    {
+        return false;
+    }
+    plan = planWithoutScratch(p, *level);
+    double const largest = static_cast<double>(kLARGEST);
+    double const pixels = 1.0 * plan.images * plan.bandRows * plan.wo + 1;
+    if (1.0 * plan.images * plan.windowRows * plan.windowWidth * plan.pitch > largest || pixels * plan.columns > largest
+        || 1.0 * plan.mapPitch * (hasGate(p) ? 1.0 * p.gate_r * p.gate_s : 0.0) > largest)
+    {
+        return refuse(reason, "an image is too large: a band of rows has more than 2^30 elements");
+    }
     plan.scratch = layOut(plan, p);
-    return plan;
+    return true;
 }
 
 } // namespace lccl_cpu

@@ -86,11 +86,18 @@ struct OutputSize
 
 OutputSize outputSize(lccl_cpu_params const& params);
 
-//! \return whether the level can run the call; else a sentence is in `reason`.
-bool isSupported(lccl_cpu_params const& params, lccl_cpu_level const* level, char* reason, size_t reasonSize);
+//! Where a sentence goes that says why a call cannot be run; nowhere by default.
+struct Reason
+{
+    char* text = nullptr;
+    size_t size = 0;
+};
 
-//! Of a call that is supported.
-Plan makePlan(lccl_cpu_params const& params, lccl_cpu_level const& level);
+//! \return whether the level can run calls of this form, whatever h and w are; else a sentence is in `reason`.
+bool takesForm(lccl_cpu_params const& params, lccl_cpu_level const* level, Reason reason);
+
+//! \return whether the level can run the call, and `plan` is set; else a sentence is in `reason`.
+bool makePlan(lccl_cpu_params const& params, lccl_cpu_level const* level, Plan& plan, Reason reason = {});
 
 //! Channels of panel `panel`, padded. Static: files of different levels must not share its code.
 static inline int panelColumns(Plan const& plan, int panel)

@@ -33,7 +33,7 @@ LCCL_INLINE void store(float* p, Vector v)
 //! Says that a value has to be in a register here: compilers have put weights on the stack, once per step of the micro-kernel.
 LCCL_INLINE void keepInRegister(Vector& v)
 {
-#if defined(__AVX__)
+#if defined(__AVX512F__) || (defined(__AVX__) && LCCL_CPU_VECTOR_BYTES == 32)
     __asm__("" : "+v"(v));
 #elif defined(__ARM_NEON) && LCCL_CPU_VECTOR_BYTES == 16
     __asm__("" : "+w"(v));

@@ -196,9 +196,9 @@ Maps checkShapes(Attributes const& attributes, Shapes const& shapes)
     return maps;
 }
 
-lccl_cpu_params makeCall(Attributes const& attributes, Shapes const& shapes)
+lccl_cpu_params makeCall(Attributes const& attributes, Shapes const& shapes, Maps& maps)
 {
-    Maps const maps = checkShapes(attributes, shapes);
+    maps = checkShapes(attributes, shapes);
     lccl_cpu_params call = weightsOnly(shapes[kW]);
     call.n = small(shapes[kX].d[0]);
     call.h = small(shapes[kX].d[2]);
@@ -212,6 +212,26 @@ lccl_cpu_params makeCall(Attributes const& attributes, Shapes const& shapes)
     call.gate = agrees(shapes[kGATE], {call.n, 1, maps.hg, maps.wg}) ? &kMARK : nullptr;
     call.residual = agrees(shapes[kRESIDUAL], {call.n, call.k, maps.ho, maps.wo}) ? &kMARK : nullptr;
     return call;
+}
+
+lccl_cpu_params formOf(Attributes const& attributes, Shapes const& shapes)
+{
+    auto const known = [&](int32_t input, size_t place) {
+        Shape const& shape = shapes[static_cast<size_t>(input)];
+        return small(shape.rank < 0 || shape.d[place] < 0 ? 1 : shape.d[place]);
+    };
+    lccl_cpu_params form{};
+    form.abi = LCCL_CPU_ABI;
+    form.threads = 1;
+    form.k = known(kW, 0);
+    form.r = known(kW, 1);
+    form.s = known(kW, 2);
+    form.c = known(kW, 3);
+    form.gate_r = known(kGATE_W, 1);
+    form.gate_s = known(kGATE_W, 2);
+    form.gate_weight = attributes.external() ? nullptr : &kMARK;
+    setGeometry(form, attributes);
+    return form;
 }
 
 lccl_cpu_params weightsOnly(Shape const& weight)

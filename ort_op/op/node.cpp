@@ -62,6 +62,16 @@ Shape declaredShape(OrtApi const& api, OrtKernelInfo const* info, size_t input)
     return shape;
 }
 
+//! \throw std::invalid_argument with a sentence: the kernels do not take the call
+void requireSupported(lccl_cpu_params const& call, int32_t level)
+{
+    char reason[256] = "";
+    if (lccl_cpu_supported(&call, level, reason, sizeof reason) == 0)
+    {
+        throw std::invalid_argument(reason);
+    }
+}
+
 //! A conversion in parts.
 struct Conversion
 {
@@ -176,6 +186,7 @@ void Node::keepConstants(OrtKernelInfo const* info)
         shapes[input] = declaredShape(mApi, info, input);
     }
     checkShapes(mAttributes, shapes); // here, since ONNX Runtime drops what the inference of shapes says
+    requireSupported(formOf(mAttributes, shapes), mLevel); // here, so that no model that cannot run gets a session
     for (int32_t input = 0; input < kINPUTS; ++input)
     {
         int isConstant = 0;
@@ -236,6 +247,10 @@ Node::Layout Node::layOut(lccl_cpu_params const& call, Tensors const& tensors) c
 {
     Layout layout;
     layout.workspaceBytes = lccl_cpu_workspace(&call, mLevel);
+    if (layout.workspaceBytes == 0)
+    {
+        requireSupported(call, mLevel);
+    }
     layout.workspace = layout.add(layout.workspaceBytes);
     bool const packs = mPackedWeight.size() == 0;
     if (packs)
@@ -261,8 +276,8 @@ Node::Layout Node::layOut(lccl_cpu_params const& call, Tensors const& tensors) c
 void Node::compute(OrtKernelContext* context) const
 {
     Tensors const tensors = readTensors(context);
-    lccl_cpu_params call = makeCall(mAttributes, tensors.shapes);
-    Maps const maps = checkShapes(mAttributes, tensors.shapes);
+    Maps maps;
+    lccl_cpu_params call = makeCall(mAttributes, tensors.shapes, maps);
     int64_t const yShape[4]{call.n, call.k, maps.ho, maps.wo};
     OrtValue* yValue = nullptr;
     check(mApi, mApi.KernelContext_GetOutput(context, 0, yShape, 4, &yValue));
@@ -276,12 +291,6 @@ void Node::compute(OrtKernelContext* context) const
     bool const isFloat32 = mType == ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
     call.threads = mPool->threads(mApi, context);
     call.density = mDensity.load(std::memory_order_relaxed);
-    char reason[256] = "";
-    if (lccl_cpu_supported(&call, mLevel, reason, sizeof reason) == 0)
-    {
-        throw std::invalid_argument(reason);
-    }
-
     Layout layout = layOut(call, tensors);
     layout.y = isFloat32 ? 0 : layout.add(yElements * sizeof(float));
     Borrowed const memory(layout.bytes);

@@ -94,6 +94,17 @@ def test_the_params_are_good_otherwise(cpu_host: Host, tmp_path: Path) -> None:
     assert all(answer.supported and answer.status == Status.OK and not answer.untouched for answer in answers)
 
 
+def test_a_form_is_judged_before_its_size_is_known(cpu_host: Host, tmp_path: Path) -> None:
+    """With h and w 0: what is wrong at any size is refused, the rest is not; nothing runs either way."""
+    good = Layer.of(EVERYTHING)
+    forms = {"good": {}, "kernel": {"r": 9}, "strides": {"strides": (0, 1)}, "gate": {"gate_r": 0}, "abi": {"abi": 0}}
+    layers = [dataclasses.replace(good, name=name, changes={**changes, "h": 0, "w": 0}) for name, changes in forms.items()]
+    level = running_levels(cpu_host)[0]
+    answers = [answer for (answer,) in run(cpu_host, [(layer, [Run(level, threads=1)]) for layer in layers], tmp_path)]
+    assert [answer.supported for answer in answers] == [name == "good" for name in forms]
+    assert all(answer.status == Status.NOT_SUPPORTED and answer.workspace_bytes == 0 and answer.untouched for answer in answers)
+
+
 @pytest.mark.parametrize("level", [0, -1, 5, 99])
 def test_levels_that_are_not_there(cpu_host: Host, tmp_path: Path, level: int) -> None:
     ((answer,),) = run(cpu_host, [(Layer.of(EVERYTHING), [Run(level)])], tmp_path)

@@ -11,9 +11,12 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+import lccl
+import lccl.ort
 from cases import CASES, Case
 from lccl.op.contract import DOMAIN, INPUT_NAMES, OP_TYPE, VERSION
 from lccl.op.onnx_op import IR_VERSION, OPSET, attach_function, make_node
@@ -328,3 +331,49 @@ def test_the_gate_is_decided_in_float32(ort_library: Path) -> None:
     got = infer(open_session(model_of(case, inputs, np.float16), ort_library), {n: inputs[n] for n in ("X", "gate")})
     assert (got.astype(np.float32) == 3).all()
     assert ml_dtypes.bfloat16(2**-30) > 0  # bfloat16 has it
+
+
+# ---- layers that the kernels do not take -----------------------------------------------------------------------------
+
+TOO_LARGE = Case("large", "a kernel above 7 x 7", kernel=(9, 9), pads=(4, 4, 4, 4))
+
+
+@pytest.fixture
+def large(ort_library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A file with such a layer, for lccl.ort.session and for lccl-compare."""
+    monkeypatch.setenv(lccl.ort.ENVIRONMENT, str(ort_library))
+    monkeypatch.setattr(lccl.ort, "_state", {"warned": False})
+    onnx.save(case_model(TOO_LARGE)[0], tmp_path / "large.onnx")
+    return tmp_path / "large.onnx"
+
+
+def test_a_layer_that_the_kernels_do_not_take_runs_through_its_function(large: Path) -> None:
+    reason = r"every pixel, through the op's function: .*LCCLConv layer: kernels are 1 to 7 pixels wide and high, not 9 x 9"
+    with pytest.warns(RuntimeWarning, match=reason):
+        session = lccl.ort.session(large, threads=1)
+    assert session.get_session_options().intra_op_num_threads == 1
+    (y,) = session.run(None, case_model(TOO_LARGE)[1])
+    assert_close(y, lccl_conv(TOO_LARGE.inputs(), TOO_LARGE.attributes), np.float32)
+
+
+def test_where_there_is_no_way_back_it_is_an_error(large: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Options of the caller have the library already, nodes alone have no function, and a wrong level is the user's to mend."""
+    with pytest.raises(lccl.UserError, match="kernels are 1 to 7 pixels"):
+        lccl.ort.session(large, options=onnxruntime.SessionOptions())
+    with pytest.raises(lccl.UserError, match="kernels are 1 to 7 pixels"):
+        lccl.ort.session(case_model(TOO_LARGE, function=False)[0])
+    monkeypatch.setenv(lccl.ort.LEVEL_ENVIRONMENT, "sse9")
+    with pytest.raises(lccl.UserError, match="LCCL_CPU_LEVEL is sse9"):
+        lccl.ort.session(case_model(BY_NAME["plain"])[0])
+
+
+def test_it_is_compared_without_the_library(large: Path, tmp_path: Path) -> None:
+    np.savez(tmp_path / "data.npz", **{name: np.repeat(a, 4, 0) for name, a in case_model(TOO_LARGE)[1].items()})
+    result = lccl.compare(large, tmp_path / "data.npz", latency=None)
+    assert [(row.runner, row.skipped is None) for row in result.rows] == [
+        ("onnxruntime", True),
+        ("onnxruntime-lccl", False),
+        ("onnxruntime", True),
+    ]
+    assert "Not run: large.onnx (onnxruntime-lccl): " in str(result)
+    assert "kernels are 1 to 7 pixels wide and high, not 9 x 9" in str(result)

@@ -151,6 +151,15 @@ def test_what_is_known_is_refused_before_the_first_call(ort_library: Path) -> No
     assert "gate must be" in refusal(model, ort_library)
 
 
+@pytest.mark.parametrize("dynamic", [True, False], ids=["dynamic", "static"])
+def test_a_kernel_that_is_too_large_gets_no_session(ort_library: Path, dynamic: bool) -> None:
+    """Else the model would fail at its first call, where it is too late for the function."""
+    model, _ = with_constant("W", (6, 9, 9, 8), dynamic)
+    (pads,) = (a for a in model.graph.node[0].attribute if a.name == "pads")
+    pads.ints[:] = [4, 4, 4, 4]
+    assert refusal(model, ort_library).endswith("LCCLConv layer: kernels are 1 to 7 pixels wide and high, not 9 x 9")
+
+
 def test_an_image_that_is_too_small_is_refused(ort_library: Path) -> None:
     model, _ = case_model(PLAIN)
     said = refusal(model, ort_library, {"X": np.zeros((1, 8, 0, 5), np.float32)})

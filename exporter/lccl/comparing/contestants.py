@@ -149,7 +149,14 @@ def _with_library(proto: onnx.ModelProto, name: str, role: Role, threads: int) -
 
     library = look_for_library()
     runner = OnnxRuntimeRunner(proto, threads, library=library.path or LIBRARY)
-    return Contestant(name, role, runner, library.reason or None, proto, optional=True)
+    reason = library.reason
+    if library:
+        try:
+            with runner:
+                pass
+        except UserError as error:  # a kernel that is too large, for one
+            reason = str(error)
+    return Contestant(name, role, runner, reason or None, proto, optional=True)
 
 
 def _is_decomposed(proto: onnx.ModelProto) -> bool:

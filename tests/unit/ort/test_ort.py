@@ -190,6 +190,21 @@ def test_what_is_no_model(tmp_path: Path, gated: tuple[Path, dict[str, Any]]) ->
         lccl.ort.session(gated[0], library="absent.so")
 
 
+def test_gated_layers_inside_of_others_are_seen(gated: tuple[Path, dict[str, Any]]) -> None:
+    """In a branch, and in a function of the model's own."""
+    model = onnx.load(gated[0])
+    (node,) = model.graph.node
+    branch = onnx.helper.make_graph([node], "branch", [], model.graph.output)
+    inside = onnx.ModelProto()
+    inside.graph.node.append(onnx.helper.make_node("If", ["condition"], ["Y"], then_branch=branch, else_branch=branch))
+    wrapped = onnx.ModelProto()
+    wrapped.graph.node.append(onnx.helper.make_node("Wrapped", ["X"], ["Y"], domain="own"))
+    assert not lccl.ort._has_nodes(wrapped)
+    wrapped.functions.append(onnx.FunctionProto(name="Wrapped", domain="own", node=[node]))
+    assert lccl.ort._has_nodes(inside)
+    assert lccl.ort._has_nodes(wrapped)
+
+
 def test_a_model_of_nodes_alone_needs_the_library() -> None:
     model, _ = case_model(CASES[0], function=False)
     with pytest.raises(lccl.UserError, match=rf"cannot load the model: .*\(there is no {LIBRARY}: install lccl again"):
