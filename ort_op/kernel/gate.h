@@ -6,11 +6,12 @@
 namespace LCCL_CPU_LEVEL
 {
 
-//! maps[t][q] = sum of weight[c][t] * x[c][q], over 16 channels at a time.
+//! maps[t][q] = sum of weight[c][t] * x[c][q], over 16 channels at a time. A vector may be read past the weights' end.
 template <int kTAPS>
 static void sumPlanes(float const* x, int64_t plane, int64_t count, int channels, float const* weight, float* maps, int64_t mapPitch)
 {
     constexpr int kCHANNELS = 16;
+    constexpr int kVECTORS = (kTAPS + kLanes - 1) / kLanes;
     for (int c0 = 0; c0 < channels; c0 += kCHANNELS)
     {
         int const c1 = c0 + kCHANNELS < channels ? c0 + kCHANNELS : channels;
@@ -38,16 +39,36 @@ static void sumPlanes(float const* x, int64_t plane, int64_t count, int channels
                 store(maps + t * mapPitch + q, sum[t]);
             }
         }
-        for (; q < count; ++q)
+        for (; q < count; ++q) // what is no whole vector of pixels goes by vectors of taps
         {
+            float sum[kVECTORS * kLanes];
+            for (int t = 0; t < kVECTORS * kLanes; ++t)
+            {
+                sum[t] = c0 == 0 || t >= kTAPS ? 0.0F : maps[t * mapPitch + q];
+            }
+            Vector v[kVECTORS];
+#pragma GCC unroll 3
+            for (int i = 0; i < kVECTORS; ++i)
+            {
+                v[i] = load(sum + i * kLanes);
+            }
+            for (int c = c0; c < c1; ++c)
+            {
+                Vector const pixel = broadcast(x[c * plane + q]);
+#pragma GCC unroll 3
+                for (int i = 0; i < kVECTORS; ++i)
+                {
+                    v[i] = multiplyAdd(pixel, load(weight + c * kTAPS + i * kLanes), v[i]);
+                }
+            }
+#pragma GCC unroll 3
+            for (int i = 0; i < kVECTORS; ++i)
+            {
+                store(sum + i * kLanes, v[i]);
+            }
             for (int t = 0; t < kTAPS; ++t)
             {
-                float sum = c0 == 0 ? 0.0F : maps[t * mapPitch + q];
-                for (int c = c0; c < c1; ++c)
-                {
-                    sum = multiplyAdd(x[c * plane + q], weight[c * kTAPS + t], sum);
-                }
-                maps[t * mapPitch + q] = sum;
+                maps[t * mapPitch + q] = sum[t];
             }
         }
     }
@@ -78,6 +99,16 @@ static void sumPlanesOfOneTap(float const* x, int64_t plane, int64_t count, int 
             }
             store(map + q, low);
             store(map + q + kLanes, high);
+        }
+        for (; q + kLanes <= count; q += kLanes)
+        {
+            Vector sum = c == 0 ? Vector{} : load(map + q);
+#pragma GCC unroll 8
+            for (int i = 0; i < 8; ++i)
+            {
+                sum = multiplyAdd(load(from + i * plane + q), w[i], sum);
+            }
+            store(map + q, sum);
         }
         for (; q < count; ++q)
         {
@@ -165,14 +196,32 @@ static void addTaps(Task const& t, int inputRow, int low, float* to)
     {
         addOne(x);
     }
-    for (; x + kLanes <= last; x += kLanes)
+    // Where every tap is inside: by vectors, of which the last overlaps the one before.
+    if (last - x >= kLanes)
     {
-        Vector sum = broadcast(bias);
-        for (int tap = 0; tap < taps; ++tap)
+        for (; x < last; x += kLanes)
         {
-            sum += load(from[tap] + x);
+            x = x + kLanes <= last ? x : last - kLanes;
+            Vector sum = broadcast(bias);
+            for (int tap = 0; tap < taps; ++tap)
+            {
+                sum += load(from[tap] + x);
+            }
+            store(to + x, sum);
         }
-        store(to + x, sum);
+    }
+    else if (last - x >= kSquare)
+    {
+        for (; x < last; x += kSquare)
+        {
+            x = x + kSquare <= last ? x : last - kSquare;
+            SquareRow sum = broadcastRow(bias);
+            for (int tap = 0; tap < taps; ++tap)
+            {
+                sum += loadRow(from[tap] + x);
+            }
+            storeRow(to + x, sum);
+        }
     }
     for (; x < t.plan.wo; ++x)
     {
