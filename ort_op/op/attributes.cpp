@@ -4,69 +4,13 @@
 
 #include <algorithm>
 #include <climits>
-#include <cmath>
 #include <cstring>
+#include <stdexcept>
 
 namespace lccl::ort
 {
 namespace
 {
-
-#define LCCL_INTS(NAME, LENGTH)                                                                                                \
-    AttributeSpec                                                                                                              \
-    {                                                                                                                          \
-        #NAME, AttributeKind::kINTS, LENGTH, [](Attributes& a) -> int32_t* { return a.NAME; }, nullptr, nullptr                \
-    }
-#define LCCL_FLOATS(NAME, LENGTH)                                                                                              \
-    AttributeSpec                                                                                                              \
-    {                                                                                                                          \
-        #NAME, AttributeKind::kFLOATS, LENGTH, nullptr, [](Attributes& a) -> float* { return a.NAME; }, nullptr                \
-    }
-#define LCCL_FLOAT(NAME)                                                                                                       \
-    AttributeSpec                                                                                                              \
-    {                                                                                                                          \
-        #NAME, AttributeKind::kFLOAT, 1, nullptr, [](Attributes& a) -> float* { return a.NAME; }, nullptr                      \
-    }
-#define LCCL_TEXT(NAME)                                                                                                        \
-    AttributeSpec                                                                                                              \
-    {                                                                                                                          \
-        #NAME, AttributeKind::kSTRING, 0, nullptr, nullptr, [](Attributes& a) -> std::string* { return &a.NAME; }              \
-    }
-
-void require(bool holds, char const* sentence)
-{
-    if (!holds)
-    {
-        throw std::invalid_argument(sentence);
-    }
-}
-
-bool allOf(int32_t const* values, int32_t count, int32_t least)
-{
-    return std::all_of(values, values + count, [least](int32_t value) { return value >= least; });
-}
-
-//! What version 1 of the op allows, as the Python contract has it.
-void checkValues(Attributes const& a)
-{
-    require(allOf(a.strides, 2, 1) && allOf(a.dilations, 2, 1) && allOf(a.gate_strides, 2, 1) && allOf(a.gate_dilations, 2, 1),
-        "strides, dilations, gate_strides and gate_dilations must be positive");
-    require(allOf(a.pads, 4, 0) && allOf(a.gate_pads, 4, 0), "pads and gate_pads must not be negative");
-    float const* const up = a.gate_upsample;
-    require(up[0] == 1 && up[1] == 1 && up[2] == up[3] && up[2] >= 1 && up[2] <= 1e6F && up[2] == std::floor(up[2]),
-        "gate_upsample must be 1, 1, G, G with a whole G >= 1");
-    require(*a.gate_slope > 0 && *a.gate_max > 0 && *a.gate_threshold >= 0,
-        "gate_slope and gate_max must be positive and gate_threshold not negative");
-    require(*a.gate_slope <= 1e30F, "gate_slope must not be above 1e+30, the slope of a hard mask");
-    for (float const* const value : {a.activation_alpha, a.post_alpha, a.gate_max, a.gate_threshold})
-    {
-        require(std::isfinite(*value), "activation_alpha, post_alpha, gate_max and gate_threshold must be finite");
-    }
-    require(a.gate_source == "fused" || a.gate_source == "external", "gate_source must be fused or external");
-    require(*a.density == -1 || (*a.density >= 0 && *a.density <= 1), "density must be -1 or between 0 and 1");
-    require(a.plugin_version == "1", "plugin_version must be 1: the node is of another version of the op");
-    require(a.plugin_namespace.empty(), "plugin_namespace must be empty");
-}
 
 //! ONNX Runtime fails for a missing attribute, and for one of another kind it fails or tells of an empty list: so all are tried.
 bool isOfAnotherKind(AttributeSource const& source, AttributeSpec const& spec)
@@ -154,31 +98,17 @@ bool readOne(AttributeSource const& source, AttributeSpec const& spec, Attribute
 
 std::vector<AttributeSpec> const& attributeSpecs()
 {
-    static std::vector<AttributeSpec> const specs{
-        LCCL_INTS(strides, 2),
-        LCCL_INTS(pads, 4),
-        LCCL_INTS(dilations, 2),
-        LCCL_INTS(gate_strides, 2),
-        LCCL_INTS(gate_pads, 4),
-        LCCL_INTS(gate_dilations, 2),
-        LCCL_FLOAT(activation_alpha),
-        LCCL_FLOAT(gate_slope),
-        LCCL_FLOAT(gate_max),
-        LCCL_FLOAT(gate_threshold),
-        LCCL_FLOATS(gate_upsample, 4),
-        LCCL_FLOAT(post_alpha),
-        LCCL_TEXT(gate_source),
-        LCCL_FLOAT(density),
-        LCCL_TEXT(plugin_version),
-        LCCL_TEXT(plugin_namespace),
-    };
-    return specs;
-}
-
+#define LCCL_INTS(NAME, LENGTH) {#NAME, AttributeKind::kINTS, LENGTH, [](Attributes& a) -> int32_t* { return a.NAME; }, nullptr, nullptr},
+#define LCCL_FLOATS(NAME, LENGTH) {#NAME, AttributeKind::kFLOATS, LENGTH, nullptr, [](Attributes& a) -> float* { return a.NAME; }, nullptr},
+#define LCCL_FLOAT(NAME) {#NAME, AttributeKind::kFLOAT, 1, nullptr, [](Attributes& a) -> float* { return a.NAME; }, nullptr},
+#define LCCL_TEXT(NAME) {#NAME, AttributeKind::kSTRING, 0, nullptr, nullptr, [](Attributes& a) -> std::string* { return &a.NAME; }},
+    static std::vector<AttributeSpec> const specs{LCCL_ATTRIBUTES(LCCL_INTS, LCCL_FLOATS, LCCL_FLOAT, LCCL_TEXT)};
 #undef LCCL_INTS
 #undef LCCL_FLOATS
 #undef LCCL_FLOAT
 #undef LCCL_TEXT
+    return specs;
+}
 
 Attributes readAttributes(AttributeSource const& source)
 {

@@ -1,46 +1,14 @@
-// The op's attributes in the adapter: the contract's names, types and defaults, in one table that reads them.
+// How a node's attributes are read through ONNX Runtime.
 #pragma once
 
 #include "onnxruntime.h"
 
-#include <cfloat>
-#include <cstdint>
-#include <string>
+#include "contract/attributes.h"
+
 #include <vector>
 
 namespace lccl::ort
 {
-
-//! Members are named as the attributes. A test holds names, types and defaults to the Python contract.
-struct Attributes
-{
-    int32_t strides[2]{1, 1};
-    int32_t pads[4]{0, 0, 0, 0};
-    int32_t dilations[2]{1, 1};
-    int32_t gate_strides[2]{1, 1};
-    int32_t gate_pads[4]{0, 0, 0, 0};
-    int32_t gate_dilations[2]{1, 1};
-    float activation_alpha[1]{1.0F};
-    float gate_slope[1]{1.0F};
-    float gate_max[1]{FLT_MAX};
-    float gate_threshold[1]{0.0F};
-    float gate_upsample[4]{1.0F, 1.0F, 1.0F, 1.0F};
-    float post_alpha[1]{1.0F};
-    std::string gate_source{"fused"};
-    float density[1]{-1.0F};
-    std::string plugin_version{"1"};
-    std::string plugin_namespace{};
-
-    int32_t grid() const
-    {
-        return static_cast<int32_t>(gate_upsample[2]);
-    }
-
-    bool external() const
-    {
-        return gate_source == "external";
-    }
-};
 
 //! ONNX's kinds of attributes that the contract has.
 enum class AttributeKind

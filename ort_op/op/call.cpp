@@ -1,216 +1,15 @@
-// Shapes.
-
 #include "call.h"
 
-#include <climits>
-#include <initializer_list>
-#include <string>
+#include <stdexcept>
 
 namespace lccl::ort
 {
-namespace
-{
-
-constexpr char const* kNAMES[kINPUTS] = {"X", "W", "B", "gate_W", "gate_B", "gate", "post_scale", "post_bias", "residual"};
-
-//! Marks a tensor that the call has; never read.
-float const kMARK = 0;
-
-int32_t small(int64_t value)
-{
-    if (value < 0 || value > INT_MAX)
-    {
-        throw std::invalid_argument("a dimension of " + std::to_string(value) + " is more than the kernels' 32-bit sizes hold");
-    }
-    return static_cast<int32_t>(value);
-}
-
-//! Whether two sizes may be the same.
-bool agree(int64_t a, int64_t b)
-{
-    return a < 0 || b < 0 || a == b;
-}
-
-bool agrees(Shape const& shape, std::initializer_list<int64_t> with)
-{
-    if (shape.rank < 0)
-    {
-        return true;
-    }
-    if (shape.rank != static_cast<int32_t>(with.size()))
-    {
-        return false;
-    }
-    size_t i = 0;
-    for (int64_t const size : with)
-    {
-        if (!agree(shape.d[i++], size))
-        {
-            return false;
-        }
-    }
-    return true;
-}
-
-std::string toText(int64_t size)
-{
-    return size < 0 ? "?" : std::to_string(size);
-}
-
-std::string toText(Shape const& shape)
-{
-    std::string text = "[";
-    for (int32_t i = 0; i < shape.rank && i < Shape::kMAX_RANK; ++i)
-    {
-        text += (i > 0 ? ", " : "") + toText(shape.d[static_cast<size_t>(i)]);
-    }
-    return text + "]";
-}
-
-std::string toText(std::initializer_list<int64_t> sizes)
-{
-    Shape shape;
-    shape.rank = 0;
-    for (int64_t const size : sizes)
-    {
-        shape.d[static_cast<size_t>(shape.rank++)] = size;
-    }
-    return toText(shape);
-}
-
-void requireShape(
-    Shapes const& shapes, int32_t input, std::initializer_list<int64_t> shape, std::initializer_list<int64_t> orElse = {})
-{
-    Shape const& given = shapes[static_cast<size_t>(input)];
-    if (!agrees(given, shape) && (orElse.size() == 0 || !agrees(given, orElse)))
-    {
-        std::string const choices = toText(shape) + (orElse.size() == 0 ? "" : " or " + toText(orElse));
-        throw std::invalid_argument(std::string(kNAMES[input]) + " must be " + choices + ", not " + toText(given));
-    }
-}
-
-//! The shape, or one of as many unknown dimensions.
-Shape ofRank4(Shapes const& shapes, int32_t input)
-{
-    Shape shape = shapes[static_cast<size_t>(input)];
-    if (shape.rank >= 0 && shape.rank != 4)
-    {
-        throw std::invalid_argument(std::string(kNAMES[input]) + " must have 4 dimensions, not " + toText(shape));
-    }
-    if (shape.rank < 0)
-    {
-        shape.rank = 4;
-        shape.d.fill(-1);
-    }
-    return shape;
-}
-
-int64_t convSize(int64_t size, int64_t kernel, int64_t stride, int64_t before, int64_t after, int64_t dilation)
-{
-    if (size < 0 || kernel < 0)
-    {
-        return -1;
-    }
-    int64_t const span = size + before + after - dilation * (kernel - 1) - 1;
-    return span < 0 ? 0 : span / stride + 1;
-}
-
-int64_t blocks(int64_t size, int64_t grid)
-{
-    return size < 0 ? -1 : (size + grid - 1) / grid;
-}
-
-Maps mapsOf(Attributes const& a, Shape const& x, Shape const& w)
-{
-    int64_t const ho = convSize(x.d[2], w.d[1], a.strides[0], a.pads[0], a.pads[2], a.dilations[0]);
-    int64_t const wo = convSize(x.d[3], w.d[2], a.strides[1], a.pads[1], a.pads[3], a.dilations[1]);
-    return {ho, wo, blocks(ho, a.grid()), blocks(wo, a.grid())};
-}
-
-void checkGate(Attributes const& a, Shape const& x, Shape const& gateWeight, Maps const& maps)
-{
-    int64_t const h = convSize(x.d[2], gateWeight.d[1], a.gate_strides[0], a.gate_pads[0], a.gate_pads[2], a.gate_dilations[0]);
-    int64_t const w = convSize(x.d[3], gateWeight.d[2], a.gate_strides[1], a.gate_pads[1], a.gate_pads[3], a.gate_dilations[1]);
-    if (!agree(h, maps.hg) || !agree(w, maps.wg))
-    {
-        throw std::invalid_argument("the gate's convolution gives " + toText(h) + "x" + toText(w) + ", but an output of "
-            + toText(maps.ho) + "x" + toText(maps.wo) + " with G = " + std::to_string(a.grid()) + " needs " + toText(maps.hg) + "x"
-            + toText(maps.wg));
-    }
-}
-
-void setGeometry(lccl_cpu_params& call, Attributes const& a)
-{
-    for (int32_t i = 0; i < 2; ++i)
-    {
-        call.strides[i] = a.strides[i];
-        call.dilations[i] = a.dilations[i];
-        call.gate_strides[i] = a.gate_strides[i];
-        call.gate_dilations[i] = a.gate_dilations[i];
-    }
-    for (int32_t i = 0; i < 4; ++i)
-    {
-        call.pads[i] = a.pads[i];
-        call.gate_pads[i] = a.gate_pads[i];
-    }
-    call.grid = a.grid();
-    call.activation_alpha = *a.activation_alpha;
-    call.gate_slope = *a.gate_slope;
-    call.gate_max = *a.gate_max;
-    call.gate_threshold = *a.gate_threshold;
-    call.post_alpha = *a.post_alpha;
-    call.density = *a.density;
-}
-
-} // namespace
-
-Maps checkShapes(Attributes const& attributes, Shapes const& shapes)
-{
-    Shape const x = ofRank4(shapes, kX);
-    Shape const w = ofRank4(shapes, kW);
-    Shape const gateWeight = ofRank4(shapes, kGATE_W);
-    ofRank4(shapes, kGATE);
-    ofRank4(shapes, kRESIDUAL);
-    if (!agree(w.d[3], x.d[1]))
-    {
-        throw std::invalid_argument("W is [K, R, S, C] with C = " + std::to_string(w.d[3]) + ", but X has "
-            + std::to_string(x.d[1]) + " channels; groups are not part of version 1");
-    }
-    if (!agree(gateWeight.d[0], 1) || !agree(gateWeight.d[3], x.d[1]))
-    {
-        throw std::invalid_argument("gate_W must be [1, Rg, Sg, " + toText(x.d[1]) + "], not " + toText(gateWeight));
-    }
-    Maps const maps = mapsOf(attributes, x, w);
-    if (maps.ho == 0 || maps.wo == 0)
-    {
-        throw std::invalid_argument("X of " + toText(x.d[2]) + "x" + toText(x.d[3]) + " is smaller than the kernel " + toText(w.d[1])
-            + "x" + toText(w.d[2]) + " with its pads");
-    }
-    checkGate(attributes, x, gateWeight, maps);
-    requireShape(shapes, kB, {w.d[0]});
-    requireShape(shapes, kGATE_B, {1});
-    requireShape(shapes, kGATE, {x.d[0], 1, maps.hg, maps.wg}, {1, 1, 1, 1});
-    requireShape(shapes, kPOST_SCALE, {w.d[0]}, {1});
-    requireShape(shapes, kPOST_BIAS, {w.d[0]}, {1});
-    requireShape(shapes, kRESIDUAL, {x.d[0], w.d[0], maps.ho, maps.wo}, {1, 1, 1, 1});
-    return maps;
-}
 
 lccl_cpu_params makeCall(Attributes const& attributes, Shapes const& shapes, Maps& maps)
 {
-    maps = checkShapes(attributes, shapes);
-    lccl_cpu_params call = weightsOnly(shapes[kW]);
-    call.n = small(shapes[kX].d[0]);
-    call.h = small(shapes[kX].d[2]);
-    call.w = small(shapes[kX].d[3]);
-    call.gate_r = small(shapes[kGATE_W].d[1]);
-    call.gate_s = small(shapes[kGATE_W].d[2]);
-    call.post_scale_size = small(shapes[kPOST_SCALE].d[0]);
-    call.post_bias_size = small(shapes[kPOST_BIAS].d[0]);
-    setGeometry(call, attributes);
-    call.gate_weight = attributes.external() ? nullptr : &kMARK;
-    call.gate = agrees(shapes[kGATE], {call.n, 1, maps.hg, maps.wg}) ? &kMARK : nullptr;
-    call.residual = agrees(shapes[kRESIDUAL], {call.n, call.k, maps.ho, maps.wo}) ? &kMARK : nullptr;
+    lccl_cpu_params call{};
+    call.abi = LCCL_CPU_ABI;
+    maps = setCall(call, attributes, shapes);
     return call;
 }
 
@@ -218,7 +17,7 @@ lccl_cpu_params formOf(Attributes const& attributes, Shapes const& shapes)
 {
     auto const known = [&](int32_t input, size_t place) {
         Shape const& shape = shapes[static_cast<size_t>(input)];
-        return small(shape.rank < 0 || shape.d[place] < 0 ? 1 : shape.d[place]);
+        return to32Bits(shape.rank < 0 || shape.d[place] < 0 ? 1 : shape.d[place]);
     };
     lccl_cpu_params form{};
     form.abi = LCCL_CPU_ABI;
@@ -229,8 +28,7 @@ lccl_cpu_params formOf(Attributes const& attributes, Shapes const& shapes)
     form.c = known(kW, 3);
     form.gate_r = known(kGATE_W, 1);
     form.gate_s = known(kGATE_W, 2);
-    form.gate_weight = attributes.external() ? nullptr : &kMARK;
-    setGeometry(form, attributes);
+    setAttributes(form, attributes);
     return form;
 }
 
@@ -242,10 +40,10 @@ lccl_cpu_params weightsOnly(Shape const& weight)
     }
     lccl_cpu_params call{};
     call.abi = LCCL_CPU_ABI;
-    call.k = small(weight.d[0]);
-    call.r = small(weight.d[1]);
-    call.s = small(weight.d[2]);
-    call.c = small(weight.d[3]);
+    call.k = to32Bits(weight.d[0]);
+    call.r = to32Bits(weight.d[1]);
+    call.s = to32Bits(weight.d[2]);
+    call.c = to32Bits(weight.d[3]);
     return call;
 }
 

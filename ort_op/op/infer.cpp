@@ -2,6 +2,7 @@
 
 #include "infer.h"
 
+#include "attributes.h"
 #include "call.h"
 
 #include <algorithm>

@@ -1,6 +1,7 @@
 // One LCCLConv node of a session: what is prepared once, and a call.
 #pragma once
 
+#include "attributes.h"
 #include "call.h"
 #include "pool.h"
 #include "scratch.h"

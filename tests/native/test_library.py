@@ -24,7 +24,8 @@ DEPENDENCIES = {
 """Shared libraries that the kernels may need: the C and C++ runtimes. CUDA's runtime is inside, the driver is looked for later."""
 
 CUDA_HEADERS = {"cuda_runtime_api.h", "cuda_fp16.h", "cuda_bf16.h"}
-C_HEADERS = {"stddef.h", "stdint.h"}
+C_HEADERS = {"stddef.h", "stdint.h", "string.h"}
+VECTOR_HEADERS = {"immintrin.h", "arm_neon.h"}
 MACHINE = "machine_emulated.h"
 """The emulated machine's side of machine.h."""
 
@@ -60,12 +61,13 @@ def includes(source: str) -> list[str]:
     return re.findall(r'^[ \t]*#[ \t]*include[ \t]*(<[^>]*>|"[^"]*")', source, re.MULTILINE)
 
 
-def is_allowed(include: str) -> bool:
-    """True for the kernels' own files, C++'s and C's headers, and three of CUDA's; no framework's header is one of these."""
+def is_allowed(include: str, folder: Path = KERNEL) -> bool:
+    """True for files of the folder, C++'s and C's headers, processors' and three of CUDA's; no framework's header is one of
+    these."""
     name = include[1:-1]
     if include.startswith('"'):
-        return name == MACHINE or (KERNEL / name).is_file()
-    return name in CUDA_HEADERS | C_HEADERS or re.fullmatch(r"[a-z_]+", name) is not None
+        return name == MACHINE or (folder / name.removeprefix("../")).is_file()
+    return name in CUDA_HEADERS | C_HEADERS | VECTOR_HEADERS or re.fullmatch(r"[a-z_]+", name) is not None
 
 
 def test_functions_of_the_header_are_found() -> None:
@@ -93,11 +95,20 @@ def test_looks_for_nothing_on_the_machine_that_built_it(cuda_library_path: Path)
     assert not re.search(r"\((RPATH|RUNPATH)\)", run(need("readelf"), "-d", "-W", cuda_library_path))
 
 
-def test_sources_include_no_framework() -> None:
-    sources = [path for path in KERNEL.rglob("*") if path.suffix in (".h", ".cuh", ".cu", ".cpp")]
+@pytest.mark.parametrize(
+    ("folder", "known"),
+    [
+        ("contract", ("attributes.h", "<string>")),
+        ("ort_op/kernel", ("vector.h", "<immintrin.h>")),
+        ("trt_plugin/kernel", ("lccl_cuda.h", "<cuda_runtime_api.h>")),
+    ],
+)
+def test_sources_include_no_framework(folder: str, known: tuple[str, str]) -> None:
+    sources = [path for path in (ROOT / folder).rglob("*") if path.suffix in (".h", ".cuh", ".cu", ".cpp")]
     found = {path.name: includes(path.read_text()) for path in sources}
-    assert "<cuda_runtime_api.h>" in found["lccl_cuda.h"]
-    assert [f"{name} includes {i}" for name, lines in found.items() for i in lines if not is_allowed(i)] == []
+    name, include = known
+    assert include in found[name]
+    assert [f"{name} includes {i}" for name, lines in found.items() for i in lines if not is_allowed(i, ROOT / folder)] == []
 
 
 @pytest.mark.parametrize(

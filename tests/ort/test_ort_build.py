@@ -24,7 +24,7 @@ NOWHERE = "http://127.0.0.1:9"
 """A server that is not there."""
 SYSTEM = ("", "/onnxruntime", "/onnxruntime/core/session")
 """Where below a system's include folders its header of ONNX Runtime may be."""
-COPIED = ("CMakeLists.txt", "pyproject.toml", "README.md", "LICENSE", "exporter", "ort_op", "trt_plugin")
+COPIED = ("CMakeLists.txt", "pyproject.toml", "README.md", "LICENSE", "contract", "exporter", "ort_op", "trt_plugin")
 
 
 def run(*command: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -19,7 +19,6 @@ from onnx_models import case_model
 from ort_builds import assert_close, infer, open_session
 
 PLAIN = CASES[0]
-OP = ROOT / "ort_op" / "op"
 ANOTHER_KIND = {"ints": [1.0, 1.0], "floats": [1, 1, 1, 1], "float": 1, "string": 1.0}
 
 
@@ -55,16 +54,15 @@ def refusal(model: onnx.ModelProto, library: Path, feed: dict[str, Any] | None =
 
 
 def test_the_table_of_attributes_is_the_contracts() -> None:
-    """Names, order, kinds, lengths and defaults, as the two files write them."""
+    """Names, order, kinds, lengths and defaults, as the adapters' common header writes them."""
+    header = (ROOT / "contract" / "attributes.h").read_text()
     kinds = {"INTS": "ints", "FLOATS": "floats", "FLOAT": "float", "TEXT": "string"}
-    table = re.findall(r"^ +LCCL_(INTS|FLOATS|FLOAT|TEXT)\((\w+)(?:, (\d))?\),$", (OP / "attributes.cpp").read_text(), re.M)
+    table = re.findall(r"^ +(INTS|FLOATS|FLOAT|TEXT)\((\w+)(?:, (\d))?\) *\\?$", header, re.M)
     lengths = {s.name: len(s.default) if s.kind in ("ints", "floats") else 0 for s in ATTRIBUTES}
     assert [(n, kinds[k], int(length or 0)) for k, n, length in table] == [
         (s.name, s.kind, lengths[s.name]) for s in ATTRIBUTES
     ]
-    members = dict(
-        re.findall(r"^    (?:int32_t|float|std::string) (\w+)(?:\[\d\])?\{(.*)\};$", (OP / "attributes.h").read_text(), re.M)
-    )
+    members = dict(re.findall(r"^    (?:int32_t|float|std::string) (\w+)(?:\[\d\])?\{(.*)\};$", header, re.M))
     assert list(members) == [s.name for s in ATTRIBUTES]
     for spec in ATTRIBUTES:
         assert default_of(members[spec.name], spec) == spec.default

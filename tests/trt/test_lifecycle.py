@@ -131,6 +131,7 @@ def one(name: str, **changes: Array) -> Layer:
 
 
 HALF = STORAGE[Dtype.FLOAT16]
+TOO_LARGE = Case("too-large", "a kernel above 7 x 7", kernel=(8, 8), pads=(3, 3, 4, 4))
 REFUSED = {
     "channels": (one("plain", W=np.zeros((6, 3, 3, 16), HALF)), "W is [K, R, S, C] with C = 16, but X has 8 channels"),
     "rank": (one("plain", gate=np.ones(1, HALF)), "gate must have 4 dimensions, not [1]"),
@@ -146,7 +147,7 @@ REFUSED = {
         one("residual", residual=np.zeros((2, 6, 9, 10), HALF)),
         "residual must be [1, 6, 9, 11] or [1, 1, 1, 1], not [1, 6, 9, 10]",
     ),
-    "kernel": (one("plain", W=np.zeros((6, 8, 8, 8), HALF)), "kernels are 1x1 to 7x7, not 8x8"),
+    "kernel": (Layer.of(TOO_LARGE, Dtype.FLOAT16), "kernels are 1x1 to 7x7, not 8x8"),
 }
 
 

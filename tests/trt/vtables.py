@@ -75,7 +75,7 @@ def dump(plugin: Path, *options: str) -> str:
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "classes.cpp"
         source.write_text(SOURCE)
-        includes = [f"-I{plugin}", f"-I{ROOT / 'trt_plugin' / 'kernel'}"]
+        includes = [f"-I{plugin}", f"-I{ROOT}", f"-I{ROOT / 'trt_plugin' / 'kernel'}"]
         command = ["g++", "-std=c++17", "-c", "-fdump-lang-class", *includes, *options, str(source)]
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
         if done.returncode != 0:

@@ -77,7 +77,7 @@ MAY_IMPORT = {
     "train": {"nn", "train"},
     "graph": {"errors", "numerics", "op", "graph"},
     "run": {"errors", "files", "numerics", "run", "torch_calls"},
-    "ort": {"errors", "files", "op", "run", "ort"},
+    "ort": {"errors", "files", "native", "op", "run", "ort"},
     "profiling": {"errors", "op", "nn", "graph", "run", "numerics", "text", "load", "torch_calls", "verify", "profiling"},
     "exporting": {
         "errors",
@@ -95,7 +95,7 @@ MAY_IMPORT = {
         "exporting",
     },
     "engine": {"errors", "files", "op", "graph", "load", "plugin", "progress", "verify", "engine"},
-    "plugin": {"errors", "files", "op", "progress", "plugin"},
+    "plugin": {"errors", "files", "native", "op", "progress", "plugin"},
 }
 
 
@@ -104,6 +104,7 @@ SHARED = {
     "data": {"errors", "files", "load", "numerics"},
     "errors": set(),
     "files": {"errors"},
+    "native": {"errors", "files"},
     "load": {"checkpoint", "errors", "files", "text", "torch_calls"},
     "numerics": {"errors", "text"},
     "progress": set(),
@@ -157,7 +158,8 @@ def test_what_the_wheel_holds(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist()) - {CPU_OP}
     sources = {f"lccl/{p.relative_to(PACKAGE).as_posix()}" for p in PACKAGE.rglob("*") if p.suffix in (".py", ".typed", ".so")}
     sources -= {CPU_OP}
-    native = {f"lccl/native/{p.relative_to(ROOT).as_posix()}" for p in (ROOT / "trt_plugin").rglob("*") if p.is_file()}
+    folders = ("contract", "trt_plugin")
+    native = {f"lccl/native/{p.relative_to(ROOT).as_posix()}" for f in folders for p in (ROOT / f).rglob("*") if p.is_file()}
     assert {n for n in names if n.startswith("lccl/")} == sources | native | {"lccl/native/CMakeLists.txt"}
     assert any(n.endswith("licenses/LICENSE") for n in names)
 

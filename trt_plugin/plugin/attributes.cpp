@@ -3,7 +3,6 @@
 #include "attributes.h"
 
 #include <algorithm>
-#include <cmath>
 #include <cstring>
 #include <set>
 #include <sstream>
@@ -17,22 +16,6 @@ namespace lccl::plugin
 {
 namespace
 {
-
-#define LCCL_INTS(NAME, USE, LENGTH)                                                                                                        \
-    FieldSpec                                                                                                                              \
-    {                                                                                                                                      \
-        #NAME, USE, LENGTH, [](Attributes& a) -> int32_t* { return a.NAME; }, nullptr, nullptr                                             \
-    }
-#define LCCL_FLOATS(NAME, USE, LENGTH)                                                                                                      \
-    FieldSpec                                                                                                                              \
-    {                                                                                                                                      \
-        #NAME, USE, LENGTH, nullptr, [](Attributes& a) -> float* { return a.NAME; }, nullptr                                               \
-    }
-#define LCCL_TEXT(NAME, USE)                                                                                                                \
-    FieldSpec                                                                                                                              \
-    {                                                                                                                                      \
-        #NAME, USE, 0, nullptr, nullptr, [](Attributes& a) -> std::string* { return &a.NAME; }                                             \
-    }
 
 char const* nameOf(PluginFieldType type)
 {
@@ -83,39 +66,10 @@ bool isTaken(FieldSpec const& spec, nvinfer1::TensorRTPhase phase)
     return phase == nvinfer1::TensorRTPhase::kRUNTIME || spec.use != FieldUse::kINTERNAL;
 }
 
-void require(bool holds, char const* sentence)
-{
-    if (!holds)
-    {
-        throw std::invalid_argument(sentence);
-    }
-}
-
-bool allOf(int32_t const* values, int32_t count, int32_t least)
-{
-    return std::all_of(values, values + count, [least](int32_t value) { return value >= least; });
-}
-
-//! What version 1 of the op allows, as the Python contract has it.
+//! What version 1 of the op and the plugin's own fields allow.
 void checkValues(Attributes const& a)
 {
-    require(allOf(a.strides, 2, 1) && allOf(a.dilations, 2, 1) && allOf(a.gate_strides, 2, 1) && allOf(a.gate_dilations, 2, 1),
-        "strides, dilations, gate_strides and gate_dilations must be positive");
-    require(allOf(a.pads, 4, 0) && allOf(a.gate_pads, 4, 0), "pads and gate_pads must not be negative");
-    float const* const up = a.gate_upsample;
-    require(up[0] == 1 && up[1] == 1 && up[2] == up[3] && up[2] >= 1 && up[2] <= 1e6F && up[2] == std::floor(up[2]),
-        "gate_upsample must be 1, 1, G, G with a whole G >= 1");
-    require(*a.gate_slope > 0 && *a.gate_max > 0 && *a.gate_threshold >= 0,
-        "gate_slope and gate_max must be positive and gate_threshold not negative");
-    require(*a.gate_slope <= 1e30F, "gate_slope must not be above 1e+30, the slope of a hard mask");
-    for (float const* const value : {a.activation_alpha, a.post_alpha, a.gate_max, a.gate_threshold})
-    {
-        require(std::isfinite(*value), "activation_alpha, post_alpha, gate_max and gate_threshold must be finite");
-    }
-    require(a.gate_source == "fused" || a.gate_source == "external", "gate_source must be fused or external");
-    require(*a.density == -1 || (*a.density >= 0 && *a.density <= 1), "density must be -1 or between 0 and 1");
-    require(a.plugin_version == kPluginVersion, "plugin_version must be 1: the node is of another version of the op");
-    require(a.plugin_namespace == kPluginNamespace, "plugin_namespace must be empty");
+    lccl::checkValues(a);
     require(*a.alias_residual == 0 || *a.alias_residual == 1, "alias_residual must be 0 or 1");
     require(*a.time_by_density == 0 || *a.time_by_density == 1, "time_by_density must be 0 or 1");
     require(allOf(a.planned_device, 4, 0), "planned_device must not be negative");
@@ -130,33 +84,26 @@ PluginFieldType FieldSpec::type() const
 
 std::vector<FieldSpec> const& fieldSpecs()
 {
+#define LCCL_FIELD(NAME, USE, LENGTH, INTS, FLOATS, TEXT) {#NAME, FieldUse::USE, LENGTH, INTS, FLOATS, TEXT},
+#define LCCL_INTS_OF(NAME, USE, LENGTH) LCCL_FIELD(NAME, USE, LENGTH, [](Attributes& a) -> int32_t* { return a.NAME; }, nullptr, nullptr)
+#define LCCL_INTS(NAME, LENGTH) LCCL_INTS_OF(NAME, kCONTRACT, LENGTH)
+#define LCCL_FLOATS(NAME, LENGTH) LCCL_FIELD(NAME, kCONTRACT, LENGTH, nullptr, [](Attributes& a) -> float* { return a.NAME; }, nullptr)
+#define LCCL_FLOAT(NAME) LCCL_FLOATS(NAME, 1)
+#define LCCL_TEXT(NAME) LCCL_FIELD(NAME, kCONTRACT, 0, nullptr, nullptr, [](Attributes& a) -> std::string* { return &a.NAME; })
     static std::vector<FieldSpec> const specs{
-        LCCL_INTS(strides, FieldUse::kCONTRACT, 2),
-        LCCL_INTS(pads, FieldUse::kCONTRACT, 4),
-        LCCL_INTS(dilations, FieldUse::kCONTRACT, 2),
-        LCCL_INTS(gate_strides, FieldUse::kCONTRACT, 2),
-        LCCL_INTS(gate_pads, FieldUse::kCONTRACT, 4),
-        LCCL_INTS(gate_dilations, FieldUse::kCONTRACT, 2),
-        LCCL_FLOATS(activation_alpha, FieldUse::kCONTRACT, 1),
-        LCCL_FLOATS(gate_slope, FieldUse::kCONTRACT, 1),
-        LCCL_FLOATS(gate_max, FieldUse::kCONTRACT, 1),
-        LCCL_FLOATS(gate_threshold, FieldUse::kCONTRACT, 1),
-        LCCL_FLOATS(gate_upsample, FieldUse::kCONTRACT, 4),
-        LCCL_FLOATS(post_alpha, FieldUse::kCONTRACT, 1),
-        LCCL_TEXT(gate_source, FieldUse::kCONTRACT),
-        LCCL_FLOATS(density, FieldUse::kCONTRACT, 1),
-        LCCL_TEXT(plugin_version, FieldUse::kCONTRACT),
-        LCCL_TEXT(plugin_namespace, FieldUse::kCONTRACT),
-        LCCL_INTS(alias_residual, FieldUse::kOPTIONAL, 1),
-        LCCL_INTS(time_by_density, FieldUse::kOPTIONAL, 1),
-        LCCL_INTS(planned_device, FieldUse::kINTERNAL, 4),
+        LCCL_ATTRIBUTES(LCCL_INTS, LCCL_FLOATS, LCCL_FLOAT, LCCL_TEXT)
+        LCCL_INTS_OF(alias_residual, kOPTIONAL, 1)
+        LCCL_INTS_OF(time_by_density, kOPTIONAL, 1)
+        LCCL_INTS_OF(planned_device, kINTERNAL, 4)
     };
-    return specs;
-}
-
+#undef LCCL_FIELD
+#undef LCCL_INTS_OF
 #undef LCCL_INTS
 #undef LCCL_FLOATS
+#undef LCCL_FLOAT
 #undef LCCL_TEXT
+    return specs;
+}
 
 Attributes readFields(PluginFieldCollection const* fields, nvinfer1::TensorRTPhase phase)
 {

@@ -1,12 +1,12 @@
-// The op's attributes in the plugin: the contract's names, types and defaults, in one table that reads, writes and lists them.
+// The op's attributes as TensorRT's fields, in one table that reads, writes and lists them.
 #pragma once
 
 #include "nvinfer.h"
 
+#include "contract/attributes.h"
+
 #include "lccl_cuda.h"
 
-#include <cfloat>
-#include <string>
 #include <vector>
 
 namespace lccl::plugin
@@ -16,26 +16,9 @@ constexpr char const* kPluginName = "LCCLConv";
 constexpr char const* kPluginVersion = "1";
 constexpr char const* kPluginNamespace = "";
 
-//! Members are named as their fields. A test holds names, types and defaults to the Python contract.
-struct Attributes
+//! The contract's, and the plugin's own. Members are named as their fields.
+struct Attributes : lccl::Attributes
 {
-    int32_t strides[2]{1, 1};
-    int32_t pads[4]{0, 0, 0, 0};
-    int32_t dilations[2]{1, 1};
-    int32_t gate_strides[2]{1, 1};
-    int32_t gate_pads[4]{0, 0, 0, 0};
-    int32_t gate_dilations[2]{1, 1};
-    float activation_alpha[1]{1.0F};
-    float gate_slope[1]{1.0F};
-    float gate_max[1]{FLT_MAX};
-    float gate_threshold[1]{0.0F};
-    float gate_upsample[4]{1.0F, 1.0F, 1.0F, 1.0F};
-    float post_alpha[1]{1.0F};
-    std::string gate_source{"fused"};
-    float density[1]{-1.0F};
-    std::string plugin_version{kPluginVersion};
-    std::string plugin_namespace{kPluginNamespace};
-
     //! Not of the contract: 1 lets the output take the residual's memory. The engine builder sets it where nobody else reads the
     //! residual.
     int32_t alias_residual[1]{0};
@@ -47,16 +30,6 @@ struct Attributes
     //! Not of the contract, and only serialised: the GPU that the engine was planned for, whose multiprocessors say how large the
     //! workspace is. All 0: none yet, which no engine has.
     int32_t planned_device[4]{0, 0, 0, 0};
-
-    int32_t grid() const
-    {
-        return static_cast<int32_t>(gate_upsample[2]);
-    }
-
-    bool external() const
-    {
-        return gate_source == "external";
-    }
 
     lccl_device device() const
     {

@@ -3,25 +3,10 @@
 
 #include "attributes.h"
 
+#include "contract/call.h"
+
 namespace lccl::plugin
 {
-
-//! Places of the op's inputs, and of its output behind them.
-enum InputIndex : int32_t
-{
-    kX = 0,
-    kW = 1,
-    kB = 2,
-    kGATE_W = 3,
-    kGATE_B = 4,
-    kGATE = 5,
-    kPOST_SCALE = 6,
-    kPOST_BIAS = 7,
-    kRESIDUAL = 8,
-    kINPUTS = 9,
-};
-
-constexpr char const* kInputNames[kINPUTS] = {"X", "W", "B", "gate_W", "gate_B", "gate", "post_scale", "post_bias", "residual"};
 
 //! Whether the plugin takes a tensor as it is described; decided by itself and those before it.
 //! \param position of an input, or kINPUTS for the output

@@ -7,7 +7,6 @@ runs through the op's model-local function, which computes every pixel. ``python
 from __future__ import annotations
 
 import ctypes
-import os
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lccl.errors import UserError
-from lccl.files import require_file
+from lccl.native import FOLDER, find_native, require_native
 
 if TYPE_CHECKING:
     import onnx
@@ -26,7 +25,7 @@ __all__ = ["Found", "cpu_level", "find_library", "library_path", "look_for_libra
 LIBRARY = "liblccl_ort.so"
 ENVIRONMENT = "LCCL_ORT_LIBRARY"
 LEVEL_ENVIRONMENT = "LCCL_CPU_LEVEL"
-PACKAGED = Path(__file__).parent.parent / "lib" / LIBRARY
+PACKAGED = FOLDER / LIBRARY
 OLDEST = (1, 20)
 """ONNX Runtime that the library is built for; an older one would load it and take no op from it."""
 HOW_TO_GET = "install lccl again with g++ and CMake at hand, or run make ort in a checkout"
@@ -50,10 +49,7 @@ def find_library(library: str | Path | None = None) -> Path | None:
     Raises:
         UserError: a library is named and is not there.
     """
-    named = library if library is not None else os.environ.get(ENVIRONMENT)
-    if named:
-        return require_file(named).absolute()  # the loader looks for a bare name elsewhere
-    return PACKAGED if PACKAGED.is_file() else None
+    return find_native(library, ENVIRONMENT, PACKAGED)
 
 
 def library_path() -> Path:
@@ -62,10 +58,7 @@ def library_path() -> Path:
     Raises:
         UserError: there is none.
     """
-    found = find_library()
-    if found is None:
-        raise UserError(f"there is no {LIBRARY}: {HOW_TO_GET}, or name one in {ENVIRONMENT}")
-    return found
+    return require_native(find_library(), LIBRARY, HOW_TO_GET, ENVIRONMENT)
 
 
 def look_for_library(library: str | Path | None = None) -> Found:

@@ -7,17 +7,17 @@ from __future__ import annotations
 
 import ctypes
 import importlib
-import os
 from pathlib import Path
 from types import ModuleType
 
 from lccl.errors import UserError, first_line
 from lccl.files import require_file
+from lccl.native import FOLDER, find_native, require_native
 from lccl.op.contract import OP_TYPE, VERSION
 
 LIBRARY = "liblccl_trt_plugin.so"
 ENVIRONMENT = "LCCL_TRT_PLUGIN"
-PACKAGED = Path(__file__).parent.parent / "lib" / LIBRARY
+PACKAGED = FOLDER / LIBRARY
 _loaded: dict[str, Path] = {}
 """TensorRT's module -> the library that its registry has: a registry keeps the first creator of a name."""
 HOW_TO_GET = "build it with lccl-build-plugin"
@@ -29,10 +29,7 @@ def find_plugin(library: str | Path | None = None) -> Path | None:
     Raises:
         UserError: a library is named and is not there.
     """
-    named = library if library is not None else os.environ.get(ENVIRONMENT)
-    if named:
-        return require_file(named).absolute()  # the loader looks for a bare name elsewhere
-    return PACKAGED if PACKAGED.is_file() else None
+    return find_native(library, ENVIRONMENT, PACKAGED)
 
 
 def plugin_path() -> Path:
@@ -41,10 +38,7 @@ def plugin_path() -> Path:
     Raises:
         UserError: there is none.
     """
-    found = find_plugin()
-    if found is None:
-        raise UserError(f"there is no {LIBRARY}: {HOW_TO_GET}, or name one in {ENVIRONMENT}")
-    return found
+    return require_native(find_plugin(), LIBRARY, HOW_TO_GET, ENVIRONMENT)
 
 
 def load_plugin(library: str | Path | None = None, *, tensorrt: ModuleType | None = None) -> Path:

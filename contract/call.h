@@ -1,0 +1,65 @@
+// From attributes and shapes to a call of kernels. The kernels' structs of a CPU and of a GPU name their members alike.
+#pragma once
+
+#include "shapes.h"
+
+namespace lccl
+{
+
+//! Marks a tensor that a call has; never read.
+inline float const kMARK = 0;
+
+//! A size as kernels hold it.
+//! \throw std::invalid_argument with a sentence: it is negative or has more than 32 bits
+int32_t to32Bits(int64_t size);
+
+//! Sets what attributes say.
+template <typename Params>
+void setAttributes(Params& call, Attributes const& a)
+{
+    for (int32_t i = 0; i < 2; ++i)
+    {
+        call.strides[i] = a.strides[i];
+        call.dilations[i] = a.dilations[i];
+        call.gate_strides[i] = a.gate_strides[i];
+        call.gate_dilations[i] = a.gate_dilations[i];
+    }
+    for (int32_t i = 0; i < 4; ++i)
+    {
+        call.pads[i] = a.pads[i];
+        call.gate_pads[i] = a.gate_pads[i];
+    }
+    call.grid = a.grid();
+    call.activation_alpha = *a.activation_alpha;
+    call.gate_slope = *a.gate_slope;
+    call.gate_max = *a.gate_max;
+    call.gate_threshold = *a.gate_threshold;
+    call.post_alpha = *a.post_alpha;
+    call.density = *a.density;
+    call.gate_weight = a.external() ? nullptr : &kMARK;
+}
+
+//! Sets what attributes and shapes say: sizes, and marks where gate_W, the gate's map and the residual are real. All sizes are known.
+//! \throw std::invalid_argument with a sentence: shapes that the op does not allow
+template <typename Params>
+Maps setCall(Params& call, Attributes const& attributes, Shapes const& shapes)
+{
+    Maps const maps = checkShapes(attributes, shapes);
+    setAttributes(call, attributes);
+    call.n = to32Bits(shapes[kX].d[0]);
+    call.c = to32Bits(shapes[kX].d[1]);
+    call.h = to32Bits(shapes[kX].d[2]);
+    call.w = to32Bits(shapes[kX].d[3]);
+    call.k = to32Bits(shapes[kW].d[0]);
+    call.r = to32Bits(shapes[kW].d[1]);
+    call.s = to32Bits(shapes[kW].d[2]);
+    call.gate_r = to32Bits(shapes[kGATE_W].d[1]);
+    call.gate_s = to32Bits(shapes[kGATE_W].d[2]);
+    call.post_scale_size = to32Bits(shapes[kPOST_SCALE].d[0]);
+    call.post_bias_size = to32Bits(shapes[kPOST_BIAS].d[0]);
+    call.gate = agrees(shapes[kGATE], {call.n, 1, maps.hg, maps.wg}) ? &kMARK : nullptr;
+    call.residual = agrees(shapes[kRESIDUAL], {call.n, call.k, maps.ho, maps.wo}) ? &kMARK : nullptr;
+    return maps;
+}
+
+} // namespace lccl

@@ -1,0 +1,65 @@
+// The inputs of lccl::LCCLConv, version 1: their places, and the shapes that they may have.
+#pragma once
+
+#include "attributes.h"
+
+#include <array>
+#include <initializer_list>
+
+namespace lccl
+{
+
+//! Places of the op's inputs.
+enum InputIndex : int32_t
+{
+    kX = 0,
+    kW = 1,
+    kB = 2,
+    kGATE_W = 3,
+    kGATE_B = 4,
+    kGATE = 5,
+    kPOST_SCALE = 6,
+    kPOST_BIAS = 7,
+    kRESIDUAL = 8,
+    kINPUTS = 9,
+};
+
+constexpr char const* kINPUT_NAMES[kINPUTS] = {"X", "W", "B", "gate_W", "gate_B", "gate", "post_scale", "post_bias", "residual"};
+
+//! Whether an input is float32 whatever T is.
+constexpr bool isFloat32Only(int32_t input)
+{
+    return input == kB || input == kGATE_B || input == kPOST_SCALE || input == kPOST_BIAS;
+}
+
+//! A shape, or what is known of it.
+struct Shape
+{
+    static constexpr int32_t kMAX_RANK = 8;
+
+    int32_t rank{-1};                 //!< -1: unknown
+    std::array<int64_t, kMAX_RANK> d; //!< of the first dimensions; -1: unknown
+};
+
+using Shapes = std::array<Shape, kINPUTS>;
+
+//! Sizes of the output and of the gate's map; -1: unknown.
+struct Maps
+{
+    int64_t ho, wo, hg, wg;
+};
+
+//! Whether a shape may be this one: each size is the same, or unknown on one side.
+bool agrees(Shape const& shape, std::initializer_list<int64_t> with);
+
+//! "[1, ?, 3]".
+std::string toText(Shape const& shape);
+
+//! Sizes for X and W of four dimensions.
+Maps mapsOf(Attributes const& attributes, Shape const& x, Shape const& w);
+
+//! Checks shapes as the contract asks, as far as they are known.
+//! \throw std::invalid_argument with a sentence: the first shape that does not fit, with what it should be
+Maps checkShapes(Attributes const& attributes, Shapes const& shapes);
+
+} // namespace lccl
