@@ -8,6 +8,7 @@ CAPABILITY ?= all
 JOBS ?= $(shell getconf _NPROCESSORS_ONLN)
 DIGITS := samples/digits
 DATA := samples.digits.data:held_out
+NATIVE_TESTS := tests/cpu tests/emulator tests/native tests/trt
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .PHONY: help demo test ort kernels lint format train-digits clean
@@ -42,9 +43,9 @@ ort: $(VENV)/.installed
 	@echo "-- compiling ONNX Runtime's library of the CPU kernels (half a minute the first time)"
 	@mkdir -p build
 	@{ cmake --preset ort && cmake --build --preset ort --parallel $(JOBS) && cmake --install build/ort --component python; } > build/ort.log 2>&1 \
-		|| { echo "-- without liblccl_ort.so: ONNX Runtime computes closed pixels too, through the function in the model."; \
+		|| { rm -f exporter/lccl/lib/liblccl_ort.so; echo "-- without liblccl_ort.so: ONNX Runtime computes closed pixels too, through the function in the model."; \
 		     echo "   It needs g++, CMake 3.25 or newer and, to get ONNX Runtime's header, the network; build/ort.log says what failed"; }
-	@grep "Without liblccl_ort.so" build/ort.log || true
+	@! grep "Without liblccl_ort.so" build/ort.log || rm -f exporter/lccl/lib/liblccl_ort.so
 
 demo: ort
 	@mkdir -p $(OUT)
@@ -55,8 +56,19 @@ demo: ort
 	@echo "-- 3/3 gated against dense, on the held-out images"
 	$(BIN)/lccl-compare $(DIGITS)/lccl.pt $(OUT)/lccl.onnx $(OUT)/lccl.engine --dense $(DIGITS)/dense.pt --data $(DATA) --min-agreement 1 --max-accuracy-drop 0.5 --allow-skipped
 
+# Two runs side by side: the tests of the native code, which use no PyTorch, and all others (two processes with PyTorch would
+# take each other's cores). What the first says comes after the second. PYTEST_ARGS=... is one run with these arguments.
 test: $(VENV)/.installed-dev
+ifdef PYTEST_ARGS
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+else
+	@mkdir -p build
+	@echo "-- the native code's tests run meanwhile: build/native-tests.log"
+	@$(BIN)/python -m pytest -o cache_dir=build/native-tests $(NATIVE_TESTS) > build/native-tests.log 2>&1 & native=$$!; \
+	trap 'kill $$native 2>/dev/null' INT TERM; \
+	$(BIN)/python -m pytest $(NATIVE_TESTS:%=--ignore=%); others=$$?; \
+	wait $$native; native=$$?; cat build/native-tests.log; [ $$others -eq 0 ] && [ $$native -eq 0 ]
+endif
 
 kernels: $(VENV)/.installed
 	@echo "-- compiling the TensorRT plugin and its kernels (minutes; for all GPUs, or those in CAPABILITY)"

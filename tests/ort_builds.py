@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import datetime
 import fcntl
+import re
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -32,6 +34,14 @@ def ort_library(request: pytest.FixtureRequest) -> Path:
     if "Without liblccl_ort.so" in configured.stderr:
         pytest.skip("no header of ONNX Runtime and no network: set LCCL_ONNXRUNTIME_INCLUDE")
     return build(request, "ort", "lccl_ort") / "liblccl_ort.so"
+
+
+@pytest.fixture(scope="session")
+def onnxruntime_headers(ort_library: Path) -> Path:
+    """The folder of the header that the library was compiled with."""
+    cache = (ort_library.parent / "CMakeCache.txt").read_text()
+    (folder,) = re.findall(r"^LCCL_ONNXRUNTIME_HEADERS_USED:INTERNAL=(.+)$", cache, re.MULTILINE)
+    return Path(folder)
 
 
 def open_session(
@@ -104,12 +114,13 @@ def other_onnxruntime(request: pytest.FixtureRequest) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "tests.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if not done.is_file():
+        today = datetime.date.today().isoformat()
+        if not done.is_file() or (version == "newest" and done.read_text() != today):
             subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True, timeout=300)
             package = "onnxruntime" if version == "newest" else f"onnxruntime=={version}"
-            command = [str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet", package, "numpy"]
+            command = [str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet", "--upgrade", package, "numpy"]
             installed = subprocess.run(command, capture_output=True, text=True, check=False, timeout=900)
             if installed.returncode != 0:
                 pytest.skip(f"ONNX Runtime {version} cannot be installed here: {installed.stderr.strip()[-200:]}")
-            done.touch()
+            done.write_text(today)
     return folder / "bin" / "python"

@@ -50,6 +50,12 @@ Levels const& levels()
     return kLEVELS;
 }
 
+//! Whether there are weights of this shape.
+bool isPackable(lccl_cpu_params const& p)
+{
+    return p.abi == LCCL_CPU_ABI && p.k > 0 && p.c > 0 && p.r > 0 && p.r <= 7 && p.s > 0 && p.s <= 7;
+}
+
 bool isAligned(void const* p, uintptr_t bytes)
 {
     return reinterpret_cast<uintptr_t>(p) % bytes == 0;
@@ -115,7 +121,7 @@ int32_t lccl_cpu_supported(lccl_cpu_params const* params, int32_t level, char* r
 {
     Level const* const found = levels().find(level);
     lccl_cpu_level const* const info = found != nullptr ? &found->info : nullptr;
-    if (params->h == 0 && params->w == 0)
+    if (params->abi == LCCL_CPU_ABI && params->h == 0 && params->w == 0)
     {
         return takesForm(*params, info, {reason, reason_size});
     }
@@ -126,13 +132,13 @@ int32_t lccl_cpu_supported(lccl_cpu_params const* params, int32_t level, char* r
 size_t lccl_cpu_packed_size(lccl_cpu_params const* params, int32_t level)
 {
     Level const* const found = levels().find(level);
-    return found != nullptr ? packedBytes(*params, found->info) : 0;
+    return found != nullptr && isPackable(*params) ? packedBytes(*params, found->info) : 0;
 }
 
 void lccl_cpu_pack(lccl_cpu_params const* params, int32_t level, float const* weight, void* packed)
 {
     Level const* const found = levels().find(level);
-    if (found != nullptr)
+    if (found != nullptr && isPackable(*params))
     {
         packWeights(*params, found->info, weight, static_cast<float*>(packed));
     }

@@ -8,7 +8,8 @@
  *   y[p,k]  = leaky(v[p,k] * post_scale[k] + post_bias[k] + residual[p,k], post_alpha)
  *
  * No function allocates memory, starts threads, prints or keeps state between calls; all may be called from several threads.
- * Results are bitwise the same for any number of threads and any way in which the caller runs them.
+ * Results are bitwise the same for any number of threads and any way in which the caller runs them, as long as weights are
+ * finite: whether a tap that is padding is multiplied, 0 times the weight, or left out depends on how a call is cut.
  */
 #ifndef LCCL_CPU_H
 #define LCCL_CPU_H
@@ -77,7 +78,7 @@ int32_t lccl_cpu_choose(void);
  * With h and w 0: whether it can run calls that are like this one but for h and w. Reads no tensor pointer. */
 int32_t lccl_cpu_supported(const lccl_cpu_params* params, int32_t level, char* reason, size_t reason_size);
 
-/* Bytes of packed weights; depends on k, r, s, c and the level only. */
+/* Bytes of packed weights; depends on k, r, s, c and the level only. 0 where there are no such weights. */
 size_t lccl_cpu_packed_size(const lccl_cpu_params* params, int32_t level);
 
 /* Lays out weight, [k, r, s, c], as the level reads it; `packed` is aligned to 64 bytes. */

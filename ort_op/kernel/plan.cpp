@@ -177,7 +177,7 @@ Scratch layOut(Plan const& plan, lccl_cpu_params const& p)
     Scratch s{};
     s.window = layout.take(int64_t{plan.images} * plan.windowRows * plan.windowWidth * plan.pitch + kSPARE, 4);
     s.compact = layout.take((pixels + 1) * plan.columns + kSPARE, 4);
-    s.tapMaps = layout.take(plan.mapPitch * p.gate_r * p.gate_s, 4);
+    s.tapMaps = layout.take(plan.gateRows > 0 ? plan.mapPitch * p.gate_r * p.gate_s : 0, 4);
     s.gateWeights = layout.take(plan.gateRows > 0 ? int64_t{p.c} * p.gate_r * p.gate_s + kSPARE : 0, 4);
     s.cells = layout.take(int64_t{plan.cellRows} * plan.wg + kSPARE, 4);
     s.gate = layout.take(pixels + kSPARE, 4);

@@ -30,13 +30,15 @@ constexpr uint32_t kHALF_INFINITY = 0x7C00U;
 
 void fromFloat16(uint16_t const* from, float* to, size_t count)
 {
-    float const rebias = asFloat((127U + 112U) << 23); // 2^112: between the exponents' biases; also makes subnormals normal
+    uint32_t const half = asBits(0.5F); // its last bit is worth 2^-24, as float16's subnormals'
     for (size_t i = 0; i < count; ++i)
     {
         uint32_t const sign = (from[i] & 0x8000U) << 16;
         uint32_t const rest = from[i] & 0x7FFFU;
-        uint32_t const finite = asBits(asFloat(rest << 13) * rebias);
+        uint32_t const normal = (rest << 13) + (112U << 23); // between the exponents' biases
+        uint32_t const subnormal = asBits(asFloat(half + rest) - 0.5F);
         uint32_t const special = kINFINITY | (rest << 13);
+        uint32_t const finite = rest < 0x400U ? subnormal : normal;
         to[i] = asFloat(sign | (rest >= kHALF_INFINITY ? special : finite));
     }
 }

@@ -62,6 +62,13 @@ Shape declaredShape(OrtApi const& api, OrtKernelInfo const* info, size_t input)
     return shape;
 }
 
+//! Whether all numbers are 0; -0 is none here, as no exporter writes it.
+bool isZero(void const* data, size_t bytes)
+{
+    auto const* const begin = static_cast<unsigned char const*>(data);
+    return std::all_of(begin, begin + bytes, [](unsigned char byte) { return byte == 0; });
+}
+
 //! \throw std::invalid_argument with a sentence: the kernels do not take the call
 void requireSupported(lccl_cpu_params const& call, int32_t level)
 {
@@ -187,6 +194,7 @@ void Node::keepConstants(OrtKernelInfo const* info)
     }
     checkShapes(mAttributes, shapes); // here, since ONNX Runtime drops what the inference of shapes says
     requireSupported(formOf(mAttributes, shapes), mLevel); // here, so that no model that cannot run gets a session
+    bool const isFloat32 = mType == ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
     for (int32_t input = 0; input < kINPUTS; ++input)
     {
         int isConstant = 0;
@@ -198,14 +206,22 @@ void Node::keepConstants(OrtKernelInfo const* info)
             continue;
         }
         shape = shapeOf(mApi, value);
-        if (input != kW && (input != kGATE_W || mType == ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT))
+        if (input != kW && input != kGATE_W)
         {
             continue;
         }
         void* data = nullptr;
         check(mApi, mApi.GetTensorMutableData(const_cast<OrtValue*>(value), &data));
+        if (input == kGATE_W && mAttributes.external() && !isZero(data, elements(shape) * (isFloat32 ? 4 : 2)))
+        {
+            throw std::invalid_argument("gate_source is external, but gate_W is not 0");
+        }
+        if (input == kGATE_W && isFloat32)
+        {
+            continue;
+        }
         Buffer floats;
-        if (mType != ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT)
+        if (!isFloat32)
         {
             floats = Buffer(elements(shape) * sizeof(float));
             convert({mType, data, floats.data(), elements(shape), true}, nullptr);

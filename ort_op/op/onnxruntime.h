@@ -11,7 +11,7 @@
 namespace lccl::ort
 {
 
-//! Of the oldest ONNX Runtime whose interface has all that is used here; 1.20 and newer hand it out.
+//! Of ONNX Runtime 1.17, the oldest whose interface has all that is used here; every newer one hands it out.
 constexpr uint32_t kAPI_VERSION = 17;
 
 //! A status of ONNX Runtime as an exception.

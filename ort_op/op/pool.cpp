@@ -14,7 +14,7 @@ namespace
 using Clock = std::chrono::steady_clock;
 
 constexpr auto kPATIENCE = std::chrono::microseconds(200); //!< in which a sleeping thread wakes
-constexpr int32_t kMOST_COUNTS = 3;                         //!< a thread may be busy with another call while one counts
+constexpr uint32_t kFIRST_COUNTS = 3;                       //!< calls that count
 
 //! Threads that came to a loop of as many steps as there may be threads. Each waits for the others, so that none takes two steps;
 //! one that does shows that no other will come.
@@ -68,28 +68,23 @@ private:
 
 int32_t Pool::threads(OrtApi const& api, OrtKernelContext const* context)
 {
-    int32_t const known = mThreads.load(std::memory_order_relaxed);
-    if (known > 0)
+    static int32_t const limit = static_cast<int32_t>(std::max(1U, std::thread::hardware_concurrency()));
+    int32_t const most = mMost.load(std::memory_order_relaxed);
+    if (most >= limit)
     {
-        return known;
+        return most;
     }
-    std::lock_guard<std::mutex> const lock(mMutex);
-    if (mThreads.load(std::memory_order_relaxed) > 0)
+    uint32_t const call = mCalls.fetch_add(1, std::memory_order_relaxed) + 1;
+    bool const isDue = call <= kFIRST_COUNTS || (call & (call - 1)) == 0;
+    std::unique_lock<std::mutex> const lock = isDue ? std::unique_lock<std::mutex>(mMutex, std::try_to_lock) : std::unique_lock<std::mutex>();
+    if (!lock.owns_lock())
     {
-        return mThreads.load(std::memory_order_relaxed);
+        return most; // another call counts, or none does
     }
-    auto const limit = static_cast<int32_t>(std::max(1U, std::thread::hardware_concurrency()));
-    if (limit > 1)
-    {
-        Count count(static_cast<size_t>(limit));
-        check(api, api.KernelContext_ParallelFor(context, &Count::step, static_cast<size_t>(limit), 0, &count));
-        mMost = std::max(mMost, count.result());
-    }
-    if (++mCounts == kMOST_COUNTS || mMost >= limit)
-    {
-        mThreads.store(mMost, std::memory_order_relaxed);
-    }
-    return mMost;
+    Count count(static_cast<size_t>(limit));
+    check(api, api.KernelContext_ParallelFor(context, &Count::step, static_cast<size_t>(limit), 0, &count));
+    mMost.store(std::max(mMost.load(std::memory_order_relaxed), count.result()), std::memory_order_relaxed);
+    return mMost.load(std::memory_order_relaxed);
 }
 
 std::shared_ptr<Pool> poolOf(OrtApi const& api, OrtKernelInfo const* info)

@@ -14,14 +14,14 @@ namespace lccl::ort
 class Pool
 {
 public:
-    //! Threads that work on one loop, the calling one among them. The first calls of a session take up to 0.2 ms each to count.
+    //! Threads that work on one loop, the calling one among them; the most that were seen. Counting takes up to 0.2 ms: the first
+    //! three calls do it, and while fewer came than the machine has, the 4th, 8th, 16th and so on, since threads may have been busy.
     int32_t threads(OrtApi const& api, OrtKernelContext const* context);
 
 private:
-    std::mutex mMutex;
-    std::atomic<int32_t> mThreads{0}; //!< 0: to be counted
-    int32_t mCounts{0};
-    int32_t mMost{1};
+    std::mutex mMutex; //!< of who counts
+    std::atomic<uint32_t> mCalls{0};
+    std::atomic<int32_t> mMost{1};
 };
 
 //! The pool of the session that the kernel belongs to, shared by the kernels of a session.

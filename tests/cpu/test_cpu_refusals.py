@@ -94,6 +94,26 @@ def test_the_params_are_good_otherwise(cpu_host: Host, tmp_path: Path) -> None:
     assert all(answer.supported and answer.status == Status.OK and not answer.untouched for answer in answers)
 
 
+UNREAD = (-1, 0, 10**6, HUGE)
+
+
+def test_the_sizes_of_a_gate_that_is_not_there_are_not_read(cpu_host: Host, asan_host: Host, tmp_path: Path) -> None:
+    """Without gate_weight they are of nothing: they change neither the result nor the workspace."""
+    layer = Layer.of(Case("external", "no gate of its own", gate="external"))
+    changed = [
+        dataclasses.replace(layer, name=f"{name}-{value}", changes={name: (value, value) if name == "gate_strides" else value})
+        for name in ("gate_r", "gate_s", "gate_strides")
+        for value in UNREAD
+    ]
+    for host in (cpu_host, asan_host):
+        level = running_levels(host)[0]
+        (good,), *others = run(host, [(one, [Run(level, threads=1)]) for one in (layer, *changed)], tmp_path)
+        assert good.status == Status.OK
+        for (answer,) in others:
+            assert (answer.supported, answer.status, answer.workspace_bytes) == (True, Status.OK, good.workspace_bytes)
+            assert answer.y.tobytes() == good.y.tobytes()
+
+
 def test_a_form_is_judged_before_its_size_is_known(cpu_host: Host, tmp_path: Path) -> None:
     """With h and w 0: what is wrong at any size is refused, the rest is not; nothing runs either way."""
     good = Layer.of(EVERYTHING)

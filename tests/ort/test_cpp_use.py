@@ -36,11 +36,10 @@ int main()
 
 
 @pytest.fixture(scope="module")
-def program(ort_library: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def program(onnxruntime_headers: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The README's lines as a program."""
     (lines,) = re.findall(r"```cpp\n(.*?)```", (ROOT / "ort_op" / "README.md").read_text(), re.DOTALL)
-    headers = ort_library.parent / "onnxruntime-1.21.0"
-    if not (headers / "onnxruntime_cxx_api.h").is_file():
+    if not (onnxruntime_headers / "onnxruntime_cxx_api.h").is_file():
         pytest.skip(
             "no C++ header of ONNX Runtime: it comes with Debian's package, which the build downloads where it has none"
         )
@@ -48,7 +47,7 @@ def program(ort_library: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     folder = tmp_path_factory.mktemp("cpp")
     (folder / "main.cpp").write_text(PROGRAM % lines)
     (folder / "libonnxruntime.so.1").symlink_to(runtime)
-    command = ["g++", "-std=c++17", "-isystem", str(headers), "main.cpp", str(runtime), f"-Wl,-rpath,{folder}"]
+    command = ["g++", "-std=c++17", "-isystem", str(onnxruntime_headers), "main.cpp", str(runtime), f"-Wl,-rpath,{folder}"]
     done = subprocess.run([*command, "-o", "program"], cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return folder / "program"

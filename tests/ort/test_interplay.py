@@ -171,8 +171,8 @@ def two_blocks(case: Case) -> tuple[onnx.ModelProto, dict[str, Any]]:
     return model, {"x": np.random.default_rng(2).standard_normal((3, c, 20, 20)).astype(np.float32)}
 
 
-def test_no_layout_change_between_neighbours(ort_library: Path, tmp_path: Path) -> None:
-    """Dense convolutions change the layout of what goes in and comes out; between two of the op nothing is added."""
+def test_neighbours_and_the_residual_stay_two_nodes(ort_library: Path, tmp_path: Path) -> None:
+    """The second reads what the first writes, with no node between, and the residual is added inside."""
     model, feed = two_blocks(Case("block", "", c=16, k=16, hw=(20, 20), gate="kxk", post_alpha=0.0))
     saved = tmp_path / "saved.onnx"
     got = infer(open_session(model, ort_library, saved=saved), feed)

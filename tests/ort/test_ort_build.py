@@ -129,8 +129,10 @@ def test_a_download_that_is_another_file_is_not_used(source: Path, tmp_path: Pat
     assert "Without liblccl_ort.so" in flat(done.stderr)
 
 
-def test_the_header_alone_does_where_the_package_is_gone(ort_library: Path, source: Path, tmp_path: Path) -> None:
-    (known,) = ort_library.parent.glob("onnxruntime-*/onnxruntime_c_api.h")
+def test_the_header_alone_does_where_the_package_is_gone(onnxruntime_headers: Path, source: Path, tmp_path: Path) -> None:
+    known = onnxruntime_headers / "onnxruntime_c_api.h"
+    if "onnxruntime-1.21.0" not in known.parts:
+        pytest.skip("the header here is not the one that is downloaded")
     header = tmp_path / "include/onnxruntime/core/session/onnxruntime_c_api.h"
     header.parent.mkdir(parents=True)
     shutil.copy(known, header)
@@ -176,9 +178,8 @@ def wheel(source: Path, folder: Path, *options: str, **environment: str) -> Path
     return found
 
 
-def test_the_wheel_has_a_library_that_works(ort_library: Path, source: Path, tmp_path: Path) -> None:
-    (header,) = ort_library.parent.glob("onnxruntime-*/onnxruntime_c_api.h")
-    found = wheel(source, tmp_path, LCCL_ONNXRUNTIME_INCLUDE=str(header.parent))
+def test_the_wheel_has_a_library_that_works(onnxruntime_headers: Path, source: Path, tmp_path: Path) -> None:
+    found = wheel(source, tmp_path, LCCL_ONNXRUNTIME_INCLUDE=str(onnxruntime_headers))
     python, abi, platform = found.stem.split("-")[2:]
     assert (python, abi) == ("py3", "none")
     assert platform != "any"

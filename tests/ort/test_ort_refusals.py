@@ -16,7 +16,7 @@ from conftest import ROOT
 from lccl.op.contract import ATTRIBUTES, FLT_MAX, AttributeSpec
 from lccl.op.reference import lccl_conv
 from onnx_models import case_model
-from ort_builds import assert_close, infer, open_session
+from ort_builds import DTYPES, assert_close, infer, open_session
 
 PLAIN = CASES[0]
 ANOTHER_KIND = {"ints": [1.0, 1.0], "floats": [1, 1, 1, 1], "float": 1, "string": 1.0}
@@ -156,6 +156,16 @@ def test_a_kernel_that_is_too_large_gets_no_session(ort_library: Path, dynamic: 
     (pads,) = (a for a in model.graph.node[0].attribute if a.name == "pads")
     pads.ints[:] = [4, 4, 4, 4]
     assert refusal(model, ort_library).endswith("LCCLConv layer: kernels are 1 to 7 pixels wide and high, not 9 x 9")
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=[d.name for d in DTYPES])
+def test_an_external_gate_with_weights_of_its_own_is_refused(ort_library: Path, dtype: Any) -> None:
+    """The kernels would not read them, and the function would."""
+    case = next(case for case in CASES if case.gate == "external")
+    model, _ = case_model(case, dtype)
+    (weight,) = (t for t in model.graph.initializer if t.name == "gate_W")
+    weight.CopyFrom(numpy_helper.from_array(np.ones(tuple(weight.dims), dtype), "gate_W"))
+    assert refusal(model, ort_library).endswith("gate_source is external, but gate_W is not 0")
 
 
 def test_an_image_that_is_too_small_is_refused(ort_library: Path) -> None:

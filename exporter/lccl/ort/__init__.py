@@ -27,7 +27,7 @@ ENVIRONMENT = "LCCL_ORT_LIBRARY"
 LEVEL_ENVIRONMENT = "LCCL_CPU_LEVEL"
 PACKAGED = FOLDER / LIBRARY
 OLDEST = (1, 20)
-"""ONNX Runtime that the library is built for; an older one would load it and take no op from it."""
+"""ONNX Runtime that the library is tested with; one before 1.17 would load it and take no op from it."""
 HOW_TO_GET = "install lccl again with g++ and CMake at hand, or run make ort in a checkout"
 _state = {"warned": False}
 
