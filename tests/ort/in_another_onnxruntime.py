@@ -1,6 +1,9 @@
 """Runs models in the ONNX Runtime of this environment, which has nothing else than NumPy, and prints what came of it as JSON.
 
-    python in_another_onnxruntime.py LIBRARY THREADS FILE.npz
+    python in_another_onnxruntime.py LIBRARY THREADS SAVED FILE.npz
+
+LIBRARY may be empty: then nodes run through their function. With SAVED, a file's name, ONNX Runtime optimises each model into that
+file first, and that is run.
 
 The file holds, for each case ``i``: ``i.model`` (bytes), ``i.element`` (ONNX's type of X), ``i.expected`` (float64) and
 ``i.feed.<name>``. 16-bit floats come as uint16.
@@ -25,14 +28,18 @@ def ort_value(array: Any, element: int) -> Any:
     return onnxruntime.OrtValue.ortvalue_from_numpy(array)
 
 
-def infer(model: bytes, feed: dict[str, Any], element: int, library: str, threads: int) -> Any:
-    """The output in float64."""
+def open_session(model: bytes | str, library: str, threads: int, saved: str = "") -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
+    options.optimized_model_filepath = saved
     if library:
         options.register_custom_ops_library(library)
-    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+def infer(session: Any, feed: dict[str, Any], element: int) -> Any:
+    """The output in float64."""
     binding = session.io_binding()
     held = [(name, ort_value(array, element)) for name, array in feed.items()]
     for name, value in held:
@@ -56,14 +63,17 @@ def distance(got: Any, expected: Any, element: int) -> float:
     return float(over.max(initial=0.0))
 
 
-def main(library: str, threads: str, path: str) -> None:
+def main(library: str, threads: str, saved: str, path: str) -> None:
     data = np.load(path)
     worst = {}
     for i in range(len({key.split(".")[0] for key in data})):
         element = int(data[f"{i}.element"])
         head = f"{i}.feed."
         feed = {key.removeprefix(head): data[key] for key in data if key.startswith(head)}
-        got = infer(data[f"{i}.model"].tobytes(), feed, element, library, int(threads))
+        session = open_session(data[f"{i}.model"].tobytes(), library, int(threads), saved)
+        if saved:
+            session = open_session(saved, library, int(threads))
+        got = infer(session, feed, element)
         worst[i] = distance(got, data[f"{i}.expected"], element)
     print(json.dumps({"version": onnxruntime.__version__, "worst": worst}))
 
