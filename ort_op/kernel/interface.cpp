@@ -180,7 +180,8 @@ int32_t lccl_cpu_run(lccl_cpu_params const* params, int32_t level, void* workspa
     {
         return LCCL_CPU_SHORT_WORKSPACE;
     }
-    Call call{params, &plan, static_cast<char*>(workspace), 0, 0};
+    Call call{params, &plan, static_cast<char*>(workspace), 0};
+    shareTasks(call.workspace, plan);
     if (parallel == nullptr || plan.workers == 1)
     {
         found->work(&call, 0);

@@ -3,6 +3,7 @@
 
 #include "lccl_cpu.h"
 #include "plan.h"
+#include "sharing.h"
 
 namespace lccl_cpu
 {
@@ -13,8 +14,7 @@ struct Call
     lccl_cpu_params const* params;
     Plan const* plan;
     char* workspace;
-    int64_t nextTask; //!< the first task that no worker has taken
-    int64_t active;   //!< pixels, counted by the tasks of the first channels
+    int64_t active; //!< pixels, counted by the tasks of the first channels
 };
 
 struct Level

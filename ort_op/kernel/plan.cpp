@@ -16,7 +16,8 @@ constexpr int64_t kMIN_TASK_PIXELS = 64;      //!< below this a band costs more 
 constexpr int64_t kHEAVY_WEIGHTS = 1 << 20;   //!< bytes from which small maps are spread by channels, not by rows
 constexpr int64_t kHEAVY_PIXELS = 256;
 constexpr double kWHOLE_WINDOW = 1 << 22;     //!< floats of a window that may hold all of an image, or of several
-constexpr double kSERIAL_OPERATIONS = 4e6;    //!< multiplications and additions below which other threads are not woken
+constexpr double kSERIAL_OPERATIONS = 1e6;    //!< multiplications and additions below which other threads are not woken
+constexpr double kEVEN_OPERATIONS = 1e7;      //!< below this threads get one band each: what they do for a band costs more than waiting
 constexpr double kSORT_COST = 80;            //!< of a row, in multiplications of registers
 constexpr int64_t kLARGEST = INT64_C(1) << 30; //!< elements of a scratch array: offsets are int32
 
@@ -127,7 +128,8 @@ void cut(Plan& plan, lccl_cpu_params const& p)
     }
     else if (threads > 1)
     {
-        int64_t const wanted = std::max<int64_t>(1, ceilDiv(4 * threads, std::max(plan.imageGroups, 1)));
+        int64_t const bands = operations(plan, p) < kEVEN_OPERATIONS ? threads : 4 * threads;
+        int64_t const wanted = std::max<int64_t>(1, ceilDiv(bands, std::max(plan.imageGroups, 1)));
         rows = std::min(rows, std::max(ceilDiv(plan.ho, wanted), ceilDiv(kMIN_TASK_PIXELS, plan.wo)));
     }
     rows = ceilDiv(plan.ho, ceilDiv(plan.ho, std::min<int64_t>(rows, plan.ho))); // bands of about the same size
@@ -195,6 +197,7 @@ Scratch layOut(Plan const& plan, lccl_cpu_params const& p)
     s.pixelOffset = layout.take(int64_t{plan.windowRows} * p.w + kSPARE, 4);
     s.columnTaps = layout.take(plan.wo, 8);
     s.columnClass = layout.take(plan.wo, 1);
+    s.range = layout.take(1, 8);
     s.vectors = layout.take(int64_t{plan.columns} * 4, 4);
     s.bytes = layout.bytes;
     return s;
@@ -338,6 +341,10 @@ bool makePlan(lccl_cpu_params const& p, lccl_cpu_level const* level, Plan& plan,
         || 1.0 * plan.mapPitch * (hasGate(p) ? 1.0 * p.gate_r * p.gate_s : 0.0) > largest)
     {
         return refuse(reason, "an image is too large: a band of rows has more than 2^30 elements");
+    }
+    if (plan.tasks > kLARGEST)
+    {
+        return refuse(reason, "the batch is too large: it has more than 2^30 bands of rows");
     }
     plan.scratch = layOut(plan, p);
     return true;

@@ -45,6 +45,7 @@ struct Scratch
     size_t pixelOffset; //!< int32 [window_rows * w]: where a pixel of x is in the window
     size_t columnTaps;  //!< uint64 [wo]
     size_t columnClass; //!< uint8 [wo]
+    size_t range;       //!< uint64: tasks that the worker has before it; see sharing.h
     size_t vectors;     //!< float [4, columns]: bias, post_scale, post_bias, and y of a pixel that is not computed
     size_t bytes;       //!< all of it, a multiple of 64
 };

@@ -215,8 +215,8 @@ static void work(void* data, size_t worker)
     int64_t last = -2, active = 0;
     for (;;)
     {
-        int64_t const index = __atomic_fetch_add(&call.nextTask, 1, __ATOMIC_RELAXED);
-        if (index >= t.plan.tasks)
+        int64_t const index = lccl_cpu::takeTask(call.workspace, t.plan, static_cast<int64_t>(worker));
+        if (index < 0)
         {
             break;
         }
