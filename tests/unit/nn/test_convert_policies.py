@@ -89,6 +89,8 @@ def test_a_pyramid_with_a_head(checks: bool) -> None:
     assert whys(model)["head.cls_logits"] == "an output layer"
     assert bool(plan.notes) is checks
     if checks:
+        with pytest.warns(UserWarning, match=r"the network \(RetinaNet\) cannot be traced"):
+            lccl.nn.convert(model)
         assert "the network (RetinaNet) cannot be traced (symbolically traced variables" in str(plan)
 
 

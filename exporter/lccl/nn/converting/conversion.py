@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal, TypeVar, overload
@@ -16,7 +17,7 @@ from lccl.nn.conv import LCCLConv2d, Order
 from lccl.nn.converting.flow import Flow, follow
 from lccl.nn.converting.measure import Example, Work, hold, measure, run
 from lccl.nn.converting.plan import ConversionPlan, PlannedLayer
-from lccl.nn.converting.policies import Where, policy_of
+from lccl.nn.converting.policies import Policy, Where, policy_of
 from lccl.nn.converting.recipes import GateOptions, LayerRecipe, gate_layers, layer_like
 from lccl.nn.converting.structure import ConvInfo, Tree
 from lccl.nn.folded import FoldedLCCLConv2d
@@ -92,7 +93,8 @@ def convert(
             * "min-channels:64", "min-macs:1e7": at least as many input and output channels, or MACs per image.
             * "regex:layer[34]": the pattern is found in the name. A list of names. A function of a :class:`ConvInfo`.
 
-            All but the last line leave out the stem, shortcuts, and output layers after which nothing trained follows.
+            All but those of the last line leave out the stem, shortcuts, and output layers after which nothing trained
+            follows. Where code of the network cannot be traced, a warning says what is not known for that reason.
         order: whether a norm that moves into a layer is before the product ("paper") or after it ("released").
         example: an input (a tensor with its batch, a list of positional ones or a dict of named ones). The network is run
             on it in eval mode before and after, and the outputs are held against each other within 1e-4. Counts MACs.
@@ -106,26 +108,35 @@ def convert(
     Raises:
         UserError: nothing to gate or gated already, options or names that do not fit, outputs that differ; the model is
             then as it was.
+
+    :mod:`lccl.nn.converting` says where the gate is placed; :func:`lccl.nn.gate.open_gate` how it starts open, in training
+    mode too.
     """
     options = GateOptions(gate, gate_size, gate_kernel_size, gate_activation, gate_norm, 0.0, order)
     _require_dense(model)
     _require_options(options, density)
     policy = policy_of(where)
     work = None if example is None else measure(model, example)
-    flow = follow(model)
-    convs = _survey(model, flow, work, options)
-    choices = policy(convs)
-    layers = tuple(PlannedLayer(conv, choices[conv.name]) for conv in convs)
-    plan = ConversionPlan(layers, gate, density, None if work is None else sum(work.macs.values()), flow.notes)
+    plan = _plan(model, options, policy, work, density)
     if dry_run:
         return plan
     if not plan.gated:
         raise UserError(
-            f"where={where!r} gates none of the network's {count(len(convs), 'convolution')}: dry_run=True lists why, and "
-            "another policy or a list of names may take some"
+            f"where={where!r} gates none of the network's {count(len(plan.layers), 'convolution')}: dry_run=True lists why, "
+            "and another policy or a list of names may take some"
         )
+    for note in plan.notes:
+        warnings.warn(note, stacklevel=2)
     entries = [LayerRecipe(layer.name, layer.conv.norm, options) for layer in plan.gated]
     return _converted(model, entries, example, work, inplace)
+
+
+def _plan(model: nn.Module, options: GateOptions, policy: Policy, work: Work | None, density: float) -> ConversionPlan:
+    flow = follow(model)
+    convs = _survey(model, flow, work, options)
+    choices = policy(convs)
+    layers = tuple(PlannedLayer(conv, choices[conv.name]) for conv in convs)
+    return ConversionPlan(layers, options.gate, density, None if work is None else sum(work.macs.values()), flow.notes)
 
 
 def _require_dense(model: nn.Module) -> None:
