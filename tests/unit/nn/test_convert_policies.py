@@ -14,6 +14,11 @@ import lccl
 from lccl.errors import UserError
 from lccl.nn import ConvInfo, LCCLConv2d
 
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*padding='same' with even kernel lengths"),
+    pytest.mark.filterwarnings("ignore:.*cannot be traced"),
+]
+
 
 def gated(model: nn.Module, where: Any = "first-of-block", **options: Any) -> list[str]:
     return [layer.name for layer in lccl.nn.convert(model, where=where, dry_run=True, **options).gated]
@@ -63,6 +68,12 @@ def test_a_vgg_has_a_block_per_resolution() -> None:
     """Its first block's first convolution is the stem, so the next one is taken."""
     assert gated(nets.VGG(width=4)) == [f"features.{i}" for i in (3, 7, 14, 24, 34)]
     assert len(gated(nets.VGG(width=4), "all-3x3")) == 12
+
+
+def test_a_plain_sequence_has_a_block_per_resolution() -> None:
+    widths = ((3, 8, 1), (8, 8, 1), (8, 8, 2), (8, 8, 1), (8, 8, 2), (8, 8, 1))
+    layers = [nn.Sequential(nn.Conv2d(c, k, 3, stride, 1), nn.ReLU()) for c, k, stride in widths]
+    assert gated(nn.Sequential(*layers, nn.Flatten(), nn.Linear(8, 2))) == ["1.0", "2.0", "4.0"]
 
 
 def test_other_families() -> None:

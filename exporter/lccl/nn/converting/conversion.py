@@ -109,7 +109,7 @@ def convert(
         UserError: nothing to gate or gated already, options or names that do not fit, outputs that differ; the model is
             then as it was.
 
-    :mod:`lccl.nn.converting` says where the gate is placed; :func:`lccl.nn.gate.open_gate` how it starts open, in training
+    A gate's convolution keeps random weights: seed torch for the same ones again. :mod:`lccl.nn.converting` says where the gate is placed; :func:`lccl.nn.gate.open_gate` how it starts open, in training
     mode too.
     """
     options = GateOptions(gate, gate_size, gate_kernel_size, gate_activation, gate_norm, 0.0, order)

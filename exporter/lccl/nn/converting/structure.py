@@ -64,7 +64,7 @@ class Tree:
         """The block of the convolution of that name: the smallest module around it that has several convolutions.
 
         A convolution beside whole blocks, and an item of a list of modules, is a block of its own. A plain
-        sequence that pools between its convolutions, as VGG's, is one block per resolution.
+        sequence that pools or strides between its convolutions, as VGG's, is one block per resolution.
         """
         unit = name
         while unit:
@@ -75,7 +75,7 @@ class Tree:
             if any(self._is_block(sibling) for sibling in siblings if sibling != unit):
                 return unit
             if len(self.convs_in(parent)) > 1:
-                return self._segment(parent, siblings[: siblings.index(unit)])
+                return self._part(parent, siblings[: siblings.index(unit)], unit)
             unit = parent
         return name
 
@@ -88,9 +88,11 @@ class Tree:
         convs = self.convs_in(name)
         return len(convs) > 1 and any(max(conv.kernel_size) > 1 for conv in convs)
 
-    def _segment(self, parent: str, before: list[str]) -> str:
+    def _part(self, parent: str, before: list[str], unit: str) -> str:
+        """The block of a child, by how often a sequence changes resolution up to it."""
         name = parent or "(model)"
         if not isinstance(self._modules[parent], nn.Sequential):
             return name
-        pools = sum(isinstance(self._modules[child], _POOLS) for child in before)
-        return f"{name} after pool {pools}" if pools else name
+        changes = sum(isinstance(self._modules[child], _POOLS) for child in before)
+        changes += sum(any(max(conv.stride) > 1 for conv in self.convs_in(child)) for child in (*before, unit))
+        return f"{name}, part {changes + 1}" if changes else name
