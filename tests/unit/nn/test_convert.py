@@ -176,6 +176,53 @@ def test_the_norm_moves_only_where_nothing_else_reads() -> None:
     torch.testing.assert_close(lccl.nn.convert(dense, where=["a", "b", "c"])(x), dense(x))
 
 
+def test_a_norm_that_two_parts_share_stays_even_where_each_part_is_traced_alone() -> None:
+    class Checked(nn.Sequential):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            if x.abs().max() > 1e6:
+                raise ValueError("bad input")
+            return super().forward(x)
+
+    norm = nn.BatchNorm2d(4)
+    parts = [nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), norm, nn.ReLU()) for _ in range(2)]
+    dense = nets.settle(Checked(nn.Conv2d(3, 4, 1), *parts), 3, 8, 8)
+    converted = lccl.nn.convert(dense, where="all-3x3")
+    assert [entry["norm"] for entry in recipe(converted)] == [None, None]
+    x = torch.randn(2, 3, 8, 8)
+    torch.testing.assert_close(converted(x), dense(x))
+
+
+def test_a_norm_with_an_activation_in_it_stays() -> None:
+    """timm's; folded as a plain norm, it would lose the activation."""
+
+    class BatchNormAct2d(nn.BatchNorm2d):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x).relu()
+
+    dense = nets.settle(nn.Sequential(nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 3), BatchNormAct2d(4), nn.Conv2d(4, 2, 1)), 3, 8, 8)
+    converted = lccl.nn.convert(dense)
+    assert type(converted[2]) is BatchNormAct2d
+    x = torch.randn(2, 3, 8, 8)
+    torch.testing.assert_close(converted(x), dense(x))
+
+
+def test_examples_of_several_inputs() -> None:
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.c = (nn.Conv2d(3, 3, 3, padding=1) for _ in range(3))
+            self.fc = nn.Linear(3, 2)
+
+        def forward(self, left: torch.Tensor, right: torch.Tensor) -> dict[str, torch.Tensor]:
+            return {"scores": self.fc(self.c(self.a(left) + self.b(right)).mean((2, 3)))}
+
+    left, right = torch.randn(2, 1, 3, 8, 8).unbind()
+    plans = [lccl.nn.convert(Two(), dry_run=True, example=e) for e in ([left, right], {"right": right, "left": left})]
+    assert [p.network_macs for p in plans] == [3 * 81 * 64 + 6] * 2
+    assert [layer.name for layer in plans[0].gated] == ["c"]
+    assert type(lccl.nn.convert(Two(), example=[left, right]).c) is LCCLConv2d
+
+
 def test_shared_and_aliased_convolutions() -> None:
     conv = nn.Conv2d(4, 4, 3, padding=1)
     dense = nn.Sequential(nn.Conv2d(4, 4, 1), nn.Sequential(conv, nn.ReLU()), nn.Sequential(conv, nn.ReLU()), nn.BatchNorm2d(4))

@@ -96,7 +96,8 @@ class _Trace:
             return None
         alone = all(call.all_input_nodes[0] in self.calls[conv] for call in self.calls[norm])
         fits = norm.running_mean is not None and norm.num_features == conv.out_channels
-        return norm if alone and fits else None
+        hooked = norm._forward_hooks or norm._forward_pre_hooks
+        return norm if alone and fits and not hooked else None
 
     def after_convs(self) -> set[fx.Node]:
         """Nodes that some convolution comes before."""
