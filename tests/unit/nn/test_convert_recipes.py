@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import dense_networks as nets
 import lccl
 from conftest import Outcome
 from lccl.errors import UserError
+from lccl.models.resnet import cifar_resnet
 from lccl.op.onnx_op import is_lccl_node
 
 FACTORY = "dense_networks:resnet18"
@@ -57,6 +59,21 @@ def test_export_knows_what_was_gated(invoke: Callable[..., Outcome], converted: 
     assert (outcome.code, outcome.err) == (0, ""), outcome
     nodes = [node for node in onnx.load(tmp_path / "model.onnx").graph.node if is_lccl_node(node)]
     assert {node.name for node in nodes} == set(lccl_layers(converted))
+
+
+def test_a_network_of_our_own_needs_no_factory(invoke: Callable[..., Outcome], samples: Path, tmp_path: Path) -> None:
+    """Dense and gated checkpoint name the same factory; the recipe tells them apart, in every command."""
+    factory, kwargs = "lccl.models.resnet:cifar_resnet", {"depth": 8, "width": 4, "in_channels": 1, "gated": "none"}
+    dense = nets.settle(cifar_resnet(**kwargs), 1, 16, 16)
+    lccl.save_checkpoint(tmp_path / "dense.pt", dense, factory, kwargs, (1, 16, 16))
+    lccl.save_checkpoint(tmp_path / "gated.pt", lccl.nn.convert(dense), factory, kwargs, (1, 16, 16))
+    outcome = invoke("lccl.cli.export", tmp_path / "gated.pt", "-o", tmp_path / "gated.onnx")
+    assert (outcome.code, outcome.err) == (0, ""), outcome
+    files = (tmp_path / "gated.pt", tmp_path / "gated.onnx", "--dense", tmp_path / "dense.pt")
+    outcome = invoke("lccl.cli.compare", *files, "--data", samples, "--runs", "0", "--json")
+    assert outcome.code == 0, outcome
+    gated = [layer for layer in json.loads(outcome.out)["profile"]["layers"] if layer["kind"] == "gated"]
+    assert [(layer["name"], layer["density"]) for layer in gated] == [(f"stages.{i}.0.conv1.0", 1.0) for i in (0, 1, 2)]
 
 
 def test_the_files_factory_is_not_run_unasked(invoke: Callable[..., Outcome], saved: Path, tmp_path: Path) -> None:
