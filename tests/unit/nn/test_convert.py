@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 import dense_networks as nets
+import dense_pixel_networks as pixel_nets
 import lccl
 from lccl.errors import UserError
 from lccl.nn import LCCLConv2d
@@ -40,10 +41,10 @@ FAMILIES = {
     "vgg16-bn": Family(lambda: nets.VGG(width=4), gated=5, norms=5),
     "vgg16": Family(lambda: nets.VGG(batch_norm=False, width=4), where="all-3x3", gated=12),
     "densenet": Family(nets.DenseNet, gated=5),
-    "unet": Family(nets.UNet, gated=5, norms=5),
-    "retinanet": Family(nets.RetinaNet, (3, 64, 64), gated=7, norms=3),
-    "retinanet-untraceable": Family(lambda: nets.RetinaNet(checks=True), (3, 64, 64), gated=7, norms=3),
-    "yolo": Family(nets.Yolo, (3, 64, 64), gated=6, norms=6),
+    "unet": Family(pixel_nets.UNet, gated=5, norms=5),
+    "retinanet": Family(pixel_nets.RetinaNet, (3, 64, 64), gated=7, norms=3),
+    "retinanet-untraceable": Family(lambda: pixel_nets.RetinaNet(checks=True), (3, 64, 64), gated=7, norms=3),
+    "yolo": Family(pixel_nets.Yolo, (3, 64, 64), gated=6, norms=6),
     "mobilenet": Family(nets.MobileNetV2, where="pointwise", gated=6, norms=6),
 }
 

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 import dense_networks as nets
+import dense_pixel_networks as pixel_nets
 import lccl
 from lccl.errors import UserError
 from lccl.nn import ConvInfo, LCCLConv2d
@@ -82,8 +83,8 @@ def test_other_families() -> None:
     assert gated(nets.DenseNet()) == gated(nets.DenseNet(), "paper") == dense_layers
     parts = ("down1.maxpool_conv.1", "down2.maxpool_conv.1", "up1.conv", "up2.conv")
     firsts = ["inc.double_conv.3"] + [f"{part}.double_conv.0" for part in parts]
-    assert gated(nets.UNet()) == firsts
-    assert whys(nets.UNet(out_kernel=3), "all-3x3")["outc.conv"] == "an output layer"
+    assert gated(pixel_nets.UNet()) == firsts
+    assert whys(pixel_nets.UNet(out_kernel=3), "all-3x3")["outc.conv"] == "an output layer"
     assert gated(nets.MobileNetV2(), "pointwise")[:2] == ["features.1.conv.1", "features.2.conv.0.0"]
     assert whys(nets.MobileNetV2())["features.2.conv.1.0"] == "depthwise"
 
@@ -94,7 +95,7 @@ RETINANET = [f"body.layer{i}.0.conv1" for i in (1, 2, 3)] + [f"fpn.layer_blocks.
 @pytest.mark.parametrize("checks", [False, True])
 def test_a_pyramid_with_a_head(checks: bool) -> None:
     """The network that cannot be traced as a whole has the same layers gated, in another order, and says so."""
-    model = nets.RetinaNet(checks=checks)
+    model = pixel_nets.RetinaNet(checks=checks)
     plan = lccl.nn.convert(model, dry_run=True)
     assert sorted(layer.name for layer in plan.gated) == sorted(RETINANET)
     assert whys(model)["head.cls_logits"] == "an output layer"
@@ -107,7 +108,7 @@ def test_a_pyramid_with_a_head(checks: bool) -> None:
 
 def test_a_yolo_neck() -> None:
     """Strided convolutions between blocks are blocks of their own; chunked tensors are followed."""
-    plan = lccl.nn.convert(nets.Yolo(), dry_run=True)
+    plan = lccl.nn.convert(pixel_nets.Yolo(), dry_run=True)
     bottlenecks = ["model.2.m.0.cv1.conv", "model.4.m.0.cv1.conv", "model.4.m.1.cv1.conv", "model.7.m.0.cv1.conv"]
     assert [layer.name for layer in plan.gated] == sorted(["model.1.conv", "model.3.conv", *bottlenecks])
     assert plan.notes == ()
