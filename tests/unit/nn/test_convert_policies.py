@@ -89,6 +89,29 @@ def test_other_families() -> None:
     assert whys(nets.MobileNetV2())["features.2.conv.1.0"] == "depthwise"
 
 
+class SqueezeExcite(nn.Module):
+    """timm's, as in a MobileNet-V3."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv_reduce, self.conv_expand = nn.Conv2d(channels, 4, 1), nn.Conv2d(4, channels, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        squeezed = self.conv_reduce(x.mean((2, 3), keepdim=True)).relu()
+        return x * self.conv_expand(squeezed).sigmoid()
+
+
+def test_squeeze_and_excitation_is_left_alone() -> None:
+    block = nets.InvertedResidual(8, 8, 1, 2)
+    block.conv.insert(2, SqueezeExcite(16))
+    model = nn.Sequential(nets.ConvBNReLU(3, 8, 3, 1), block, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 2)).eval()
+    assert gated(model, "pointwise") == ["1.conv.0.0", "1.conv.3"]
+    assert whys(model, "pointwise")["1.conv.2.conv_reduce"].endswith("as squeeze-and-excitation")
+    example = torch.randn(2, 3, 8, 8)
+    assert gated(model, "min-macs:1", example=example) == ["1.conv.0.0", "1.conv.3"]
+    assert whys(model, "min-macs:1", example=example)["1.conv.2.conv_expand"] == "its output is one pixel"
+
+
 RETINANET = [f"body.layer{i}.0.conv1" for i in (1, 2, 3)] + [f"fpn.layer_blocks.{i}.0" for i in (2, 1, 0)] + ["head.conv.0.0"]
 
 

@@ -19,7 +19,7 @@ from lccl.nn.converting.measure import Example, Work, hold, measure, run
 from lccl.nn.converting.plan import ConversionPlan, PlannedLayer
 from lccl.nn.converting.policies import Policy, Where, policy_of
 from lccl.nn.converting.recipes import GateOptions, LayerRecipe, gate_layers, layer_like
-from lccl.nn.converting.structure import ConvInfo, Tree
+from lccl.nn.converting.structure import ConvInfo, Role, Tree
 from lccl.nn.folded import FoldedLCCLConv2d
 from lccl.nn.gate import GateActivation
 from lccl.op.contract import gate_macs, grid_hw
@@ -93,8 +93,8 @@ def convert(
             * "min-channels:64", "min-macs:1e7": at least as many input and output channels, or MACs per image.
             * "regex:layer[34]": the pattern is found in the name. A list of names. A function of a :class:`ConvInfo`.
 
-            All but those of the last line leave out the stem, shortcuts, and output layers after which nothing trained
-            follows. Where code of the network cannot be traced, a warning says what is not known for that reason.
+            All but those of the last line leave out the stem, shortcuts, output layers after which nothing trained
+            follows, and what gives one pixel for the example. Where code of the network cannot be traced, a warning says what is not known for that reason.
         order: whether a norm that moves into a layer is before the product ("paper") or after it ("released").
         example: an input (a tensor with its batch, a list of positional ones or a dict of named ones). The network is run
             on it in eval mode before and after, and the outputs are held against each other within 1e-4. Counts MACs.
@@ -221,7 +221,8 @@ def _with_gate(info: ConvInfo, conv: nn.Conv2d, work: Work | None, options: Gate
         return info
     _, c, r, s = gate.conv.weight.shape
     sizes = [grid_hw(hw, options.gate_size) for hw in work.output_hw.get(info.name, ())]
-    return replace(info, gate_macs=sum(gate_macs((1, r, s, c), hw) for hw in sizes))
+    role: Role = "pixel" if not info.role and set(work.output_hw.get(info.name, ())) == {(1, 1)} else info.role
+    return replace(info, role=role, gate_macs=sum(gate_macs((1, r, s, c), hw) for hw in sizes))
 
 
 def _converted(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -12,7 +13,7 @@ from lccl.errors import UserError, first_line
 from lccl.nn.converting.structure import ConvInfo
 
 Where = str | Sequence[str] | Callable[[ConvInfo], bool]
-_ROLES = {"stem": "the stem", "shortcut": "a shortcut", "output": "an output layer"}
+_ROLES = {"stem": "the stem", "shortcut": "a shortcut", "output": "an output layer", "pixel": "its output is one pixel"}
 
 
 @dataclass(frozen=True)
@@ -104,8 +105,16 @@ def _paper(convs: Sequence[ConvInfo]) -> Choices:
 
 
 def _pointwise(convs: Sequence[ConvInfo]) -> Choices:
-    whys = {conv.name: _barred(conv) or (conv.kernel if conv.spatial else None) for conv in convs}
-    return {name: Choice(why is None, why or "1x1") for name, why in whys.items()}
+    larger = {conv.block for conv in convs if conv.spatial}
+    members = Counter(conv.block for conv in convs)
+
+    def choose(conv: ConvInfo) -> Choice:
+        why = _barred(conv) or (conv.kernel if conv.spatial else None)
+        if why is None and members[conv.block] > 1 and conv.block not in larger:
+            why = "in a block of 1x1 only, as squeeze-and-excitation"
+        return Choice(why is None, why or "1x1")
+
+    return {conv.name: choose(conv) for conv in convs}
 
 
 def _by_regex(pattern: re.Pattern[str], convs: Sequence[ConvInfo]) -> Choices:

@@ -8,7 +8,7 @@ from typing import Literal
 from torch import nn
 from torch.nn.modules.pooling import _AdaptiveAvgPoolNd, _AdaptiveMaxPoolNd, _AvgPoolNd, _MaxPoolNd
 
-Role = Literal["", "stem", "shortcut", "output"]
+Role = Literal["", "stem", "shortcut", "output", "pixel"]
 _POOLS = (_MaxPoolNd, _AvgPoolNd, _AdaptiveMaxPoolNd, _AdaptiveAvgPoolNd)
 
 
@@ -26,7 +26,8 @@ class ConvInfo:
     stride: tuple[int, int]
     groups: int
     role: Role = ""
-    """"stem": reads the network's input; "shortcut": beside a block's longer path; "output": nothing trained follows."""
+    """"stem": reads the network's input; "shortcut": beside a block's longer path; "output": nothing trained follows;
+    "pixel": its output for the example is one pixel."""
     norm: str | None = None
     """The BatchNorm that alone reads it, and would move into the gated layer."""
     refusal: str | None = None
