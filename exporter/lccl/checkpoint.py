@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 
 FORMAT = "lccl-checkpoint"
 FORMAT_VERSION = 1
+GATED_VERSION = 2
+"""Of a checkpoint with a recipe: an lccl that does not know of recipes refuses the file, and does not misread it."""
+RECIPE_KEY = "lccl_recipe"
+"""Where a checkpoint of any other format may hold what :func:`lccl.nn.recipe` returned."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,8 @@ class Checkpoint:
     kwargs: Mapping[str, Any] = field(default_factory=dict)
     input_shape: tuple[int, ...] | None = None
     """Of one input without the batch: (C, H, W)."""
+    recipe: Sequence[Any] | None = None
+    """What to gate in the network that the factory builds, before the weights fit it; None: nothing."""
 
 
 def save_checkpoint(
@@ -52,20 +58,27 @@ def save_checkpoint(
 ) -> None:
     """Writes the model's state dict with the factory that builds it; plain data only, loadable without pickled code.
 
+    Of a network from :func:`lccl.nn.convert`, the factory is the dense network's: what was gated is written beside it.
+
     Args:
         factory: "pkg.module:callable", called with ``kwargs`` (plain values) to build the network.
         input_shape: (C, H, W) of one input.
     """
     import torch
 
+    from lccl.nn import recipe
+
+    gated = recipe(model)
     content = {
         "format": FORMAT,
-        "version": FORMAT_VERSION,
+        "version": GATED_VERSION if gated else FORMAT_VERSION,
         "factory": factory,
         "kwargs": dict(kwargs or {}),
         "input_shape": list(input_shape) if input_shape else None,
         "state_dict": dict(model.state_dict()),
     }
+    if gated:
+        content[RECIPE_KEY] = gated
     with atomic_path(path) as temporary:
         torch.save(content, temporary)
 
@@ -77,14 +90,22 @@ def read_checkpoint(content: Any, path: Path, key: str | None = None, options: O
         UserError: no state dict in it, or several and no ``key`` to choose.
     """
     if isinstance(content, Mapping) and content.get("format") == FORMAT:
-        if content.get("version") != FORMAT_VERSION:
+        if content.get("version") not in (FORMAT_VERSION, GATED_VERSION):
             raise UserError(
-                f"{path} has checkpoint version {content.get('version')}; this lccl reads {FORMAT_VERSION}: update lccl"
+                f"{path} has checkpoint version {content.get('version')}; this lccl reads {FORMAT_VERSION} and "
+                f"{GATED_VERSION}: update lccl"
             )
         if key is not None:
             raise UserError(f"{path} is a checkpoint of lccl's own, with one state dict: leave out {options.key}")
         return _own_format(content, path)
-    return Checkpoint(_find_state_dict(content, path, key, options))
+    return Checkpoint(_find_state_dict(content, path, key, options), recipe=_recipe(content, path))
+
+
+def _recipe(content: Any, path: Path) -> Sequence[Any] | None:
+    found = content.get(RECIPE_KEY) if isinstance(content, Mapping) else None
+    if found is not None and not isinstance(found, (list, tuple)):
+        raise UserError(f"{path} holds {kind_of(found)} as {RECIPE_KEY}: save lccl.nn.recipe(model) there")
+    return found
 
 
 def _own_format(content: Mapping[str, Any], path: Path) -> Checkpoint:
@@ -97,7 +118,7 @@ def _own_format(content: Mapping[str, Any], path: Path) -> Checkpoint:
     )
     if not well_formed:
         raise UserError(f"{path} is no well-formed lccl checkpoint: write it again with lccl.save_checkpoint")
-    return Checkpoint(state or {}, factory, kwargs or {}, tuple(shape) if shape else None)
+    return Checkpoint(state or {}, factory, kwargs or {}, tuple(shape) if shape else None, _recipe(content, path))
 
 
 def _is_state_dict(value: Any) -> bool:

@@ -10,12 +10,12 @@ import pickletools
 import sys
 import warnings
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from lccl.checkpoint import COMMAND, PYTHON, Checkpoint, Options, read_checkpoint
+from lccl.checkpoint import COMMAND, PYTHON, RECIPE_KEY, Checkpoint, Options, read_checkpoint
 from lccl.errors import UserError, first_line
 from lccl.files import require_file
 from lccl.text import kind_of
@@ -56,6 +56,7 @@ def load_model(
 
     Args:
         factory: "pkg.module:callable", or the callable, that builds the network; needed unless the checkpoint names one of lccl's own.
+            It builds the dense network where the checkpoint says what to gate in it.
         state_dict_key: which entry of a nested checkpoint is the state dict.
         unsafe_pickle: allow a pickled module, which runs code from the file.
         options: how messages name these arguments.
@@ -76,6 +77,8 @@ def load_model(
     checkpoint = read_checkpoint(content, source, state_dict_key, options)
     _require_no_nan(checkpoint.state_dict, source)
     module = _build(checkpoint, factory, source, options)
+    if checkpoint.recipe:
+        _gate(module, checkpoint.recipe, source)
     _load_weights(module, checkpoint.state_dict, source, _title(factory or checkpoint.factory or ""))
     _require_sound(module, source)
     return LoadedModel(module.eval(), str(source), checkpoint.input_shape)
@@ -323,6 +326,16 @@ def _build(checkpoint: Checkpoint, factory: str | Callable[[], Any] | None, path
     return module
 
 
+def _gate(module: nn.Module, recipe: Sequence[Any], path: Path) -> None:
+    """Gates the factory's network as the checkpoint says."""
+    from lccl.nn import apply_recipe
+
+    try:
+        apply_recipe(module, recipe)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+
+
 def _load_weights(module: nn.Module, state: Mapping[str, Any], path: Path, factory: str) -> None:
     own = module.state_dict()
     state = _without_prefixes(state, own)
@@ -334,7 +347,9 @@ def _load_weights(module: nn.Module, state: Mapping[str, Any], path: Path, facto
             for what, keys in (("missing", missing), ("unexpected", unexpected))
             if keys
         ]
-        raise UserError(f"the weights in {path} do not fit {factory}: {' and '.join(parts)} keys; is it the right factory?")
+        lost = any(k.endswith(".gate.conv.weight") for k in unexpected)
+        hint = f"save lccl.nn.recipe(model) as {RECIPE_KEY} beside them" if lost else "is it the right factory?"
+        raise UserError(f"the weights in {path} do not fit {factory}: {' and '.join(parts)} keys; {hint}")
     wrong = [k for k in own if own[k].shape != state[k].shape]
     if wrong:
         k = wrong[0]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.utils import _pytree
 
 
@@ -15,6 +17,18 @@ def flatten(outputs: Any) -> list[Tensor]:
     """A model's outputs in order, whatever they are nested in; bfloat16, which NumPy lacks, as float32."""
     tensors = [t for t in _pytree.tree_leaves(outputs) if isinstance(t, Tensor)]
     return [t.float() if t.dtype == torch.bfloat16 else t for t in tensors]
+
+
+def layer_macs(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> int:
+    """Multiply-accumulates per image of one call of a convolution, a transposed one or a linear layer."""
+    weight: Tensor = module.weight  # type: ignore[assignment]
+    if isinstance(module, _ConvTransposeNd):
+        positions = math.prod(args[0].shape[2:])
+    elif isinstance(module, _ConvNd):
+        positions = math.prod(output.shape[2:])
+    else:
+        positions = output[0].numel() // output.shape[-1]
+    return int(weight.numel() * positions)
 
 
 def unsound_weight(model: nn.Module) -> str | None:

@@ -28,7 +28,9 @@ def parser() -> Parser:
     p.add_argument("networks", nargs="+", type=Path, help="the LCCL network: .pt, .onnx and .engine files of it")
     p.add_argument("--dense", nargs="+", default=(), type=Path, metavar="FILE", help="a dense network to hold it against")
     p.add_argument("--data", required=True, metavar="FILE.npz|PKG.MODULE:LOADER", help="inputs, with labels if there are any")
-    p.add_argument("--model", metavar="PKG.MODULE:FACTORY", help="builds the LCCL network of a checkpoint")
+    p.add_argument(
+        "--model", metavar="PKG.MODULE:FACTORY", help="builds the LCCL network of a checkpoint, as lccl-export's --model"
+    )
     p.add_argument("--dense-model", metavar="PKG.MODULE:FACTORY", help="builds the dense network of a checkpoint")
     p.add_argument(
         "--no-twin", action="store_true", help="leave out the dense twin (the LCCL network with every gate taken as 1)"

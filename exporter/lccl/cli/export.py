@@ -29,7 +29,11 @@ def parser() -> Parser:
     p = Parser("lccl-export", "Export a network with LCCL layers to ONNX, checked against its source.", EXAMPLES)
     p.add_argument("source", type=Path, help="a checkpoint (.pt, .pth) or an .onnx file with LCCLConv nodes")
     p.add_argument("-o", "--output", type=Path, required=True, help="the ONNX file to write")
-    p.add_argument("--model", metavar="PKG.MODULE:FACTORY", help="builds the network that the checkpoint's weights belong to")
+    p.add_argument(
+        "--model",
+        metavar="PKG.MODULE:FACTORY",
+        help="builds the network that the checkpoint's weights belong to; the dense one where lccl.nn.convert gated it",
+    )
     p.add_argument("--state-dict-key", metavar="KEY", help="which entry of a nested checkpoint is the state dict")
     p.add_argument("--unsafe-pickle", action="store_true", help="load a pickled module, which RUNS CODE from the file")
     p.add_argument("--input-shape", metavar="NxCxHxW", action="append", help="of an example input; once per input, in order")

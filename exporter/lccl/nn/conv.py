@@ -118,6 +118,7 @@ class LCCLConv2d(nn.Module):
         self.norm = nn.BatchNorm2d(out_channels) if norm else nn.Identity()
         self.gate_kind = gate
         self.plain_gates: Gates | None = None
+        self.recipe: Any = None  # what lccl.nn.convert made the layer of; None of a layer that was built
         self.gate = self._make_gate(gate, gate_kernel_size, gate_activation, gate_norm)
         self._attributes()  # so that an option that the contract does not allow fails here
 

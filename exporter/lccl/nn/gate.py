@@ -80,3 +80,21 @@ class Gate(nn.Module):
             soft = torch.sigmoid(4 * logits)
             return (logits > 0).to(soft.dtype) + soft - soft.detach()
         return bound_gate(logits, self.curve.slope, self.curve.bound)
+
+
+@torch.no_grad()
+def open_gate(gate: Gate) -> None:
+    """Initialises a gate so that its logits, and with each activation its map, are exactly 1 for every input.
+
+    With a norm, its weight is 0 and its bias 1, as the last norm of a residual branch is often started: the norm's weight
+    has a gradient from the first step on, and the convolution, which keeps its random weights, from the second. Without a
+    norm, the convolution's weights are 0 and its bias 1, and both have a gradient at once. In training mode the logits are
+    1 too, whatever the batch.
+    """
+    if isinstance(gate.norm, nn.BatchNorm2d):
+        nn.init.zeros_(gate.norm.weight)
+        nn.init.ones_(gate.norm.bias)
+        return
+    assert gate.conv.bias is not None
+    nn.init.zeros_(gate.conv.weight)
+    nn.init.ones_(gate.conv.bias)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from torch.nn.modules.conv import _ConvNd
 
 from lccl.errors import UserError, first_line
 from lccl.nn.conv import LCCLConv2d
@@ -17,7 +16,7 @@ from lccl.nn.folded import FoldedLCCLConv2d
 from lccl.op.contract import dense_macs, gate_macs, grid_hw
 from lccl.op.torch_op import gate_map, neutral, upsample_gate
 from lccl.profiling import LayerProfile, Profile
-from lccl.torch_calls import evaluating
+from lccl.torch_calls import evaluating, layer_macs
 
 
 class _Counter:
@@ -130,14 +129,7 @@ def _count_gated(name: str, counter: _Counter) -> Any:
 
 def _count_dense(name: str, counter: _Counter) -> Any:
     def hook(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
-        weight: Tensor = module.weight  # type: ignore[assignment]
-        if isinstance(module, _ConvTransposeNd):
-            positions = math.prod(args[0].shape[2:])
-        elif isinstance(module, _ConvNd):
-            positions = math.prod(output.shape[2:])
-        else:
-            positions = output[0].numel() // output.shape[-1]
         kind = "linear" if isinstance(module, nn.Linear) else "conv"
-        counter.add(name, kind, len(output), weight.numel() * positions)
+        counter.add(name, kind, len(output), layer_macs(module, args, output))
 
     return hook

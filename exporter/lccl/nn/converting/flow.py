@@ -1,0 +1,238 @@
+"""In which order a network's convolutions run, which norm follows each, and which have a special place; by torch.fx.
+
+Where a module's ``forward`` cannot be traced, each of its parts is traced by itself, and the parts are taken in the order
+in which they are registered. What follows a convolution outside of such a part is then unknown.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import fx, nn
+from torch.nn.modules.conv import _ConvNd
+
+from lccl.errors import first_line
+from lccl.nn.converting.structure import Role
+from lccl.torch_calls import evaluating
+
+_ADDITIONS = ("add", "iadd", "add_")
+_SHORTCUT_NAMES = ("downsample", "shortcut", "skip")
+_FOLDABLE_NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm)
+
+
+@dataclass(frozen=True)
+class Flow:
+    """What is known of the order of a network's layers."""
+
+    order: tuple[nn.Conv2d, ...]
+    """Every convolution that ``forward`` calls in eval mode, in order of the first call."""
+    norms: Mapping[nn.Conv2d, nn.Module]
+    """A convolution -> the BatchNorm that alone reads it, and reads nothing else."""
+    roles: Mapping[nn.Conv2d, Role]
+    read_elsewhere: frozenset[nn.Conv2d]
+    """Convolutions of which code takes the weights besides calling them."""
+    notes: tuple[str, ...]
+    """What could not be traced, in words."""
+
+
+def follow(model: nn.Module) -> Flow:
+    """The flow of a network in eval mode; none of its layers is run."""
+    reader = _Reader(model)
+    with evaluating(model):
+        reader.visit(model, "")
+    return reader.result()
+
+
+class _Proxy(fx.Proxy):
+    """fx's stand-in, of which ``list(...)`` may ask the length in vain."""
+
+    def __len__(self) -> int:
+        raise TypeError("the length of a traced value is not known")
+
+
+class _Tracer(fx.Tracer):
+    """Looks into modules that hold convolutions only; all others, whatever they do, are one node."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:  # noqa: ARG002 - fx's own signature
+        return isinstance(m, _ConvNd) or not any(isinstance(part, nn.Conv2d) for part in m.modules())
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return _Proxy(node, self)
+
+    def iter(self, obj: fx.Proxy) -> Iterator[Any]:
+        """A chunked tensor as the list that it is, which fx by itself allows only where it is unpacked into names."""
+        node = obj.node
+        if _name_of(node.target) == "chunk" and len(node.args) > 1 and isinstance(node.args[1], int):
+            return iter([operator.getitem(obj, i) for i in range(node.args[1])])  # type: ignore[call-overload]
+        return super().iter(obj)
+
+
+class _Trace:
+    """One graph with the modules that it calls."""
+
+    def __init__(self, root: nn.Module, graph: fx.Graph) -> None:
+        self.graph = graph
+        self.modules = {n: root.get_submodule(n.target) for n in graph.nodes if n.op == "call_module"}
+        self.calls: dict[nn.Module, list[fx.Node]] = {}
+        for node, module in self.modules.items():
+            self.calls.setdefault(module, []).append(node)
+        self.convs = {node for node, module in self.modules.items() if isinstance(module, _ConvNd)}
+        owners = [root.get_submodule(n.target.rpartition(".")[0]) for n in graph.nodes if n.op == "get_attr"]
+        self.read_elsewhere = {owner for owner in owners if isinstance(owner, nn.Conv2d)}
+
+    def own_norm(self, conv: nn.Conv2d) -> nn.Module | None:
+        """The BatchNorm that is all that reads every call of the convolution, and that reads nothing else."""
+        readers: set[nn.Module | None] = set()
+        for node in self.calls[conv]:
+            if len(node.users) != 1:
+                return None
+            readers.add(self.modules.get(next(iter(node.users))))
+        norm = readers.pop()
+        if readers or not isinstance(norm, _FOLDABLE_NORMS) or type(norm) not in _FOLDABLE_NORMS:
+            return None
+        alone = all(call.all_input_nodes[0] in self.calls[conv] for call in self.calls[norm])
+        fits = norm.running_mean is not None and norm.num_features == conv.out_channels
+        hooked = norm._forward_hooks or norm._forward_pre_hooks
+        return norm if alone and fits and not hooked else None
+
+    def after_convs(self) -> set[fx.Node]:
+        """Nodes that some convolution comes before."""
+        found: set[fx.Node] = set()
+        for node in self.graph.nodes:
+            if any(source in self.convs or source in found for source in node.all_input_nodes):
+                found.add(node)
+        return found
+
+    def followed_by_weights(self) -> set[fx.Node]:
+        """Nodes that something trained comes after: a module with parameters, or a parameter in an operation."""
+        trained = {node for node, module in self.modules.items() if next(module.parameters(), None) is not None}
+        found: set[fx.Node] = set()
+        for node in reversed(self.graph.nodes):
+            for user in node.users:
+                if user in trained or user in found or any(source.op == "get_attr" for source in user.all_input_nodes):
+                    found.add(node)
+        return found
+
+    def is_shortcut(self, node: fx.Node, norm: nn.Module | None) -> bool:
+        """Whether a convolution's result is added to a path of several convolutions from the same input."""
+        tip = next(iter(node.users)) if norm is not None else node
+        for user in tip.users:
+            if user.op != "call_module" and _name_of(user.target) in _ADDITIONS:
+                others = [other for other in user.all_input_nodes if other is not tip]
+                if any(self._convs_beside(node, other) > 1 for other in others):
+                    return True
+        return False
+
+    def _convs_beside(self, conv: fx.Node, end: fx.Node) -> int:
+        """How many convolutions lie between a convolution's input and a node, on paths that do not take it; 0: no such path."""
+        source = conv.all_input_nodes[0]
+        seen: set[fx.Node] = set()
+        ahead, reached = [end], False
+        while ahead:
+            node = ahead.pop()
+            if node is source:
+                reached = True
+            elif node is not conv and node not in seen:
+                seen.add(node)
+                ahead.extend(node.all_input_nodes)
+        return len(self.convs & seen) if reached else 0
+
+
+class _Reader:
+    """Traces a network, as a whole or in parts, and collects what the graphs say."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+        self._order: dict[nn.Conv2d, None] = {}
+        self._norms: dict[nn.Conv2d, nn.Module] = {}
+        self._roles: dict[nn.Conv2d, Role] = {}
+        self._graphs: Counter[nn.Module] = Counter()
+        self._read_elsewhere: set[nn.Conv2d] = set()
+        self._untraceable: dict[str, list[str]] = {}
+        self._whole = False
+
+    def visit(self, module: nn.Module, name: str) -> None:
+        """Reads the module's graph, or those of its parts where it cannot be traced."""
+        if type(module).forward is not nn.Module.forward:  # a list of modules has none
+            try:
+                trace = _Trace(module, _Tracer().trace(module))
+            except Exception as error:  # tracing runs the network's code on stand-ins, which may raise anything
+                what = f"{name or 'the network'} ({type(module).__name__})"
+                self._untraceable.setdefault(_reason(error), []).append(what)
+            else:
+                self._whole = module is self._model
+                self._read(trace)
+                return
+        for child_name, child in module.named_children():
+            if isinstance(child, nn.Conv2d):
+                self._order.setdefault(child)
+                self._graphs[child] += 1
+            elif any(isinstance(part, nn.Conv2d) for part in child.modules()):
+                self.visit(child, f"{name}.{child_name}" if name else child_name)
+
+    def _read(self, trace: _Trace) -> None:
+        self._graphs.update(trace.calls.keys())
+        self._read_elsewhere |= trace.read_elsewhere
+        after_convs, followed = trace.after_convs(), trace.followed_by_weights()
+        for conv, nodes in trace.calls.items():
+            if not isinstance(conv, nn.Conv2d):
+                continue
+            self._order.setdefault(conv)
+            norm = trace.own_norm(conv)
+            if norm is not None:
+                self._norms[conv] = norm
+            if any(trace.is_shortcut(node, norm) for node in nodes):
+                self._roles[conv] = "shortcut"
+            elif self._whole and not after_convs.intersection(nodes):
+                self._roles[conv] = "stem"
+            elif self._whole and not followed.intersection(nodes):
+                self._roles[conv] = "output"
+
+    def result(self) -> Flow:
+        if not self._whole:
+            self._guess_roles()
+        once = {conv: norm for conv, norm in self._norms.items() if self._graphs[conv] == self._graphs[norm] == 1}
+        notes = tuple(_note(reason, names) for reason, names in self._untraceable.items())
+        return Flow(tuple(self._order), once, self._roles, frozenset(self._read_elsewhere), notes)
+
+    def _guess_roles(self) -> None:
+        """Roles in a network that cannot be traced as a whole, by names and channels."""
+        names = {module: name for name, module in self._model.named_modules()}
+        widths = {_width_read(module) for module in self._model.modules()}
+        for i, conv in enumerate(self._order):
+            if i == 0:
+                self._roles[conv] = "stem"
+            elif any(word in names[conv].lower() for word in _SHORTCUT_NAMES):
+                self._roles.setdefault(conv, "shortcut")
+            elif conv.bias is not None and conv not in self._norms and conv.out_channels not in widths:
+                self._roles.setdefault(conv, "output")  # no layer reads that many channels
+
+
+def _reason(error: Exception) -> str:
+    """The first sentence: fx goes on with advice on tracing."""
+    return first_line(error).partition(". ")[0]
+
+
+def _note(reason: str, names: list[str]) -> str:
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return (
+        f"{', '.join(names[:3])}{more} cannot be traced ({reason}): layers outside of the parts that can are taken in the "
+        "order in which they are registered, and norms beside them stay where they are, after the gate"
+    )
+
+
+def _width_read(module: nn.Module) -> int | None:
+    """How many channels a layer reads, if it is one."""
+    for attribute in ("in_channels", "num_features", "in_features", "num_channels"):
+        width = getattr(module, attribute, None)
+        if isinstance(width, int):
+            return width
+    return None
+
+
+def _name_of(target: Any) -> str:
+    return target if isinstance(target, str) else getattr(target, "__name__", "")

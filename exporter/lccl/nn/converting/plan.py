@@ -1,0 +1,117 @@
+"""The table of a conversion: each convolution, whether it gets a gate and why, and what that could save."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from lccl.nn.converting.policies import Choice
+from lccl.nn.converting.structure import ConvInfo
+from lccl.text import count, percent, table
+
+
+@dataclass(frozen=True)
+class PlannedLayer:
+    """One convolution of the network; MACs are per image, None where no example input was given."""
+
+    conv: ConvInfo
+    choice: Choice
+
+    @property
+    def name(self) -> str:
+        return self.conv.name
+
+    @property
+    def gated(self) -> bool:
+        return self.choice.gated
+
+    def saved(self, density: float) -> float | None:
+        """MACs that a runtime saves that skips closed pixels, where that share is open: below 0 where the gate costs more."""
+        if not self.gated or self.conv.macs is None or self.conv.gate_macs is None:
+            return None
+        return (1 - density) * self.conv.macs - self.conv.gate_macs
+
+
+@dataclass(frozen=True)
+class ConversionPlan:
+    """What :func:`lccl.nn.convert` does to a network, in order of execution; prints as a table."""
+
+    layers: tuple[PlannedLayer, ...]
+    gate: str
+    density: float
+    """Share of open pixels for which savings are given."""
+    network_macs: int | None
+    """Of all layers that multiply, per image."""
+    notes: tuple[str, ...]
+    """What is not known of the network's order of layers."""
+
+    @property
+    def gated(self) -> tuple[PlannedLayer, ...]:
+        return tuple(layer for layer in self.layers if layer.gated)
+
+    @property
+    def saved_network(self) -> float | None:
+        """MACs saved / MACs of the whole network at that density."""
+        savings = [layer.saved(self.density) for layer in self.gated]
+        return sum(s for s in savings if s is not None) / self.network_macs if self.network_macs else None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {
+            "gate": self.gate,
+            "density": self.density,
+            "network_macs": self.network_macs,
+            "saved_network": self.saved_network,
+            "notes": list(self.notes),
+            "layers": [
+                {
+                    "name": layer.name,
+                    "block": layer.conv.block,
+                    "kernel_size": list(layer.conv.kernel_size),
+                    "in_channels": layer.conv.in_channels,
+                    "out_channels": layer.conv.out_channels,
+                    "gated": layer.gated,
+                    "why": layer.choice.why,
+                    "norm": layer.conv.norm,
+                    "macs": layer.conv.macs,
+                    "gate_macs": layer.conv.gate_macs,
+                    "saved": layer.saved(self.density),
+                }
+                for layer in self.layers
+            ],
+        }
+
+    def __str__(self) -> str:
+        head = ["convolution", "kernel", "channels", "gate", "why", "norm in it"]
+        rows = [
+            [
+                layer.name,
+                layer.conv.kernel,
+                f"{layer.conv.in_channels} -> {layer.conv.out_channels}",
+                self.gate if layer.gated else "-",
+                layer.choice.why,
+                (layer.conv.norm or "-") if layer.gated else "-",
+            ]
+            for layer in self.layers
+        ]
+        right: tuple[int, ...] = (2,)
+        if self.network_macs is not None:
+            right = (2, 6, 7, 8)
+            head += ["MACs", "gate MACs", f"saved at {self.density:.0%}"]
+            for row, layer in zip(rows, self.layers, strict=True):
+                gate_macs = layer.conv.gate_macs if layer.gated else None
+                row += [_number(layer.conv.macs), _number(gate_macs), _number(layer.saved(self.density))]
+        return "\n".join([table(head, rows, right=right), self._summary(), *(f"Note: {note}." for note in self.notes)])
+
+    def _summary(self) -> str:
+        text = f"{len(self.gated)} of {count(len(self.layers), 'convolution')} get a gate."
+        if self.network_macs is None:
+            return text + " MACs need an example input: example=torch.randn(1, 3, 224, 224)."
+        return (
+            f"{text} At a density of {percent(self.density)} a runtime that skips closed pixels saves "
+            f"{percent(self.saved_network)} of the network's {self.network_macs:,} MACs per image."
+        )
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:,.0f}"

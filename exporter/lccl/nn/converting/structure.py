@@ -1,0 +1,99 @@
+"""The convolutions of a network as a policy sees them, and the block that each belongs to, by the tree of modules."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import nn
+from torch.nn.modules.pooling import _AdaptiveAvgPoolNd, _AdaptiveMaxPoolNd, _AvgPoolNd, _MaxPoolNd
+
+Role = Literal["", "stem", "shortcut", "output", "pixel"]
+_POOLS = (_MaxPoolNd, _AvgPoolNd, _AdaptiveMaxPoolNd, _AdaptiveAvgPoolNd)
+
+
+@dataclass(frozen=True)
+class ConvInfo:
+    """One ``nn.Conv2d`` of a network: what policies, a caller's own too, decide by."""
+
+    name: str
+    """Its name in the network, as ``named_modules`` has it."""
+    block: str
+    """Of the convolutions that belong together: those of a residual block, of one resolution of a VGG."""
+    in_channels: int
+    out_channels: int
+    kernel_size: tuple[int, int]
+    stride: tuple[int, int]
+    groups: int
+    role: Role = ""
+    """"stem": reads the network's input; "shortcut": beside a block's longer path; "output": nothing trained follows;
+    "pixel": its output for the example is one pixel."""
+    norm: str | None = None
+    """The BatchNorm that alone reads it, and would move into the gated layer."""
+    refusal: str | None = None
+    """Why it cannot have a gate; None where it can."""
+    macs: int | None = None
+    """Multiply-accumulates per image, where an example input was given."""
+    gate_macs: int | None = None
+    """Of its gate, if it had one."""
+
+    @property
+    def spatial(self) -> bool:
+        """Whether its kernel is larger than 1 x 1."""
+        return max(self.kernel_size) > 1
+
+    @property
+    def kernel(self) -> str:
+        """ "3x3"."""
+        return f"{self.kernel_size[0]}x{self.kernel_size[1]}"
+
+
+class Tree:
+    """A network's modules by name, asked for the block of a convolution."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._modules = dict(model.named_modules(remove_duplicate=False))
+        self._convs: dict[str, list[nn.Conv2d]] = {}
+
+    def convs_in(self, name: str) -> list[nn.Conv2d]:
+        """The convolutions in a module, itself included, each once."""
+        if name not in self._convs:
+            self._convs[name] = [m for m in self._modules[name].modules() if isinstance(m, nn.Conv2d)]
+        return self._convs[name]
+
+    def block_of(self, name: str) -> str:
+        """The block of the convolution of that name: the smallest module around it that has several convolutions.
+
+        A convolution beside whole blocks, and an item of a list of modules, is a block of its own. A plain
+        sequence that pools or strides between its convolutions, as VGG's, is one block per resolution.
+        """
+        unit = name
+        while unit:
+            parent = unit.rpartition(".")[0]
+            siblings = self._children(parent)
+            if type(self._modules[parent]).forward is nn.Module.forward:
+                return unit
+            if any(self._is_block(sibling) for sibling in siblings if sibling != unit):
+                return unit
+            if len(self.convs_in(parent)) > 1:
+                return self._part(parent, siblings[: siblings.index(unit)], unit)
+            unit = parent
+        return name
+
+    def _children(self, name: str) -> list[str]:
+        prefix = f"{name}." if name else ""
+        return [prefix + child for child in self._modules[name]._modules if prefix + child in self._modules]
+
+    def _is_block(self, name: str) -> bool:
+        """Several convolutions, of which one sees more than a pixel: squeeze-and-excitation is none."""
+        convs = self.convs_in(name)
+        return len(convs) > 1 and any(max(conv.kernel_size) > 1 for conv in convs)
+
+    def _part(self, parent: str, before: list[str], unit: str) -> str:
+        """The block of a child, by how often a sequence changes resolution up to it."""
+        name = parent or "(model)"
+        if not isinstance(self._modules[parent], nn.Sequential):
+            return name
+        changes = sum(isinstance(self._modules[child], _POOLS) for child in before)
+        changes += sum(any(max(conv.stride) > 1 for conv in self.convs_in(child)) for child in (*before, unit))
+        return f"{name}, part {changes + 1}" if changes else name
