@@ -77,6 +77,12 @@ def test_a_plain_sequence_has_a_block_per_resolution() -> None:
     assert gated(nn.Sequential(*layers, nn.Flatten(), nn.Linear(8, 2))) == ["1.0", "2.0", "4.0"]
 
 
+def test_convolutions_beside_blocks_are_blocks_of_their_own() -> None:
+    block = [nets.BasicBlock(8, 8, 1, None) for _ in range(2)]
+    layers = [nets.conv3x3(3, 8), block[0], nets.conv3x3(8, 8), block[1], nets.conv3x3(8, 8), nn.Flatten(), nn.LazyLinear(2)]
+    assert gated(nn.Sequential(*layers)) == ["1.conv1", "2", "3.conv1", "4"]
+
+
 def test_other_families() -> None:
     layers = [("1", 2), ("2", 3)]
     dense_layers = [f"features.denseblock{b}.denselayer{i + 1}.conv2" for b, n in layers for i in range(n)]
