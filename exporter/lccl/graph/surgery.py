@@ -5,34 +5,78 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-from collections.abc import Callable, Container
+import math
+from collections.abc import Callable, Container, Mapping
 from typing import Any
 
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
+from onnx import helper
+from onnx_graphsurgeon.ir.tensor import LazyValues
 
 from lccl.errors import UserError
 from lccl.numerics import Array
 from lccl.op.contract import DOMAIN, OP_TYPE, Attributes
 from lccl.op.onnx_op import IR_VERSION
 
+SMALL = 1024
+"""Elements of a constant that shape inference or folding may have to read; larger ones are weights."""
 Rule = Callable[[gs.Node], gs.Tensor | None]
 """A rewrite of one node: the tensor that takes the place of its only output, or None where it does not apply."""
 
 
 def to_graph(model: onnx.ModelProto) -> gs.Graph:
-    """A graph over a copy of the model, with shapes and types inferred where they can be."""
+    """A graph over the model, with shapes and types inferred where they can be; weights are shared with it, not copied."""
+    require_numbers(model)
+    skeleton, weights = skeleton_of(model)
+    with contextlib.suppress(Exception):
+        skeleton = onnx.shape_inference.infer_shapes(skeleton, data_prop=True)
+    graph = import_graph(skeleton)
+    attach_weights(graph, weights)
+    return graph
+
+
+def import_graph(model: onnx.ModelProto) -> gs.Graph:
+    """onnx-graphsurgeon's graph of the model, without its notes on the way."""
     from onnx_graphsurgeon.logger import G_LOGGER
 
     G_LOGGER.severity = G_LOGGER.ERROR
-    _require_numbers(model)
-    with contextlib.suppress(Exception):
-        model = onnx.shape_inference.infer_shapes(model, data_prop=True)
     return gs.import_onnx(model)
 
 
-def _require_numbers(model: onnx.ModelProto) -> None:
+def skeleton_of(model: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, onnx.TensorProto]]:
+    """A copy of the model without its large weights, which are graph inputs in it: cheap to infer shapes of, and to convert.
+
+    Returns:
+        The copy; and the weights by name, the given model's own.
+    """
+    given = {v.name for v in model.graph.input}
+    large = {t.name: t for t in model.graph.initializer if math.prod(t.dims) > SMALL and t.name not in given}
+    out = onnx.ModelProto(
+        ir_version=model.ir_version, producer_name=model.producer_name, producer_version=model.producer_version
+    )
+    out.doc_string = model.doc_string
+    for name in ("opset_import", "metadata_props", "functions"):
+        getattr(out, name).extend(getattr(model, name))
+    out.graph.name, out.graph.doc_string = model.graph.name, model.graph.doc_string
+    for name in ("node", "input", "output", "value_info", "sparse_initializer", "quantization_annotation"):
+        getattr(out.graph, name).extend(getattr(model.graph, name))
+    out.graph.initializer.extend(t for t in model.graph.initializer if t.name not in large)
+    out.graph.input.extend(helper.make_tensor_value_info(t.name, t.data_type, list(t.dims)) for t in large.values())
+    return out, large
+
+
+def attach_weights(graph: gs.Graph, weights: Mapping[str, onnx.TensorProto]) -> None:
+    """Puts the weights back in place of the graph inputs that stood for them."""
+    for stand_in in [t for t in graph.inputs if t.name in weights]:
+        stored = gs.Constant(stand_in.name, LazyValues(weights[stand_in.name]))
+        for reader in list(stand_in.outputs):
+            reader.inputs = [stored if t is stand_in else t for t in reader.inputs]
+    graph.inputs = [t for t in graph.inputs if t.name not in weights]
+
+
+def require_numbers(model: onnx.ModelProto) -> None:
     """Raises:
     UserError: a constant that onnx-graphsurgeon cannot write again: strings, or a sparse tensor.
     """
@@ -96,6 +140,14 @@ def value_of(tensor: gs.Tensor) -> Array | None:
         values = tensor.inputs[0].attrs["value"].values
         return values
     return None
+
+
+def stored_shape(tensor: gs.Tensor) -> tuple[int, ...] | None:
+    """A constant's shape, without loading its values; None for a tensor that is computed."""
+    if isinstance(tensor, gs.Constant):
+        return tuple(tensor.shape)
+    values = value_of(tensor)
+    return None if values is None else tuple(values.shape)
 
 
 def producer(tensor: gs.Tensor) -> gs.Node | None:
