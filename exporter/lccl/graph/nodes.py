@@ -76,7 +76,7 @@ def past_copies(tensor: gs.Tensor) -> gs.Tensor:
 
 
 def other_reader(tensor: gs.Tensor, reader: gs.Node, outputs: Container[int]) -> str | None:
-    """Who reads the tensor besides ``reader``, in words; asking for its shape is no reading.
+    """Who reads the tensor besides ``reader``, in words; asking for its shape is no reading, and several copies in a Concat are one.
 
     Args:
         outputs: ids of the tensors that the network returns.
@@ -86,7 +86,8 @@ def other_reader(tensor: gs.Tensor, reader: gs.Node, outputs: Container[int]) ->
     others = [n for n in tensor.outputs if n is not reader and not is_op(n, *SHAPE_OPS)]
     if others:
         return title(others[0])
-    return title(reader) if sum(t is tensor for t in reader.inputs) > 1 else None
+    twice = sum(t is tensor for t in reader.inputs) > 1
+    return title(reader) if twice and not is_op(reader, "Concat") else None
 
 
 def leaky_slope(node: gs.Node) -> float | None:

@@ -42,7 +42,7 @@ class Sizes:
 def sizes_of(skeleton: onnx.ModelProto) -> Sizes:
     """Infers the shapes of a model, best given without its large weights."""
     types: dict[str, int] = {}
-    tables = []
+    tables: list[dict[str, Shape]] = []
     for probe in PROBES:
         model, fixed = _at(skeleton, probe)
         if tables and fixed:

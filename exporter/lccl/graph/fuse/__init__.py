@@ -34,7 +34,7 @@ def fuse_following(graph: gs.Graph, nodes: Iterable[gs.Node], sizes: Sizes) -> M
 
 
 def _fuse_one(node: gs.Node, sizes: Sizes, outputs: set[int]) -> list[str]:
-    fused = []
+    fused: list[str] = []
     while True:
         follower = follower_of(node, outputs)
         if follower is None or not any(step(follower, sizes) for step in _PASSES):

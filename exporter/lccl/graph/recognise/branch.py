@@ -68,8 +68,9 @@ def _walk(
         yield from _walk(node.inputs[0], node, alpha, affine, gates, path)
         return
     slope = leaky_slope(node)
-    if slope is not None and affine is None:
-        yield from _walk(activated(node), node, alpha * slope, None, gates, path)
+    if slope is not None:
+        _require_scale(affine, node)
+        yield from _walk(activated(node), node, alpha * slope, affine, gates, path)
         return
     passed = channel_affine(node)
     if passed is not None:
@@ -77,12 +78,23 @@ def _walk(
         outer_a, outer_b = affine or (np.ones(1), np.zeros(1))
         yield from _walk(inner, node, alpha, (outer_a * a, outer_a * b + outer_b), gates, path)
         return
-    if is_op(node, "Mul") and affine is None and len(node.inputs) == 2 and all(map(is_computed, node.inputs)):
+    if is_op(node, "Mul") and len(node.inputs) == 2 and all(map(is_computed, node.inputs)):
+        _require_scale(affine, node)
         for place in (0, 1):
             more = [*gates, node.inputs[1 - place]]
-            yield from _walk(node.inputs[place], node, alpha, None, more, path)
+            yield from _walk(node.inputs[place], node, alpha, affine, more, path)
         return
     _refuse_activation(node)
+
+
+def _require_scale(affine: tuple[Array, Array] | None, node: gs.Node) -> None:
+    """A positive factor may stand behind an activation as well as before it; a shift may not.
+
+    Raises:
+        RefusalError: there is more between product and activation than such a factor.
+    """
+    if affine is not None and ((affine[1] != 0).any() or (affine[0] <= 0).any()):
+        raise RefusalError(f"an affine after an activation or a product ({title(node)}) is not part of the op", 2)
 
 
 def _refuse_activation(node: gs.Node) -> None:
@@ -125,7 +137,7 @@ def check_branch(branch: Branch, sizes: Sizes) -> tuple[tuple[int, ...], ...]:
     if shapes is None or any(len(shape) != 4 for shape in shapes):
         raise RefusalError(f"the shape of what {title(conv)} computes cannot be told: export with known sizes", 3)
     if weight[0] == 1:
-        raise RefusalError(f"{title(conv)} has one output channel, as much work as a gate", 3)
+        raise RefusalError(f"{title(conv)} has one output channel, as much work as a gate", 0)
     if any(a.size not in (1, weight[0]) for a in (branch.scale, branch.shift)):
         raise RefusalError(f"what follows {title(conv)} is not one affine per channel", 3)
     return shapes

@@ -8,6 +8,7 @@ gives such a function again, or cannot be taken.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -49,6 +50,18 @@ class Logistic:
 
 
 Step = Affine | Clip | Threshold | Logistic
+
+
+@dataclass(frozen=True)
+class Passed:
+    """One elementwise node, or a comparison with the cast behind it."""
+
+    steps: tuple[Step, ...]
+    """From the outside in."""
+    inner: gs.Tensor
+    """What they are of."""
+    reader: gs.Node
+    """The node that reads it."""
 
 
 @dataclass(frozen=True)
@@ -96,83 +109,87 @@ class Gating:
         return None
 
 
-def step_of(tensor: gs.Tensor) -> tuple[tuple[Step, ...], gs.Tensor] | None:
-    """The elementwise node that computes the tensor as steps from the outside in, and the input it is of."""
+def step_of(tensor: gs.Tensor) -> Passed | None:
+    """The elementwise node that computes the tensor; None where that is none, or another kind."""
     node = producer(tensor)
-    if is_op(node, "Relu"):
-        return (Clip(0.0, INFINITY),), node.inputs[0]  # type: ignore[union-attr]
-    if is_op(node, "Sigmoid"):
-        return (Logistic(),), node.inputs[0]  # type: ignore[union-attr]
-    if is_op(node, "HardSigmoid"):
-        assert node is not None
-        return (Clip(0.0, 1.0), Affine(node.attrs.get("alpha", 0.2), node.attrs.get("beta", 0.5))), node.inputs[0]
-    if is_op(node, "Clip"):
-        return _clip(node)
-    if is_op(node, "Max", "Min", "Mul", "Div", "Add", "Sub", "Neg"):
-        return _arithmetic(node)
-    if is_op(node, "BatchNormalization"):
-        return _norm(node)
-    return _mask(node)
+    if node is None or not is_op(node, *_READERS):
+        return None
+    return _READERS[node.op](node)
 
 
-def _clip(node: gs.Node) -> tuple[tuple[Step, ...], gs.Tensor] | None:
+def _of_first(node: gs.Node, *steps: Step) -> Passed:
+    return Passed(steps, node.inputs[0], node)
+
+
+def _hard_sigmoid(node: gs.Node) -> Passed:
+    return _of_first(node, Clip(0.0, 1.0), Affine(node.attrs.get("alpha", 0.2), node.attrs.get("beta", 0.5)))
+
+
+def _clip(node: gs.Node) -> Passed | None:
     ends = [optional_input(node, place) for place in (1, 2)]
-    values = [default if end is None else scalar_of(end) for end, default in zip(ends, (-INFINITY, INFINITY), strict=True)]
-    if values[0] is None or values[1] is None:
-        return None
-    return (Clip(values[0], values[1]),), node.inputs[0]
+    low, high = (default if e is None else scalar_of(e) for e, default in zip(ends, (-INFINITY, INFINITY), strict=True))
+    return None if low is None or high is None else _of_first(node, Clip(low, high))
 
 
-def _arithmetic(node: gs.Node) -> tuple[tuple[Step, ...], gs.Tensor] | None:
-    if node.op == "Neg":
-        return (Affine(-1.0, 0.0),), node.inputs[0]
-    if len(node.inputs) != 2:
-        return None
-    for place in (1, 0):
-        c, x = scalar_of(node.inputs[place]), node.inputs[1 - place]
-        if c is None or not math.isfinite(c):
-            continue
-        if node.op == "Max":
-            return (Clip(c, INFINITY),), x
-        if node.op == "Min":
-            return (Clip(-INFINITY, c),), x
-        if node.op == "Mul":
-            return (Affine(c, 0.0),), x
-        if node.op == "Add":
-            return (Affine(1.0, c),), x
-        if node.op == "Sub":
-            return (Affine(1.0, -c) if place == 1 else Affine(-1.0, c),), x
-        if node.op == "Div" and place == 1 and c != 0:
-            return (Affine(1.0 / c, 0.0),), x
+def _arithmetic(node: gs.Node) -> Passed | None:
+    """An op of two operands of which one is a number."""
+    for place in (1, 0) if len(node.inputs) == 2 else ():
+        c = scalar_of(node.inputs[place])
+        step = None if c is None or not math.isfinite(c) else _with_number(node.op, c, place == 1)
+        if step is not None:
+            return Passed((step,), node.inputs[1 - place], node)
     return None
 
 
-def _norm(node: gs.Node) -> tuple[tuple[Step, ...], gs.Tensor] | None:
+def _with_number(op: str, c: float, second: bool) -> Step | None:
+    """The op with a number as its second operand, or its first."""
+    if op in ("Max", "Min"):
+        return Clip(c, INFINITY) if op == "Max" else Clip(-INFINITY, c)
+    if op == "Add":
+        return Affine(1.0, c)
+    if op == "Sub":
+        return Affine(1.0, -c) if second else Affine(-1.0, c)
+    if op == "Div":
+        return Affine(1.0 / c, 0.0) if second and c != 0 else None
+    return Affine(c, 0.0)
+
+
+def _norm(node: gs.Node) -> Passed | None:
     affine = norm_affine(node)
     if affine is None or affine[0].size != 1:
         return None
-    return (Affine(float(affine[0].item()), float(affine[1].item())),), node.inputs[0]
+    return _of_first(node, Affine(float(affine[0].item()), float(affine[1].item())))
 
 
-def _mask(node: gs.Node | None) -> tuple[tuple[Step, ...], gs.Tensor] | None:
-    """A hard mask: a comparison cast to a number, or Where of it with 1 and 0."""
-    if is_op(node, "Cast"):
-        assert node is not None
-        return _comparison(producer(node.inputs[0]))
-    if is_op(node, "Where"):
-        assert node is not None
-        one, zero = (scalar_of(t) for t in node.inputs[1:3])
-        return _comparison(producer(node.inputs[0])) if (one, zero) == (1.0, 0.0) else None
-    return None
+def _cast(node: gs.Node) -> Passed | None:
+    return _comparison(producer(node.inputs[0]))
 
 
-def _comparison(node: gs.Node | None) -> tuple[tuple[Step, ...], gs.Tensor] | None:
-    if not is_op(node, "Greater", "Less"):
+def _where(node: gs.Node) -> Passed | None:
+    one, zero = (scalar_of(t) for t in node.inputs[1:3])
+    return _comparison(producer(node.inputs[0])) if (one, zero) == (1.0, 0.0) else None
+
+
+def _comparison(node: gs.Node | None) -> Passed | None:
+    """A hard mask: a comparison with a number, which is cast to 1 and 0."""
+    if node is None or not is_op(node, "Greater", "Less"):
         return None
-    assert node is not None
     for place in (1, 0):
         c = scalar_of(node.inputs[place])
         if c is not None and math.isfinite(c):
             above = (node.op == "Greater") == (place == 1)
-            return (Threshold(c, 1 if above else -1),), node.inputs[1 - place]
+            return Passed((Threshold(c, 1 if above else -1),), node.inputs[1 - place], node)
     return None
+
+
+_READERS: dict[str, Callable[[gs.Node], Passed | None]] = {
+    "Relu": lambda node: _of_first(node, Clip(0.0, INFINITY)),
+    "Sigmoid": lambda node: _of_first(node, Logistic()),
+    "Neg": lambda node: _of_first(node, Affine(-1.0, 0.0)),
+    "HardSigmoid": _hard_sigmoid,
+    "Clip": _clip,
+    **dict.fromkeys(("Max", "Min", "Mul", "Div", "Add", "Sub"), _arithmetic),
+    "BatchNormalization": _norm,
+    "Cast": _cast,
+    "Where": _where,
+}

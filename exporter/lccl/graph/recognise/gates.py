@@ -91,19 +91,18 @@ def fused_gate(operand: gs.Tensor, reader: gs.Node, place: Place) -> FusedGate |
         shared = shared or other_reader(tensor, reader, place.outputs) is not None
         passed = step_of(tensor)
         if passed is not None:
-            steps, inner = passed
-            for step in steps:
+            for step in passed.steps:
                 after = gating.through(step)
                 if after is None:
                     return None
                 gating = after
+            reader, tensor = passed.reader, passed.inner
         else:
             further = moved(tensor)
             if further is None:
                 return None
-            moves.append(tensor.inputs[0])
-            inner = further
-        reader, tensor = tensor.inputs[0], inner
+            reader, tensor = tensor.inputs[0], further
+            moves.append(reader)
     if shared or other_reader(tensor, reader, place.outputs) is not None:
         return None
     return _fused(tensor.inputs[0], gating, moves[::-1], place)

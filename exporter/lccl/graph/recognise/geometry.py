@@ -61,7 +61,7 @@ def _same(conv: gs.Node, geometry: Geometry, auto: str, sizes: Sizes) -> Geometr
         found.add((*begin, *end))
     if len(found) != 1:
         raise RefusalError(f"the pads of {title(conv)} ({auto}) depend on its input's size: export with a fixed size", 3)
-    return replace(geometry, pads=found.pop())
+    return replace(geometry, pads=found.pop())  # type: ignore[arg-type]
 
 
 def fitting_pads(gate: Geometry, gate_kernel: Sequence[int], conv: Geometry, kernel: Sequence[int]) -> Geometry | None:

@@ -58,9 +58,8 @@ def read_product(mul: gs.Node, sizes: Sizes, outputs: Container[int]) -> Product
         except RefusalError as refusal:
             if _is_gate_map(other, sizes):
                 refusals.append(refusal)
-    if refusals:
-        return max(refusals, key=lambda r: r.stage)
-    return _without_convolution(mul, sizes)
+    refusals += _without_convolution(mul, sizes)
+    return max(refusals, key=lambda r: r.stage) if refusals else None
 
 
 def _layer(mul: gs.Node, branch: Branch, other: gs.Tensor, sizes: Sizes, outputs: Container[int]) -> Product:
@@ -95,7 +94,7 @@ def _is_activation(mul: gs.Node) -> bool:
             node = producer(tensor)
             passed = step_of(tensor)
             if passed is not None:
-                tensor = passed[1]
+                tensor = passed.inner
             elif is_op(node, "Tanh", "Softplus", "Erf", "Exp", "HardSwish") and node is not None:
                 tensor = node.inputs[0]
             else:
@@ -112,12 +111,12 @@ def _is_gate_map(tensor: gs.Tensor, sizes: Sizes) -> bool:
     return shapes is not None and passed is not None and all(len(s) == 4 and s[1] == 1 and s[2:] != (1, 1) for s in shapes)
 
 
-def _without_convolution(mul: gs.Node, sizes: Sizes) -> RefusalError | None:
+def _without_convolution(mul: gs.Node, sizes: Sizes) -> list[RefusalError]:
     """A gate on something that is no convolution's output."""
     for place in (0, 1):
         gated, gate = mul.inputs[place], mul.inputs[1 - place]
         shapes, node = sizes.of(gated), producer(gated)
         if _is_gate_map(gate, sizes) and shapes is not None and len(shapes[0]) == 4 and shapes[0][1] > 1:
             what = title(node) if node is not None else f"input {gated.name}"
-            return RefusalError(f"its gate is on {what}, which is not the output of one convolution", 1)
-    return None
+            return [RefusalError(f"its gate is on {what}, which is not the output of one convolution", 1)]
+    return []
