@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -15,6 +16,14 @@ def flatten(outputs: Any) -> list[Tensor]:
     """A model's outputs in order, whatever they are nested in; bfloat16, which NumPy lacks, as float32."""
     tensors = [t for t in _pytree.tree_leaves(outputs) if isinstance(t, Tensor)]
     return [t.float() if t.dtype == torch.bfloat16 else t for t in tensors]
+
+
+def forward_parameters(model: nn.Module) -> dict[str, bool]:
+    """Name of each parameter of ``forward`` -> whether it may be left out; of TorchScript too."""
+    if isinstance(model, torch.jit.ScriptModule):
+        schema: Any = model.forward.schema  # type: ignore[attr-defined]
+        return {a.name: a.has_default_value() for a in schema.arguments[1:]}
+    return {name: p.default is not p.empty for name, p in inspect.signature(model.forward).parameters.items()}
 
 
 def unsound_weight(model: nn.Module) -> str | None:

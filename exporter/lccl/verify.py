@@ -153,7 +153,7 @@ def input_types(model: onnx.ModelProto) -> dict[str, onnx.TypeProto.Tensor]:
 
 
 def random_feed(model: onnx.ModelProto, shapes: dict[str, tuple[int, ...]] | None = None, seed: int = 0) -> dict[str, Array]:
-    """Standard normal inputs of the given shapes; without one, a dynamic first dimension is 2 and any other 32."""
+    """Standard normal inputs of the given shapes, masks half set; without a shape, a dynamic first dimension is 2 and any other 32."""
     generator = np.random.default_rng(seed)
     feed = {}
     for name, kind in input_types(model).items():
@@ -161,5 +161,8 @@ def random_feed(model: onnx.ModelProto, shapes: dict[str, tuple[int, ...]] | Non
         dims = (shapes or {}).get(name, default)
         dtype = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)
         is_float = kind.elem_type in (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
-        feed[name] = generator.standard_normal(dims).astype(dtype) if is_float else np.zeros(dims, dtype)
+        if kind.elem_type == onnx.TensorProto.BOOL:
+            feed[name] = generator.random(dims) < 0.5
+        else:
+            feed[name] = generator.standard_normal(dims).astype(dtype) if is_float else np.zeros(dims, dtype)
     return feed

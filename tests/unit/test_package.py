@@ -118,7 +118,7 @@ SHARED = {
 @pytest.mark.parametrize("layer", [*MAY_IMPORT, *SHARED])
 def test_dependencies_point_one_way(layer: str) -> None:
     allowed = {f"lccl.{name}" for name in (MAY_IMPORT | SHARED)[layer] | {"version"}}
-    paths = list((PACKAGE / layer).glob("*.py")) if layer in MAY_IMPORT else [PACKAGE / f"{layer}.py"]
+    paths = list((PACKAGE / layer).rglob("*.py")) if layer in MAY_IMPORT else [PACKAGE / f"{layer}.py"]
     assert paths
     for path in paths:
         for module in imports_of(path):
@@ -138,7 +138,7 @@ def test_nothing_imports_the_commands() -> None:
 
 
 def test_graph_passes_do_not_know_pytorch() -> None:
-    for path in (PACKAGE / "graph").glob("*.py"):
+    for path in (PACKAGE / "graph").rglob("*.py"):
         assert "import torch" not in path.read_text(), path
 
 

@@ -41,7 +41,7 @@ class Sizes:
 
 def sizes_of(skeleton: onnx.ModelProto) -> Sizes:
     """Infers the shapes of a model, best given without its large weights."""
-    types: dict[str, int] = {}
+    types = {v.name: v.type.tensor_type.elem_type for v in skeleton.graph.value_info if v.type.tensor_type.elem_type}
     tables: list[dict[str, Shape]] = []
     for probe in PROBES:
         model, fixed = _at(skeleton, probe)
@@ -74,7 +74,8 @@ def _at(model: onnx.ModelProto, probe: Mapping[int, int]) -> tuple[onnx.ModelPro
 
 def _forget(model: onnx.ModelProto) -> None:
     """Shapes that are written in the model as symbols, which would stand against the numbers."""
-    for value in (*model.graph.value_info, *model.graph.output):
+    del model.graph.value_info[:]
+    for value in model.graph.output:
         value.type.tensor_type.ClearField("shape")
 
 
