@@ -8,6 +8,7 @@ import pytest
 from lccl.graph.recognise import Recognition, recognise
 from lccl.op.onnx_op import is_lccl_node, node_attributes, register_schema
 from onnx_models import op_types
+from onnx_nets import Net
 from recognised_graphs import GRAPHS, Graph
 from recognised_runs import require_equal
 
@@ -45,3 +46,11 @@ def test_named_graph(graph: Graph, fuse: bool) -> None:
 def test_there_are_enough_graphs() -> None:
     assert len(GRAPHS) >= 60
     assert len({g.id for g in GRAPHS}) == len(GRAPHS)
+
+
+def test_a_product_that_nobody_reads_is_none() -> None:
+    net = Net()
+    x = net.input("x", [1, 3, 8, 8])
+    net.op("Mul", net.conv(x, 3, 4), net.op("Relu", net.conv(x, 3, 1)))
+    net.output(net.op("Relu", x))
+    assert recognise(net.model()).found == ()

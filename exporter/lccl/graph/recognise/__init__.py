@@ -74,6 +74,7 @@ def recognise(model: onnx.ModelProto, *, fuse: bool = True, skip: Container[str]
     """
     plain = simplified(model)
     graph, sizes = plain.graph, sizes_of(plain.skeleton)
+    graph.cleanup(remove_unused_graph_inputs=False)
     products, refusals = _read_all(graph, sizes, skip)
     places = [product.operands for product in products]
     nodes = [rewrite(graph, product, sizes) for product in products]
