@@ -131,12 +131,13 @@ def with_open_gates(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def runnable(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The model as it is, with the op's function where it has none."""
+    """The model with the op's function: itself, not a copy, where it has that or needs none."""
+    needs = any(is_lccl_node(n) for n in model.graph.node)
+    if not needs or any(f.name == OP_TYPE and f.domain == DOMAIN for f in model.functions):
+        return model
     out = onnx.ModelProto()
     out.CopyFrom(model)
-    needs = any(is_lccl_node(n) for n in model.graph.node)
-    if needs and not any(f.name == OP_TYPE and f.domain == DOMAIN for f in model.functions):
-        attach_function(out)
+    attach_function(out)
     return out
 
 

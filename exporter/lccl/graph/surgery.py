@@ -6,14 +6,14 @@ import contextlib
 import io
 import logging
 import math
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
-from onnx import helper
-from onnx_graphsurgeon.ir.tensor import LazyValues
+from onnx import helper, numpy_helper
+from onnx_graphsurgeon.ir.tensor import LazyValues, SparseValues
 
 from lccl.errors import UserError
 from lccl.numerics import Array
@@ -95,13 +95,34 @@ def require_numbers(model: onnx.ModelProto) -> None:
 def to_model(graph: gs.Graph, like: onnx.ModelProto) -> onnx.ModelProto:
     """The graph as a model, with ``like``'s producer, metadata and documentation."""
     graph.cleanup(remove_unused_graph_inputs=False).toposort()
-    model: onnx.ModelProto = gs.export_onnx(graph, do_type_check=False)
+    with _without_weights(graph) as weights:
+        model: onnx.ModelProto = gs.export_onnx(graph, do_type_check=False)
+    for tensor in model.graph.initializer:
+        values = weights.get(tensor.name)
+        if values is not None:
+            tensor.CopyFrom(values.tensor if isinstance(values, LazyValues) else numpy_helper.from_array(values, tensor.name))
     model.ir_version = IR_VERSION
     model.producer_name, model.producer_version = like.producer_name, like.producer_version
     model.doc_string = like.doc_string
     del model.metadata_props[:]
     model.metadata_props.extend(like.metadata_props)
     return model
+
+
+@contextlib.contextmanager
+def _without_weights(graph: gs.Graph) -> Iterator[dict[str, Array | LazyValues]]:
+    """The graph with empty tensors in place of its large constants within the block: an export copies each several times."""
+    large = [t for t in graph.tensors().values() if isinstance(t, gs.Constant) and math.prod(t.shape) > SMALL]
+    weights = {t.name: t._values for t in large if not isinstance(t._values, SparseValues) and t._export_dtype is None}
+    kept = [t for t in large if t.name in weights]
+    for tensor in kept:
+        kind = tensor.dtype if isinstance(tensor.dtype, int) else helper.np_dtype_to_tensor_dtype(np.dtype(tensor.dtype))
+        tensor._values = LazyValues(onnx.TensorProto(name=tensor.name, data_type=kind, dims=tensor.shape))
+    try:
+        yield weights
+    finally:
+        for tensor in kept:
+            tensor._values = weights[tensor.name]
 
 
 def fold_constants(graph: gs.Graph) -> gs.Graph:
