@@ -169,6 +169,48 @@ def unet(net: Net) -> None:
     net.conv(net.op("Concat", up, down, axis=1), 2 * K, 3)
 
 
+def vgg(net: Net) -> None:
+    x, c = image(net), C
+    for _ in range(2):
+        y = net.op("Mul", net.op("Relu", net.bn(net.conv(x, c, K), K)), net.op("Relu", net.bn(net.conv(x, c, 1), 1)))
+        x, c = net.op("MaxPool", y, kernel_shape=[2, 2], strides=[2, 2]), K
+
+
+def feature_pyramid(net: Net) -> None:
+    """Two levels, the lateral sum of each smoothed by a gated convolution; two outputs."""
+    fine = net.op("Relu", main(net, image(net)))
+    coarse = net.op("Relu", net.conv(fine, K, K, stride=2))
+    up = net.op("Resize", net.conv(coarse, K, K, 1), "", net.const([1, 1, 2, 2], np.float32), mode="nearest")
+    for level in (net.op("Add", net.conv(fine, K, K, 1), up), coarse):
+        net.output(net.op("Mul", net.conv(level, K, K), net.op("Relu", net.conv(level, K, 1, 1))))
+
+
+def mobile(net: Net) -> None:
+    """A depthwise convolution, whose gate stays, and a pointwise one."""
+    x = net.op("Relu", main(net, image(net)))
+    deep = net.op("Mul", net.op("Relu", net.conv(x, K, K, group=K)), net.op("Relu", net.conv(x, K, 1)))
+    net.op("Mul", net.bn(net.conv(deep, K, 8, 1), 8), net.op("Relu", net.bn(net.conv(deep, K, 1, 1), 1)))
+
+
+def efficient(net: Net) -> None:
+    """SiLU and squeeze-and-excitation, and a gated projection."""
+    y = net.conv(image(net), C, K)
+    y = net.op("Mul", y, net.op("Sigmoid", y))
+    squeezed = net.conv(net.op("Relu", net.conv(net.op("GlobalAveragePool", y), K, 2, 1)), 2, K, 1)
+    z = net.op("Mul", y, net.op("Sigmoid", squeezed))
+    net.op("Mul", net.bn(net.conv(z, K, 8, 1), 8), net.op("Relu", net.conv(z, K, 1, 1)))
+
+
+def csp_neck(net: Net) -> None:
+    """As YOLO's: LeakyReLU, a split, a gated bottleneck on one half."""
+    x = net.op("LeakyRelu", net.conv(image(net), C, 8), alpha=0.1)
+    kept = net.op("Slice", x, net.ints(0), net.ints(4), net.ints(1))
+    half = net.op("Slice", x, net.ints(4), net.ints(8), net.ints(1))
+    y = net.op("LeakyRelu", net.bn(net.conv(half, 4, 4, 3), 4), alpha=0.1)
+    z = net.op("Mul", y, net.op("Relu", net.conv(half, 4, 1, 3)))
+    net.op("Concat", kept, net.op("Add", half, z), axis=1)
+
+
 FAMILIES = (
     Graph(
         "paper", "relu(conv) * relu(gate), k x k", product(), attributes={"activation_alpha": 0.0, "gate_pads": (1, 1, 1, 1)}
@@ -186,6 +228,13 @@ FAMILIES = (
     Graph("ResNet", "bottleneck, stride 2", bottleneck, layers=2, attributes={"strides": (2, 2), "gate_strides": (2, 2)}),
     Graph("DenseNet", "two layers, concatenated", dense_block, layers=2),
     Graph("U-Net", "encoder, decoder, skip", unet, layers=2),
+    Graph("VGG", "BatchNorm on branch and gate, pooling", vgg, layers=2),
+    Graph("FPN", "lateral sums, two outputs", feature_pyramid, layers=2),
+    Graph(
+        "MobileNet", "depthwise refused, pointwise gated", mobile, reason="is grouped", attributes={"gate_pads": (0, 0, 0, 0)}
+    ),
+    Graph("EfficientNet", "SiLU and squeeze-and-excitation beside a gate", efficient, reason="squeeze-and-excitation"),
+    Graph("YOLO", "half of a CSP block, LeakyReLU", csp_neck, fused=("Add",), attributes={"activation_alpha": np.float32(0.1)}),
 )
 
 
@@ -341,15 +390,36 @@ def _returned_gate(net: Net) -> None:
     net.output(g)
 
 
-def _mask(element: int, dims: list[int | str]) -> Build:
+def _mask(element: int, dims: list[int | str], batch: int | str | None = None) -> Build:
     def build(net: Net) -> None:
         x = net.input("x", [dims[0], C, *dims[2:]])
-        m = net.input("mask", dims, element)
+        m = net.input("mask", [batch or dims[0], *dims[1:]], element)
         if element != onnx.helper.np_dtype_to_tensor_dtype(net.dtype):
             m = net.op("Cast", m, to=onnx.helper.np_dtype_to_tensor_dtype(net.dtype))
         net.op("Mul", main(net, x), m)
 
     return build
+
+
+def _of_itself(stride: int) -> Build:
+    """A gate that is computed from the branch, through nodes that ask only for its shape."""
+
+    def build(net: Net) -> None:
+        x = image(net, hw=("H", "W"))
+        u = main(net, x, stride=stride)
+        hw = net.op("Slice", net.op("Shape", u), net.ints(2), net.ints(4))
+        size = net.op("Concat", net.ints(2, 1), hw, axis=0)
+        g = net.op("Relu", net.op("Resize", net.conv(x, C, 1, 4, stride=4, pads=[0] * 4), "", "", size, mode="linear"))
+        net.op("Mul", u, g)
+
+    return build
+
+
+def _hard_coarse(net: Net, x: str) -> str:
+    """A mask that is decided after the upsampling, repeated for each channel."""
+    low = net.op("MaxPool", x, kernel_shape=[2, 2], strides=[2, 2])
+    up = net.op("Resize", net.conv(low, C, 1, 1), "", net.const([1, 1, 2, 2], np.float32), mode="nearest")
+    return compared(net, net.op("Expand", up, net.ints(1, K, 1, 1)), "Greater", 0.1)
 
 
 def _of_another_tensor(net: Net, x: str) -> str:
@@ -400,10 +470,17 @@ GATES = (
         "gate",
         "grid, pooled, nearest, then ReLU",
         gated_by(_nearest_pooled),
-        attributes={"gate_source": "external", "gate_upsample": (1, 1, 1, 1)},
+        attributes={"gate_source": "external", "gate_upsample": (1, 1, 4, 4)},
     ),
     Graph("gate", "grid, repeated", gated_by(_repeated), attributes={"gate_source": "fused", "gate_upsample": (1, 1, 2, 2)}),
     Graph("gate", "gate of a gate", gated_by(_of_gates), attributes={"gate_source": "fused"}),
+    Graph("gate", "grid, bilinear, in the branch's own dynamic size", _of_itself(1), attributes={"gate_source": "external"}),
+    Graph(
+        "gate",
+        "grid, mask decided after upsampling",
+        gated_by(_hard_coarse),
+        attributes={"gate_source": "external", "gate_upsample": (1, 1, 2, 2)},
+    ),
     Graph("gate", "of another tensor", gated_by(_of_another_tensor), attributes={"gate_source": "external"}),
     Graph("gate", "shared by two layers", _shared, layers=2, attributes={"gate_source": "external"}),
     Graph("gate", "returned by the network", _returned_gate, attributes={"gate_source": "external"}),
@@ -467,6 +544,32 @@ def _beside_a_node(net: Net) -> None:
     net.op("Mul", net.op("Relu", main(net, "first")), gate(net, "first"))
 
 
+def _taken_names(net: Net) -> None:
+    """Tensors that are called as the parts of a layer are."""
+    x = image(net)
+    net.op("Mul", net.op("Relu", main(net, x)), gate(net, x))
+    for tensor, name in zip(net.stored, ("layer.W", "layer.gate_W", "layer.gate_B", "layer.B"), strict=True):
+        for node in net.nodes:
+            node.input[:] = [name if i == tensor.name else i for i in node.input]
+        tensor.name = name
+    net.nodes[0].name = "layer"
+
+
+def _weights_as_inputs(net: Net) -> None:
+    """Older files list their weights among the inputs."""
+    basic_block(net)
+    for tensor in net.stored:
+        net.input(tensor.name, tensor.dims, tensor.data_type)
+
+
+def _float_constants(net: Net) -> None:
+    x = image(net)
+    for name, value in (("zero", 0.0), ("half", 0.5)):
+        net.nodes.append(onnx.helper.make_node("Constant", [], [name], name, value_float=value))
+    u = net.op("Dropout", net.op("Max", main(net, x), "zero"))
+    net.op("Mul", u, net.op("Relu", net.op("Mul", logit(net, x), "half")))
+
+
 def _grid_of_odd_size(net: Net) -> None:
     x = net.input("x", [2, C, 14, 14])
     coarse = net.op("Relu", net.conv(x, C, 1, 4, stride=4, pads=[0, 0, 2, 2]))
@@ -505,6 +608,10 @@ FOLLOWERS = (
     Graph("type", "bfloat16", released, dtype=ml_dtypes.bfloat16, fused=("BatchNormalization", "Relu")),
     Graph("file", "opset 13", basic_block, layers=2, opset=13),
     Graph("file", "opset 21", basic_block, layers=2, opset=21),
+    Graph("file", "opset 11", basic_block, layers=2, opset=11),
+    Graph("file", "tensors named as a layer's parts", _taken_names),
+    Graph("file", "weights listed as inputs", _weights_as_inputs, layers=2),
+    Graph("file", "Constant(value_float), Dropout", _float_constants, attributes={"activation_alpha": 0.0}),
     Graph("file", "beside an LCCLConv node", _beside_a_node, layers=2),
 )
 
@@ -571,14 +678,9 @@ def _two_gates(net: Net) -> None:
     net.op("Mul", gate(net, x), gate(net, x, 1))
 
 
-def _of_itself(net: Net) -> None:
-    """A gate that is computed from the branch, through nodes that ask only for its shape."""
-    x = image(net, hw=("H", "W"))
-    u = main(net, x)
-    hw = net.op("Slice", net.op("Shape", u), net.ints(2), net.ints(4))
-    size = net.op("Concat", net.ints(2, 1), hw, axis=0)
-    g = net.op("Relu", net.op("Resize", net.conv(x, C, 1, 4, stride=4, pads=[0] * 4), "", "", size, mode="linear"))
-    net.op("Mul", u, g)
+def _rounded(net: Net, x: str) -> str:
+    whole = net.op("Cast", net.op("Mul", logit(net, x), net.const(3.0)), to=TensorProto.INT32)
+    return net.op("Cast", whole, to=TensorProto.FLOAT)
 
 
 REFUSED = (
@@ -647,7 +749,23 @@ REFUSED = (
         layers=0,
         reason="not the output of one convolution",
     ),
-    Graph("refused", "gate whose size is that of the branch, dynamic", _of_itself, layers=0, reason="computed from what"),
+    Graph("refused", "gate of a strided branch's own size, dynamic", _of_itself(2), layers=0, reason="computed from what"),
+    Graph(
+        "refused",
+        "mask of one image for a batch",
+        _mask(TensorProto.FLOAT, ["N", 1, "H", "W"], batch=1),
+        layers=0,
+        reason="is not one map",
+    ),
+    Graph("refused", "gate rounded to whole numbers", gated_by(_rounded), layers=0, reason="may be negative"),
+    Graph("refused", "float64", product(), layers=0, reason="is not float32", dtype=np.float64),
+    Graph(
+        "refused",
+        "negative scale after the activation",
+        branch_by(lambda n, x: n.op("Neg", n.op("Relu", main(n, x)))),
+        layers=0,
+        reason="not the output of one convolution",
+    ),
 )
 
 GRAPHS = (*FAMILIES, *BRANCHES, *GATES, *FOLLOWERS, *REFUSED)

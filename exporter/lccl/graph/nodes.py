@@ -70,9 +70,17 @@ def weights_of(tensor: gs.Tensor) -> Array:
 
 def past_copies(tensor: gs.Tensor) -> gs.Tensor:
     """The tensor that this one is a plain copy of."""
-    while is_op(producer(tensor), "Identity", "Dropout"):
+    while is_copy(producer(tensor)):
         tensor = tensor.inputs[0].inputs[0]
     return tensor
+
+
+def is_copy(node: gs.Node | None) -> bool:
+    """Whether the node gives its input as it is."""
+    if node is None or not is_op(node, "Identity", "Dropout"):
+        return False
+    training = optional_input(node, 2)
+    return training is None or scalar_of(training) == 0
 
 
 def other_reader(tensor: gs.Tensor, reader: gs.Node, outputs: Container[int]) -> str | None:
@@ -149,15 +157,20 @@ def per_channel(tensor: gs.Tensor) -> Array | None:
     return values.astype(np.float64).reshape(-1) if len(padded) == 4 and padded[1] == values.size else None
 
 
-def depends_on(tensor: gs.Tensor, nodes: Container[int]) -> bool:
-    """Whether one of the nodes is among those that the tensor is computed by."""
+def depends_on(tensor: gs.Tensor, nodes: Container[int], without: Container[int] = ()) -> bool:
+    """Whether one of the nodes is among those that the tensor is computed by.
+
+    Args:
+        nodes: ids.
+        without: ids of nodes behind which it is not looked.
+    """
     seen: set[int] = set()
     waiting = [tensor]
     while waiting:
         for node in waiting.pop().inputs:
             if id(node) in nodes:
                 return True
-            if id(node) not in seen:
+            if id(node) not in seen and id(node) not in without:
                 seen.add(id(node))
                 waiting.extend(node.inputs)
     return False

@@ -17,7 +17,7 @@ import onnx_graphsurgeon as gs
 from onnx import helper
 
 from lccl.errors import UserError, first_line
-from lccl.graph.surgery import attach_weights, import_graph, require_numbers, skeleton_of
+from lccl.graph.surgery import attach_weights, import_graph, plain_constants, require_numbers, skeleton_of
 from lccl.op.contract import DOMAIN, OP_TYPE
 from lccl.op.onnx_op import IR_VERSION, OPSET, is_lccl_node
 
@@ -57,6 +57,7 @@ def simplified(model: onnx.ModelProto) -> Simplified:
     if any((f.domain, f.name) != (DOMAIN, OP_TYPE) for f in skeleton.functions):
         skeleton = onnx.inliner.inline_selected_functions(skeleton, [(DOMAIN, OP_TYPE)], exclude=True)
     skeleton = _to_opset(skeleton)
+    plain_constants(skeleton)
     if any(node.op_type in _FOLDABLE for node in skeleton.graph.node):
         skeleton = _optimized(skeleton)
     graph = import_graph(skeleton)

@@ -67,6 +67,18 @@ def skeleton_of(model: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, onnx
     return out, large
 
 
+def plain_constants(model: onnx.ModelProto) -> None:
+    """Constant(value_float...) -> Constant(value): TensorRT's parser and graphsurgeon know only the latter."""
+    for node in model.graph.node:
+        if node.op_type != "Constant" or not node.attribute[0].name.startswith(("value_int", "value_float")):
+            continue
+        value = helper.get_attribute_value(node.attribute[0])
+        is_int = node.attribute[0].name.startswith("value_int")
+        tensor = numpy_helper.from_array(np.asarray(value, np.int64 if is_int else np.float32))
+        del node.attribute[:]
+        node.attribute.append(helper.make_attribute("value", tensor))
+
+
 def attach_weights(graph: gs.Graph, weights: Mapping[str, onnx.TensorProto]) -> None:
     """Puts the weights back in place of the graph inputs that stood for them."""
     for stand_in in [t for t in graph.inputs if t.name in weights]:
@@ -116,8 +128,7 @@ def _without_weights(graph: gs.Graph) -> Iterator[dict[str, Array | LazyValues]]
     weights = {t.name: t._values for t in large if not isinstance(t._values, SparseValues) and t._export_dtype is None}
     kept = [t for t in large if t.name in weights]
     for tensor in kept:
-        kind = tensor.dtype if isinstance(tensor.dtype, int) else helper.np_dtype_to_tensor_dtype(np.dtype(tensor.dtype))
-        tensor._values = LazyValues(onnx.TensorProto(name=tensor.name, data_type=kind, dims=tensor.shape))
+        tensor._values = LazyValues(onnx.TensorProto(name=tensor.name, data_type=stored_type(tensor), dims=tensor.shape))
     try:
         yield weights
     finally:
@@ -169,6 +180,14 @@ def stored_shape(tensor: gs.Tensor) -> tuple[int, ...] | None:
         return tuple(tensor.shape)
     values = value_of(tensor)
     return None if values is None else tuple(values.shape)
+
+
+def stored_type(tensor: gs.Tensor) -> int:
+    """ONNX's number of a constant's element type; 0 for a tensor that is computed."""
+    if isinstance(tensor, gs.Constant):
+        return tensor.dtype if isinstance(tensor.dtype, int) else int(helper.np_dtype_to_tensor_dtype(np.dtype(tensor.dtype)))
+    values = value_of(tensor)
+    return 0 if values is None else int(helper.np_dtype_to_tensor_dtype(values.dtype))
 
 
 def producer(tensor: gs.Tensor) -> gs.Node | None:

@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 
 import onnx
@@ -21,6 +21,7 @@ from lccl.graph.recognise.rewrite import rewrite
 from lccl.graph.shapes import Sizes, sizes_of
 from lccl.graph.simplify import simplified
 from lccl.graph.surgery import to_model
+from lccl.op.contract import INPUT_NAMES
 from lccl.op.onnx_op import attach_function
 
 
@@ -77,7 +78,8 @@ def recognise(model: onnx.ModelProto, *, fuse: bool = True, skip: Container[str]
     graph.cleanup(remove_unused_graph_inputs=False)
     products, refusals = _read_all(graph, sizes, skip)
     places = [product.operands for product in products]
-    nodes = [rewrite(graph, product, sizes) for product in products]
+    taken = _taken_names(graph, products)
+    nodes = [rewrite(graph, product, sizes, taken) for product in products]
     outputs = [node.outputs[0].name for node in nodes]
     graph.cleanup(remove_unused_graph_inputs=False)
     fused = fuse_following(graph, nodes, sizes) if fuse else {}
@@ -100,6 +102,13 @@ def recognise(model: onnx.ModelProto, *, fuse: bool = True, skip: Container[str]
     out = to_model(graph, model)
     attach_function(out)
     return Recognition(out, found, misses)
+
+
+def _taken_names(graph: gs.Graph, products: Sequence[Product]) -> set[str]:
+    """Names that no new node may have: of nodes that stay, and of whatever tensors are called ``<name>.<part>``."""
+    going = {id(product.branch.conv) for product in products}
+    names = {node.name for node in graph.nodes if id(node) not in going}
+    return names | {name.rpartition(".")[0] for name in graph.tensors() if name.rpartition(".")[2] in (*INPUT_NAMES, "gate_0")}
 
 
 def _read_all(graph: gs.Graph, sizes: Sizes, skip: Container[str]) -> tuple[list[Product], list[tuple[gs.Node, RefusalError]]]:

@@ -8,10 +8,21 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from lccl.graph.nodes import activated, channel_affine, is_computed, is_op, leaky_slope, optional_input, other_reader, title
+from lccl.graph.nodes import (
+    SHAPE_OPS,
+    activated,
+    channel_affine,
+    is_computed,
+    is_copy,
+    is_op,
+    leaky_slope,
+    optional_input,
+    other_reader,
+    title,
+)
 from lccl.graph.recognise.refusal import RefusalError
-from lccl.graph.shapes import Sizes
-from lccl.graph.surgery import producer, stored_shape
+from lccl.graph.shapes import FLOAT_TYPES, Sizes
+from lccl.graph.surgery import producer, stored_shape, stored_type
 from lccl.numerics import Array
 
 _CONVOLUTIONS = ("Conv", "ConvTranspose", "ConvInteger", "QLinearConv", "DeformConv")
@@ -32,6 +43,11 @@ class Branch:
     """The other operands of products further in."""
     path: list[tuple[gs.Tensor, gs.Node]] = field(default_factory=list)
     """Each tensor on the way with the one node that may read it."""
+
+    @property
+    def shape_readers(self) -> list[gs.Node]:
+        """Nodes that ask for the shape of something on the way."""
+        return [n for tensor, _ in self.path for n in tensor.outputs if is_op(n, *SHAPE_OPS)]
 
     @property
     def nodes(self) -> Iterator[gs.Node]:
@@ -64,7 +80,7 @@ def _walk(
         scale, shift = affine or (np.ones(1), np.zeros(1))
         yield Branch(node, alpha, scale, shift, gates, path)
         return
-    if is_op(node, "Identity", "Dropout"):
+    if is_copy(node):
         yield from _walk(node.inputs[0], node, alpha, affine, gates, path)
         return
     slope = leaky_slope(node)
@@ -133,6 +149,8 @@ def check_branch(branch: Branch, sizes: Sizes) -> tuple[tuple[int, ...], ...]:
         raise RefusalError(
             f"{title(conv)} is grouped ({conv.attrs['group']} groups), which version 1 of the op does not have", 5
         )
+    if stored_type(conv.inputs[1]) not in FLOAT_TYPES:
+        raise RefusalError(f"{title(conv)} is not float32, float16 or bfloat16", 3)
     shapes = sizes.of(conv.outputs[0])
     if shapes is None or any(len(shape) != 4 for shape in shapes):
         raise RefusalError(f"the shape of what {title(conv)} computes cannot be told: export with known sizes", 3)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import onnx_graphsurgeon as gs
 
-from lccl.graph.nodes import is_computed, is_op, other_reader, past_copies, title
+from lccl.graph.nodes import is_computed, is_op, optional_input, other_reader, past_copies, title
 from lccl.graph.recognise.bounds import lower_bound
 from lccl.graph.recognise.branch import Branch
 from lccl.graph.recognise.clamp import Gating, step_of
@@ -34,11 +34,20 @@ class FusedGate:
 
 
 @dataclass(frozen=True)
+class GivenMap:
+    """A map of the graph, and elementwise nodes that it has to go through once more to be the gate."""
+
+    tensor: gs.Tensor
+    then: tuple[tuple[gs.Node, gs.Tensor], ...] = ()
+    """Each with the input that the map takes the place of."""
+
+
+@dataclass(frozen=True)
 class ExternalGate:
     """A map that is computed outside of the op."""
 
-    tensors: dict[int, gs.Tensor]
-    """G -> the map [N, 1, ceil(Ho / G), ceil(Wo / G)]; G = 1 is the finest there is."""
+    maps: dict[int, GivenMap]
+    """G -> the map [N, 1, ceil(Ho / G), ceil(Wo / G)]."""
     masks: frozenset[str]
     """Inputs of the network on whose being at least 0 the rewrite rests."""
 
@@ -56,10 +65,6 @@ class Place:
     outputs: Container[int]
     """Ids of the tensors that the network returns."""
     sizes: Sizes
-
-    @property
-    def map_hw(self) -> tuple[tuple[int, int], ...]:
-        return tuple((shape[2], shape[3]) for shape in self.shapes)
 
 
 def split_gates(operand: gs.Tensor, reader: gs.Node, outputs: Container[int], sizes: Sizes) -> list[tuple[gs.Tensor, gs.Node]]:
@@ -111,7 +116,8 @@ def fused_gate(operand: gs.Tensor, reader: gs.Node, place: Place) -> FusedGate |
 def _fused(conv: gs.Node, gating: Gating, moves: list[gs.Node], place: Place) -> FusedGate | None:
     main = place.branch.conv
     weight = stored_shape(conv.inputs[1])
-    stored = weight is not None and all(stored_shape(t) is not None for t in conv.inputs[1:])
+    bias = optional_input(conv, 2)
+    stored = bias is None or stored_shape(bias) is not None
     if not stored or weight is None or len(weight) != 4 or weight[0] != 1 or conv.attrs.get("group", 1) != 1:
         return None
     if past_copies(conv.inputs[0]) is not past_copies(main.inputs[0]):
@@ -122,7 +128,7 @@ def _fused(conv: gs.Node, gating: Gating, moves: list[gs.Node], place: Place) ->
             f"{title(conv)}, its gate, has strides {geometry.strides}, but {title(main)} has {whole.strides}: different strides",
             7,
         )
-    grid = upsampling(moves, conv.outputs[0], place.map_hw, place.sizes)
+    grid = upsampling(moves, conv.outputs[0], place.shapes, place.sizes)
     if grid is None or geometry.strides != (whole.strides[0] * grid, whole.strides[1] * grid):
         return None
     fitted = fitting_pads(geometry, weight[2:], whole, (stored_shape(main.inputs[1]) or weight)[2:])
@@ -144,25 +150,44 @@ def external_gate(operand: gs.Tensor, place: Place) -> ExternalGate:
     Raises:
         RefusalError: it is none; the reason says why.
     """
-    found: dict[int, gs.Tensor] = {}
-    chain: list[gs.Node] = []
-    tensor: gs.Tensor | None = operand
-    while tensor is not None:
-        grid = upsampling(chain[::-1], tensor, place.map_hw, place.sizes)
-        if grid is not None:
-            found[grid] = tensor
-        chain += tensor.inputs[:1]
-        tensor = moved(tensor)
-    if not found:
+    maps, plain = _maps_of(operand, place)
+    if not maps:
         raise RefusalError(_why_no_map(operand, place), 4)
-    innermost = found[max(found)]
-    bound = lower_bound(innermost, place.sizes)
-    who = title(innermost.inputs[0]) if innermost.inputs else f"input {innermost.name}"
+    bound = lower_bound(operand, place.sizes)
+    who = title(plain.inputs[0]) if plain.inputs else f"input {plain.name}"
     if bound.low > 0:
         raise RefusalError(f"its gate, {who}, is never 0, so no pixel can be skipped", 5)
     if bound.low < 0:
         raise RefusalError(f"its gate, {who}, may be negative: nothing before it clamps it at 0", 5)
-    return ExternalGate(found, bound.masks)
+    return ExternalGate(maps, bound.masks)
+
+
+def _maps_of(operand: gs.Tensor, place: Place) -> tuple[dict[int, GivenMap], gs.Tensor]:
+    """The operand at each resolution at which the graph has it, and what it is a rearrangement of.
+
+    An elementwise step behind an upsampling is as well made before it, where there are fewer pixels.
+    """
+    found: dict[int, GivenMap] = {}
+    moves: list[gs.Node] = []
+    steps: list[tuple[gs.Node, gs.Tensor]] = []
+    tensor = plain = operand
+    while True:
+        grid = upsampling(moves[::-1], tensor, place.shapes, place.sizes)
+        if grid is not None and (grid > 1 or not steps):
+            found[grid] = GivenMap(tensor, tuple(steps[::-1]))
+        further, passed = moved(tensor), step_of(tensor)
+        if passed is not None:
+            outer = tensor.inputs[0]
+            if passed.reader is not outer:
+                steps.append((outer, passed.reader.outputs[0]))
+            steps.append((passed.reader, passed.inner))
+            tensor = passed.inner
+        elif further is not None:
+            moves.append(tensor.inputs[0])
+            tensor = further
+            plain = plain if steps else tensor
+        else:
+            return found, plain
 
 
 def _why_no_map(operand: gs.Tensor, place: Place) -> str:
@@ -187,7 +212,7 @@ class Gates:
     """What one node of the op takes: at most one gate of its own, and maps that are multiplied outside of it."""
 
     fused: FusedGate | None
-    external: tuple[gs.Tensor, ...]
+    external: tuple[GivenMap, ...]
     grid: int
     masks: frozenset[str]
 
@@ -206,9 +231,9 @@ def combine(operands: Sequence[tuple[gs.Tensor, gs.Node]], place: Place) -> Gate
             fused = own
         else:
             rest.append(external_gate(operand, place))
-    common = set.intersection(*({*gate.tensors} for gate in rest)) if rest else set()
+    common = set.intersection(*({*gate.maps} for gate in rest)) if rest else set()
     grid = fused.grid if fused is not None else max(common, default=0)
     if rest and grid not in common:
         raise RefusalError(f"the gates of {title(place.product)} are on different grids", 7)
     masks = frozenset().union(*(gate.masks for gate in rest))
-    return Gates(fused, tuple(gate.tensors[grid] for gate in rest), grid, masks)
+    return Gates(fused, tuple(gate.maps[grid] for gate in rest), grid, masks)

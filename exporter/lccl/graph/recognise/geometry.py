@@ -25,6 +25,10 @@ class Geometry:
         """pads - extent: how much longer the input may be than the output before strides."""
         return self.pads[axis] + self.pads[axis + 2] - self.dilations[axis] * (kernel[axis] - 1)
 
+    def keeps_size(self, kernel: Sequence[int]) -> bool:
+        """Whether the output has the input's height and width, whatever these are."""
+        return self.strides == (1, 1) and self.slack(0, kernel) == self.slack(1, kernel) == 0
+
 
 def conv_geometry(conv: gs.Node, sizes: Sizes) -> Geometry:
     """Of a standard Conv with four-dimensional weights.

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from lccl.graph.nodes import is_op
-from lccl.graph.shapes import Shape, Sizes
+from lccl.graph.nodes import is_copy, is_op, optional_input
+from lccl.graph.shapes import FLOAT_TYPES, Shape, Sizes
 from lccl.graph.surgery import producer, value_of
 from lccl.numerics import Array
 
@@ -22,6 +22,10 @@ def moved(tensor: gs.Tensor) -> gs.Tensor | None:
     node = producer(tensor)
     if node is None or not is_op(node, *_MOVES) or tensor is not node.outputs[0]:
         return None
+    if node.op == "Dropout" and not is_copy(node):
+        return None
+    if node.op == "Cast" and node.attrs["to"] not in FLOAT_TYPES:
+        return None
     if node.op == "Resize" and node.attrs.get("mode", "nearest") != "nearest":
         return None
     if node.op == "Concat" and any(t is not node.inputs[0] for t in node.inputs):
@@ -29,12 +33,12 @@ def moved(tensor: gs.Tensor) -> gs.Tensor | None:
     return node.inputs[0]
 
 
-def upsampling(chain: Sequence[gs.Node], start: gs.Tensor, map_hw: Sequence[tuple[int, int]], sizes: Sizes) -> int | None:
+def upsampling(chain: Sequence[gs.Node], start: gs.Tensor, outputs: Sequence[Shape], sizes: Sizes) -> int | None:
     """G if the chain of moves repeats each value of ``start`` [N, 1, h, w] over a G x G block of the map; 1: nothing moves.
 
     Args:
         chain: the nodes from ``start`` outwards.
-        map_hw: height and width of the map, at each probe.
+        outputs: [N, K, Ho, Wo] of what the map is multiplied onto, at each probe.
 
     Returns:
         None where it does anything else, at any probe.
@@ -43,8 +47,8 @@ def upsampling(chain: Sequence[gs.Node], start: gs.Tensor, map_hw: Sequence[tupl
     if starts is None:
         return None
     found: set[int] = set()
-    for probe, (shape, hw) in enumerate(zip(starts, map_hw, strict=True)):
-        if len(shape) != 4 or shape[1] != 1 or not all(shape):
+    for probe, (shape, (batch, _, *hw)) in enumerate(zip(starts, outputs, strict=True)):
+        if len(shape) != 4 or shape[:2] != (batch, 1) or not all(shape):
             return None
         grid = -(-hw[0] // shape[2])
         indices = np.arange(np.prod(shape)).reshape(shape)
@@ -121,13 +125,16 @@ def _nearest(node: gs.Node, x: Array, shape: Shape) -> Array | None:
     rounding = node.attrs.get("nearest_mode", "round_prefer_floor")
     if coordinates not in ("asymmetric", "half_pixel", "pytorch_half_pixel"):
         return None
+    given = optional_input(node, 2)
+    scales = None if given is None else value_of(given)
+    if rounding not in _ROUNDINGS or (given is not None and scales is None):
+        return None
     for axis, (old, new) in enumerate(zip(x.shape, shape, strict=True)):
         if old == new:
             continue
         offset = 0.0 if coordinates == "asymmetric" else 0.5
-        position = (np.arange(new) + offset) * (old / new) - offset
-        if rounding not in _ROUNDINGS:
-            return None
+        scale = new / old if scales is None or scales.size == 0 else float(scales[axis])
+        position = (np.arange(new) + offset) / scale - offset
         x = np.take(x, np.clip(_ROUNDINGS[rounding](position), 0, old - 1), axis=axis)
     return x
 

@@ -14,7 +14,7 @@ from lccl.graph.recognise.gates import Gates, Place, combine, split_gates
 from lccl.graph.recognise.geometry import Geometry, conv_geometry
 from lccl.graph.recognise.refusal import RefusalError
 from lccl.graph.shapes import Sizes
-from lccl.graph.surgery import producer
+from lccl.graph.surgery import producer, stored_shape
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,9 @@ def _layer(mul: gs.Node, branch: Branch, other: gs.Tensor, sizes: Sizes, outputs
         raise RefusalError(f"{title(mul)} repeats what {title(branch.conv)} computes", 3)
     check_readers(branch, outputs)
     inside = {id(node) for node in branch.nodes} | {id(mul)}
-    if any(depends_on(tensor, inside) for tensor in gates.external):
+    kernel = (stored_shape(branch.conv.inputs[1]) or ())[2:]
+    asking = {id(node) for node in branch.shape_readers} if geometry.keeps_size(kernel) else set()
+    if any(depends_on(given.tensor, inside, asking) for given in gates.external):
         raise RefusalError(f"the gate is computed from what {title(branch.conv)} computes", 6)
     return Product(mul, branch, geometry, gates)
 

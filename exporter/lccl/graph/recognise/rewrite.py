@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,8 +11,8 @@ import onnx_graphsurgeon as gs
 from onnx import helper
 
 from lccl.errors import ContractError
-from lccl.graph.nodes import SHAPE_OPS, is_op, optional_input, weights_of
-from lccl.graph.recognise.gates import FusedGate
+from lccl.graph.nodes import optional_input, weights_of
+from lccl.graph.recognise.gates import FusedGate, GivenMap
 from lccl.graph.recognise.product import Product
 from lccl.graph.shapes import Sizes
 from lccl.graph.surgery import constant
@@ -18,34 +20,43 @@ from lccl.numerics import Array
 from lccl.op.contract import DOMAIN, INPUT_NAMES, INPUTS, OP_TYPE, Attributes, gate_pads
 
 
-def rewrite(graph: gs.Graph, product: Product, sizes: Sizes) -> gs.Node:
+def rewrite(graph: gs.Graph, product: Product, sizes: Sizes, taken: set[str]) -> gs.Node:
     """Puts the node in the product's place; what only the product read is left without readers.
+
+    Args:
+        taken: names of tensors and nodes, to which the new ones are added.
 
     Returns:
         The new node.
     """
     conv, output = product.branch.conv, product.mul.outputs[0]
-    name = conv.name or product.mul.name or output.name
+    name = _free(conv.name or product.mul.name or output.name, taken)
     stored = weights_of(conv.inputs[1])
     element = stored.dtype
     values = _main(product, stored) | _gate(product, element, stored.shape)
     inputs: dict[str, gs.Tensor] = {n: constant(f"{name}.{n}", v) for n, v in values.items()}
     inputs["X"] = conv.inputs[0]
-    external = _external(graph, product, name, element, sizes)
-    if external is not None:
-        inputs["gate"] = external
+    if product.gates.external:
+        inputs["gate"] = _External(graph, name, element, sizes).gate(product.gates.external)
     for spec in INPUTS:
         if spec.name not in inputs:
             shape = (1,) * (4 if spec.is_tensor_type else 1)
-            inputs[spec.name] = constant(
-                f"{name}.{spec.name}", np.full(shape, spec.neutral), element if spec.is_tensor_type else np.float32
-            )
+            kind = element if spec.is_tensor_type else np.float32
+            inputs[spec.name] = constant(f"{name}.{spec.name}", np.full(shape, spec.neutral), kind)
     written = {k: list(v) if isinstance(v, tuple) else v for k, v in _attributes(product, stored.shape).as_dict().items()}
-    _move_shapes(product, output)
+    _move_shapes(graph, product, name, stored.shape)
     product.mul.outputs.clear()
     node = gs.Node(OP_TYPE, name, written, [inputs[n] for n in INPUT_NAMES], [output], domain=DOMAIN)
     graph.nodes.append(node)
     return node
+
+
+def _free(wanted: str, taken: set[str]) -> str:
+    """The name, with a number behind it where it is taken."""
+    numbered = (f"{wanted}_{i}" if i else wanted for i in itertools.count())
+    name = next(n for n in numbered if n not in taken)
+    taken.add(name)
+    return name
 
 
 def _main(product: Product, stored: Array) -> dict[str, Array]:
@@ -72,21 +83,34 @@ def _gate(product: Product, element: np.dtype[Any], shape: tuple[int, ...]) -> d
     return {"gate_W": weight.transpose(0, 2, 3, 1).astype(element), "gate_B": np.array([logit], np.float32)}
 
 
-def _external(graph: gs.Graph, product: Product, name: str, element: np.dtype[Any], sizes: Sizes) -> gs.Tensor | None:
-    """The map that the op is given: in the type of X, several of them multiplied."""
-    wanted = helper.np_dtype_to_tensor_dtype(element)
-    result: gs.Tensor | None = None
-    for i, tensor in enumerate(product.gates.external):
-        given = tensor
-        if sizes.types.get(tensor.name, wanted) != wanted:
-            given = gs.Variable(f"{name}.gate_{i}.cast", dtype=element)
-            graph.nodes.append(gs.Node("Cast", given.name, {"to": wanted}, [tensor], [given]))
-        if result is not None:
-            both = gs.Variable(f"{name}.gate_{i}.product", dtype=element)
-            graph.nodes.append(gs.Node("Mul", both.name, {}, [result, given], [both]))
-            given = both
-        result = given
-    return result
+class _External:
+    """The map that the op is given, as nodes outside of it."""
+
+    def __init__(self, graph: gs.Graph, name: str, element: np.dtype[Any], sizes: Sizes) -> None:
+        self._graph, self._name, self._element, self._sizes = graph, name, element, sizes
+        self._count = 0
+
+    def gate(self, maps: Sequence[GivenMap]) -> gs.Tensor:
+        """All maps, multiplied, in the type of X."""
+        result = self._one(maps[0])
+        for given in maps[1:]:
+            result = self._add("Mul", {}, [result, self._one(given)])
+        return result
+
+    def _one(self, given: GivenMap) -> gs.Tensor:
+        tensor, wanted = given.tensor, helper.np_dtype_to_tensor_dtype(self._element)
+        kind = self._sizes.types.get(tensor.name, wanted)
+        for node, replaced in given.then:
+            inputs = [tensor if t is replaced else t for t in node.inputs]
+            tensor, kind = self._add(node.op, node.attrs, inputs), self._sizes.types.get(node.outputs[0].name, kind)
+        return tensor if kind == wanted else self._add("Cast", {"to": wanted}, [tensor])
+
+    def _add(self, op: str, attributes: Mapping[str, Any], inputs: list[gs.Tensor]) -> gs.Tensor:
+        name = f"{self._name}.gate_{self._count}"
+        self._count += 1
+        output = gs.Variable(name)
+        self._graph.nodes.append(gs.Node(op, name, dict(attributes), inputs, [output]))
+        return output
 
 
 def _attributes(product: Product, shape: tuple[int, ...]) -> Attributes:
@@ -123,8 +147,24 @@ def _neutral_geometry(product: Product, shape: tuple[int, ...]) -> tuple[tuple[i
     return (1, 1), {"gate_pads": pads}
 
 
-def _move_shapes(product: Product, output: gs.Tensor) -> None:
-    """Who asks for the shape of what is computed no more asks for the product's, which is the same."""
-    for tensor, _ in product.branch.path:
-        for reader in [n for n in tensor.outputs if is_op(n, *SHAPE_OPS)]:
-            reader.inputs = [output]
+def _move_shapes(graph: gs.Graph, product: Product, name: str, weight: tuple[int, ...]) -> None:
+    """Who asks for the shape of what is computed no more is told by the convolution's input, where that has the same height
+    and width, and by the product otherwise."""
+    readers = product.branch.shape_readers
+    if not product.geometry.keeps_size(weight[2:]):
+        for reader in readers:
+            reader.inputs = [product.mul.outputs[0]]
+        return
+    x = product.branch.conv.inputs[0]
+    for i, reader in enumerate(readers):
+        batch, hw, whole = (gs.Variable(f"{name}.shape_{i}_{part}", np.int64) for part in ("batch", "hw", "nkhw"))
+        channels = constant(f"{name}.shape_{i}_channels", [weight[0]], np.int64)
+        graph.nodes.append(gs.Node("Shape", batch.name, {"start": 0, "end": 1}, [x], [batch]))
+        graph.nodes.append(gs.Node("Shape", hw.name, {"start": 2}, [x], [hw]))
+        graph.nodes.append(gs.Node("Concat", whole.name, {"axis": 0}, [batch, channels, hw], [whole]))
+        if reader.op == "Size":
+            reader.op, reader.attrs, reader.inputs = "ReduceProd", {"keepdims": 0}, [whole]
+            continue
+        ends = [reader.attrs.get("start", 0), reader.attrs.get("end", 4)]
+        cut = [constant(f"{name}.shape_{i}_{part}", [end], np.int64) for part, end in zip(("start", "end"), ends, strict=True)]
+        reader.op, reader.attrs, reader.inputs = "Slice", {}, [whole, *cut]
