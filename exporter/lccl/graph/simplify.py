@@ -17,7 +17,15 @@ import onnx_graphsurgeon as gs
 from onnx import helper
 
 from lccl.errors import UserError, first_line
-from lccl.graph.surgery import attach_weights, import_graph, plain_constants, require_numbers, skeleton_of
+from lccl.graph.surgery import (
+    attach_weights,
+    fold_constants,
+    import_graph,
+    plain_constants,
+    require_numbers,
+    skeleton_of,
+    to_model,
+)
 from lccl.op.contract import DOMAIN, OP_TYPE
 from lccl.op.onnx_op import IR_VERSION, OPSET, is_lccl_node
 
@@ -110,7 +118,10 @@ def _renumbered(model: onnx.ModelProto, version: int) -> onnx.ModelProto:
 
 
 def _optimized(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Constants folded and copies removed by onnxscript; the model as it was where that fails. The op's calls stay calls."""
+    """Constants folded and copies removed, the op's calls left; the model as it was where that fails.
+
+    By onnxscript first, which resolves types and shapes, then by graphsurgeon, which folds what onnxscript does not.
+    """
     import onnxscript.optimizer
 
     before = logging.root.manager.disable
@@ -120,7 +131,8 @@ def _optimized(model: onnx.ModelProto) -> onnx.ModelProto:
         with contextlib.suppress(Exception), contextlib.redirect_stdout(io.StringIO()):
             result: onnx.ModelProto = onnxscript.optimizer.optimize(model, inline=False)
             _keep(result, functions)
-            return result
+            plain_constants(result)
+            return to_model(fold_constants(import_graph(result)), result)
     finally:
         logging.disable(before)
     return model
