@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import TensorProto, numpy_helper
+from onnx import TensorProto
 
 from lccl.graph.recognise import Recognition
+from lccl.graph.widen import widened
 from lccl.run.onnxruntime import OnnxRuntimeRunner
 from lccl.verify import check_model, input_types, runnable
 
@@ -17,11 +18,10 @@ SIZES = {"N": 3, "H": 20, "W": 28}
 
 
 def require_equal(given: onnx.ModelProto, found: Recognition, *, seeds: int = 2) -> None:
-    """The outputs are equal to 1e-5 of their largest value in float32, to 2e-2 in lower precision; some gate is open and some closed."""
+    """The outputs are equal to 1e-5 of their largest value, in lower precision to 2e-2; some gate is open and some closed."""
     check_model(found.model)
-    low = any(t.data_type == TensorProto.FLOAT16 for t in given.graph.initializer)
-    narrow = any(t.data_type == TensorProto.BFLOAT16 for t in given.graph.initializer)
-    first, second = (widened(m) if narrow else runnable(m) for m in (given, found.model))
+    low = any(t.data_type in (TensorProto.FLOAT16, TensorProto.BFLOAT16) for t in given.graph.initializer)
+    first, second = (widened(runnable(m)) for m in (given, found.model))
     masks = {name for layer in found.found for name in layer.masks}
     with OnnxRuntimeRunner(first) as a, OnnxRuntimeRunner(second) as b:
         for seed in range(seeds):
@@ -31,7 +31,7 @@ def require_equal(given: onnx.ModelProto, found: Recognition, *, seeds: int = 2)
             for name, y in expected.items():
                 scale = max(0.01, float(np.abs(y.astype(np.float64)).max()))
                 error = np.abs(y.astype(np.float64) - got[name].astype(np.float64)).max() / scale
-                assert error <= (2e-2 if low or narrow else 1e-5), f"{name}: {error}"
+                assert error <= (2e-2 if low else 1e-5), f"{name}: {error}"
                 assert np.abs(y.astype(np.float64)).max() > 1e-3, "an output of zeros proves nothing"
 
 
@@ -49,22 +49,3 @@ def random_feed(model: onnx.ModelProto, seed: int, masks: set[str]) -> dict[str,
             values = np.maximum(values, 0)
         feed[name] = values.astype(dtype)
     return feed
-
-
-def widened(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A bfloat16 model in float32, since ONNX Runtime has no bfloat16 convolution on CPUs."""
-    out = onnx.ModelProto()
-    out.CopyFrom(model)
-    bf16, f32 = TensorProto.BFLOAT16, TensorProto.FLOAT
-    for t in out.graph.initializer:
-        if t.data_type == bf16:
-            t.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(t).astype(np.float32), t.name))
-    for value in (*out.graph.input, *out.graph.output):
-        if value.type.tensor_type.elem_type == bf16:
-            value.type.tensor_type.elem_type = f32
-    del out.graph.value_info[:]
-    for node in out.graph.node:
-        for a in node.attribute:
-            if node.op_type == "Cast" and a.i == bf16:
-                a.i = f32
-    return out

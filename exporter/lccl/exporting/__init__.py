@@ -20,13 +20,14 @@ from lccl.graph.layers import LayerReport, describe_layers
 from lccl.graph.recognise import Found, NearMiss
 from lccl.graph.twins import dense_twin
 from lccl.graph.views import inlined, stripped
+from lccl.graph.widen import widened
 from lccl.numerics import Agreement, Array
 from lccl.op.contract import QUALIFIED_NAME, VERSION
 from lccl.op.onnx_op import register_schema
 from lccl.profiling import profile
 from lccl.progress import Progress, silent
 from lccl.text import count, kind_of, table
-from lccl.verify import check_model, check_view
+from lccl.verify import check_model, check_view, default_tolerance
 from lccl.version import __version__
 
 if TYPE_CHECKING:
@@ -192,16 +193,16 @@ def export(
     set_metadata(result, __version__, notes)
     progress("checking the model")
     check_model(result)
-    random = masked(source.feeds(result), recognised.masks)
-    real = [] if inputs is None else real_feeds(result, inputs)
+    runs = widened(result)
+    allowed = default_tolerance(result) if tolerance is None else tolerance
+    random = masked(source.feeds(runs), recognised.masks)
+    real = [] if inputs is None else real_feeds(runs, inputs)
     feeds = random + real
-    checked, checked_open = check_against_source(
-        result, source, feeds, tolerance, progress, as_built_only=bool(recognised.layers)
-    )
+    checked, checked_open = check_against_source(runs, source, feeds, allowed, progress, as_built_only=bool(recognised.layers))
     progress("measuring densities")
-    densities = _densities(result, random)
+    densities = _densities(runs, random)
     if real:
-        calibrated = _densities(result, real)
+        calibrated = _densities(runs, real)
         set_densities(result, calibrated)
         densities = {name: max(value, calibrated[name]) for name, value in densities.items()}
     files = {"model": result}
@@ -211,7 +212,7 @@ def export(
     if targets["decomposed"]:
         progress("decomposing")
         files["decomposed"] = _checked_twin(inlined(result), notes, "decomposed")
-        check_view(result, files["decomposed"], feeds, tolerance)
+        check_view(runs, widened(files["decomposed"]), feeds, allowed)
     if targets["tensorrt"]:
         files["tensorrt"] = _checked_twin(stripped(result), notes, "tensorrt")
     progress("writing")

@@ -9,10 +9,11 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from lccl.errors import UserError
+from lccl.errors import UserError, first_line
 from lccl.graph.canonical import canonical
 from lccl.graph.recognise import Found, NearMiss, Recognition, recognise
 from lccl.graph.twins import dense_twin
+from lccl.graph.widen import widened
 from lccl.numerics import Agreement, Array, agreement, merge
 from lccl.op.onnx_op import is_lccl_node
 from lccl.progress import Progress
@@ -68,14 +69,13 @@ def find_layers(
     back: dict[str, NearMiss] = {}
     while True:
         found = recognise(traced, fuse=fuse, skip=back)
-        wrong = _negative_mask(found, given)
-        if wrong is None and found.found:
+        wrong = _negative_masks(found, given)
+        if not wrong and found.found:
             progress("comparing with the graph as it was", len(back), len(found.found) + len(back))
-            wrong, checks = _first_wrong(traced, found, feeds)
-        if wrong is None:
+            wrong, checks = _wrong(traced, found, feeds)
+        if not wrong:
             break
-        layer, reason = wrong
-        back[layer.product] = NearMiss(layer.name, reason)
+        back |= {layer.product: NearMiss(layer.name, reason) for layer, reason in wrong}
     misses = (*found.near_misses, *back.values())
     if not any(is_lccl_node(n) for n in found.model.graph.node):
         raise NothingToGainError(_nothing(misses), misses)
@@ -116,33 +116,65 @@ def _nothing(misses: Sequence[NearMiss]) -> str:
     )
 
 
-def _negative_mask(found: Recognition, given: Mapping[str, Array] | None) -> tuple[Found, str] | None:
-    for layer in found.found:
-        for name in layer.masks:
-            if given is not None and name in given and (np.asarray(given[name]) < 0).any():
-                return layer, f"its gate, input {name}, has values below 0 in the given inputs"
-    return None
+Wrong = Sequence[tuple[Found, str]]
+"""Layers that have to be put back, each with the reason."""
+
+
+def _negative_masks(found: Recognition, given: Mapping[str, Array] | None) -> Wrong:
+    return [
+        (layer, f"its gate, input {name}, has values below 0 in the given inputs")
+        for layer in found.found
+        for name in layer.masks
+        if given is not None and name in given and (np.asarray(given[name]) < 0).any()
+    ]
 
 
 # ---- the check ------------------------------------------------------------------------------------------------------
 
 
-def _first_wrong(
+def _wrong(
     traced: onnx.ModelProto, found: Recognition, feeds: Feeds
-) -> tuple[tuple[Found, str] | None, tuple[Agreement, Agreement | None]]:
-    """The layer with which the network computes something else, as built or with open gates; or the two agreements."""
+) -> tuple[Wrong, tuple[Agreement | None, Agreement | None]]:
+    """The layer with which the network computes something else, as built or with open gates; or the two agreements.
+
+    Raises:
+        UserError: the traced network itself does not run on the feeds.
+    """
     masks = frozenset(name for layer in found.found for name in layer.masks)
-    fed = masked([dict(f) for f in feeds], masks)
+    fed, before = masked(feeds, masks), widened(runnable(traced))
+    try:
+        return _compared(before, found, fed)
+    except UserError as error:
+        _require_runs(before, fed)
+        reason = f"put back: the graph with it cannot be run ({first_line(error)})"
+        return [(layer, reason) for layer in found.found], (None, None)
+
+
+def _compared(
+    before: onnx.ModelProto, found: Recognition, feeds: Feeds
+) -> tuple[Wrong, tuple[Agreement | None, Agreement | None]]:
     whole = canonical(found.model)
-    built = _agree(runnable(traced), whole, fed)
+    tolerance, whole = _tolerance(whole), widened(whole)
+    built = _agree(before, whole, feeds, tolerance)
     if not built:
-        return _blame(runnable(traced), whole, found.found, fed, built), (built, None)
-    opened = _with_open_products(traced, found.found)
+        return [_blamed(before, whole, found.found, feeds, built)], (built, None)
+    opened = _with_open_products(before, found.found)
     if opened is None:
-        return None, (built, None)
+        return [], (built, None)
     twin = dense_twin(whole)
-    both = _agree(opened, twin, fed[:1])
-    return (None if both else _blame(opened, twin, found.found, fed[:1], both)), (built, both)
+    both = _agree(opened, twin, feeds[:1], tolerance)
+    return ([] if both else [_blamed(opened, twin, found.found, feeds[:1], both)]), (built, both)
+
+
+def _require_runs(model: onnx.ModelProto, feeds: Feeds) -> None:
+    """Raises:
+    UserError: the network as it was given does not run on the feeds.
+    """
+    try:
+        with OnnxRuntimeRunner(model, optimize=False) as runner:
+            infer_all(runner, {name: feeds[0][name] for name in runner.input_names})
+    except UserError as error:
+        raise UserError(f"{error}; if the network takes inputs of other sizes, say which: --input-shape") from None
 
 
 def _tolerance(model: onnx.ModelProto) -> float:
@@ -150,30 +182,31 @@ def _tolerance(model: onnx.ModelProto) -> float:
     return TOLERANCE if usual < 1e-3 else usual
 
 
-def _agree(reference: onnx.ModelProto, other: onnx.ModelProto, feeds: Feeds) -> Agreement:
+def _agree(reference: onnx.ModelProto, other: onnx.ModelProto, feeds: Feeds, tolerance: float) -> Agreement:
     """Two models in ONNX Runtime on the same inputs."""
     parts = []
     with OnnxRuntimeRunner(reference, optimize=False) as first, OnnxRuntimeRunner(other) as second:
         for feed in feeds:
             known = {name: feed[name] for name in first.input_names}
             expected, got = infer_all(first, known), infer_all(second, known)
-            parts.append(agreement(expected, got, _tolerance(other), hard_gates=has_hard_gates(other)))
+            parts.append(agreement(expected, got, tolerance, hard_gates=has_hard_gates(other)))
     return merge(parts)
 
 
-def _blame(
+def _blamed(
     reference: onnx.ModelProto, other: onnx.ModelProto, layers: Sequence[Found], feeds: Feeds, result: Agreement
 ) -> tuple[Found, str]:
     """The first layer whose own output differs; where none does, the one that differs most."""
     names = [layer.output for layer in layers]
     pair = [_with_outputs(model, names) for model in (reference, other)]
-    errors = []
     with OnnxRuntimeRunner(pair[0], optimize=False) as first, OnnxRuntimeRunner(pair[1]) as second:
         known = {name: feeds[0][name] for name in first.input_names}
         expected, got = infer_all(first, known), infer_all(second, known)
-    for name in names:
-        errors.append(agreement({name: expected[name]}, {name: got[name]}, _tolerance(other)).relative_error)
-    place = next((i for i, e in enumerate(errors) if not e <= _tolerance(other)), int(np.argmax(errors)))
+    errors = [
+        agreement({name: expected[name]}, {name: got[name]}, result.tolerance).relative_error if name in expected else 0.0
+        for name in names
+    ]
+    place = next((i for i, e in enumerate(errors) if not e <= result.tolerance), int(np.argmax(errors)))
     return layers[place], f"put back: as a node it changes the network's output (max error {result.max_error:.1e})"
 
 
@@ -187,19 +220,12 @@ def _with_outputs(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelPro
 
 
 def _with_open_products(traced: onnx.ModelProto, layers: Sequence[Found]) -> onnx.ModelProto | None:
-    """The traced network with every gate taken as 1 where its product reads it; None where it has other products."""
-    out = with_open_gates(runnable(traced))
+    """The traced network with every gate taken as 1: a product gives its other factor. None where it has other products."""
+    out = with_open_gates(traced)
     products = {node.output[0]: node for node in out.graph.node if node.op_type == "Mul" and len(node.output) == 1}
-    ones: dict[str, list[onnx.NodeProto]] = {}
     for name, place in (gate for layer in layers for gate in layer.gates):
         node = products.get(name)
         if node is None:
             return None
-        one = f"open.product.{name}.{place}"
-        ones.setdefault(name, []).append(helper.make_node("CastLike", ["open.map", node.input[1 - place]], [one]))
-        node.input[place] = one
-    nodes = [n for node in out.graph.node for n in (*ones.get(node.output[0] if node.output else "", ()), node)]
-    rebuilt = [onnx.NodeProto.FromString(n.SerializeToString()) for n in nodes]
-    del out.graph.node[:]
-    out.graph.node.extend(rebuilt)
+        node.op_type, node.input[:] = "Identity", [node.input[1 - place]]
     return out

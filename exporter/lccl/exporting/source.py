@@ -10,6 +10,7 @@ import onnx
 
 from lccl.errors import UserError
 from lccl.graph.twins import dense_twin
+from lccl.graph.widen import widened
 from lccl.numerics import Agreement, Array, merge, require_finite
 from lccl.progress import Progress
 from lccl.run.base import CHUNK, infer_all
@@ -54,7 +55,7 @@ class Source(Protocol):
 
 
 class OnnxSource:
-    """An ONNX model: held against itself as it was given.
+    """An ONNX model: held against itself as it was given, in float32 where it is of bfloat16.
 
     Args:
         shapes: of random inputs, in the inputs' order; needed only where sizes besides the batch are dynamic.
@@ -69,7 +70,7 @@ class OnnxSource:
     def __init__(self, model: onnx.ModelProto, shapes: Sequence[Sequence[int]] = ()) -> None:
         self.metadata: dict[str, str] = {}
         self._given = model
-        self._runnable = runnable(model)
+        self._runnable = widened(runnable(model))
         wanted = input_types(model)
         if shapes and len(shapes) != len(wanted):
             raise UserError(
@@ -83,7 +84,7 @@ class OnnxSource:
         return self._given
 
     def feeds(self, model: onnx.ModelProto) -> list[dict[str, Array]]:
-        return [random_feed(model, self._shapes)]
+        return [random_feed(widened(model), self._shapes)]
 
     def infer(self, feed: Mapping[str, Array], gates: Gates) -> list[Array]:
         changed = {"soft": with_soft_gates, "open": with_open_gates}.get(gates)

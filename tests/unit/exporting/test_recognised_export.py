@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 import lccl
 from conftest import Outcome
+from lccl.errors import UserError
 from lccl.exporting import recognition
 from lccl.exporting.recognition import NothingToGainError, find_layers
 from lccl.nn import LCCLConv2d
@@ -169,6 +170,20 @@ def test_near_misses_beside_layers(tmp_path: Path) -> None:
     assert "Sigmoid" in op_types(onnx.load(tmp_path / "m.onnx"))
 
 
+@pytest.mark.parametrize("form", ["float16", "bfloat16"])
+def test_lower_precision(tmp_path: Path, form: str) -> None:
+    """ONNX Runtime has no bfloat16 convolution on CPUs: such a file is checked in float32, with its own weights."""
+    model = named(form)
+    result = lccl.export(model, None, tmp_path / "m.onnx")
+    assert len(result.recognised) == 1
+    assert result.checked.relative_error < 5e-3
+    written = onnx.load(tmp_path / "m.onnx")
+    types = {t.name: t.data_type for t in written.graph.initializer}
+    (node,) = nodes(tmp_path / "m.onnx")
+    assert types[node.input[1]] == model.graph.initializer[0].data_type
+    assert types[node.input[2]] == onnx.TensorProto.FLOAT
+
+
 def test_a_mask_from_outside(tmp_path: Path) -> None:
     torch.manual_seed(0)
     args = (torch.randn(1, 3, 8, 8), torch.rand(1, 1, 8, 8))
@@ -205,6 +220,38 @@ def test_a_layer_that_changes_the_output_is_put_back(monkeypatch: pytest.MonkeyP
     assert miss.node == "node_conv9"
     assert "put back: as a node it changes the network's output" in miss.reason
     assert result.checked
+
+
+def test_layers_that_cannot_be_run_are_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mistake of recognition's costs the layers, not the export."""
+    model = named("beside an LCCLConv node")
+    real = recognition.recognise
+
+    def broken(given: onnx.ModelProto, **options: Any) -> recognition.Recognition:
+        found = real(given, **options)
+        for layer in found.found:
+            next(n for n in found.model.graph.node if n.name == layer.name).input[0] = "nothing"
+        return found
+
+    monkeypatch.setattr(recognition, "recognise", broken)
+    feed = {"x": np.random.default_rng(0).standard_normal((2, 5, 16, 16)).astype(np.float32)}
+    result = find_layers(model, [feed], None, True, silent)
+    assert (result.model, result.layers) == (model, ())
+    assert "put back: the graph with it cannot be run" in result.near_misses[0].reason
+
+
+def test_a_network_that_does_not_run_is_the_callers_to_mend() -> None:
+    model = named("dynamic batch, height and width")
+    with pytest.raises(UserError, match="say which: --input-shape"):
+        find_layers(model, [{"x": np.zeros((1, 5, 1), np.float32)}], None, True, silent)
+
+
+@pytest.mark.parametrize("form", ["opset 11", "opset 13", "opset 21", "weights listed as inputs", "bool input"])
+def test_other_files(tmp_path: Path, form: str) -> None:
+    result = lccl.export(named(form), None, tmp_path / "m.onnx", dense=True, decomposed=True)
+    assert result.checked.max_error < 1e-5
+    assert result.checked_open is not None
+    assert {o.domain: o.version for o in onnx.load(tmp_path / "m.onnx").opset_import} == {"": 18, "lccl": 1}
 
 
 def close_gate(model: onnx.ModelProto, name: str) -> None:
