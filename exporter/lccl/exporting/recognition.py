@@ -171,8 +171,7 @@ def _require_runs(model: onnx.ModelProto, feeds: Feeds) -> None:
     UserError: the network as it was given does not run on the feeds.
     """
     try:
-        with OnnxRuntimeRunner(model, optimize=False) as runner:
-            infer_all(runner, {name: feeds[0][name] for name in runner.input_names})
+        _outputs(model, feeds[:1], optimize=False)
     except UserError as error:
         raise UserError(f"{error}; if the network takes inputs of other sizes, say which: --input-shape") from None
 
@@ -183,14 +182,15 @@ def _tolerance(model: onnx.ModelProto) -> float:
 
 
 def _agree(reference: onnx.ModelProto, other: onnx.ModelProto, feeds: Feeds, tolerance: float) -> Agreement:
-    """Two models in ONNX Runtime on the same inputs."""
-    parts = []
-    with OnnxRuntimeRunner(reference, optimize=False) as first, OnnxRuntimeRunner(other) as second:
-        for feed in feeds:
-            known = {name: feed[name] for name in first.input_names}
-            expected, got = infer_all(first, known), infer_all(second, known)
-            parts.append(agreement(expected, got, tolerance, hard_gates=has_hard_gates(other)))
-    return merge(parts)
+    """Two models in ONNX Runtime on the same inputs; one after the other, since each session holds its model's weights."""
+    expected, got = _outputs(reference, feeds, optimize=False), _outputs(other, feeds)
+    hard = has_hard_gates(other)
+    return merge([agreement(a, b, tolerance, hard_gates=hard) for a, b in zip(expected, got, strict=True)])
+
+
+def _outputs(model: onnx.ModelProto, feeds: Feeds, optimize: bool = True) -> list[dict[str, Array]]:
+    with OnnxRuntimeRunner(model, optimize=optimize) as runner:
+        return [infer_all(runner, {name: feed[name] for name in runner.input_names}) for feed in feeds]
 
 
 def _blamed(
@@ -199,9 +199,7 @@ def _blamed(
     """The first layer whose own output differs; where none does, the one that differs most."""
     names = [layer.output for layer in layers]
     pair = [_with_outputs(model, names) for model in (reference, other)]
-    with OnnxRuntimeRunner(pair[0], optimize=False) as first, OnnxRuntimeRunner(pair[1]) as second:
-        known = {name: feeds[0][name] for name in first.input_names}
-        expected, got = infer_all(first, known), infer_all(second, known)
+    (expected,), (got,) = (_outputs(model, feeds[:1], optimize=False) for model in pair)
     errors = [
         agreement({name: expected[name]}, {name: got[name]}, result.tolerance).relative_error if name in expected else 0.0
         for name in names
