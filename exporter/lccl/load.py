@@ -23,6 +23,7 @@ from lccl.text import kind_of
 if TYPE_CHECKING:
     import onnx
     from torch import nn
+    from torch.export import ExportedProgram
 
 TORCH_SUFFIXES = (".pt", ".pth", ".ckpt")
 TRUSTED_FACTORIES = ("lccl.models.resnet:cifar_resnet",)
@@ -42,6 +43,8 @@ class LoadedModel:
     source: str
     input_shape: tuple[int, ...] | None
     """(C, H, W), where the checkpoint says so."""
+    program: ExportedProgram | None = None
+    """Where the file is a torch.export archive: what ``module`` was made of."""
 
 
 def load_model(
@@ -58,7 +61,7 @@ def load_model(
         factory: "pkg.module:callable", or the callable, that builds the network; needed unless the checkpoint names one of lccl's own.
             It builds the dense network where the checkpoint says what to gate in it.
         state_dict_key: which entry of a nested checkpoint is the state dict.
-        unsafe_pickle: allow a pickled module, which runs code from the file.
+        unsafe_pickle: allow a pickled module, a torch.export archive or TorchScript, which run code from the file.
         options: how messages name these arguments.
 
     Raises:
@@ -68,9 +71,12 @@ def load_model(
 
     source = require_file(path)
     content = _read_torch_file(source, unsafe_pickle, options)
+    if (isinstance(content, nn.Module) or _is_program(content)) and (factory or state_dict_key):
+        raise UserError(f"{source} is a whole pickled module: leave out the factory and {options.key}")
+    if _is_program(content):
+        _require_no_nan(content.state_dict, source)
+        return LoadedModel(content.module(), str(source), None, content)
     if isinstance(content, nn.Module):
-        if factory or state_dict_key:
-            raise UserError(f"{source} is a whole pickled module: leave out the factory and {options.key}")
         _require_no_nan(content.state_dict(), source)
         _require_sound(content, source)
         return LoadedModel(content.eval(), str(source), None)
@@ -212,7 +218,12 @@ def _read_torch_file(path: Path, unsafe_pickle: bool, options: Options) -> Any:
     pass_factory = f"pass {options.factory.format('pkg.module:factory')}"
     if kind in ("torchscript", "pt2"):
         what = "TorchScript" if kind == "torchscript" else "a torch.export archive"
-        raise UserError(f"{path} is {what}, which this version does not read: save model.state_dict() and {pass_factory}")
+        if unsafe_pickle:
+            return _read_program(path, kind, what)
+        raise UserError(
+            f"{path} is {what}, which can run code from the file: save model.state_dict() and {pass_factory}, or, if you "
+            f"trust the file, pass {options.unsafe}"
+        )
     broken = UserError(f"{path} is not a PyTorch checkpoint, or it is cut off: save or copy it again")
     if kind == "broken":
         raise broken
@@ -230,6 +241,28 @@ def _read_torch_file(path: Path, unsafe_pickle: bool, options: Options) -> Any:
         if unsafe_pickle and isinstance(error, (AttributeError, ImportError)):
             raise UserError(f"{path} needs classes that cannot be imported here: {first_line(error)}") from None
         raise broken from None
+
+
+def _read_program(path: Path, kind: str, what: str) -> Any:
+    """A network that carries its own code. The caller has said that the file is trusted."""
+    import torch
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            if kind == "pt2":
+                return torch.export.load(str(path))
+            return torch.jit.load(str(path), map_location="cpu")  # type: ignore[no-untyped-call]
+    except Exception as error:
+        raise UserError(
+            f"{path} is {what} that this PyTorch cannot read ({first_line(error)}): write it again with this version"
+        ) from None
+
+
+def _is_program(content: Any) -> bool:
+    from torch.export import ExportedProgram
+
+    return isinstance(content, ExportedProgram)
 
 
 def _sniff(path: Path) -> str:

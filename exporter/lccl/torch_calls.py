@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,6 +30,14 @@ def layer_macs(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> int:
     else:
         positions = output[0].numel() // output.shape[-1]
     return int(weight.numel() * positions)
+
+
+def forward_parameters(model: nn.Module) -> dict[str, bool]:
+    """Name of each parameter of ``forward`` -> whether it may be left out; of TorchScript too."""
+    if isinstance(model, torch.jit.ScriptModule):
+        schema: Any = model.forward.schema  # type: ignore[attr-defined]
+        return {a.name: a.has_default_value() for a in schema.arguments[1:]}
+    return {name: p.default is not p.empty for name, p in inspect.signature(model.forward).parameters.items()}
 
 
 def unsound_weight(model: nn.Module) -> str | None:

@@ -131,12 +131,13 @@ def with_open_gates(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def runnable(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The model as it is, with the op's function where it has none."""
+    """The model with the op's function: itself, not a copy, where it has that or needs none."""
+    needs = any(is_lccl_node(n) for n in model.graph.node)
+    if not needs or any(f.name == OP_TYPE and f.domain == DOMAIN for f in model.functions):
+        return model
     out = onnx.ModelProto()
     out.CopyFrom(model)
-    needs = any(is_lccl_node(n) for n in model.graph.node)
-    if needs and not any(f.name == OP_TYPE and f.domain == DOMAIN for f in model.functions):
-        attach_function(out)
+    attach_function(out)
     return out
 
 
@@ -153,7 +154,7 @@ def input_types(model: onnx.ModelProto) -> dict[str, onnx.TypeProto.Tensor]:
 
 
 def random_feed(model: onnx.ModelProto, shapes: dict[str, tuple[int, ...]] | None = None, seed: int = 0) -> dict[str, Array]:
-    """Standard normal inputs of the given shapes; without one, a dynamic first dimension is 2 and any other 32."""
+    """Standard normal inputs of the given shapes, masks half set; without a shape, a dynamic first dimension is 2 and any other 32."""
     generator = np.random.default_rng(seed)
     feed = {}
     for name, kind in input_types(model).items():
@@ -161,5 +162,8 @@ def random_feed(model: onnx.ModelProto, shapes: dict[str, tuple[int, ...]] | Non
         dims = (shapes or {}).get(name, default)
         dtype = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)
         is_float = kind.elem_type in (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
-        feed[name] = generator.standard_normal(dims).astype(dtype) if is_float else np.zeros(dims, dtype)
+        if kind.elem_type == onnx.TensorProto.BOOL:
+            feed[name] = generator.random(dims) < 0.5
+        else:
+            feed[name] = generator.standard_normal(dims).astype(dtype) if is_float else np.zeros(dims, dtype)
     return feed

@@ -21,13 +21,18 @@ EXAMPLES = """\
 examples:
   lccl-export lccl.pt -o model.onnx
   lccl-export weights.pth --model mynet:build --input-shape 1x3x224x224 -o model.onnx --dense --decomposed
-  lccl-export raw.onnx -o model.onnx
+  lccl-export any.onnx -o model.onnx --explain
+  lccl-export program.pt2 -o model.onnx --unsafe-pickle
 """
 
 
 def parser() -> Parser:
-    p = Parser("lccl-export", "Export a network with LCCL layers to ONNX, checked against its source.", EXAMPLES)
-    p.add_argument("source", type=Path, help="a checkpoint (.pt, .pth) or an .onnx file with LCCLConv nodes")
+    p = Parser("lccl-export", "Export a network with gated convolutions (LCCL) to ONNX, checked against its source.", EXAMPLES)
+    p.add_argument(
+        "source",
+        type=Path,
+        help="a checkpoint (.pt, .pth), an .onnx file, a torch.export archive (.pt2) or TorchScript; gates are found in any code",
+    )
     p.add_argument("-o", "--output", type=Path, required=True, help="the ONNX file to write")
     p.add_argument(
         "--model",
@@ -35,7 +40,11 @@ def parser() -> Parser:
         help="builds the network that the checkpoint's weights belong to; the dense one where lccl.nn.convert gated it",
     )
     p.add_argument("--state-dict-key", metavar="KEY", help="which entry of a nested checkpoint is the state dict")
-    p.add_argument("--unsafe-pickle", action="store_true", help="load a pickled module, which RUNS CODE from the file")
+    p.add_argument(
+        "--unsafe-pickle",
+        action="store_true",
+        help="load a pickled module, a .pt2 archive or TorchScript, which RUNS CODE from the file",
+    )
     p.add_argument("--input-shape", metavar="NxCxHxW", action="append", help="of an example input; once per input, in order")
     p.add_argument(
         "--inputs", metavar="FILE.npz|PKG.MODULE:LOADER", help="real inputs: checked too, and they calibrate densities"
@@ -50,6 +59,10 @@ def parser() -> Parser:
         action="store_true",
         help="also write OUTPUT.tensorrt.onnx: without the function, for trtexec and Polygraphy with the plugin",
     )
+    p.add_argument(
+        "--no-fuse", action="store_true", help="leave BatchNorm, ReLU and Add behind a recognised layer outside of its node"
+    )
+    p.add_argument("--explain", action="store_true", help="also print what looks like a gated convolution and is none, and why")
     p.add_argument("--tolerance", type=float, help="allowed error, relative to max(0.01, largest output) (default: 1e-4)")
     return p
 
@@ -62,9 +75,23 @@ def command(arguments: Sequence[str]) -> int:
         raise UserError(f"{options.output}: the output's name ends with .onnx")
     with on_terminal(not options.quiet) as progress, stdout_kept():
         progress("loading PyTorch")
-        result = _export(options, ["lccl-export", *arguments], progress)
+        result = _explaining(options, ["lccl-export", *arguments], progress)
     show(result, options.json)
+    if options.explain and not options.json:
+        print(f"\n{result.explain()}")
     return EXIT_OK
+
+
+def _explaining(options: Namespace, words: Sequence[str], progress: Progress) -> Any:
+    """As :func:`_export`; where nothing is gated, the near misses are printed before the error."""
+    from lccl.exporting.recognition import NothingToGainError, explained
+
+    try:
+        return _export(options, words, progress)
+    except NothingToGainError as error:
+        if options.explain:
+            print(explained(error.near_misses), file=sys.stderr)
+        raise
 
 
 def _export(options: Namespace, words: Sequence[str], progress: Progress) -> Any:
@@ -85,6 +112,7 @@ def _export(options: Namespace, words: Sequence[str], progress: Progress) -> Any
         "metadata": metadata,
         "progress": progress,
         "dynamic_hw": options.dynamic_hw,
+        "fuse": not options.no_fuse,
     }
     if options.source.suffix == ".onnx":
         return _export_onnx(options, common, shapes, export)
@@ -93,6 +121,8 @@ def _export(options: Namespace, words: Sequence[str], progress: Progress) -> Any
     loaded = load_model(
         options.source, options.model, state_dict_key=options.state_dict_key, unsafe_pickle=options.unsafe_pickle
     )
+    if loaded.program is not None:
+        return _export_program(options, common, loaded.program, export)
     if not shapes and loaded.input_shape:
         shapes = [(1, *loaded.input_shape)]
     inputs = _real_inputs(options.inputs, _input_names(loaded.module, len(shapes)))
@@ -105,6 +135,15 @@ def _export(options: Namespace, words: Sequence[str], progress: Progress) -> Any
     dtype = next((p.dtype for p in loaded.module.parameters() if p.is_floating_point()), torch.float32)
     args = [torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(dtype) for shape in shapes]
     return export(loaded.module, args, options.output, inputs=inputs, **common)
+
+
+def _export_program(options: Namespace, common: dict[str, Any], program: Any, export: Any) -> Any:
+    """A torch.export archive: its inputs' names and shapes are in it."""
+    for name in ("model", "state_dict_key", "dynamic_hw", "input_shape"):
+        if getattr(options, name):
+            raise UserError(f"--{name.replace('_', '-')} goes with a checkpoint; a torch.export archive has its network in it")
+    names = tuple(s.arg.name for s in program.graph_signature.input_specs if s.kind.name == "USER_INPUT")
+    return export(program, None, options.output, inputs=_real_inputs(options.inputs, names), **common)
 
 
 def _export_onnx(options: Namespace, common: dict[str, Any], shapes: list[tuple[int, ...]], export: Any) -> Any:
@@ -133,10 +172,10 @@ def _real_inputs(source: str | None, names: tuple[str, ...]) -> dict[str, Array]
 
 def _input_names(module: Any, count: int) -> tuple[str, ...]:
     """The first ``count`` parameters of ``forward``, or those without a default."""
-    from inspect import signature
+    from lccl.torch_calls import forward_parameters
 
-    parameters = signature(module.forward).parameters
-    return tuple(parameters)[:count] if count else tuple(n for n, p in parameters.items() if p.default is p.empty)
+    parameters = forward_parameters(module)
+    return tuple(parameters)[:count] if count else tuple(name for name, optional in parameters.items() if not optional)
 
 
 def main() -> NoReturn:

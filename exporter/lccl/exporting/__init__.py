@@ -11,24 +11,28 @@ from typing import TYPE_CHECKING, Any
 import onnx
 
 from lccl.errors import UserError
+from lccl.exporting.recognition import explained, find_layers, masked
 from lccl.exporting.source import OnnxSource, Source, check_against_source, real_feeds
 from lccl.files import atomic_path, require_writable
 from lccl.graph.canonical import canonical, set_metadata
 from lccl.graph.gate_probe import set_densities
 from lccl.graph.layers import LayerReport, describe_layers
+from lccl.graph.recognise import Found, NearMiss
 from lccl.graph.twins import dense_twin
 from lccl.graph.views import inlined, stripped
+from lccl.graph.widen import widened
 from lccl.numerics import Agreement, Array
 from lccl.op.contract import QUALIFIED_NAME, VERSION
 from lccl.op.onnx_op import register_schema
 from lccl.profiling import profile
 from lccl.progress import Progress, silent
 from lccl.text import count, kind_of, table
-from lccl.verify import check_model, check_view
+from lccl.verify import check_model, check_view, default_tolerance
 from lccl.version import __version__
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+    from torch.export import ExportedProgram
 
 MAX_FILE_BYTES = 2**31 - 2**20
 """Protobuf's limit for one file, with room for the twins' metadata."""
@@ -47,6 +51,10 @@ class ExportResult:
     given_inputs: int = 0
     """Of the inputs checked, how many the caller gave; the others are random."""
     random_inputs: int = 0
+    recognised: tuple[Found, ...] = ()
+    """Layers that were found in standard ops."""
+    near_misses: tuple[NearMiss, ...] = ()
+    """Products that look like a gated convolution and stay as they are, with the reason."""
     closed_layers: tuple[str, ...] = ()
     """Gated layers with no open pixel on any of these inputs."""
     dense_path: Path | None = None
@@ -89,12 +97,27 @@ class ExportResult:
         ]
         lines = [table(("convolution", "kernel", "channels", "stride", "form", "why not gated"), rows)]
         lines.append(f"{self.gated} of {len(self.layers)} convolutions are gated. Against its source: {self._found()}.")
+        if self.recognised:
+            lines.append(self._found_layers())
         if self.warning:
             lines.append(f"Warning: {self.warning}.")
         written = [("model", self.path), ("dense twin", self.dense_path), ("decomposed", self.decomposed_path)]
         written.append(("for TensorRT with the plugin", self.tensorrt_path))
         lines.append("Wrote " + ", ".join(f"{path} ({what})" for what, path in written if path) + ".")
         return "\n".join(lines)
+
+    def _found_layers(self) -> str:
+        """What recognition did, in a sentence or two."""
+        fused = sum(len(layer.fused) for layer in self.recognised)
+        text = f"{count(len(self.recognised), 'layer')} recognised in standard ops, {count(fused, 'following op')} fused."
+        masks = sorted({name for layer in self.recognised for name in layer.masks})
+        if masks:
+            text += f" Values of {', '.join(masks)} below 0 are not allowed: {'they are gates' if len(masks) > 1 else 'it is a gate'}."
+        return text
+
+    def explain(self) -> str:
+        """The near misses as a table."""
+        return explained(self.near_misses)
 
     def _found(self) -> str:
         random = count(self.random_inputs, "random input")
@@ -103,7 +126,7 @@ class ExportResult:
 
 
 def export(
-    model: nn.Module | onnx.ModelProto,
+    model: nn.Module | ExportedProgram | onnx.ModelProto,
     args: Tensor | Sequence[Tensor] | None,
     path: str | Path,
     *,
@@ -114,6 +137,7 @@ def export(
     inputs: Mapping[str, Array] | None = None,
     input_names: Sequence[str] | None = None,
     output_names: Sequence[str] | None = None,
+    fuse: bool = True,
     tolerance: float | None = None,
     metadata: Mapping[str, str] | None = None,
     progress: Progress = silent,
@@ -121,7 +145,8 @@ def export(
     """Exports a network with LCCL layers to ONNX.
 
     Args:
-        model: a module with :class:`lccl.nn.LCCLConv2d` layers, or an ONNX model that holds LCCLConv nodes.
+        model: a module with :class:`lccl.nn.LCCLConv2d` layers or gates in code of its own, a program of ``torch.export``,
+            or an ONNX model, with LCCLConv nodes or in standard ops.
         args: example input(s) of the module, [N, C, H, W]; for an ONNX model None, or arrays whose shapes the check takes,
             which it needs where sizes besides the batch are dynamic and not any size will do.
         path: the canonical file: nodes and model-local function, opset 18, dynamic batch.
@@ -132,6 +157,7 @@ def export(
             ``<stem>.tensorrt.onnx``, or its path.
         inputs: real inputs by name, for the check besides random ones, and to calibrate each node's density.
         input_names, output_names: of the ONNX model; by default the parameters of ``forward``, and torch's own names.
+        fuse: take BatchNorm, activation and added branch behind a recognised layer into its node.
         tolerance: allowed error against the source, relative to max(0.01, largest output); by default 1e-4 for float32
             and 2e-2 for lower precision.
         metadata: added to the file's metadata.
@@ -160,19 +186,23 @@ def export(
     register_schema()
     source = _make_source(model, args, (input_names, output_names), dynamic_hw, progress)
     traced = source.to_onnx()
+    recognised = find_layers(traced, source.feeds(traced), inputs, fuse, progress)
     progress("folding and completing the graph")
-    result = canonical(traced)
+    result = canonical(recognised.model)
     notes = {"lccl.op": QUALIFIED_NAME, "lccl.op_version": str(VERSION), **source.metadata, **(metadata or {})}
     set_metadata(result, __version__, notes)
     progress("checking the model")
     check_model(result)
-    random, real = source.feeds(result), [] if inputs is None else real_feeds(result, inputs)
+    runs = widened(result)
+    allowed = default_tolerance(result) if tolerance is None else tolerance
+    random = masked(source.feeds(runs), recognised.masks)
+    real = [] if inputs is None else real_feeds(runs, inputs)
     feeds = random + real
-    checked, checked_open = check_against_source(result, source, feeds, tolerance, progress)
+    checked, checked_open = check_against_source(runs, source, feeds, allowed, progress, as_built_only=bool(recognised.layers))
     progress("measuring densities")
-    densities = _densities(result, random)
+    densities = _densities(runs, random)
     if real:
-        calibrated = _densities(result, real)
+        calibrated = _densities(runs, real)
         set_densities(result, calibrated)
         densities = {name: max(value, calibrated[name]) for name, value in densities.items()}
     files = {"model": result}
@@ -182,7 +212,7 @@ def export(
     if targets["decomposed"]:
         progress("decomposing")
         files["decomposed"] = _checked_twin(inlined(result), notes, "decomposed")
-        check_view(result, files["decomposed"], feeds, tolerance)
+        check_view(runs, widened(files["decomposed"]), feeds, allowed)
     if targets["tensorrt"]:
         files["tensorrt"] = _checked_twin(stripped(result), notes, "tensorrt")
     progress("writing")
@@ -191,7 +221,9 @@ def export(
         target,
         describe_layers(result),
         checked,
-        checked_open,
+        recognised.checked_open if recognised.layers else checked_open,
+        recognised=recognised.layers,
+        near_misses=recognised.near_misses,
         given_inputs=_samples(real),
         random_inputs=_samples(random),
         closed_layers=tuple(name for name, density in densities.items() if density == 0),
@@ -212,7 +244,7 @@ def _samples(feeds: list[dict[str, Array]]) -> int:
 
 
 def _make_source(
-    model: nn.Module | onnx.ModelProto,
+    model: nn.Module | ExportedProgram | onnx.ModelProto,
     args: Tensor | Sequence[Tensor] | None,
     names: tuple[Sequence[str] | None, Sequence[str] | None],
     dynamic_hw: bool,
@@ -224,12 +256,21 @@ def _make_source(
                 raise UserError(f"{name} is for a module; an ONNX model has its shapes and names in it")
         examples: Sequence[Any] = () if args is None else (args,) if hasattr(args, "__array__") else args
         return OnnxSource(model, [tuple(a.shape) for a in examples])
+    from torch import export as torch_export
     from torch import nn
 
+    from lccl.exporting.program_source import ProgramSource
     from lccl.exporting.torch_source import TorchSource
 
+    if isinstance(model, torch_export.ExportedProgram):
+        for given, name in ((dynamic_hw, "dynamic_hw"), (names[0], "input_names"), (names[1], "output_names")):
+            if given:
+                raise UserError(f"{name} is for a module; a program of torch.export has its shapes and names in it")
+        return ProgramSource(model, progress)
     if not isinstance(model, nn.Module):
-        raise UserError(f"a network to export is an nn.Module or an onnx.ModelProto, not {kind_of(model)}")
+        raise UserError(
+            f"a network to export is an nn.Module, a program of torch.export or an onnx.ModelProto, not {kind_of(model)}"
+        )
     if args is None:
         raise UserError("exporting a module needs an example input: lccl.export(model, torch.zeros(1, 3, 224, 224), path)")
     return TorchSource(model, args, *names, dynamic_hw, progress)

@@ -29,7 +29,7 @@ class TorchSource:
         args: example inputs, positional.
 
     Raises:
-        UserError: no LCCL layer in it, weights that no training should leave, or it does not run on the example.
+        UserError: weights that no training should leave, or it does not run on the example.
     """
 
     def __init__(
@@ -48,10 +48,6 @@ class TorchSource:
         self._dynamic_hw, self._progress = dynamic_hw, progress
         self.example_hw = tuple(tuple(a.shape[2:]) for a in self.args) if dynamic_hw else None
         layers = [m for m in model.modules() if isinstance(m, (LCCLConv2d, FoldedLCCLConv2d))]
-        if not layers:
-            raise UserError(
-                "the model has no LCCL layer, so there is nothing to gain: gate a convolution with lccl.nn.LCCLConv2d"
-            )
         folded = any(isinstance(m, FoldedLCCLConv2d) for m in layers)
         self.checks: tuple[Gates, ...] = () if folded else ("open", "soft")
         if any(t.dtype == torch.bfloat16 for t in (*model.parameters(), *self.args)):

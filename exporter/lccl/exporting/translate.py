@@ -7,7 +7,7 @@ import io
 import logging
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import onnx
@@ -21,6 +21,7 @@ from lccl.nn.folded import fold
 from lccl.op.contract import DOMAIN, INPUT_NAMES, OP_TYPE, VERSION
 from lccl.op.onnx_op import OPSET, register_schema
 from lccl.op.torch_op import OP, TORCH_ATTRIBUTES, unpack
+from lccl.torch_calls import forward_parameters
 
 _WEIGHTED_OPS = ("Conv", "ConvTranspose", "Gemm", OP_TYPE)
 
@@ -51,28 +52,70 @@ def to_onnx(
     Raises:
         UserError: torch.onnx cannot export the model; the message carries its reason.
     """
+    axes = [_dynamic(arg, dynamic_hw, f"_{i}" if i else "") for i, arg in enumerate(args)]
+    names = {
+        "input_names": list(input_names) if input_names else None,
+        "output_names": list(output_names) if output_names else None,
+    }
+    if isinstance(model, torch.jit.ScriptModule):
+        return _finished(lambda: _script_to_onnx(model, args, axes, names), dynamic_hw)
+    return _finished(lambda: _exported(fold(model), tuple(args), dynamic_shapes=axes, **names), dynamic_hw)
+
+
+def program_to_onnx(program: torch.export.ExportedProgram) -> onnx.ModelProto:
+    """A program of ``torch.export`` as ONNX of opset 18, with the dynamic shapes that it has.
+
+    Raises:
+        UserError: torch.onnx cannot export it; the message carries its reason.
+    """
+    return _finished(lambda: _exported(program, ()), False)
+
+
+def _finished(export: Callable[[], onnx.ModelProto], dynamic_hw: bool) -> onnx.ModelProto:
+    """What the exporter gives, its nodes named after layers, its complaints in one sentence."""
     try:
         with _quiet(), torch.no_grad():
-            program = torch.onnx.export(
-                fold(model),
-                tuple(args),
-                dynamo=True,
-                opset_version=OPSET,
-                external_data=False,
-                verbose=False,
-                dynamic_shapes=[_dynamic(arg, dynamic_hw, f"_{i}" if i else "") for i, arg in enumerate(args)],
-                input_names=list(input_names) if input_names else None,
-                output_names=list(output_names) if output_names else None,
-                custom_translation_table={OP: _translate},
-            )
+            proto = export()
     except Exception as error:
         cause = innermost(error)  # the exporter wraps it in pages of advice about itself
         reason = f"{type(cause).__name__}: {first_line(cause)}{_fix(cause, dynamic_hw)}"
         raise UserError(f"torch.onnx cannot export this model: {reason}") from error
-    assert program is not None
-    proto = program.model_proto
     _name_nodes(proto)
     return proto
+
+
+def _exported(model: nn.Module | torch.export.ExportedProgram, args: tuple[Tensor, ...], **options: Any) -> onnx.ModelProto:
+    program = torch.onnx.export(
+        model,
+        args,
+        dynamo=True,
+        opset_version=OPSET,
+        external_data=False,
+        verbose=False,
+        custom_translation_table={OP: _translate},
+        **options,
+    )
+    assert program is not None
+    return program.model_proto
+
+
+def _script_to_onnx(
+    model: torch.jit.ScriptModule, args: Sequence[Tensor], axes: Sequence[dict[int, str]], names: dict[str, list[str] | None]
+) -> onnx.ModelProto:
+    """TorchScript through the older exporter: the newer one does not take it."""
+    inputs = names["input_names"] or list(forward_parameters(model))[: len(args)]
+    stream = io.BytesIO()
+    torch.onnx.export(
+        model,
+        tuple(args),
+        stream,  # type: ignore[arg-type]
+        dynamo=False,
+        opset_version=OPSET,
+        input_names=inputs,
+        output_names=names["output_names"],
+        dynamic_axes=dict(zip(inputs, axes, strict=False)),
+    )
+    return onnx.load_from_string(stream.getvalue())
 
 
 def _fix(error: BaseException, dynamic_hw: bool) -> str:

@@ -5,34 +5,90 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-from collections.abc import Callable, Container
+import math
+from collections.abc import Callable, Container, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
+from onnx import helper, numpy_helper
+from onnx_graphsurgeon.ir.tensor import LazyValues, SparseValues
 
 from lccl.errors import UserError
 from lccl.numerics import Array
 from lccl.op.contract import DOMAIN, OP_TYPE, Attributes
 from lccl.op.onnx_op import IR_VERSION
 
+SMALL = 1024
+"""Elements of a constant that shape inference or folding may have to read; larger ones are weights."""
 Rule = Callable[[gs.Node], gs.Tensor | None]
 """A rewrite of one node: the tensor that takes the place of its only output, or None where it does not apply."""
 
 
 def to_graph(model: onnx.ModelProto) -> gs.Graph:
-    """A graph over a copy of the model, with shapes and types inferred where they can be."""
+    """A graph over the model, with shapes and types inferred where they can be; weights are shared with it, not copied."""
+    require_numbers(model)
+    skeleton, weights = skeleton_of(model)
+    with contextlib.suppress(Exception):
+        skeleton = onnx.shape_inference.infer_shapes(skeleton, data_prop=True)
+    graph = import_graph(skeleton)
+    attach_weights(graph, weights)
+    return graph
+
+
+def import_graph(model: onnx.ModelProto) -> gs.Graph:
+    """onnx-graphsurgeon's graph of the model, without its notes on the way."""
     from onnx_graphsurgeon.logger import G_LOGGER
 
     G_LOGGER.severity = G_LOGGER.ERROR
-    _require_numbers(model)
-    with contextlib.suppress(Exception):
-        model = onnx.shape_inference.infer_shapes(model, data_prop=True)
     return gs.import_onnx(model)
 
 
-def _require_numbers(model: onnx.ModelProto) -> None:
+def skeleton_of(model: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, onnx.TensorProto]]:
+    """A copy of the model without its large weights, which are graph inputs in it: cheap to infer shapes of, and to convert.
+
+    Returns:
+        The copy; and the weights by name, the given model's own.
+    """
+    given = {v.name for v in model.graph.input}
+    large = {t.name: t for t in model.graph.initializer if math.prod(t.dims) > SMALL and t.name not in given}
+    out = onnx.ModelProto(
+        ir_version=model.ir_version, producer_name=model.producer_name, producer_version=model.producer_version
+    )
+    out.doc_string = model.doc_string
+    for name in ("opset_import", "metadata_props", "functions"):
+        getattr(out, name).extend(getattr(model, name))
+    out.graph.name, out.graph.doc_string = model.graph.name, model.graph.doc_string
+    for name in ("node", "input", "output", "value_info", "sparse_initializer", "quantization_annotation"):
+        getattr(out.graph, name).extend(getattr(model.graph, name))
+    out.graph.initializer.extend(t for t in model.graph.initializer if t.name not in large)
+    out.graph.input.extend(helper.make_tensor_value_info(t.name, t.data_type, list(t.dims)) for t in large.values())
+    return out, large
+
+
+def plain_constants(model: onnx.ModelProto) -> None:
+    """Constant(value_float...) -> Constant(value): TensorRT's parser and graphsurgeon know only the latter."""
+    for node in model.graph.node:
+        if node.op_type != "Constant" or not node.attribute[0].name.startswith(("value_int", "value_float")):
+            continue
+        value = helper.get_attribute_value(node.attribute[0])
+        is_int = node.attribute[0].name.startswith("value_int")
+        tensor = numpy_helper.from_array(np.asarray(value, np.int64 if is_int else np.float32))
+        del node.attribute[:]
+        node.attribute.append(helper.make_attribute("value", tensor))
+
+
+def attach_weights(graph: gs.Graph, weights: Mapping[str, onnx.TensorProto]) -> None:
+    """Puts the weights back in place of the graph inputs that stood for them."""
+    for stand_in in [t for t in graph.inputs if t.name in weights]:
+        stored = gs.Constant(stand_in.name, LazyValues(weights[stand_in.name]))
+        for reader in list(stand_in.outputs):
+            reader.inputs = [stored if t is stand_in else t for t in reader.inputs]
+    graph.inputs = [t for t in graph.inputs if t.name not in weights]
+
+
+def require_numbers(model: onnx.ModelProto) -> None:
     """Raises:
     UserError: a constant that onnx-graphsurgeon cannot write again: strings, or a sparse tensor.
     """
@@ -51,13 +107,33 @@ def _require_numbers(model: onnx.ModelProto) -> None:
 def to_model(graph: gs.Graph, like: onnx.ModelProto) -> onnx.ModelProto:
     """The graph as a model, with ``like``'s producer, metadata and documentation."""
     graph.cleanup(remove_unused_graph_inputs=False).toposort()
-    model: onnx.ModelProto = gs.export_onnx(graph, do_type_check=False)
+    with _without_weights(graph) as weights:
+        model: onnx.ModelProto = gs.export_onnx(graph, do_type_check=False)
+    for tensor in model.graph.initializer:
+        values = weights.get(tensor.name)
+        if values is not None:
+            tensor.CopyFrom(values.tensor if isinstance(values, LazyValues) else numpy_helper.from_array(values, tensor.name))
     model.ir_version = IR_VERSION
     model.producer_name, model.producer_version = like.producer_name, like.producer_version
     model.doc_string = like.doc_string
     del model.metadata_props[:]
     model.metadata_props.extend(like.metadata_props)
     return model
+
+
+@contextlib.contextmanager
+def _without_weights(graph: gs.Graph) -> Iterator[dict[str, Array | LazyValues]]:
+    """The graph with empty tensors in place of its large constants within the block: an export copies each several times."""
+    large = [t for t in graph.tensors().values() if isinstance(t, gs.Constant) and math.prod(t.shape) > SMALL]
+    weights = {t.name: t._values for t in large if not isinstance(t._values, SparseValues) and t._export_dtype is None}
+    kept = [t for t in large if t.name in weights]
+    for tensor in kept:
+        tensor._values = LazyValues(onnx.TensorProto(name=tensor.name, data_type=stored_type(tensor), dims=tensor.shape))
+    try:
+        yield weights
+    finally:
+        for tensor in kept:
+            tensor._values = weights[tensor.name]
 
 
 def fold_constants(graph: gs.Graph) -> gs.Graph:
@@ -96,6 +172,22 @@ def value_of(tensor: gs.Tensor) -> Array | None:
         values = tensor.inputs[0].attrs["value"].values
         return values
     return None
+
+
+def stored_shape(tensor: gs.Tensor) -> tuple[int, ...] | None:
+    """A constant's shape, without loading its values; None for a tensor that is computed."""
+    if isinstance(tensor, gs.Constant):
+        return tuple(tensor.shape)
+    values = value_of(tensor)
+    return None if values is None else tuple(values.shape)
+
+
+def stored_type(tensor: gs.Tensor) -> int:
+    """ONNX's number of a constant's element type; 0 for a tensor that is computed."""
+    if isinstance(tensor, gs.Constant):
+        return tensor.dtype if isinstance(tensor.dtype, int) else int(helper.np_dtype_to_tensor_dtype(np.dtype(tensor.dtype)))
+    values = value_of(tensor)
+    return 0 if values is None else int(helper.np_dtype_to_tensor_dtype(values.dtype))
 
 
 def producer(tensor: gs.Tensor) -> gs.Node | None:

@@ -12,9 +12,9 @@ import numpy as np
 import onnx
 import onnx.inliner
 import onnx_graphsurgeon as gs
-from onnx import helper, numpy_helper
+from onnx import helper
 
-from lccl.graph.surgery import apply_rules, constant, fold_constants, producer, to_graph, to_model, value_of
+from lccl.graph.surgery import apply_rules, constant, fold_constants, plain_constants, producer, to_graph, to_model, value_of
 from lccl.op.contract import DOMAIN, FLT_MAX, OP_TYPE, OUTPUT_NAME
 from lccl.op.onnx_op import is_lccl_node
 
@@ -34,7 +34,7 @@ def inlined(model: onnx.ModelProto) -> onnx.ModelProto:
     """The same maths in standard ops only, without the ops that a node's form does not need."""
     flat = onnx.inliner.inline_local_functions(model)
     names = _name_inlined_nodes(flat, model)
-    _plain_constants(flat)
+    plain_constants(flat)
     graph = to_graph(flat)
     apply_rules(graph, (_cast_like,), names)
     fold_constants(graph)
@@ -68,18 +68,6 @@ def _name_inlined_nodes(flat: onnx.ModelProto, model: onnx.ModelProto) -> set[st
             names.add(part.name)
         pending.clear()
     return names
-
-
-def _plain_constants(model: onnx.ModelProto) -> None:
-    """Constant(value_float...) -> Constant(value): TensorRT's parser and graphsurgeon know only the latter."""
-    for node in model.graph.node:
-        if node.op_type != "Constant" or not node.attribute[0].name.startswith(("value_int", "value_float")):
-            continue
-        value = helper.get_attribute_value(node.attribute[0])
-        is_int = node.attribute[0].name.startswith("value_int")
-        tensor = numpy_helper.from_array(np.asarray(value, np.int64 if is_int else np.float32))
-        del node.attribute[:]
-        node.attribute.append(helper.make_attribute("value", tensor))
 
 
 # ---- rules: each returns the tensor that replaces the node's output, or None ----------------------------------------

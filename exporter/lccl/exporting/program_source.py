@@ -1,0 +1,66 @@
+"""A program of ``torch.export`` as the source of an export: its shapes are its own, so it is asked with its own example's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import onnx
+import torch
+from torch import Tensor
+
+from lccl.errors import UserError, first_line
+from lccl.exporting.translate import program_to_onnx
+from lccl.numerics import Array
+from lccl.progress import Progress
+from lccl.torch_calls import flatten
+from lccl.verify import input_types
+
+if TYPE_CHECKING:
+    from lccl.nn.conv import Gates
+
+
+class ProgramSource:
+    """The program with the example inputs that it was exported with.
+
+    Raises:
+        UserError: it has no positional example inputs, or does not run on them.
+    """
+
+    checks: tuple[Gates, ...] = ()
+    example_hw: tuple[tuple[int, ...], ...] | None = None
+
+    def __init__(self, program: torch.export.ExportedProgram, progress: Progress) -> None:
+        self.metadata = {"lccl.torch": str(torch.__version__)}
+        self._program, self._progress = program, progress
+        args, kwargs = program.example_inputs or ((), {})
+        if not args or kwargs or not all(isinstance(a, Tensor) for a in args):
+            raise UserError("the program has no example inputs that are tensors by position: export it again with torch.export")
+        if any(a.dtype == torch.bfloat16 for a in args):
+            raise UserError("a bfloat16 model cannot be checked in ONNX Runtime: export it in float32 and build with --bf16")
+        self._args = tuple(args)
+        self._module = program.module()
+
+    def to_onnx(self) -> onnx.ModelProto:
+        """The program as ONNX."""
+        self._progress("translating the program")
+        return program_to_onnx(self._program)
+
+    def feeds(self, model: onnx.ModelProto) -> list[dict[str, Array]]:
+        """Random inputs of the example's shapes."""
+        generator = torch.Generator().manual_seed(0)
+        feed = {}
+        for name, arg in zip(input_types(model), self._args, strict=True):
+            random = torch.randn(arg.shape, generator=generator).to(arg.dtype) if arg.is_floating_point() else arg
+            feed[name] = random.cpu().numpy()
+        return [feed]
+
+    def infer(self, feed: Mapping[str, Array], gates: Gates) -> list[Array]:  # noqa: ARG002 - it knows of no gates
+        """The program's own outputs."""
+        try:
+            with torch.no_grad():
+                outputs = self._module(*(torch.from_numpy(v) for v in feed.values()))
+        except Exception as error:
+            shapes = ", ".join(str(list(v.shape)) for v in feed.values())
+            raise UserError(f"the program does not run on inputs of shape {shapes}: {first_line(error)}") from error
+        return [tensor.cpu().numpy() for tensor in flatten(outputs)]

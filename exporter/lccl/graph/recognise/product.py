@@ -1,0 +1,124 @@
+"""One Mul of a graph: a layer of the op, a near miss with its reason, or neither."""
+
+from __future__ import annotations
+
+from collections.abc import Container
+from dataclasses import dataclass
+
+import onnx_graphsurgeon as gs
+
+from lccl.graph.nodes import depends_on, is_computed, is_op, title
+from lccl.graph.recognise.branch import Branch, check_branch, check_readers, find_branches
+from lccl.graph.recognise.clamp import step_of
+from lccl.graph.recognise.gates import Gates, Place, combine, split_gates
+from lccl.graph.recognise.geometry import Geometry, conv_geometry
+from lccl.graph.recognise.refusal import RefusalError
+from lccl.graph.shapes import Sizes
+from lccl.graph.surgery import producer, stored_shape
+
+
+@dataclass(frozen=True)
+class Product:
+    """A product that is a layer of the op."""
+
+    mul: gs.Node
+    branch: Branch
+    geometry: Geometry
+    gates: Gates
+
+    @property
+    def operands(self) -> tuple[tuple[str, int], ...]:
+        """Each gate's place: the product that reads it, by the tensor that this gives, and the operand."""
+        muls = [self.mul, *(node for node in self.branch.nodes if is_op(node, "Mul"))]
+        return tuple(
+            (mul.outputs[0].name, place)
+            for mul in muls
+            for place, tensor in enumerate(mul.inputs)
+            if all(tensor is not passed for passed, _ in self.branch.path)
+        )
+
+
+def read_product(mul: gs.Node, sizes: Sizes, outputs: Container[int]) -> Product | RefusalError | None:
+    """What the Mul is: a layer; a near miss; or None, nothing that looks like one.
+
+    Args:
+        outputs: ids of the tensors that the network returns.
+    """
+    if len(mul.inputs) != 2 or not all(map(is_computed, mul.inputs)) or _is_activation(mul):
+        return None
+    refusals: list[RefusalError] = []
+    for place in (0, 1):
+        operand, other = mul.inputs[place], mul.inputs[1 - place]
+        try:
+            for branch in find_branches(operand, mul):
+                try:
+                    return _layer(mul, branch, other, sizes, outputs)
+                except RefusalError as refusal:
+                    refusals.append(refusal)
+        except RefusalError as refusal:
+            if _is_gate_map(other, sizes):
+                refusals.append(refusal)
+    refusals += _without_convolution(mul, sizes)
+    return max(refusals, key=lambda r: r.stage) if refusals else None
+
+
+def _layer(mul: gs.Node, branch: Branch, other: gs.Tensor, sizes: Sizes, outputs: Container[int]) -> Product:
+    shapes = check_branch(branch, sizes)
+    geometry = conv_geometry(branch.conv, sizes)
+    place = Place(mul, branch, geometry, shapes, outputs, sizes)
+    operands = [part for gate, reader in _gates_of(mul, branch, other) for part in split_gates(gate, reader, outputs, sizes)]
+    gates = combine(operands, place)
+    if sizes.of(mul.outputs[0]) not in (shapes, None):
+        raise RefusalError(f"{title(mul)} repeats what {title(branch.conv)} computes", 3)
+    check_readers(branch, outputs)
+    inside = {id(node) for node in branch.nodes} | {id(mul)}
+    kernel = (stored_shape(branch.conv.inputs[1]) or ())[2:]
+    asking = {id(node) for node in branch.shape_readers} if geometry.keeps_size(kernel) else set()
+    if any(depends_on(given.tensor, inside, asking) for given in gates.external):
+        raise RefusalError(f"the gate is computed from what {title(branch.conv)} computes", 6)
+    return Product(mul, branch, geometry, gates)
+
+
+def _gates_of(mul: gs.Node, branch: Branch, other: gs.Tensor) -> list[tuple[gs.Tensor, gs.Node]]:
+    """Every gate with the product that reads it."""
+    inner = [node for node in branch.nodes if is_op(node, "Mul")]
+    pairs = [(other, mul)]
+    for gate in branch.gates:
+        pairs.append((gate, next(n for n in inner if any(t is gate for t in n.inputs))))
+    return pairs
+
+
+def _is_activation(mul: gs.Node) -> bool:
+    """x * f(x) with an elementwise f, such as SiLU: an activation of one branch, not a product of two."""
+    for place in (0, 1):
+        x, tensor = mul.inputs[place], mul.inputs[1 - place]
+        while tensor is not x:
+            node = producer(tensor)
+            passed = step_of(tensor)
+            if passed is not None:
+                tensor = passed.inner
+            elif is_op(node, "Tanh", "Softplus", "Erf", "Exp", "HardSwish") and node is not None:
+                tensor = node.inputs[0]
+            else:
+                break
+        else:
+            return True
+    return False
+
+
+def _is_gate_map(tensor: gs.Tensor, sizes: Sizes) -> bool:
+    """Whether a tensor looks like a gate wherever it is used: one map that is cut off at 0."""
+    shapes = sizes.of(tensor)
+    passed = step_of(tensor)
+    return shapes is not None and passed is not None and all(len(s) == 4 and s[1] == 1 and s[2:] != (1, 1) for s in shapes)
+
+
+def _without_convolution(mul: gs.Node, sizes: Sizes) -> list[RefusalError]:
+    """A gate on something that is no convolution's output."""
+    for place in (0, 1):
+        gated, gate = mul.inputs[place], mul.inputs[1 - place]
+        shapes, node = sizes.of(gated), producer(gated)
+        if _is_gate_map(gate, sizes) and shapes is not None and len(shapes[0]) == 4 and shapes[0][1] > 1:
+            what = title(node) if node is not None else f"input {gated.name}"
+            return [RefusalError(f"its gate is on {what}, which is not the output of one convolution", 1)]
+    return []

@@ -1,0 +1,146 @@
+"""Any ONNX model -> the opset of this project, without functions but the op's, in the plain form that passes match on.
+
+All of it works on the model's skeleton: large weights stand in it as graph inputs, so that nothing copies them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+from dataclasses import dataclass
+
+import onnx
+import onnx.inliner
+import onnx.version_converter
+import onnx_graphsurgeon as gs
+from onnx import helper
+
+from lccl.errors import UserError, first_line
+from lccl.graph.surgery import (
+    attach_weights,
+    fold_constants,
+    import_graph,
+    plain_constants,
+    require_numbers,
+    skeleton_of,
+    to_model,
+)
+from lccl.op.contract import DOMAIN, OP_TYPE
+from lccl.op.onnx_op import IR_VERSION, OPSET, is_lccl_node
+
+_FOLDABLE = (
+    "CastLike",
+    "ConstantOfShape",
+    "If",
+    "Loop",
+    "Range",
+    "SequenceAt",
+    "SequenceConstruct",
+    "Shape",
+    "Size",
+    "SplitToSequence",
+)
+"""Ops that hide a constant or a convolution's bias, and that onnxscript's optimizer resolves."""
+
+
+@dataclass(frozen=True)
+class Simplified:
+    """A model in plain form."""
+
+    graph: gs.Graph
+    """Shares its weights with the given model."""
+    skeleton: onnx.ModelProto
+    """The same without large weights, to infer shapes of."""
+
+
+def simplified(model: onnx.ModelProto) -> Simplified:
+    """The model in opset 18, its functions inlined but for the op's; the given one is left as it is.
+
+    Raises:
+        UserError: an opset that onnx cannot convert, or constants that cannot be carried over.
+    """
+    require_numbers(model)
+    skeleton, weights = skeleton_of(model)
+    if any((f.domain, f.name) != (DOMAIN, OP_TYPE) for f in skeleton.functions):
+        skeleton = onnx.inliner.inline_selected_functions(skeleton, [(DOMAIN, OP_TYPE)], exclude=True)
+    skeleton = _to_opset(skeleton)
+    plain_constants(skeleton)
+    if any(node.op_type in _FOLDABLE for node in skeleton.graph.node):
+        skeleton = _optimized(skeleton)
+    graph = import_graph(skeleton)
+    attach_weights(graph, weights)
+    return Simplified(graph, skeleton)
+
+
+def _to_opset(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model in opset 18: by onnx's converter, or by name alone where no op of it changed its meaning since.
+
+    Either way the result is held against the given model in ONNX Runtime before anything is written.
+    """
+    version = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), OPSET)
+    if version == OPSET:
+        return model
+    if any(is_lccl_node(n) for n in model.graph.node):
+        raise UserError(f"the model is of ONNX opset {version}; export it with opset {OPSET}")
+    model.ir_version = max(model.ir_version, 4)
+    try:
+        converted = onnx.version_converter.convert_version(model, OPSET)
+        onnx.checker.check_model(converted)
+    except Exception as error:
+        if version < OPSET:
+            raise UserError(
+                f"the model is of ONNX opset {version}, which onnx cannot convert ({first_line(error)}): "
+                f"export it with opset {OPSET}"
+            ) from None
+        converted = _renumbered(model, version)
+    converted.ir_version = IR_VERSION
+    return converted
+
+
+def _renumbered(model: onnx.ModelProto, version: int) -> onnx.ModelProto:
+    """The model of a later opset, called 18: right where onnx's checker finds each node as opset 18 has it.
+
+    Raises:
+        UserError: it does not.
+    """
+    for opset in model.opset_import:
+        if opset.domain in ("", "ai.onnx"):
+            opset.version = OPSET
+    try:
+        onnx.checker.check_model(model)
+    except onnx.checker.ValidationError as error:
+        raise UserError(
+            f"the model is of ONNX opset {version} and uses what opset {OPSET} does not have ({first_line(error)}): "
+            f"export it with opset {OPSET}"
+        ) from None
+    return model
+
+
+def _optimized(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Constants folded and copies removed, the op's calls left; the model as it was where that fails.
+
+    By onnxscript first, which resolves types and shapes, then by graphsurgeon, which folds what onnxscript does not.
+    """
+    import onnxscript.optimizer
+
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    functions = list(model.functions)
+    try:
+        with contextlib.suppress(Exception), contextlib.redirect_stdout(io.StringIO()):
+            result: onnx.ModelProto = onnxscript.optimizer.optimize(model, inline=False)
+            _keep(result, functions)
+            plain_constants(result)
+            return to_model(fold_constants(import_graph(result)), result)
+    finally:
+        logging.disable(before)
+    return model
+
+
+def _keep(model: onnx.ModelProto, functions: list[onnx.FunctionProto]) -> None:
+    """The op's function, which an optimizer may drop or rewrite, and its domain."""
+    del model.functions[:]
+    model.functions.extend(functions)
+    present = {o.domain for o in model.opset_import}
+    model.opset_import.extend(helper.make_opsetid(f.domain, 1) for f in functions if f.domain not in present)

@@ -1,0 +1,267 @@
+"""Networks in code of their own through ``lccl.export`` and ``lccl-export``: gates are found, held against the source, explained."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from torch import Tensor, nn
+
+import lccl
+from conftest import Outcome
+from lccl.errors import UserError
+from lccl.exporting import recognition
+from lccl.exporting.recognition import NothingToGainError, find_layers
+from lccl.nn import LCCLConv2d
+from lccl.op.onnx_op import is_lccl_node
+from lccl.progress import silent
+from onnx_models import op_types, run
+from recognised_graphs import GRAPHS
+
+EXPORT = "lccl.cli.export"
+Invoke = Callable[..., Outcome]
+
+
+def named(form: str) -> onnx.ModelProto:
+    return next(g for g in GRAPHS if g.form == form).model()
+
+
+class Block(nn.Module):
+    """A user's own residual block: two gates, written in two ways, and a branch that no gate is on."""
+
+    def __init__(self, channels: int = 6) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, channels, 3, padding=1, bias=False)
+        self.norm1 = nn.BatchNorm2d(channels)
+        self.gate1 = nn.Sequential(nn.Conv2d(3, 1, 1), nn.BatchNorm2d(1), nn.ReLU(inplace=True))
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.gate2 = nn.Conv2d(channels, 1, 3, padding=1)
+        self.shortcut = nn.Conv2d(3, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.relu_(self.norm1(self.conv1(x))) * self.gate1(x)
+        gate = self.gate2(y).clamp(min=0)
+        return torch.relu(self.conv2(y) * gate.expand_as(y) + self.shortcut(x))
+
+
+class Attention(nn.Module):
+    """A sigmoid that never closes a pixel."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.gate = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(3, 1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x) * self.gate(x).sigmoid()
+
+
+class Masked(nn.Module):
+    """A mask from outside, and a layer of lccl's own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.own = nn.Conv2d(3, 4, 3, padding=1), LCCLConv2d(4, 4, 3, padding=1)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        return self.own(torch.relu(self.conv(x)) * mask)
+
+
+@pytest.fixture(scope="module")
+def block() -> nn.Module:
+    torch.manual_seed(0)
+    model = Block()
+    for _ in range(3):
+        model(torch.randn(8, 3, 12, 12))
+    return model.eval()
+
+
+def nodes(path: Path) -> list[onnx.NodeProto]:
+    return [n for n in onnx.load(path).graph.node if is_lccl_node(n)]
+
+
+@pytest.mark.parametrize("dynamic_hw", [False, True])
+def test_a_module_in_code_of_its_own(block: nn.Module, tmp_path: Path, dynamic_hw: bool) -> None:
+    path = tmp_path / "m.onnx"
+    result = lccl.export(block, torch.randn(1, 3, 12, 12), path, dynamic_hw=dynamic_hw, dense=True, decomposed=True)
+    assert [layer.name for layer in result.layers if layer.gated] == ["conv1", "conv2"]
+    assert result.recognised[1].fused == ("Add", "Relu")
+    assert result.checked.max_error < 1e-5
+    assert result.checked_open is not None
+    assert result.checked_open.max_error < 1e-5
+    assert "2 layers recognised in standard ops, 2 following ops fused." in str(result)
+    x = torch.randn(2, 3, 12, 12)
+    with torch.no_grad():
+        np.testing.assert_allclose(run(onnx.load(path), {"x": x.numpy()}), block(x).numpy(), atol=1e-5)
+
+
+def test_without_fusion(block: nn.Module, tmp_path: Path) -> None:
+    result = lccl.export(block, torch.randn(1, 3, 12, 12), tmp_path / "m.onnx", fuse=False)
+    assert [layer.fused for layer in result.recognised] == [(), ()]
+    assert op_types(onnx.load(tmp_path / "m.onnx"))[-2:] == ["Add", "Relu"]
+
+
+@pytest.mark.parametrize("kind", ["torchscript", "traced", "pt2", "factory"])
+def test_files_of_pytorch(invoke: Invoke, block: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    x, path = torch.randn(1, 3, 12, 12), tmp_path / "net.pt"
+    options: list[object] = ["--unsafe-pickle", "--input-shape", "1x3x12x12"]
+    if kind == "torchscript":
+        torch.jit.script(block).save(str(path))
+    elif kind == "traced":
+        torch.jit.trace(block, x).save(str(path))
+    elif kind == "pt2":
+        torch.export.save(torch.export.export(block, (x,)), path := tmp_path / "net.pt2")
+        options = ["--unsafe-pickle"]
+    else:
+        torch.save(block.state_dict(), path)
+        monkeypatch.syspath_prepend(str(Path(__file__).parent))
+        options = ["--model", "test_recognised_export:Block", "--input-shape", "1x3x12x12"]
+    outcome = invoke(EXPORT, path, "-o", tmp_path / "m.onnx", *options, "--json")
+    assert outcome.code == 0, outcome.err
+    result = json.loads(outcome.out)
+    assert len(result["recognised"]) == 2
+    assert result["checked"]["max_error"] < 1e-5
+    assert len(nodes(tmp_path / "m.onnx")) == 2
+
+
+def test_a_file_that_can_run_code_is_not_opened(invoke: Invoke, block: nn.Module, tmp_path: Path) -> None:
+    torch.export.save(torch.export.export(block, (torch.randn(1, 3, 12, 12),)), tmp_path / "net.pt2")
+    outcome = invoke(EXPORT, tmp_path / "net.pt2", "-o", tmp_path / "m.onnx")
+    assert outcome.code == 1
+    assert "a torch.export archive, which can run code from the file" in outcome.err
+    assert "--unsafe-pickle" in outcome.err
+
+
+def test_options_that_an_archive_has_in_it(invoke: Invoke, block: nn.Module, tmp_path: Path) -> None:
+    torch.export.save(torch.export.export(block, (torch.randn(1, 3, 12, 12),)), tmp_path / "net.pt2")
+    outcome = invoke(EXPORT, tmp_path / "net.pt2", "-o", tmp_path / "m.onnx", "--unsafe-pickle", "--dynamic-hw")
+    assert outcome.code == 1
+    assert "--dynamic-hw goes with a checkpoint" in outcome.err
+
+
+def test_near_misses_are_explained(invoke: Invoke, tmp_path: Path) -> None:
+    onnx.save(named("branch read elsewhere"), tmp_path / "near.onnx")
+    onnx.save(named("basic block, post-activation"), tmp_path / "net.onnx")
+    outcome = invoke(EXPORT, tmp_path / "near.onnx", "-o", tmp_path / "m.onnx", "--explain")
+    assert outcome.code == 1
+    assert "is read elsewhere too (by Concat" in outcome.err
+    assert "1 product that looks like one: --explain says why not" in outcome.err
+    assert not (tmp_path / "m.onnx").exists()
+    outcome = invoke(EXPORT, tmp_path / "net.onnx", "-o", tmp_path / "m.onnx", "--explain")
+    assert (outcome.code, outcome.err) == (0, "")
+    assert "No product looks like a gated convolution without being one." in outcome.out
+
+
+def test_near_misses_beside_layers(tmp_path: Path) -> None:
+    """A refusal is no error: the node stays, and the report has it."""
+    torch.manual_seed(0)
+    model = nn.Sequential(Attention(), LCCLConv2d(4, 4, 3, padding=1)).eval()
+    result = lccl.export(model, torch.randn(1, 3, 8, 8), tmp_path / "m.onnx")
+    assert [miss.reason for miss in result.near_misses] == [
+        "its gate, Sigmoid node_sigmoid, is never 0, so no pixel can be skipped"
+    ]
+    assert "is never 0" in result.explain()
+    assert result.as_dict()["near_misses"][0]["node"] == result.near_misses[0].node
+    assert "Sigmoid" in op_types(onnx.load(tmp_path / "m.onnx"))
+
+
+@pytest.mark.parametrize("form", ["float16", "bfloat16"])
+def test_lower_precision(tmp_path: Path, form: str) -> None:
+    """ONNX Runtime has no bfloat16 convolution on CPUs: such a file is checked in float32, with its own weights."""
+    model = named(form)
+    result = lccl.export(model, None, tmp_path / "m.onnx")
+    assert len(result.recognised) == 1
+    assert result.checked.relative_error < 5e-3
+    written = onnx.load(tmp_path / "m.onnx")
+    types = {t.name: t.data_type for t in written.graph.initializer}
+    (node,) = nodes(tmp_path / "m.onnx")
+    assert types[node.input[1]] == model.graph.initializer[0].data_type
+    assert types[node.input[2]] == onnx.TensorProto.FLOAT
+
+
+def test_a_mask_from_outside(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    args = (torch.randn(1, 3, 8, 8), torch.rand(1, 1, 8, 8))
+    result = lccl.export(Masked().eval(), args, tmp_path / "m.onnx")
+    assert [layer.masks for layer in result.recognised] == [("mask",)]
+    assert "Values of mask below 0 are not allowed: it is a gate." in str(result)
+    negative = {"x": np.ones((2, 3, 8, 8), np.float32), "mask": -np.ones((2, 1, 8, 8), np.float32)}
+    result = lccl.export(Masked().eval(), args, tmp_path / "m.onnx", inputs=negative)
+    assert result.recognised == ()
+    assert [miss.reason for miss in result.near_misses] == ["its gate, input mask, has values below 0 in the given inputs"]
+
+
+@pytest.mark.parametrize("opened", [False, True], ids=["as built", "under a closed gate"])
+def test_a_layer_that_changes_the_output_is_put_back(monkeypatch: pytest.MonkeyPatch, opened: bool) -> None:
+    """The check, with a rewrite that breaks the second of two layers: its weights, or its weights where no input shows them."""
+    model = named("basic block, post-activation")
+    real = recognition.recognise
+
+    def broken(given: onnx.ModelProto, **options: Any) -> recognition.Recognition:
+        found = real(given, **options)
+        for tensor in found.model.graph.initializer:
+            if tensor.name == "node_conv9.W":
+                values = onnx.numpy_helper.to_array(tensor).copy()
+                tensor.CopyFrom(onnx.numpy_helper.from_array(values * 1.01, tensor.name))
+        return found
+
+    if opened:
+        close_gate(model, "node_conv11")
+    monkeypatch.setattr(recognition, "recognise", broken)
+    feed = {"x": np.random.default_rng(0).standard_normal((2, 5, 16, 16)).astype(np.float32)}
+    result = find_layers(model, [feed], None, True, silent)
+    assert [layer.name for layer in result.layers] == ["node_conv2"]
+    (miss,) = result.near_misses
+    assert miss.node == "node_conv9"
+    assert "put back: as a node it changes the network's output" in miss.reason
+    assert result.checked
+
+
+def test_layers_that_cannot_be_run_are_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mistake of recognition's costs the layers, not the export."""
+    model = named("beside an LCCLConv node")
+    real = recognition.recognise
+
+    def broken(given: onnx.ModelProto, **options: Any) -> recognition.Recognition:
+        found = real(given, **options)
+        for layer in found.found:
+            next(n for n in found.model.graph.node if n.name == layer.name).input[0] = "nothing"
+        return found
+
+    monkeypatch.setattr(recognition, "recognise", broken)
+    feed = {"x": np.random.default_rng(0).standard_normal((2, 5, 16, 16)).astype(np.float32)}
+    result = find_layers(model, [feed], None, True, silent)
+    assert (result.model, result.layers) == (model, ())
+    assert "put back: the graph with it cannot be run" in result.near_misses[0].reason
+
+
+def test_a_network_that_does_not_run_is_the_callers_to_mend() -> None:
+    model = named("dynamic batch, height and width")
+    with pytest.raises(UserError, match="say which: --input-shape"):
+        find_layers(model, [{"x": np.zeros((1, 5, 1), np.float32)}], None, True, silent)
+
+
+@pytest.mark.parametrize("form", ["opset 11", "opset 13", "opset 21", "weights listed as inputs", "bool input"])
+def test_other_files(tmp_path: Path, form: str) -> None:
+    result = lccl.export(named(form), None, tmp_path / "m.onnx", dense=True, decomposed=True)
+    assert result.checked.max_error < 1e-5
+    assert result.checked_open is not None
+    assert {o.domain: o.version for o in onnx.load(tmp_path / "m.onnx").opset_import} == {"": 18, "lccl": 1}
+
+
+def close_gate(model: onnx.ModelProto, name: str) -> None:
+    """A bias with which the gate of that name is 0 everywhere."""
+    node = next(n for n in model.graph.node if n.name == name)
+    bias = next(t for t in model.graph.initializer if t.name == node.input[2])
+    bias.CopyFrom(onnx.numpy_helper.from_array(np.full(1, -1e3, np.float32), bias.name))
+
+
+def test_nothing_to_gain_says_what_was_near() -> None:
+    with pytest.raises(NothingToGainError, match="nothing to gain") as raised:
+        find_layers(named("sigmoid gate"), [], None, True, silent)
+    assert len(raised.value.near_misses) == 1

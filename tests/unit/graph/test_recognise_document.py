@@ -1,0 +1,10 @@
+"""The table of exporter/README.md is what recognition makes of the named graphs."""
+
+from __future__ import annotations
+
+from recognised_table import table, written
+
+
+def test_the_table_is_up_to_date() -> None:
+    """If it is not: ``python tests/recognised_table.py`` writes it."""
+    assert written() == table()
