@@ -37,7 +37,9 @@ LARGE_GATE, TWO_THREADS, OTHER_SHAPES = 0.92, 0.90, 0.80
 NETWORK = "resnet18"
 NETWORK_PARTS = {0.1: 0.85, 0.2: 0.85, 0.3: 0.85, 0.5: 0.93, 0.6: 0.93, 0.7: 0.93}
 """Density -> the least part of the ideal for the whole of NETWORK, batch 1, one thread."""
-HELD, SHORT, NOT_MEASURED = "held", "fell short", "not measured"
+HELD, SHORT, NOT_MEASURED, NOT_JUDGED = "held", "fell short", "not measured", "not judged: the machine was busy"
+LEAST_CPU_SHARE = 0.85
+"""Of the time that passed, with one thread: a setting in which others had the core for longer says nothing."""
 
 
 @dataclass(frozen=True)
@@ -123,6 +125,8 @@ def _outcome(target: Target, rows: Sequence[Row]) -> Outcome:
     if not values:
         return Outcome(target.words, target.least, None, "", NOT_MEASURED)
     measured, where = min(values)
+    if any(row.cpu_share is not None and row.cpu_share < LEAST_CPU_SHARE for row in rows if target.covers(row)):
+        return Outcome(target.words, target.least, measured, where, NOT_JUDGED)
     return Outcome(target.words, target.least, measured, where, HELD if measured >= target.least else SHORT)
 
 
@@ -130,13 +134,14 @@ def markdown(results: Sequence[Outcome]) -> list[str]:
     """Lines of a table of what was measured, then how many were not; none without results."""
     told = [o for o in results if o.result != NOT_MEASURED]
     missing = len(results) - len(told)
-    lines = ["", "## What the kernels are held to", ""] if results else []
+    lines = ["", "## What the kernels are held to", ""] if told else []
     if told:
         lines += ["| target | at least | measured | mask | |", "|---|---|---|---|---|"]
     for o in told:
         words = o.result if o.short_by is None else f"{o.result} by {o.short_by:.1%}".replace("%", " %")
         lines.append(f"| {o.target} | {o.least:g} | {o.measured:.2f} | {o.where} | {words} |")
-    held = sum(map(bool, told))
-    if results:
-        lines += ["", f"{held} held, {len(told) - held} fell short, {missing} not measured."]
+    held, short = sum(map(bool, told)), sum(o.result == SHORT for o in told)
+    busy = len(told) - held - short
+    if told:
+        lines += ["", f"{held} held, {short} fell short, {f'{busy} not judged, ' if busy else ''}{missing} not measured."]
     return lines

@@ -19,7 +19,10 @@ def find_native(given: str | Path | None, environment: str, packaged: Path) -> P
     """
     named = given if given is not None else os.environ.get(environment)
     if named:
-        return require_file(named).absolute()  # the loader looks for a bare name elsewhere
+        try:
+            return require_file(named).absolute()  # the loader looks for a bare name elsewhere
+        except UserError as error:
+            raise (error if given is not None else UserError(f"{error}, which {environment} names")) from None
     return packaged if packaged.is_file() else None
 
 

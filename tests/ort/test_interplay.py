@@ -367,6 +367,14 @@ def test_where_there_is_no_way_back_it_is_an_error(large: Path, monkeypatch: pyt
         lccl.ort.session(case_model(BY_NAME["plain"])[0])
 
 
+def test_options_are_for_one_session(ort_library: Path, tmp_path: Path) -> None:
+    options = onnxruntime.SessionOptions()
+    model = case_model(BY_NAME["plain"])[0]
+    lccl.ort.session(model, options=options, library=ort_library)
+    with pytest.raises(lccl.UserError, match="take new SessionOptions for each session"):
+        lccl.ort.session(model, options=options, library=ort_library)
+
+
 def test_it_is_compared_without_the_library(large: Path, tmp_path: Path) -> None:
     np.savez(tmp_path / "data.npz", **{name: np.repeat(a, 4, 0) for name, a in case_model(TOO_LARGE)[1].items()})
     result = lccl.compare(large, tmp_path / "data.npz", latency=None)

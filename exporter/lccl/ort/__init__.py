@@ -7,6 +7,7 @@ runs through the op's model-local function, which computes every pixel. ``python
 from __future__ import annotations
 
 import ctypes
+import os
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -84,7 +85,9 @@ def look_for_library(library: str | Path | None = None) -> Found:
     try:
         register_library(onnxruntime.SessionOptions(), path)
     except UserError as error:
-        return Found(path, f"{error}; is it {LIBRARY}, built for this machine? {HOW_TO_GET}")
+        named = library is None and os.environ.get(ENVIRONMENT)
+        fix = f"{ENVIRONMENT} names it: unset that" if named else HOW_TO_GET
+        return Found(path, f"{error}; is it {LIBRARY}, built for this machine? {fix}")
     return Found(path)
 
 
@@ -138,8 +141,10 @@ def session(
 
     from lccl.run.onnxruntime import open_session, register_library
 
-    if threads is not None and threads < 1:
-        raise UserError(f"threads is at least 1, not {threads}")
+    if threads is not None and not (isinstance(threads, int) and threads >= 1):
+        raise UserError(f"threads is a whole number from 1, not {threads!r}")
+    if isinstance(providers, str):
+        providers = [providers]
     chosen = onnxruntime.SessionOptions() if options is None else options
     if threads is not None:
         chosen.intra_op_num_threads = threads

@@ -42,7 +42,8 @@ def report(library: str | None = None) -> dict[str, Any]:
 def _text(said: dict[str, Any]) -> str:
     lines = [f"lccl          {said['lccl']}"]
     lines.append(f"library       {said['library']}, {said['bytes']:,} bytes" if said["library"] else "library       none")
-    verdict = "takes the library: closed pixels are skipped"
+    opens = said["level"] is not None or not said["level_asked"]
+    verdict = "takes the library: closed pixels are skipped" if opens else "takes the library, but no session opens"
     if not said["takes_library"]:
         verdict = f"every pixel is computed, through the op's function: {said['reason']}"
     lines.append(f"ONNX Runtime  {said['onnxruntime']}: {verdict}")
@@ -54,7 +55,7 @@ def _text(said: dict[str, Any]) -> str:
 def _level(said: dict[str, Any]) -> str:
     asked = said["level_asked"]
     if said["level"] is None:
-        return f"{asked}, which this machine does not run: unset LCCL_CPU_LEVEL" if asked else "the library does not tell"
+        return f"LCCL_CPU_LEVEL={asked} is none that this machine runs: unset it" if asked else "the library does not tell"
     return f"{said['level']}, as LCCL_CPU_LEVEL asks" if asked else str(said["level"])
 
 

@@ -101,7 +101,10 @@ def open_session(model: str | Path | onnx.ModelProto, options: Any, providers: S
     try:
         return onnxruntime.InferenceSession(source, options, providers=list(providers))
     except Exception as error:
-        raise UserError(f"ONNX Runtime cannot load {_title(model)}: {_one_line(error)}") from error
+        said = _one_line(error)
+        if "Domain already set in registry" in said:
+            said = "its options have the op's library already: take new SessionOptions for each session"
+        raise UserError(f"ONNX Runtime cannot load {_title(model)}: {said}") from error
 
 
 def _title(model: str | Path | onnx.ModelProto) -> str:

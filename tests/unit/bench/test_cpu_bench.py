@@ -318,6 +318,16 @@ def test_other_shapes_gates_and_threads_have_targets_of_their_own(others: dict[s
         assert [name for name, said in found.items() if said != "not measured"] == [target]
 
 
+def test_a_busy_machine_gets_no_verdict() -> None:
+    """However good the ratio: it is of something else."""
+    rows = [row(0.1, 15.0, cpu_share=0.4), row(0.3, 1.0, cpu_share=0.5), row(0.5, 1.9, cpu_share=0.96)]
+    results = cpu_targets.outcomes(rows)
+    found = {o.target: o for o in results}
+    assert [found[f"64@56, density {d:g}"].result for d in (0.1, 0.3, 0.5)] == [cpu_targets.NOT_JUDGED] * 2 + ["held"]
+    assert not found["64@56, density 0.1"]
+    assert cpu_targets.markdown(results)[-1].startswith("1 held, 0 fell short, 2 not judged, ")
+
+
 def test_only_batch_1_counts() -> None:
     assert set(results_of([row(0.1, 1.0, batch=8), row(0.1, 1.0, gate="kxk", threads=2)]).values()) == {"not measured"}
 

@@ -93,7 +93,7 @@ def test_where_the_library_is_looked_for(monkeypatch: pytest.MonkeyPatch, empty:
     monkeypatch.setenv(ENVIRONMENT, empty.name)
     assert lccl.ort.library_path() == empty, "the system's loader looks for a bare name elsewhere"
     monkeypatch.setenv(ENVIRONMENT, "absent.so")
-    with pytest.raises(lccl.UserError, match=r"no such file: absent\.so"):
+    with pytest.raises(lccl.UserError, match=rf"no such file: absent\.so, which {ENVIRONMENT} names"):
         lccl.ort.library_path()
 
 
@@ -110,6 +110,8 @@ def test_what_onnx_runtime_takes(empty: Path, tmp_path: Path, monkeypatch: pytes
         assert not refused
         assert f"ONNX Runtime {onnxruntime.__version__} does not take {path}" in refused.reason
         assert f"is it {LIBRARY}, built for this machine?" in refused.reason
+    monkeypatch.setenv(ENVIRONMENT, str(text))
+    assert look_for_library().reason.endswith(f"built for this machine? {ENVIRONMENT} names it: unset that")
     monkeypatch.setattr(onnxruntime, "__version__", "1.19.2")
     assert "ONNX Runtime 1.19.2 is older than 1.20: pip install -U onnxruntime" in look_for_library(empty).reason
 
@@ -174,8 +176,10 @@ def test_options_of_the_caller(plain: Path) -> None:
     assert lccl.ort.session(plain, options=options).get_session_options().intra_op_num_threads == 2
     assert lccl.ort.session(plain, options=options, threads=1).get_session_options().intra_op_num_threads == 1
     assert lccl.ort.session(plain, providers=["CPUExecutionProvider"]).get_providers() == ["CPUExecutionProvider"]
-    with pytest.raises(lccl.UserError, match="threads is at least 1, not 0"):
-        lccl.ort.session(plain, threads=0)
+    assert lccl.ort.session(plain, providers="CPUExecutionProvider").get_providers() == ["CPUExecutionProvider"]
+    for wrong in (0, 1.5, "2"):
+        with pytest.raises(lccl.UserError, match=f"threads is a whole number from 1, not {wrong!r}"):
+            lccl.ort.session(plain, threads=wrong)  # type: ignore[arg-type]
 
 
 def test_what_is_no_model(tmp_path: Path, gated: tuple[Path, dict[str, Any]]) -> None:

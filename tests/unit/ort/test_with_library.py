@@ -76,7 +76,7 @@ def test_it_is_compared(checkpoint: Path, exported: Path, samples: Path) -> None
     ("level", "code", "words"),
     [
         ("portable", 0, "CPU level     portable, as LCCL_CPU_LEVEL asks"),
-        ("mmx", 1, "CPU level     mmx, which this machine does not run: unset LCCL_CPU_LEVEL"),
+        ("mmx", 1, "CPU level     LCCL_CPU_LEVEL=mmx is none that this machine runs: unset it"),
     ],
 )
 def test_the_level_that_is_asked_for(library: Path, level: str, code: int, words: str) -> None:
