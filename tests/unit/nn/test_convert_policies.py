@@ -224,6 +224,26 @@ def test_what_cannot_have_a_gate_says_why() -> None:
     torch.testing.assert_close(lccl.nn.convert(model, where="regex:.", example=x)(x), model(x), rtol=0, atol=1e-5)
 
 
+def test_the_order_is_that_of_eval_mode() -> None:
+    """An auxiliary branch that only training calls has nothing to save."""
+
+    class Auxiliary(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.aux, self.conv = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 3), nn.Conv2d(4, 4, 3)
+            self.fc = nn.Linear(4, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.stem(x)
+            y = self.conv(x)
+            return self.fc(y.mean((2, 3)) + self.aux(x).mean((2, 3)) if self.training else y.mean((2, 3)))
+
+    model = Auxiliary().train()
+    assert gated(model, "all-3x3") == ["conv"]
+    assert whys(model)["aux"] == "not called in eval mode"
+    assert model.training
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
