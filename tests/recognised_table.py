@@ -12,7 +12,7 @@ from lccl.graph.layers import describe_layers
 from lccl.graph.recognise import recognise
 from lccl.op.onnx_op import register_schema
 from lccl.text import count
-from recognised_graphs import GRAPHS, Graph
+from recognised import GRAPHS, Graph
 
 DOCUMENT = Path(__file__).parent.parent / "exporter" / "README.md"
 HEAD = "| family | form | becomes | |\n|---|---|---|---|\n"

@@ -22,7 +22,7 @@ from lccl.nn import LCCLConv2d
 from lccl.op.onnx_op import is_lccl_node
 from lccl.progress import silent
 from onnx_models import op_types, run
-from recognised_graphs import GRAPHS
+from recognised import GRAPHS
 
 EXPORT = "lccl.cli.export"
 Invoke = Callable[..., Outcome]

@@ -10,7 +10,7 @@ from lccl.graph.recognise import Recognition, recognise
 from lccl.op.onnx_op import is_lccl_node, node_attributes, register_schema
 from onnx_models import op_types
 from onnx_nets import Net
-from recognised_graphs import GRAPHS, Graph
+from recognised import GRAPHS, Graph
 from recognised_runs import require_equal
 
 register_schema()

@@ -123,7 +123,7 @@ def _refuse_activation(node: gs.Node) -> None:
         while is_op(source, "BatchNormalization", "Identity"):
             assert source is not None
             source = producer(source.inputs[0])
-        if is_op(source, *_CONVOLUTIONS):
+        if source is not None and is_op(source, *_CONVOLUTIONS) and (stored_shape(source.inputs[1]) or (2,))[0] > 1:
             raise RefusalError(f"{title(node)} is an activation that the op does not have (it has ReLU and LeakyReLU)", 2)
 
 

@@ -1,0 +1,173 @@
+"""What looks like a gated convolution and is none."""
+
+from __future__ import annotations
+
+import numpy as np
+from onnx import TensorProto
+
+from onnx_nets import Net
+from recognised.gates import mask, of_itself
+from recognised.parts import (
+    HW,
+    C,
+    Graph,
+    K,
+    branch_by,
+    clip,
+    gate,
+    gated_by,
+    image,
+    logit,
+    main,
+    product,
+)
+
+
+def _squeeze_excite(net: Net, x: str, u: str, g: str) -> None:
+    pooled = net.op("GlobalAveragePool", u)
+    net.op("Mul", u, net.op("Sigmoid", net.conv(net.op("Relu", net.conv(pooled, K, 2, 1)), 2, K, 1)))
+
+
+def _spatial_attention(net: Net, x: str, u: str, g: str) -> None:
+    pooled = net.op("Concat", net.op("ReduceMean", u, net.ints(1)), net.op("ReduceMax", u, axes=[1]), axis=1)
+    net.op("Mul", u, net.op("Sigmoid", net.conv(pooled, 2, 1, 3)))
+
+
+def _silu(net: Net, x: str, u: str, g: str) -> None:
+    y = main(net, x)
+    net.op("Mul", y, net.op("Sigmoid", y))
+
+
+def _read_elsewhere(net: Net, x: str, u: str, g: str) -> None:
+    net.op("Concat", net.op("Mul", u, g), u, axis=1)
+
+
+def _returned_branch(net: Net, x: str, u: str, g: str) -> None:
+    net.output(net.op("Mul", u, g))
+    net.output(u)
+
+
+def _strides(net: Net) -> None:
+    x = image(net)
+    u = net.op("Relu", main(net, x, stride=2))
+    net.op("Mul", u, net.op("Relu", net.conv(x, C, 1, 9, pads=[0] * 4)))
+
+
+def _row(net: Net) -> None:
+    x = image(net)
+    net.op("Mul", main(net, x), net.op("Relu", net.conv(x, C, 1, HW, pads=[0] * 4)))
+
+
+def _computed_weights(net: Net) -> None:
+    x = image(net)
+    w = net.input("w", [K, C, 3, 3])
+    net.op("Mul", net.op("Conv", x, w, pads=[1] * 4), gate(net, x))
+
+
+def _transposed(net: Net) -> None:
+    x = image(net)
+    u = net.op("ConvTranspose", x, net.const(net.rng.standard_normal((C, K, 2, 2))), strides=[2, 2])
+    up = net.op("Resize", x, "", net.const([1, 1, 2, 2], np.float32), mode="nearest")
+    net.op("Mul", u, gate(net, up))
+
+
+def _one_dimensional(net: Net) -> None:
+    x = net.input("x", [2, C, HW])
+    u = net.op("Conv", x, net.const(net.rng.standard_normal((K, C, 3))), pads=[1, 1])
+    net.op("Mul", u, net.op("Relu", net.op("Conv", x, net.const(net.rng.standard_normal((1, C, 1))))))
+
+
+def _two_gates(net: Net) -> None:
+    x = image(net)
+    net.op("Mul", gate(net, x), gate(net, x, 1))
+
+
+def _rounded(net: Net, x: str) -> str:
+    whole = net.op("Cast", net.op("Mul", logit(net, x), net.const(3.0)), to=TensorProto.INT32)
+    return net.op("Cast", whole, to=TensorProto.FLOAT)
+
+
+REFUSED = (
+    Graph("refused", "squeeze-and-excitation", product(_squeeze_excite), layers=0, reason="mask per channel"),
+    Graph("refused", "spatial attention by a sigmoid", product(_spatial_attention), layers=0, reason="is never 0"),
+    Graph("refused", "sigmoid gate", gated_by(lambda n, x: n.op("Sigmoid", logit(n, x))), layers=0, reason="is never 0"),
+    Graph(
+        "refused", "gate clamped above 0", gated_by(lambda n, x: clip(n, logit(n, x), 0.1, 1)), layers=0, reason="is never 0"
+    ),
+    Graph("refused", "gate without clamp", gated_by(logit), layers=0, reason="may be negative"),
+    Graph(
+        "refused",
+        "gate with LeakyReLU",
+        gated_by(lambda n, x: n.op("LeakyRelu", logit(n, x))),
+        layers=0,
+        reason="may be negative",
+    ),
+    Graph(
+        "refused",
+        "option 1: a mask per output channel",
+        gated_by(lambda n, x: n.op("Relu", main(n, x, size=1))),
+        layers=0,
+        reason="option 1",
+    ),
+    Graph("refused", "SiLU", product(_silu), layers=0),
+    Graph(
+        "refused",
+        "grouped convolution",
+        branch_by(lambda n, x: n.op("Relu", n.conv(x, C, C, group=C))),
+        layers=0,
+        reason="is grouped",
+    ),
+    Graph("refused", "branch read elsewhere", product(_read_elsewhere), layers=0, reason="read elsewhere too"),
+    Graph("refused", "branch returned by the network", product(_returned_branch), layers=0, reason="network's caller"),
+    Graph("refused", "different strides", _strides, layers=0, reason="different strides"),
+    Graph("refused", "gate of one pixel", _row, layers=0, reason="is not one map"),
+    Graph("refused", "weights computed in the graph", _computed_weights, layers=0, reason="computed in the graph"),
+    Graph("refused", "transposed convolution", _transposed, layers=0, reason="transposed convolution"),
+    Graph("refused", "1-D convolution", _one_dimensional, layers=0, reason="not 2-D"),
+    Graph("refused", "two gates", _two_gates, layers=0, reason="one output channel"),
+    Graph(
+        "refused",
+        "ReLU6 branch",
+        branch_by(lambda n, x: clip(n, main(n, x), 0, 6)),
+        layers=0,
+        reason="activation that the op does not have",
+    ),
+    Graph(
+        "refused",
+        "SiLU branch",
+        branch_by(lambda n, x: n.op("HardSwish", main(n, x))),
+        layers=0,
+        reason="activation that the op does not have",
+    ),
+    Graph(
+        "refused",
+        "scale after the activation",
+        branch_by(lambda n, x: n.op("Add", n.op("Relu", main(n, x)), n.const(1.0))),
+        layers=0,
+        reason="affine after an activation",
+    ),
+    Graph(
+        "refused",
+        "pooled branch",
+        branch_by(lambda n, x: n.op("MaxPool", main(n, x), kernel_shape=[3, 3], pads=[1] * 4)),
+        layers=0,
+        reason="not the output of one convolution",
+    ),
+    Graph("refused", "gate of a strided branch's own size, dynamic", of_itself(2), layers=0, reason="computed from what"),
+    Graph(
+        "refused",
+        "mask of one image for a batch",
+        mask(TensorProto.FLOAT, ["N", 1, "H", "W"], batch=1),
+        layers=0,
+        reason="is not one map",
+    ),
+    Graph("refused", "gate rounded to whole numbers", gated_by(_rounded), layers=0, reason="may be negative"),
+    Graph("refused", "float64", product(), layers=0, reason="is not float32", dtype=np.float64),
+    Graph(
+        "refused",
+        "negative scale after the activation",
+        branch_by(lambda n, x: n.op("Neg", n.op("Relu", main(n, x)))),
+        layers=0,
+        reason="not the output of one convolution",
+    ),
+)
