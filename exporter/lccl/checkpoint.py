@@ -32,6 +32,7 @@ class Options:
 
 
 COMMAND = Options("--model {}", "--state-dict-key", "--unsafe-pickle")
+DENSE = Options("--dense-model {}", "--state-dict-key", "--unsafe-pickle")
 PYTHON = Options('factory="{}" to lccl.load_checkpoint', "state_dict_key", "unsafe_pickle=True")
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import onnx
 
+from lccl.checkpoint import COMMAND, DENSE
 from lccl.comparing.results import Role
 from lccl.data import Data
 from lccl.engine.sidecar import read_sidecar
@@ -96,7 +97,7 @@ def _of_file(
     progress: Progress,
 ) -> list[Contestant]:
     if path.suffix in TORCH_SUFFIXES:
-        module = load_model(path, factory).module
+        module = load_model(path, factory, options=DENSE if role == "dense" else COMMAND).module
         return _of_module(module, path.name, role, data, threads, twin, to_onnx, progress)
     if path.suffix == ".onnx":
         return _of_onnx(load_onnx(path), path.name, role, threads, twin)

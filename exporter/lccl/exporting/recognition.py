@@ -112,7 +112,7 @@ def _nothing(misses: Sequence[NearMiss]) -> str:
         )
     return (
         f"the model has no LCCL layer or LCCLConv node, and no gated convolution was found in its graph{near}, so there is "
-        "nothing to gain: gate a convolution with lccl.nn.LCCLConv2d"
+        "nothing to gain: gate a convolution with lccl.nn.LCCLConv2d, or a dense network with lccl.nn.convert"
     )
 
 

@@ -197,6 +197,8 @@ def test_a_file_does_not_reach_code_through_a_trusted_module(
     torch.save({**content, "factory": factory, "kwargs": {"command": f"touch {marker}"}}, tmp_path / "evil.pt")
     refused(invoke(EXPORT, tmp_path / "evil.pt", "-o", output), "asks to run", f"--model {factory}")
     refused(invoke(COMPARE, tmp_path / "evil.pt", "--data", samples), "asks to run", f"--model {factory}")
+    dense = invoke(COMPARE, checkpoint, "--dense", tmp_path / "evil.pt", "--data", samples)
+    refused(dense, "asks to run", f"--dense-model {factory}")
     assert not marker.exists()
 
 
