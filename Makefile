@@ -63,11 +63,11 @@ ifdef PYTEST_ARGS
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 else
 	@mkdir -p build
-	@echo "-- the native code's tests run meanwhile: build/native-tests.log"
-	@$(BIN)/python -m pytest -o cache_dir=build/native-tests $(NATIVE_TESTS) > build/native-tests.log 2>&1 & native=$$!; \
+	@log=build/native-tests-$$$$.log; echo "-- the native code's tests run meanwhile, into $$log"; \
+	$(BIN)/python -m pytest -o cache_dir=build/native-tests $(NATIVE_TESTS) > $$log 2>&1 & native=$$!; \
 	trap 'kill $$native 2>/dev/null' INT TERM; \
 	$(BIN)/python -m pytest $(NATIVE_TESTS:%=--ignore=%); others=$$?; \
-	wait $$native; native=$$?; cat build/native-tests.log; [ $$others -eq 0 ] && [ $$native -eq 0 ]
+	wait $$native; native=$$?; cat $$log; rm $$log; [ $$others -eq 0 ] && [ $$native -eq 0 ]
 endif
 
 kernels: $(VENV)/.installed
