@@ -63,7 +63,7 @@ class PlainList(Small):
 @pytest.mark.parametrize(
     ("build", "error", "message"),
     [
-        (MoreOutputs, UserError, r"gave 1 output before the conversion and \d after it"),
+        (MoreOutputs, UserError, r"gave 1 output before the conversion and 2 after it"),
         (Interrupted, KeyboardInterrupt, None),
         (PlainList, UserError, r"does not call c1 under its name \(2 such layers\)"),
     ],
@@ -84,3 +84,59 @@ def test_a_layer_that_the_example_does_not_reach() -> None:
 
     plan = lccl.nn.convert(Switched(), where="all-3x3", example=torch.randn(1, 3, 8, 8), dry_run=True)
     assert {layer.name: layer.choice.why for layer in plan.layers}["c2"] == "not called for the example"
+
+
+class Keeping(Small):
+    """Keeps what it computes: on itself, in containers, on a module beside the tree; and makes a layer where there is none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last = None
+        self.log: list[torch.Tensor] = []
+        self.by_name: dict[str, list[torch.Tensor]] = {"c1": []}
+        self.pairs, self.names = [(1, 2)], {"c1"}
+        self.aside = [nn.Identity()]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.last = x = self.c1(self.stem(x))
+        self.log.append(x)
+        self.by_name["c1"].append(x)
+        self.by_name["new"] = [x]
+        self.pairs[0] = (1, 2, x)
+        self.names.add("c2")
+        self.aside[0].seen = x
+        return self.fc(self.c2(x).mean((2, 3)))
+
+
+class KeepingUntraced(Keeping):
+    """Cannot be traced to its end."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = super().forward(x)
+        return y if bool(y.sum() > 0) else -y
+
+
+@pytest.mark.filterwarnings("ignore:.*cannot be traced:UserWarning")
+@pytest.mark.parametrize("build", [Keeping, KeepingUntraced])
+@pytest.mark.parametrize("dry_run", [True, False])
+def test_tracing_leaves_nothing_in_the_network(build: Callable[[], Keeping], dry_run: bool) -> None:
+    model = build()
+    keys = list(vars(model))
+    lccl.nn.convert(model, where=["c1"], dry_run=dry_run)
+    assert (model.last, model.log, model.by_name) == (None, [], {"c1": []})
+    assert (model.pairs, model.names) == ([(1, 2)], {"c1"})
+    assert not hasattr(model.aside[0], "seen")
+    assert list(vars(model)) == keys
+
+
+@pytest.mark.filterwarnings("ignore:.*cannot be traced .it makes layers as it runs:UserWarning")
+def test_a_network_that_makes_layers_as_it_runs() -> None:
+    class Making(Small):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            if not hasattr(self, "made"):
+                self.made = nn.Conv2d(3, 3, 3, padding=1)
+            return super().forward(self.made(x))
+
+    model = Making()
+    assert [layer.name for layer in lccl.nn.convert(model, where=["c1"], dry_run=True).gated] == ["c1"]
+    assert not hasattr(model, "made")

@@ -17,7 +17,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from lccl.errors import first_line
 from lccl.nn.converting.structure import Role
-from lccl.torch_calls import evaluating
+from lccl.torch_calls import evaluating, unchanged
 
 _ADDITIONS = ("add", "iadd", "add_")
 _SHORTCUT_NAMES = ("downsample", "shortcut", "skip")
@@ -159,7 +159,10 @@ class _Reader:
         """Reads the module's graph, or those of its parts where it cannot be traced."""
         if type(module).forward is not nn.Module.forward:  # a list of modules has none
             try:
-                trace = _Trace(module, _Tracer().trace(module))
+                with unchanged(module):  # code that keeps what it computes would keep stand-ins
+                    trace = _Trace(module, _Tracer().trace(module))
+                if not set(module.modules()).issuperset(trace.calls):
+                    raise ValueError("it makes layers as it runs")
             except Exception as error:  # tracing runs the network's code on stand-ins, which may raise anything
                 what = f"{name or 'the network'} ({type(module).__name__})"
                 self._untraceable.setdefault(_reason(error), []).append(what)
