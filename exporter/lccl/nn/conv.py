@@ -176,6 +176,36 @@ class LCCLConv2d(nn.Module):
         return Gate(self.conv.in_channels, size, self._gate_strides, pads, dilation, activation, norm)
 
     @property
+    def in_channels(self) -> int:
+        """C; this and what follows as in ``nn.Conv2d``, for code that reads it off a layer."""
+        return self.conv.in_channels
+
+    @property
+    def out_channels(self) -> int:
+        """K."""
+        return self.conv.out_channels
+
+    @property
+    def kernel_size(self) -> tuple[int, int]:
+        """(R, S)."""
+        return self.conv.kernel_size[0], self.conv.kernel_size[1]
+
+    @property
+    def padding(self) -> tuple[int, ...]:
+        """(height, width), or (top, left, bottom, right) where the sides differ."""
+        return self.pads[:2] if self.pads[:2] == self.pads[2:] else self.pads
+
+    @property
+    def weight(self) -> Tensor:
+        """[K, C, R, S], of the convolution; the state dict has it as ``conv.weight``."""
+        return self.conv.weight
+
+    @property
+    def bias(self) -> Tensor | None:
+        """[K], of the convolution, or None; the state dict has it as ``conv.bias``."""
+        return self.conv.bias
+
+    @property
     def _gate_strides(self) -> tuple[int, int]:
         return self.stride[0] * self.gate_size, self.stride[1] * self.gate_size
 

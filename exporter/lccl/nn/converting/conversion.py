@@ -14,7 +14,7 @@ from torch.nn.utils import parametrize
 
 from lccl.errors import UserError
 from lccl.nn.conv import LCCLConv2d, Order
-from lccl.nn.converting.flow import Flow, follow
+from lccl.nn.converting.flow import Flow, follow, has_hooks
 from lccl.nn.converting.measure import Example, Work, calls, hold, measure, run
 from lccl.nn.converting.plan import ConversionPlan, PlannedLayer
 from lccl.nn.converting.policies import Policy, Where, policy_of
@@ -80,7 +80,10 @@ def convert(
     inplace: bool = False,
     dry_run: bool = False,
 ) -> ModelT | ConversionPlan:
-    """A dense network with gates on some of its convolutions, open at first: its outputs are the dense network's.
+    """A dense network with gates on some of its convolutions, open at first: its outputs are the dense network's in eval mode,
+    and in training mode where ``forward`` runs the same code there.
+
+    Code that only training runs is not looked at: if it reads a convolution before its norm, it gets the normed values.
 
     Args:
         model: any network with ``nn.Conv2d`` layers; its training mode is kept.
@@ -201,7 +204,7 @@ def _refusal(conv: nn.Conv2d, flow: Flow) -> str | None:
         return "no weights yet: run the network once"
     if not plain or "forward" in vars(conv):
         return f"{kind.__name__} has a forward of its own"
-    if conv._forward_hooks or conv._forward_pre_hooks or parametrize.is_parametrized(conv):
+    if has_hooks(conv) or parametrize.is_parametrized(conv):
         return "hooks or a parametrization on it"
     if conv in flow.read_elsewhere:
         return "code reads its weights"
