@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Iterator
+import operator
+from collections import deque
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -64,3 +66,39 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes.items():
             module.training = training
+
+
+@contextmanager
+def unchanged(model: nn.Module) -> Iterator[None]:
+    """What the block sets on the model's modules, or puts into plain containers on them, is as before after it.
+
+    What tensors hold, and objects of other classes, are left alone.
+    """
+    ahead: list[Any] = [model]
+    seen: set[int] = set()
+    kept: list[tuple[Any, list[Any]]] = []
+    while ahead:
+        value = ahead.pop()
+        value = vars(value) if isinstance(value, nn.Module) else value
+        if isinstance(value, (dict, list, set, deque, tuple)) and id(value) not in seen:
+            seen.add(id(value))
+            kept.append((value, _content(value)))
+            ahead.extend(value.values() if isinstance(value, dict) else value)
+    try:
+        yield
+    finally:
+        for value, content in kept:
+            now = _content(value)
+            if len(now) == len(content) and all(map(operator.is_, now, content)):
+                continue  # stand-ins cannot be compared by value
+            value.clear()
+            if isinstance(value, dict):
+                half = len(content) // 2
+                value.update(zip(content[:half], content[half:], strict=True))
+            else:
+                (value.update if isinstance(value, set) else value.extend)(content)
+
+
+def _content(container: Iterable[Any]) -> list[Any]:
+    """All that it holds; of a dict the keys, then the values."""
+    return [*container.keys(), *container.values()] if isinstance(container, dict) else [*container]

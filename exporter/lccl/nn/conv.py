@@ -22,6 +22,8 @@ Order = Literal["paper", "released"]
 Activation = Literal["relu", "default"] | float | None
 Gates = Literal["as built", "open", "soft"]
 """Of a check: as they are; all 1; ReLU without bound or threshold, so that none jumps at its edge."""
+_MOST_GRID_WEIGHTS = 2**24
+"""Of a grid gate's kernel: 128 x 128 for 1,024 channels. A size in a damaged file must not ask for terabytes."""
 
 torch_backend.register()  # layers in eval mode on a GPU take the CUDA kernels where their library is there
 
@@ -160,6 +162,11 @@ class LCCLConv2d(nn.Module):
         dilation = self.dilation if kind == "kxk" else (1, 1)
         if kind == "grid":
             size = _pair(kernel_size, "gate_kernel_size") if kernel_size else self._gate_strides
+            if size[0] * size[1] * self.conv.in_channels > _MOST_GRID_WEIGHTS:
+                raise UserError(
+                    f"a gate kernel of {size[0]}x{size[1]} for {self.conv.in_channels} channels is more than "
+                    f"{_MOST_GRID_WEIGHTS:,} weights: take a smaller gate_size or gate_kernel_size"
+                )
         else:
             size = kernel if kind == "kxk" else (1, 1)
         try:
@@ -167,6 +174,36 @@ class LCCLConv2d(nn.Module):
         except ContractError as error:
             raise UserError(f'gate="{kind}": {error}') from None
         return Gate(self.conv.in_channels, size, self._gate_strides, pads, dilation, activation, norm)
+
+    @property
+    def in_channels(self) -> int:
+        """C; this and what follows as in ``nn.Conv2d``, for code that reads it off a layer."""
+        return self.conv.in_channels
+
+    @property
+    def out_channels(self) -> int:
+        """K."""
+        return self.conv.out_channels
+
+    @property
+    def kernel_size(self) -> tuple[int, int]:
+        """(R, S)."""
+        return self.conv.kernel_size[0], self.conv.kernel_size[1]
+
+    @property
+    def padding(self) -> tuple[int, ...]:
+        """(height, width), or (top, left, bottom, right) where the sides differ."""
+        return self.pads[:2] if self.pads[:2] == self.pads[2:] else self.pads
+
+    @property
+    def weight(self) -> Tensor:
+        """[K, C, R, S], of the convolution; the state dict has it as ``conv.weight``."""
+        return self.conv.weight
+
+    @property
+    def bias(self) -> Tensor | None:
+        """[K], of the convolution, or None; the state dict has it as ``conv.bias``."""
+        return self.conv.bias
 
     @property
     def _gate_strides(self) -> tuple[int, int]:

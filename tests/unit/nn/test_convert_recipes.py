@@ -163,6 +163,13 @@ def spoilt(entry: dict[str, Any], **changes: Any) -> Any:
         lambda entry: spoilt(entry, gate_threshold="high"),
         lambda entry: spoilt(entry, norm="layer1.0.conv2"),
         lambda entry: spoilt(entry, conv="fc", norm=None),
+        lambda entry: spoilt(entry, gate_size=10**6, gate_kernel_size=None),
+        lambda entry: spoilt(entry, gate_size=10**4, gate_kernel_size=None),
+        lambda entry: spoilt(entry, gate_kernel_size=[10**6, 10**6]),
+        lambda entry: spoilt(entry, gate_kernel_size=[3, torch.tensor(3)]),
+        lambda entry: spoilt(entry, norm="layer2.0.bn1"),
+        lambda entry: spoilt(entry, norm="layer1.0.bn2"),
+        lambda entry: [entry, entry],
     ],
 )
 def test_a_damaged_recipe(converted: nn.Module, spoil: Callable[[dict[str, Any]], Any]) -> None:

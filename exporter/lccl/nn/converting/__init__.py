@@ -8,7 +8,8 @@ How a convolution is replaced, and what comes before and after it:
 * Activations, additions and whatever else follows stay where they are. For ReLU and LeakyReLU that is the paper's place
   of the gate: relu(a) * g = relu(a * g), since g >= 0.
 * Gates start open: the gate's logits are 1 for every input (see :func:`lccl.nn.gate.open_gate`), so g = 1 in eval mode and
-  in training mode, and the network computes what the dense one does. Training then moves them.
+  in training mode, and the network computes what the dense one does where both modes run the same code. Training then
+  moves them.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import replace
 from typing import Literal, TypeVar, overload
 
@@ -14,8 +14,8 @@ from torch.nn.utils import parametrize
 
 from lccl.errors import UserError
 from lccl.nn.conv import LCCLConv2d, Order
-from lccl.nn.converting.flow import Flow, follow
-from lccl.nn.converting.measure import Example, Work, hold, measure, run
+from lccl.nn.converting.flow import Flow, follow, has_hooks
+from lccl.nn.converting.measure import Example, Work, calls, hold, measure, run
 from lccl.nn.converting.plan import ConversionPlan, PlannedLayer
 from lccl.nn.converting.policies import Policy, Where, policy_of
 from lccl.nn.converting.recipes import GateOptions, LayerRecipe, gate_layers, layer_like
@@ -80,7 +80,10 @@ def convert(
     inplace: bool = False,
     dry_run: bool = False,
 ) -> ModelT | ConversionPlan:
-    """A dense network with gates on some of its convolutions, open at first: its outputs are the dense network's.
+    """A dense network with gates on some of its convolutions, open at first: its outputs are the dense network's in eval mode,
+    and in training mode where ``forward`` runs the same code there.
+
+    Code that only training runs is not looked at: if it reads a convolution before its norm, it gets the normed values.
 
     Args:
         model: any network with ``nn.Conv2d`` layers; its training mode is kept.
@@ -182,7 +185,7 @@ def _survey(model: nn.Module, flow: Flow, work: Work | None, options: GateOption
             conv.groups,
             flow.roles.get(conv, ""),
             None if norm is None else names[norm],
-            _refusal(conv, flow),
+            _refusal(conv, flow) or (None if work is None or name in work.macs else "not called for the example"),
             None if work is None else work.macs.get(name, 0),
         )
         found.append(_with_gate(info, conv, work, options))
@@ -201,7 +204,7 @@ def _refusal(conv: nn.Conv2d, flow: Flow) -> str | None:
         return "no weights yet: run the network once"
     if not plain or "forward" in vars(conv):
         return f"{kind.__name__} has a forward of its own"
-    if conv._forward_hooks or conv._forward_pre_hooks or parametrize.is_parametrized(conv):
+    if has_hooks(conv) or parametrize.is_parametrized(conv):
         return "hooks or a parametrization on it"
     if conv in flow.read_elsewhere:
         return "code reads its weights"
@@ -232,12 +235,25 @@ def _converted(
     converted = model if inplace else _copy(model)
     undo = gate_layers(converted, entries)
     if example is not None and work is not None:
+        layers = {entry.conv: converted.get_submodule(entry.conv) for entry in entries}
         try:
-            hold(work.outputs, run(converted, example))
-        except UserError:
+            with calls(layers) as called:
+                outputs = run(converted, example)
+            _require_called(layers, called)
+            hold(work.outputs, outputs)
+        except BaseException:  # an interrupt too
             undo()
             raise
     return converted
+
+
+def _require_called(layers: Iterable[str], called: Container[str]) -> None:
+    idle = [name for name in layers if name not in called]
+    if idle:
+        raise UserError(
+            f"the network's code does not call {idle[0]} under its name ({count(len(idle), 'such layer')}), so a gate there "
+            "does nothing: call it as the attribute that it is, or name other layers in a list as where"
+        )
 
 
 def _copy(model: ModelT) -> ModelT:

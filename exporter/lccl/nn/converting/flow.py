@@ -17,7 +17,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from lccl.errors import first_line
 from lccl.nn.converting.structure import Role
-from lccl.torch_calls import evaluating
+from lccl.torch_calls import evaluating, unchanged
 
 _ADDITIONS = ("add", "iadd", "add_")
 _SHORTCUT_NAMES = ("downsample", "shortcut", "skip")
@@ -33,8 +33,8 @@ class Flow:
     norms: Mapping[nn.Conv2d, nn.Module]
     """A convolution -> the BatchNorm that alone reads it, and reads nothing else."""
     roles: Mapping[nn.Conv2d, Role]
-    read_elsewhere: frozenset[nn.Conv2d]
-    """Convolutions of which code takes the weights besides calling them."""
+    read_elsewhere: frozenset[nn.Module]
+    """Modules of which code takes the weights besides calling them."""
     notes: tuple[str, ...]
     """What could not be traced, in words."""
 
@@ -45,6 +45,11 @@ def follow(model: nn.Module) -> Flow:
     with evaluating(model):
         reader.visit(model, "")
     return reader.result()
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Whether code of the network's owner is called with the module, forward or backward."""
+    return any((module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks))
 
 
 class _Proxy(fx.Proxy):
@@ -82,7 +87,7 @@ class _Trace:
             self.calls.setdefault(module, []).append(node)
         self.convs = {node for node, module in self.modules.items() if isinstance(module, _ConvNd)}
         owners = [root.get_submodule(n.target.rpartition(".")[0]) for n in graph.nodes if n.op == "get_attr"]
-        self.read_elsewhere = {owner for owner in owners if isinstance(owner, nn.Conv2d)}
+        self.read_elsewhere = set(owners)
 
     def own_norm(self, conv: nn.Conv2d) -> nn.Module | None:
         """The BatchNorm that is all that reads every call of the convolution, and that reads nothing else."""
@@ -96,8 +101,7 @@ class _Trace:
             return None
         alone = all(call.all_input_nodes[0] in self.calls[conv] for call in self.calls[norm])
         fits = norm.running_mean is not None and norm.num_features == conv.out_channels
-        hooked = norm._forward_hooks or norm._forward_pre_hooks
-        return norm if alone and fits and not hooked else None
+        return norm if alone and fits and not has_hooks(norm) else None
 
     def after_convs(self) -> set[fx.Node]:
         """Nodes that some convolution comes before."""
@@ -151,7 +155,7 @@ class _Reader:
         self._norms: dict[nn.Conv2d, nn.Module] = {}
         self._roles: dict[nn.Conv2d, Role] = {}
         self._graphs: Counter[nn.Module] = Counter()
-        self._read_elsewhere: set[nn.Conv2d] = set()
+        self._read_elsewhere: set[nn.Module] = set()
         self._untraceable: dict[str, list[str]] = {}
         self._whole = False
 
@@ -159,7 +163,10 @@ class _Reader:
         """Reads the module's graph, or those of its parts where it cannot be traced."""
         if type(module).forward is not nn.Module.forward:  # a list of modules has none
             try:
-                trace = _Trace(module, _Tracer().trace(module))
+                with unchanged(module):  # code that keeps what it computes would keep stand-ins
+                    trace = _Trace(module, _Tracer().trace(module))
+                if not set(module.modules()).issuperset(trace.calls):
+                    raise ValueError("it makes layers as it runs")
             except Exception as error:  # tracing runs the network's code on stand-ins, which may raise anything
                 what = f"{name or 'the network'} ({type(module).__name__})"
                 self._untraceable.setdefault(_reason(error), []).append(what)
@@ -195,7 +202,11 @@ class _Reader:
     def result(self) -> Flow:
         if not self._whole:
             self._guess_roles()
-        once = {conv: norm for conv, norm in self._norms.items() if self._graphs[conv] == self._graphs[norm] == 1}
+        once = {
+            conv: norm
+            for conv, norm in self._norms.items()
+            if self._graphs[conv] == self._graphs[norm] == 1 and norm not in self._read_elsewhere
+        }
         notes = tuple(_note(reason, names) for reason, names in self._untraceable.items())
         return Flow(tuple(self._order), once, self._roles, frozenset(self._read_elsewhere), notes)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from lccl.errors import UserError, first_line
+from lccl.text import count
 from lccl.torch_calls import evaluating, flatten, layer_macs
 
 Example = Tensor | Sequence[Any] | Mapping[str, Any]
@@ -59,7 +61,7 @@ def measure(model: nn.Module, example: Example) -> Work:
     macs: dict[str, int] = {}
     output_hw: dict[str, tuple[tuple[int, int], ...]] = {}
 
-    def count(name: str) -> Any:
+    def counting(name: str) -> Any:
         def hook(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
             macs[name] = macs.get(name, 0) + layer_macs(module, args, output)
             if output.dim() == 4:
@@ -68,7 +70,7 @@ def measure(model: nn.Module, example: Example) -> Work:
         return hook
 
     layers = [(name, m) for name, m in model.named_modules() if isinstance(m, (_ConvNd, nn.Linear))]
-    handles = [module.register_forward_hook(count(name)) for name, module in layers]
+    handles = [module.register_forward_hook(counting(name)) for name, module in layers]
     try:
         outputs = run(model, example)
     finally:
@@ -77,12 +79,29 @@ def measure(model: nn.Module, example: Example) -> Work:
     return Work(macs, output_hw, outputs)
 
 
+@contextmanager
+def calls(layers: Mapping[str, nn.Module]) -> Iterator[set[str]]:
+    """The names of those layers that are called within the block."""
+    called: set[str] = set()
+    handles = [layer.register_forward_hook(lambda *_, name=name: called.add(name)) for name, layer in layers.items()]
+    try:
+        yield called
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
 def hold(expected: Sequence[Tensor], got: Sequence[Tensor]) -> None:
     """Holds a converted network's outputs against the dense network's.
 
     Raises:
         UserError: they differ.
     """
+    if len(expected) != len(got):
+        raise UserError(
+            f"the network gave {count(len(expected), 'output')} before the conversion and {len(got)} after it, for the same "
+            "example: convert it without the example, or mend its code"
+        )
     for before, after in zip(expected, got, strict=True):
         if before.is_floating_point() and before.numel():
             allowed = _TOLERANCE if before.dtype in (torch.float32, torch.float64) else _TOLERANCE_LOW_PRECISION

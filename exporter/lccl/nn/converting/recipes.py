@@ -11,7 +11,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from lccl.errors import UserError
 from lccl.nn.conv import GateKind, LCCLConv2d, Order
+from lccl.nn.converting.flow import follow
 from lccl.nn.gate import GateActivation, open_gate
+from lccl.text import count
 
 
 @dataclass(frozen=True)
@@ -59,16 +61,24 @@ class LayerRecipe:
             and (norm is None or (isinstance(norm, str) and bool(norm)))
             and values["gate"] in ("1x1", "kxk", "grid")
             and type(values["gate_size"]) is int
+            and values["gate_size"] <= _LARGEST_GATE_SIZE
             and isinstance(values["gate_threshold"], (int, float))
             and (values["gate_norm"] is None or isinstance(values["gate_norm"], bool))
-            and (kernel is None or type(kernel) is int or isinstance(kernel, (list, tuple)))
+            and (kernel is None or type(kernel) is int or _all_whole(kernel))
         )
         if not sound:
             raise UserError(_MALFORMED)
         return cls(conv, norm, GateOptions(**values))
 
 
-_MALFORMED = "the recipe is not what lccl.nn.recipe(model) returns: save the checkpoint again with lccl.save_checkpoint"
+_LARGEST_GATE_SIZE = 2**15
+"""More than any side of a feature map."""
+_SAVE_AGAIN = "save the checkpoint again with lccl.save_checkpoint"
+_MALFORMED = f"the recipe is not what lccl.nn.recipe(model) returns: {_SAVE_AGAIN}"
+
+
+def _all_whole(values: Any) -> bool:
+    return isinstance(values, (list, tuple)) and all(type(value) is int for value in values)
 
 
 def layer_like(conv: nn.Conv2d, options: GateOptions) -> LCCLConv2d:
@@ -131,6 +141,13 @@ def gate_layers(model: nn.Module, entries: Sequence[LayerRecipe]) -> Callable[[]
             missing = entry.norm if isinstance(conv, nn.Conv2d) else entry.conv
             what = "BatchNorm" if isinstance(conv, nn.Conv2d) else "convolution"
             raise UserError(f"the recipe gates {what} {missing}, which the network does not have; is it the right factory?")
+        if conv in new or norm in new:
+            raise UserError(f"the recipe gates {entry.conv} or moves {entry.norm} twice; {_SAVE_AGAIN}")
+        if norm is not None and norm.num_features != conv.out_channels:
+            raise UserError(
+                f"the recipe moves {entry.norm}, of {count(norm.num_features, 'channel')}, behind {entry.conv}, which has "
+                f"{conv.out_channels}: is it the right factory?"
+            )
         layer = _gated(conv, entry.options)
         layer.recipe = entry
         if norm is not None:
@@ -194,4 +211,20 @@ def apply_recipe(model: nn.Module, data: Any) -> None:
     """
     if not isinstance(data, (list, tuple)):
         raise UserError(_MALFORMED)
-    gate_layers(model, [LayerRecipe.from_dict(entry) for entry in data])
+    entries = [LayerRecipe.from_dict(entry) for entry in data]
+    _require_own_norms(model, entries)
+    gate_layers(model, entries)
+
+
+def _require_own_norms(model: nn.Module, entries: Sequence[LayerRecipe]) -> None:
+    """Refuses a norm that follows another convolution, as far as the network's code can be traced."""
+    modules = dict(model.named_modules(remove_duplicate=False))
+    pairs = [(e, modules.get(e.conv), modules[e.norm]) for e in entries if e.norm is not None and e.norm in modules]
+    dense = [(entry, conv, norm) for entry, conv, norm in pairs if isinstance(conv, nn.Conv2d)]
+    if not dense:
+        return
+    norms = follow(model).norms
+    readers = {norm: conv for conv, norm in norms.items()}
+    for entry, conv, norm in dense:
+        if norms.get(conv, norm) is not norm or readers.get(norm, conv) is not conv:
+            raise UserError(f"the recipe moves {entry.norm} behind {entry.conv}, which it does not follow; {_SAVE_AGAIN}")

@@ -1,0 +1,74 @@
+"""Networks whose code reads attributes of a convolution or norm, or hangs hooks on it, besides calling it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import nn
+
+import dense_networks as nets
+import lccl
+from lccl.nn import LCCLConv2d
+
+
+class Small(nn.Module):
+    """A stem and a convolution with its norm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.conv, self.bn = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 3, padding=1), nn.BatchNorm2d(4)
+        self.fc = nn.Linear(4, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc(self.bn(self.conv(self.stem(x))).mean((2, 3)))
+
+
+class ReadsGeometry(Small):
+    """What a plain convolution has, a gated one has too."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        conv = self.conv
+        same = conv.in_channels == conv.out_channels and conv.kernel_size == (3, 3) and conv.padding == (1, 1)
+        same = same and conv.stride == conv.dilation == (1, 1)
+        return super().forward(x) + (1 if same else 0)
+
+
+class ReadsNorm(Small):
+    """The norm's weights have to stay where they are."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x) * self.bn.weight.sum()
+
+
+@pytest.mark.parametrize(("build", "norm"), [(ReadsGeometry, "bn"), (ReadsNorm, None)])
+def test_code_that_reads_attributes(build: Callable[[], nn.Module], norm: str | None) -> None:
+    dense = nets.settle(build(), 3, 8, 8)
+    converted = lccl.nn.convert(dense, where=["conv"])
+    assert [entry["norm"] for entry in lccl.nn.recipe(converted)] == [norm]
+    x = torch.randn(2, 3, 8, 8)
+    torch.testing.assert_close(converted(x), dense(x))
+
+
+def test_a_layer_shows_its_convolution() -> None:
+    layer = LCCLConv2d(3, 5, (3, 2), padding=(0, 1, 2, 1), norm=False)
+    keys = list(layer.state_dict())
+    assert (layer.in_channels, layer.out_channels, layer.kernel_size) == (3, 5, (3, 2))
+    assert layer.padding == (0, 1, 2, 1)
+    assert layer.weight is layer.conv.weight
+    assert layer.bias is layer.conv.bias
+    assert LCCLConv2d(3, 5, 3, padding=1).bias is None
+    assert "weight" not in keys
+    assert "bias" not in keys
+
+
+@pytest.mark.parametrize("method", ["register_full_backward_hook", "register_full_backward_pre_hook"])
+def test_backward_hooks_are_not_dropped(method: str) -> None:
+    dense = nets.settle(Small(), 3, 8, 8)
+    hook = getattr(dense.bn, method)(lambda *_: None)
+    assert lccl.nn.recipe(lccl.nn.convert(dense, where=["conv"]))[0]["norm"] is None
+    hook.remove()
+    getattr(dense.conv, method)(lambda *_: None)
+    plan = lccl.nn.convert(dense, where="all-3x3", dry_run=True)
+    assert {layer.name: layer.choice.why for layer in plan.layers}["conv"] == "hooks or a parametrization on it"
