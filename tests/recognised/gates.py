@@ -148,6 +148,12 @@ def _of_another_tensor(net: Net, x: str) -> str:
     return net.op("Relu", net.conv(net.op("AveragePool", x, kernel_shape=[3, 3], pads=[1] * 4), C, 1, 1))
 
 
+def _mask_of_two_layers(net: Net) -> None:
+    x, m = image(net), net.input("mask", [2, 1, HW, HW])
+    y = net.op("Relu", net.op("Mul", main(net, x), m))
+    net.op("Mul", net.conv(y, K, K), net.op("Div", m, net.const(255.0)))
+
+
 GATES = (
     Graph("gate", "1 x 1", gated_by(lambda n, x: gate(n, x, 1)), attributes={"gate_pads": (0, 0, 0, 0)}),
     Graph("gate", "5 x 5", gated_by(lambda n, x: gate(n, x, 5)), attributes={"gate_pads": (2, 2, 2, 2)}),
@@ -207,6 +213,7 @@ GATES = (
     Graph("gate", "shared by two layers", _shared, layers=2, attributes={"gate_source": "external"}),
     Graph("gate", "returned by the network", _returned_gate, attributes={"gate_source": "external"}),
     Graph("mask", "float input", mask(TensorProto.FLOAT, [2, 1, HW, HW]), attributes={"gate_source": "external"}),
+    Graph("mask", "of two layers", _mask_of_two_layers, layers=2, attributes={"gate_source": "external"}),
     Graph("mask", "bool input", mask(TensorProto.BOOL, [2, 1, HW, HW]), attributes={"gate_source": "external"}),
     Graph("mask", "float input, dynamic", mask(TensorProto.FLOAT, ["N", 1, "H", "W"]), attributes={"gate_source": "external"}),
 )

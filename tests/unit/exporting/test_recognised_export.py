@@ -189,7 +189,8 @@ def test_a_mask_from_outside(tmp_path: Path) -> None:
     args = (torch.randn(1, 3, 8, 8), torch.rand(1, 1, 8, 8))
     result = lccl.export(Masked().eval(), args, tmp_path / "m.onnx")
     assert [layer.masks for layer in result.recognised] == [("mask",)]
-    assert "Values of mask below 0 are not allowed: it is a gate." in str(result)
+    assert result.warning == "Values of mask below 0 are not allowed: it is a gate"
+    assert f"Warning: {result.warning}." in str(result)
     negative = {"x": np.ones((2, 3, 8, 8), np.float32), "mask": -np.ones((2, 1, 8, 8), np.float32)}
     result = lccl.export(Masked().eval(), args, tmp_path / "m.onnx", inputs=negative)
     assert result.recognised == ()
