@@ -103,7 +103,13 @@ def _returned_mask(net: Net) -> None:
     net.output(net.op("Neg", m))
 
 
+def _same_of_any_size(net: Net) -> None:
+    x = image(net, hw=("H", "W"))
+    net.op("Mul", main(net, x, auto_pad="SAME_UPPER", stride=2), gate(net, x, auto_pad="SAME_UPPER", stride=2))
+
+
 REFUSED = (
+    Graph("refused", "SAME with a stride, of any size", _same_of_any_size, layers=0, reason="depend on its input's size"),
     Graph("refused", "squeeze-and-excitation", product(_squeeze_excite), layers=0, reason="mask per channel"),
     Graph("refused", "spatial attention by a sigmoid", product(_spatial_attention), layers=0, reason="is never 0"),
     Graph("refused", "sigmoid gate", gated_by(lambda n, x: n.op("Sigmoid", logit(n, x))), layers=0, reason="is never 0"),

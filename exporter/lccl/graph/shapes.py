@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import onnx
@@ -29,6 +29,12 @@ class Sizes:
     tables: tuple[Mapping[str, Shape], ...]
     types: Mapping[str, int]
     """Tensor -> ONNX's number of its element type, as far as known."""
+    constant: Mapping[str, tuple[int | None, ...]]
+    """Tensor -> its shape whatever the network's inputs; None for an axis that depends on them, or may."""
+
+    def fixed(self, tensor: gs.Tensor) -> tuple[int | None, ...]:
+        """Each axis' size that holds for every size of the network's inputs, else None; empty where the rank is not known."""
+        return stored_shape(tensor) or self.constant.get(tensor.name, ())
 
     def of(self, tensor: gs.Tensor) -> tuple[Shape, ...] | None:
         """The tensor's shape at each probe; None where one is not known in full."""
@@ -42,16 +48,21 @@ class Sizes:
 def sizes_of(skeleton: onnx.ModelProto) -> Sizes:
     """Infers the shapes of a model, best given without its large weights."""
     types = {v.name: v.type.tensor_type.elem_type for v in skeleton.graph.value_info if v.type.tensor_type.elem_type}
+    constant: dict[str, tuple[int | None, ...]] = dict(_axes(_inferred(skeleton)))
     tables: list[dict[str, Shape]] = []
     for probe in PROBES:
         model, fixed = _at(skeleton, probe)
         if tables and fixed:
             tables.append(tables[0])
             break
-        with contextlib.suppress(onnx.shape_inference.InferenceError, RuntimeError):
-            model = onnx.shape_inference.infer_shapes(model, data_prop=True)
-        tables.append(_table(model, types))
-    return Sizes(tuple(tables), types)
+        tables.append(_table(_inferred(model), types))
+    return Sizes(tuple(tables), types, constant)
+
+
+def _inferred(model: onnx.ModelProto) -> onnx.ModelProto:
+    with contextlib.suppress(onnx.shape_inference.InferenceError, RuntimeError):
+        return onnx.shape_inference.infer_shapes(model, data_prop=True)
+    return model
 
 
 def _at(model: onnx.ModelProto, probe: Mapping[int, int]) -> tuple[onnx.ModelProto, bool]:
@@ -80,12 +91,17 @@ def _forget(model: onnx.ModelProto) -> None:
 
 
 def _table(model: onnx.ModelProto, types: dict[str, int]) -> dict[str, Shape]:
-    shapes = {}
-    for value in (*model.graph.input, *model.graph.value_info, *model.graph.output):
+    types |= {v.name: v.type.tensor_type.elem_type for v in _values(model) if v.type.tensor_type.elem_type}
+    return {name: shape for name, shape in _axes(model) if None not in shape}  # type: ignore[misc]
+
+
+def _axes(model: onnx.ModelProto) -> Iterator[tuple[str, tuple[int | None, ...]]]:
+    """Each tensor whose rank is known, with its shape; None for an axis that is not known."""
+    for value in _values(model):
         kind = value.type.tensor_type
-        if kind.elem_type:
-            types[value.name] = kind.elem_type
-        dims = kind.shape.dim
-        if kind.HasField("shape") and all(d.HasField("dim_value") for d in dims):
-            shapes[value.name] = tuple(d.dim_value for d in dims)
-    return shapes
+        if kind.HasField("shape"):
+            yield value.name, tuple(d.dim_value if d.dim_value > 0 else None for d in kind.shape.dim)
+
+
+def _values(model: onnx.ModelProto) -> Iterator[onnx.ValueInfoProto]:
+    yield from (*model.graph.input, *model.graph.value_info, *model.graph.output)
