@@ -154,6 +154,26 @@ def _mask_of_two_layers(net: Net) -> None:
     net.op("Mul", net.conv(y, K, K), net.op("Div", m, net.const(255.0)))
 
 
+def to_size_of_branch(pooled: bool) -> Build:
+    """A coarse gate in a map of any size, made as large as the branch: a grid only at sizes that it divides."""
+
+    def build(net: Net) -> None:
+        x = image(net, hw=("H", "W"))
+        u = main(net, x)
+        low = net.op("AveragePool", x, kernel_shape=[2, 2], strides=[2, 2]) if pooled else x
+        g = net.op("Relu", net.conv(low, C, 1, 1) if pooled else net.conv(low, C, 1, 2, stride=2, pads=[0] * 4))
+        size = net.op("Concat", net.ints(2, 1), net.op("Slice", net.op("Shape", u), net.ints(2), net.ints(4)), axis=0)
+        options = {"nearest_mode": "floor", "coordinate_transformation_mode": "asymmetric"}
+        net.op("Mul", u, net.op("Resize", g, "", "", size, mode="nearest", **options))
+
+    return build
+
+
+def _nearest_of_any_size(net: Net) -> None:
+    x = image(net, hw=("H", "W"))
+    net.op("Mul", main(net, x), _nearest(net, x))
+
+
 GATES = (
     Graph("gate", "1 x 1", gated_by(lambda n, x: gate(n, x, 1)), attributes={"gate_pads": (0, 0, 0, 0)}),
     Graph("gate", "5 x 5", gated_by(lambda n, x: gate(n, x, 5)), attributes={"gate_pads": (2, 2, 2, 2)}),
@@ -201,6 +221,24 @@ GATES = (
         attributes={"gate_source": "external", "gate_upsample": (1, 1, 4, 4)},
     ),
     Graph("gate", "grid, repeated", gated_by(_repeated), attributes={"gate_source": "fused", "gate_upsample": (1, 1, 2, 2)}),
+    Graph(
+        "gate",
+        "grid, strided, to the branch's own dynamic size",
+        to_size_of_branch(pooled=False),
+        attributes={"gate_source": "external", "gate_upsample": (1, 1, 1, 1)},
+    ),
+    Graph(
+        "gate",
+        "grid, pooled, to the branch's own dynamic size",
+        to_size_of_branch(pooled=True),
+        attributes={"gate_source": "external", "gate_upsample": (1, 1, 1, 1)},
+    ),
+    Graph(
+        "gate",
+        "grid, nearest, of any size",
+        _nearest_of_any_size,
+        attributes={"gate_source": "fused", "gate_upsample": (1, 1, 4, 4)},
+    ),
     Graph("gate", "gate of a gate", gated_by(_of_gates), attributes={"gate_source": "fused"}),
     Graph("gate", "grid, bilinear, in the branch's own dynamic size", of_itself(1), attributes={"gate_source": "external"}),
     Graph(

@@ -48,7 +48,9 @@ class Sizes:
 def sizes_of(skeleton: onnx.ModelProto) -> Sizes:
     """Infers the shapes of a model, best given without its large weights."""
     types = {v.name: v.type.tensor_type.elem_type for v in skeleton.graph.value_info if v.type.tensor_type.elem_type}
-    constant: dict[str, tuple[int | None, ...]] = dict(_axes(_inferred(skeleton)))
+    plain = _copy(skeleton)
+    _forget(plain)
+    constant = dict(_axes(_inferred(plain)))
     tables: list[dict[str, Shape]] = []
     for probe in PROBES:
         model, fixed = _at(skeleton, probe)
@@ -67,8 +69,7 @@ def _inferred(model: onnx.ModelProto) -> onnx.ModelProto:
 
 def _at(model: onnx.ModelProto, probe: Mapping[int, int]) -> tuple[onnx.ModelProto, bool]:
     """The model with its inputs' dynamic sizes filled in, and whether it has none."""
-    out = onnx.ModelProto()
-    out.CopyFrom(model)
+    out = _copy(model)
     named: dict[str, int] = {}
     fixed = True
     for value in out.graph.input:
@@ -83,8 +84,14 @@ def _at(model: onnx.ModelProto, probe: Mapping[int, int]) -> tuple[onnx.ModelPro
     return out, fixed
 
 
+def _copy(model: onnx.ModelProto) -> onnx.ModelProto:
+    out = onnx.ModelProto()
+    out.CopyFrom(model)
+    return out
+
+
 def _forget(model: onnx.ModelProto) -> None:
-    """Shapes that are written in the model as symbols, which would stand against the numbers."""
+    """Shapes that are written in the model: symbols, which would stand against the numbers, or those of one example."""
     del model.graph.value_info[:]
     for value in model.graph.output:
         value.type.tensor_type.ClearField("shape")

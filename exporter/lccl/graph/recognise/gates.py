@@ -133,7 +133,7 @@ def _fused(conv: gs.Node, gating: Gating, moves: list[gs.Node], place: Place) ->
             f"{title(conv)}, its gate, has strides {geometry.strides}, but {title(main)} has {whole.strides}: different strides",
             7,
         )
-    grid = upsampling(moves, conv.outputs[0], place.shapes, place.sizes)
+    grid = upsampling(moves, conv.outputs[0], main.outputs[0], place.shapes, place.sizes)
     if grid is None or geometry.strides != (whole.strides[0] * grid, whole.strides[1] * grid):
         return None
     fitted = fitting_pads(geometry, weight[2:], whole, (stored_shape(main.inputs[1]) or weight)[2:])
@@ -178,7 +178,7 @@ def _maps_of(operand: gs.Tensor, place: Place) -> tuple[dict[int, GivenMap], gs.
     steps: list[tuple[gs.Node, gs.Tensor]] = []
     tensor = plain = operand
     while True:
-        grid = upsampling(moves[::-1], tensor, place.shapes, place.sizes)
+        grid = upsampling(moves[::-1], tensor, place.branch.conv.outputs[0], place.shapes, place.sizes)
         if grid is not None and (grid > 1 or not steps):
             found[grid] = GivenMap(tensor, tuple(steps[::-1]))
         further, passed = moved(tensor), step_of(tensor)
