@@ -15,7 +15,7 @@ from lccl.graph.widen import widened
 from lccl.run.onnxruntime import OnnxRuntimeRunner
 from lccl.verify import check_model, input_types, runnable
 
-SIZES = ({"N": 3, "H": 20, "W": 28}, {"N": 1, "H": 33, "W": 45})
+SIZES = ({"N": 3, "H": 20, "W": 28, "h": 10, "w": 14}, {"N": 1, "H": 33, "W": 45, "h": 7, "w": 9})
 """Of dynamic axes; the second are multiples of nothing that a network divides them by."""
 
 

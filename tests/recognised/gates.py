@@ -174,6 +174,13 @@ def _nearest_of_any_size(net: Net) -> None:
     net.op("Mul", main(net, x), _nearest(net, x))
 
 
+def _mask_of_its_own_size(net: Net) -> None:
+    x, m = image(net, hw=("H", "W")), net.input("mask", [2, 1, "h", "w"])
+    u = main(net, x)
+    size = net.op("Concat", net.ints(2, 1), net.op("Slice", net.op("Shape", u), net.ints(2), net.ints(4)), axis=0)
+    net.op("Mul", u, net.op("Resize", m, "", "", size, mode="nearest"))
+
+
 GATES = (
     Graph("gate", "1 x 1", gated_by(lambda n, x: gate(n, x, 1)), attributes={"gate_pads": (0, 0, 0, 0)}),
     Graph("gate", "5 x 5", gated_by(lambda n, x: gate(n, x, 5)), attributes={"gate_pads": (2, 2, 2, 2)}),
@@ -252,6 +259,7 @@ GATES = (
     Graph("gate", "returned by the network", _returned_gate, attributes={"gate_source": "external"}),
     Graph("mask", "float input", mask(TensorProto.FLOAT, [2, 1, HW, HW]), attributes={"gate_source": "external"}),
     Graph("mask", "of two layers", _mask_of_two_layers, layers=2, attributes={"gate_source": "external"}),
+    Graph("mask", "of its own dynamic size", _mask_of_its_own_size, attributes={"gate_upsample": (1, 1, 1, 1)}),
     Graph("mask", "bool input", mask(TensorProto.BOOL, [2, 1, HW, HW]), attributes={"gate_source": "external"}),
     Graph("mask", "float input, dynamic", mask(TensorProto.FLOAT, ["N", 1, "H", "W"]), attributes={"gate_source": "external"}),
 )

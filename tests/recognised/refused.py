@@ -108,7 +108,13 @@ def _same_of_any_size(net: Net) -> None:
     net.op("Mul", main(net, x, auto_pad="SAME_UPPER", stride=2), gate(net, x, auto_pad="SAME_UPPER", stride=2))
 
 
+def _mask_of_another_batch(net: Net) -> None:
+    x = net.input("x", ["N", C, HW, HW])
+    net.op("Mul", main(net, x), net.input("mask", ["M", 1, HW, HW]))
+
+
 REFUSED = (
+    Graph("refused", "mask of a batch of its own", _mask_of_another_batch, layers=0, reason="is not one map"),
     Graph("refused", "SAME with a stride, of any size", _same_of_any_size, layers=0, reason="depend on its input's size"),
     Graph("refused", "squeeze-and-excitation", product(_squeeze_excite), layers=0, reason="mask per channel"),
     Graph("refused", "spatial attention by a sigmoid", product(_spatial_attention), layers=0, reason="is never 0"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 import onnx
@@ -12,10 +12,12 @@ import onnx_graphsurgeon as gs
 from lccl.graph.surgery import stored_shape
 
 Shape = tuple[int, ...]
-PROBES = ({0: 2, 2: 64, 3: 96}, {0: 3, 2: 160, 3: 128})
-"""Size of a dynamic axis, by its place. Heights and widths are multiples of 32, which networks with skips ask for."""
-_OTHER = 8
-"""Of a dynamic axis at another place."""
+PROBES = ({0: 2, 1: 128, 2: 64, 3: 96}, {0: 3, 1: 96, 2: 160, 3: 128})
+"""Size of the first dynamic axis at a place. Heights and widths are multiples of 32, which networks with skips ask for."""
+_OTHER = 192
+"""Of one at another place."""
+_STEPS = {0: 1}
+"""By which the next of another name is larger, so that no two of them are equal by chance; 32 where not told."""
 
 
 FLOAT_TYPES = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
@@ -77,11 +79,21 @@ def _at(model: onnx.ModelProto, probe: Mapping[int, int]) -> tuple[onnx.ModelPro
             if dim.HasField("dim_value") and dim.dim_value > 0:
                 continue
             fixed = False
-            size = probe.get(axis, _OTHER)
-            dim.dim_value = named.setdefault(dim.dim_param, size) if dim.dim_param else size
+            name = dim.dim_param or f"{value.name}[{axis}]"
+            if name not in named:
+                named[name] = _unused(axis, probe, named.values())
+            dim.dim_value = named[name]
     if not fixed:
         _forget(out)
     return out, fixed
+
+
+def _unused(axis: int, probe: Mapping[int, int], taken: Collection[int]) -> int:
+    """A size that no other symbol has: symbols of different names may be equal, and need not be."""
+    size = probe.get(axis, _OTHER)
+    while size in taken:
+        size += _STEPS.get(axis, 32)
+    return size
 
 
 def _copy(model: onnx.ModelProto) -> onnx.ModelProto:
