@@ -241,6 +241,24 @@ def test_layers_that_cannot_be_run_are_put_back(monkeypatch: pytest.MonkeyPatch)
     assert "put back: the graph with it cannot be run" in result.near_misses[0].reason
 
 
+def test_only_the_layer_that_cannot_be_run_is_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = named("basic block, post-activation")
+    real = recognition.recognise
+
+    def broken(given: onnx.ModelProto, **options: Any) -> recognition.Recognition:
+        found = real(given, **options)
+        for node in found.model.graph.node:
+            if node.name == "node_conv9" and node.op_type == "LCCLConv":
+                node.input[0] = "nothing"
+        return found
+
+    monkeypatch.setattr(recognition, "recognise", broken)
+    feed = {"x": np.random.default_rng(0).standard_normal((2, 5, 16, 16)).astype(np.float32)}
+    result = find_layers(model, [feed], None, True, silent)
+    assert [layer.name for layer in result.layers] == ["node_conv2"]
+    assert [miss.node for miss in result.near_misses] == ["node_conv9"]
+
+
 def test_a_network_that_does_not_run_is_the_callers_to_mend() -> None:
     model = named("dynamic batch, height and width")
     with pytest.raises(UserError, match="say which: --input-shape"):
