@@ -144,6 +144,11 @@ def _post_relu(net: Net, _x: str, y: str) -> None:
     net.op("Relu", y)
 
 
+def _same_of_any_size(net: Net) -> None:
+    x = image(net, hw=("H", "W"))
+    net.op("Mul", main(net, x, size=4, auto_pad="SAME_LOWER"), gate(net, x, auto_pad="SAME_LOWER"))
+
+
 BRANCHES = (
     Graph("branch", "operands swapped", product(lambda n, x, u, g: n.op("Mul", g, u))),
     Graph("branch", "ReLU after the product", followed_by(_post_relu), fused=("Relu",), attributes={"activation_alpha": 0.0}),
@@ -188,6 +193,7 @@ BRANCHES = (
     Graph("branch", "dilated", product(dilation=2), attributes={"dilations": (2, 2), "gate_dilations": (2, 2)}),
     Graph("branch", "without pads", product(pads=[0] * 4), attributes={"pads": (0, 0, 0, 0)}),
     Graph("branch", "asymmetric pads", product(pads=[0, 1, 2, 1]), attributes={"pads": (0, 1, 2, 1)}),
+    Graph("branch", "auto_pad SAME_LOWER, of any size", _same_of_any_size, attributes={"pads": (2, 2, 1, 1)}),
     Graph("branch", "auto_pad SAME_UPPER", product(auto_pad="SAME_UPPER", stride=2), attributes={"pads": (0, 0, 1, 1)}),
     Graph(
         "branch",

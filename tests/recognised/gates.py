@@ -148,6 +148,39 @@ def _of_another_tensor(net: Net, x: str) -> str:
     return net.op("Relu", net.conv(net.op("AveragePool", x, kernel_shape=[3, 3], pads=[1] * 4), C, 1, 1))
 
 
+def _mask_of_two_layers(net: Net) -> None:
+    x, m = image(net), net.input("mask", [2, 1, HW, HW])
+    y = net.op("Relu", net.op("Mul", main(net, x), m))
+    net.op("Mul", net.conv(y, K, K), net.op("Div", m, net.const(255.0)))
+
+
+def to_size_of_branch(pooled: bool) -> Build:
+    """A coarse gate in a map of any size, made as large as the branch: a grid only at sizes that it divides."""
+
+    def build(net: Net) -> None:
+        x = image(net, hw=("H", "W"))
+        u = main(net, x)
+        low = net.op("AveragePool", x, kernel_shape=[2, 2], strides=[2, 2]) if pooled else x
+        g = net.op("Relu", net.conv(low, C, 1, 1) if pooled else net.conv(low, C, 1, 2, stride=2, pads=[0] * 4))
+        size = net.op("Concat", net.ints(2, 1), net.op("Slice", net.op("Shape", u), net.ints(2), net.ints(4)), axis=0)
+        options = {"nearest_mode": "floor", "coordinate_transformation_mode": "asymmetric"}
+        net.op("Mul", u, net.op("Resize", g, "", "", size, mode="nearest", **options))
+
+    return build
+
+
+def _nearest_of_any_size(net: Net) -> None:
+    x = image(net, hw=("H", "W"))
+    net.op("Mul", main(net, x), _nearest(net, x))
+
+
+def _mask_of_its_own_size(net: Net) -> None:
+    x, m = image(net, hw=("H", "W")), net.input("mask", [2, 1, "h", "w"])
+    u = main(net, x)
+    size = net.op("Concat", net.ints(2, 1), net.op("Slice", net.op("Shape", u), net.ints(2), net.ints(4)), axis=0)
+    net.op("Mul", u, net.op("Resize", m, "", "", size, mode="nearest"))
+
+
 GATES = (
     Graph("gate", "1 x 1", gated_by(lambda n, x: gate(n, x, 1)), attributes={"gate_pads": (0, 0, 0, 0)}),
     Graph("gate", "5 x 5", gated_by(lambda n, x: gate(n, x, 5)), attributes={"gate_pads": (2, 2, 2, 2)}),
@@ -195,6 +228,24 @@ GATES = (
         attributes={"gate_source": "external", "gate_upsample": (1, 1, 4, 4)},
     ),
     Graph("gate", "grid, repeated", gated_by(_repeated), attributes={"gate_source": "fused", "gate_upsample": (1, 1, 2, 2)}),
+    Graph(
+        "gate",
+        "grid, strided, to the branch's own dynamic size",
+        to_size_of_branch(pooled=False),
+        attributes={"gate_source": "external", "gate_upsample": (1, 1, 1, 1)},
+    ),
+    Graph(
+        "gate",
+        "grid, pooled, to the branch's own dynamic size",
+        to_size_of_branch(pooled=True),
+        attributes={"gate_source": "external", "gate_upsample": (1, 1, 1, 1)},
+    ),
+    Graph(
+        "gate",
+        "grid, nearest, of any size",
+        _nearest_of_any_size,
+        attributes={"gate_source": "fused", "gate_upsample": (1, 1, 4, 4)},
+    ),
     Graph("gate", "gate of a gate", gated_by(_of_gates), attributes={"gate_source": "fused"}),
     Graph("gate", "grid, bilinear, in the branch's own dynamic size", of_itself(1), attributes={"gate_source": "external"}),
     Graph(
@@ -207,6 +258,8 @@ GATES = (
     Graph("gate", "shared by two layers", _shared, layers=2, attributes={"gate_source": "external"}),
     Graph("gate", "returned by the network", _returned_gate, attributes={"gate_source": "external"}),
     Graph("mask", "float input", mask(TensorProto.FLOAT, [2, 1, HW, HW]), attributes={"gate_source": "external"}),
+    Graph("mask", "of two layers", _mask_of_two_layers, layers=2, attributes={"gate_source": "external"}),
+    Graph("mask", "of its own dynamic size", _mask_of_its_own_size, attributes={"gate_upsample": (1, 1, 1, 1)}),
     Graph("mask", "bool input", mask(TensorProto.BOOL, [2, 1, HW, HW]), attributes={"gate_source": "external"}),
     Graph("mask", "float input, dynamic", mask(TensorProto.FLOAT, ["N", 1, "H", "W"]), attributes={"gate_source": "external"}),
 )

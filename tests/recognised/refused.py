@@ -87,7 +87,35 @@ def _rounded(net: Net, x: str) -> str:
     return net.op("Cast", whole, to=TensorProto.FLOAT)
 
 
+def _grayscale(net: Net) -> None:
+    x = net.input("x", [2, 1, HW, HW])
+    net.op("Mul", net.conv(x, 1, K), x)
+
+
+def _mask_read_by_a_convolution(net: Net) -> None:
+    x, m = image(net), net.input("mask", [2, 1, HW, HW])
+    net.op("Mul", main(net, net.op("Mul", x, m)), m)
+
+
+def _returned_mask(net: Net) -> None:
+    x, m = image(net), net.input("mask", [2, 1, HW, HW])
+    net.output(net.op("Mul", main(net, x), m))
+    net.output(net.op("Neg", m))
+
+
+def _same_of_any_size(net: Net) -> None:
+    x = image(net, hw=("H", "W"))
+    net.op("Mul", main(net, x, auto_pad="SAME_UPPER", stride=2), gate(net, x, auto_pad="SAME_UPPER", stride=2))
+
+
+def _mask_of_another_batch(net: Net) -> None:
+    x = net.input("x", ["N", C, HW, HW])
+    net.op("Mul", main(net, x), net.input("mask", ["M", 1, HW, HW]))
+
+
 REFUSED = (
+    Graph("refused", "mask of a batch of its own", _mask_of_another_batch, layers=0, reason="is not one map"),
+    Graph("refused", "SAME with a stride, of any size", _same_of_any_size, layers=0, reason="depend on its input's size"),
     Graph("refused", "squeeze-and-excitation", product(_squeeze_excite), layers=0, reason="mask per channel"),
     Graph("refused", "spatial attention by a sigmoid", product(_spatial_attention), layers=0, reason="is never 0"),
     Graph("refused", "sigmoid gate", gated_by(lambda n, x: n.op("Sigmoid", logit(n, x))), layers=0, reason="is never 0"),
@@ -95,6 +123,23 @@ REFUSED = (
         "refused", "gate clamped above 0", gated_by(lambda n, x: clip(n, logit(n, x), 0.1, 1)), layers=0, reason="is never 0"
     ),
     Graph("refused", "gate without clamp", gated_by(logit), layers=0, reason="may be negative"),
+    Graph(
+        "refused",
+        "mean of the image",
+        gated_by(lambda n, x: n.op("ReduceMean", x, n.ints(1), keepdims=1)),
+        layers=0,
+        reason="may be negative",
+    ),
+    Graph(
+        "refused",
+        "a channel of the image",
+        gated_by(lambda n, x: n.op("Slice", x, n.ints(3), n.ints(4), n.ints(1))),
+        layers=0,
+        reason="may be negative",
+    ),
+    Graph("refused", "the image itself", _grayscale, layers=0, reason="may be negative"),
+    Graph("refused", "mask that a convolution reads", _mask_read_by_a_convolution, layers=0, reason="may be negative"),
+    Graph("refused", "mask that is used otherwise", _returned_mask, layers=0, reason="may be negative"),
     Graph(
         "refused",
         "gate with LeakyReLU",

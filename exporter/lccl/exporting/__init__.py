@@ -68,9 +68,20 @@ class ExportResult:
 
     @property
     def warning(self) -> str | None:
-        """What the check could not see: the output of a layer whose gate is closed everywhere is 0 whatever its weights."""
+        """What the check could not see: weights of a layer whose gate is closed everywhere, values below 0 of given masks."""
+        said = [self._masks_said(), self._closed_said()]
+        return ". ".join(filter(None, said)) or None
+
+    def _masks_said(self) -> str:
+        masks = sorted({name for layer in self.recognised for name in layer.masks})
+        if not masks:
+            return ""
+        return f"Values of {', '.join(masks)} below 0 are not allowed: {'they are gates' if len(masks) > 1 else 'it is a gate'}"
+
+    def _closed_said(self) -> str:
+        """The output of a layer whose gate is closed everywhere is 0 whatever its weights."""
         if not self.closed_layers:
-            return None
+            return ""
         layers = f"layer{'s' if len(self.closed_layers) > 1 else ''} {', '.join(self.closed_layers)}"
         fix = ", the given ones among them" if self.given_inputs else "; pass --inputs"
         return f"no gate of {layers} opened on these inputs{fix}"
@@ -107,13 +118,9 @@ class ExportResult:
         return "\n".join(lines)
 
     def _found_layers(self) -> str:
-        """What recognition did, in a sentence or two."""
+        """What recognition did, in a sentence."""
         fused = sum(len(layer.fused) for layer in self.recognised)
-        text = f"{count(len(self.recognised), 'layer')} recognised in standard ops, {count(fused, 'following op')} fused."
-        masks = sorted({name for layer in self.recognised for name in layer.masks})
-        if masks:
-            text += f" Values of {', '.join(masks)} below 0 are not allowed: {'they are gates' if len(masks) > 1 else 'it is a gate'}."
-        return text
+        return f"{count(len(self.recognised), 'layer')} recognised in standard ops, {count(fused, 'following op')} fused."
 
     def explain(self) -> str:
         """The near misses as a table."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -67,12 +67,16 @@ def find_layers(
     """
     progress("looking for gated convolutions")
     back: dict[str, NearMiss] = {}
+
+    def but_for(products: Iterable[str]) -> Recognition:
+        return recognise(traced, fuse=fuse, skip={*back, *products})
+
     while True:
-        found = recognise(traced, fuse=fuse, skip=back)
+        found = but_for(())
         wrong = _negative_masks(found, given)
         if not wrong and found.found:
             progress("comparing with the graph as it was", len(back), len(found.found) + len(back))
-            wrong, checks = _wrong(traced, found, feeds)
+            wrong, checks = _wrong(traced, found, feeds, but_for)
         if not wrong:
             break
         back |= {layer.product: NearMiss(layer.name, reason) for layer, reason in wrong}
@@ -133,9 +137,12 @@ def _negative_masks(found: Recognition, given: Mapping[str, Array] | None) -> Wr
 
 
 def _wrong(
-    traced: onnx.ModelProto, found: Recognition, feeds: Feeds
+    traced: onnx.ModelProto, found: Recognition, feeds: Feeds, but_for: Callable[[Iterable[str]], Recognition]
 ) -> tuple[Wrong, tuple[Agreement | None, Agreement | None]]:
     """The layer with which the network computes something else, as built or with open gates; or the two agreements.
+
+    Args:
+        but_for: finds the layers again, without those of the products that it is given.
 
     Raises:
         UserError: the traced network itself does not run on the feeds.
@@ -147,7 +154,22 @@ def _wrong(
     except UserError as error:
         _require_runs(before, fed)
         reason = f"put back: the graph with it cannot be run ({first_line(error)})"
-        return [(layer, reason) for layer in found.found], (None, None)
+        return [(layer, reason) for layer in _unrunnable(before, found, fed, but_for)], (None, None)
+
+
+def _unrunnable(
+    before: onnx.ModelProto, found: Recognition, feeds: Feeds, but_for: Callable[[Iterable[str]], Recognition]
+) -> Sequence[Found]:
+    """The layers with each of which alone the network cannot be run; all where it can be with any one."""
+    if len(found.found) == 1:
+        return found.found
+    broken = []
+    for layer in found.found:
+        try:
+            _compared(before, but_for([other.product for other in found.found if other is not layer]), feeds[:1])
+        except UserError:
+            broken.append(layer)
+    return broken or found.found
 
 
 def _compared(

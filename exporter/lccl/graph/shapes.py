@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 import onnx
@@ -12,10 +12,12 @@ import onnx_graphsurgeon as gs
 from lccl.graph.surgery import stored_shape
 
 Shape = tuple[int, ...]
-PROBES = ({0: 2, 2: 64, 3: 96}, {0: 3, 2: 160, 3: 128})
-"""Size of a dynamic axis, by its place. Heights and widths are multiples of 32, which networks with skips ask for."""
-_OTHER = 8
-"""Of a dynamic axis at another place."""
+PROBES = ({0: 2, 1: 128, 2: 64, 3: 96}, {0: 3, 1: 96, 2: 160, 3: 128})
+"""Size of the first dynamic axis at a place. Heights and widths are multiples of 32, which networks with skips ask for."""
+_OTHER = 192
+"""Of one at another place."""
+_STEPS = {0: 1}
+"""By which the next of another name is larger, so that no two of them are equal by chance; 32 where not told."""
 
 
 FLOAT_TYPES = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
@@ -29,6 +31,12 @@ class Sizes:
     tables: tuple[Mapping[str, Shape], ...]
     types: Mapping[str, int]
     """Tensor -> ONNX's number of its element type, as far as known."""
+    constant: Mapping[str, tuple[int | None, ...]]
+    """Tensor -> its shape whatever the network's inputs; None for an axis that depends on them, or may."""
+
+    def fixed(self, tensor: gs.Tensor) -> tuple[int | None, ...]:
+        """Each axis' size that holds for every size of the network's inputs, else None; empty where the rank is not known."""
+        return stored_shape(tensor) or self.constant.get(tensor.name, ())
 
     def of(self, tensor: gs.Tensor) -> tuple[Shape, ...] | None:
         """The tensor's shape at each probe; None where one is not known in full."""
@@ -42,22 +50,28 @@ class Sizes:
 def sizes_of(skeleton: onnx.ModelProto) -> Sizes:
     """Infers the shapes of a model, best given without its large weights."""
     types = {v.name: v.type.tensor_type.elem_type for v in skeleton.graph.value_info if v.type.tensor_type.elem_type}
+    plain = _copy(skeleton)
+    _forget(plain)
+    constant = dict(_axes(_inferred(plain)))
     tables: list[dict[str, Shape]] = []
     for probe in PROBES:
         model, fixed = _at(skeleton, probe)
         if tables and fixed:
             tables.append(tables[0])
             break
-        with contextlib.suppress(onnx.shape_inference.InferenceError, RuntimeError):
-            model = onnx.shape_inference.infer_shapes(model, data_prop=True)
-        tables.append(_table(model, types))
-    return Sizes(tuple(tables), types)
+        tables.append(_table(_inferred(model), types))
+    return Sizes(tuple(tables), types, constant)
+
+
+def _inferred(model: onnx.ModelProto) -> onnx.ModelProto:
+    with contextlib.suppress(onnx.shape_inference.InferenceError, RuntimeError):
+        return onnx.shape_inference.infer_shapes(model, data_prop=True)
+    return model
 
 
 def _at(model: onnx.ModelProto, probe: Mapping[int, int]) -> tuple[onnx.ModelProto, bool]:
     """The model with its inputs' dynamic sizes filled in, and whether it has none."""
-    out = onnx.ModelProto()
-    out.CopyFrom(model)
+    out = _copy(model)
     named: dict[str, int] = {}
     fixed = True
     for value in out.graph.input:
@@ -65,27 +79,48 @@ def _at(model: onnx.ModelProto, probe: Mapping[int, int]) -> tuple[onnx.ModelPro
             if dim.HasField("dim_value") and dim.dim_value > 0:
                 continue
             fixed = False
-            size = probe.get(axis, _OTHER)
-            dim.dim_value = named.setdefault(dim.dim_param, size) if dim.dim_param else size
+            name = dim.dim_param or f"{value.name}[{axis}]"
+            if name not in named:
+                named[name] = _unused(axis, probe, named.values())
+            dim.dim_value = named[name]
     if not fixed:
         _forget(out)
     return out, fixed
 
 
+def _unused(axis: int, probe: Mapping[int, int], taken: Collection[int]) -> int:
+    """A size that no other symbol has: symbols of different names may be equal, and need not be."""
+    size = probe.get(axis, _OTHER)
+    while size in taken:
+        size += _STEPS.get(axis, 32)
+    return size
+
+
+def _copy(model: onnx.ModelProto) -> onnx.ModelProto:
+    out = onnx.ModelProto()
+    out.CopyFrom(model)
+    return out
+
+
 def _forget(model: onnx.ModelProto) -> None:
-    """Shapes that are written in the model as symbols, which would stand against the numbers."""
+    """Shapes that are written in the model: symbols, which would stand against the numbers, or those of one example."""
     del model.graph.value_info[:]
     for value in model.graph.output:
         value.type.tensor_type.ClearField("shape")
 
 
 def _table(model: onnx.ModelProto, types: dict[str, int]) -> dict[str, Shape]:
-    shapes = {}
-    for value in (*model.graph.input, *model.graph.value_info, *model.graph.output):
+    types |= {v.name: v.type.tensor_type.elem_type for v in _values(model) if v.type.tensor_type.elem_type}
+    return {name: shape for name, shape in _axes(model) if None not in shape}  # type: ignore[misc]
+
+
+def _axes(model: onnx.ModelProto) -> Iterator[tuple[str, tuple[int | None, ...]]]:
+    """Each tensor whose rank is known, with its shape; None for an axis that is not known."""
+    for value in _values(model):
         kind = value.type.tensor_type
-        if kind.elem_type:
-            types[value.name] = kind.elem_type
-        dims = kind.shape.dim
-        if kind.HasField("shape") and all(d.HasField("dim_value") for d in dims):
-            shapes[value.name] = tuple(d.dim_value for d in dims)
-    return shapes
+        if kind.HasField("shape"):
+            yield value.name, tuple(d.dim_value if d.dim_value > 0 else None for d in kind.shape.dim)
+
+
+def _values(model: onnx.ModelProto) -> Iterator[onnx.ValueInfoProto]:
+    yield from (*model.graph.input, *model.graph.value_info, *model.graph.output)

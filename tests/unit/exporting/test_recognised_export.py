@@ -189,7 +189,8 @@ def test_a_mask_from_outside(tmp_path: Path) -> None:
     args = (torch.randn(1, 3, 8, 8), torch.rand(1, 1, 8, 8))
     result = lccl.export(Masked().eval(), args, tmp_path / "m.onnx")
     assert [layer.masks for layer in result.recognised] == [("mask",)]
-    assert "Values of mask below 0 are not allowed: it is a gate." in str(result)
+    assert result.warning == "Values of mask below 0 are not allowed: it is a gate"
+    assert f"Warning: {result.warning}." in str(result)
     negative = {"x": np.ones((2, 3, 8, 8), np.float32), "mask": -np.ones((2, 1, 8, 8), np.float32)}
     result = lccl.export(Masked().eval(), args, tmp_path / "m.onnx", inputs=negative)
     assert result.recognised == ()
@@ -238,6 +239,24 @@ def test_layers_that_cannot_be_run_are_put_back(monkeypatch: pytest.MonkeyPatch)
     result = find_layers(model, [feed], None, True, silent)
     assert (result.model, result.layers) == (model, ())
     assert "put back: the graph with it cannot be run" in result.near_misses[0].reason
+
+
+def test_only_the_layer_that_cannot_be_run_is_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = named("basic block, post-activation")
+    real = recognition.recognise
+
+    def broken(given: onnx.ModelProto, **options: Any) -> recognition.Recognition:
+        found = real(given, **options)
+        for node in found.model.graph.node:
+            if node.name == "node_conv9" and node.op_type == "LCCLConv":
+                node.input[0] = "nothing"
+        return found
+
+    monkeypatch.setattr(recognition, "recognise", broken)
+    feed = {"x": np.random.default_rng(0).standard_normal((2, 5, 16, 16)).astype(np.float32)}
+    result = find_layers(model, [feed], None, True, silent)
+    assert [layer.name for layer in result.layers] == ["node_conv2"]
+    assert [miss.node for miss in result.near_misses] == ["node_conv9"]
 
 
 def test_a_network_that_does_not_run_is_the_callers_to_mend() -> None:

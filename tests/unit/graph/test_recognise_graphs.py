@@ -83,6 +83,14 @@ def test_a_branch_that_is_computed_from_the_layer_is_not_added_in_the_node() -> 
     require_equal(net.model(), found)
 
 
+def test_a_branch_of_sizes_of_its_own_is_not_added_in_the_node() -> None:
+    """It may be repeated over the layer's output, which a residual is not."""
+    net = Net()
+    x, other = net.input("x", [2, 3, "H", "W"]), net.input("other", [2, 4, "h", "w"])
+    net.op("Add", net.op("Mul", net.conv(x, 3, 4), net.op("Relu", net.conv(x, 3, 1, shift=0.1))), other)
+    assert [layer.fused for layer in recognise(net.model()).found] == [()]
+
+
 def test_an_opset_that_cannot_be_converted_is_told() -> None:
     model = next(g for g in GRAPHS if g.form == "basic block, post-activation").model()
     model.opset_import[0].version = 23

@@ -1,7 +1,7 @@
 """LCCL in a graph of standard ops: a walk from every Mul to the convolution and the gate behind it.
 
 * ``branch``: the main branch. ``gates``: its gates, over ``clamp`` (elementwise steps), ``movement`` (views and upsampling),
-  ``bounds`` (is it at least 0, can it be 0) and ``geometry``.
+  ``bounds`` (is it at least 0, can it be 0), ``masks`` (inputs that are gates) and ``geometry``.
 * ``product``: one Mul, read and checked. ``rewrite``: the node in its place.
 """
 

@@ -12,6 +12,7 @@ from lccl.graph.recognise.bounds import lower_bound
 from lccl.graph.recognise.branch import Branch
 from lccl.graph.recognise.clamp import Gating, step_of
 from lccl.graph.recognise.geometry import Geometry, conv_geometry, fitting_pads
+from lccl.graph.recognise.masks import mask_input
 from lccl.graph.recognise.movement import moved, upsampling
 from lccl.graph.recognise.refusal import RefusalError
 from lccl.graph.shapes import Shape, Sizes
@@ -75,10 +76,14 @@ def split_gates(operand: gs.Tensor, reader: gs.Node, outputs: Container[int], si
         and node is not None
         and all(map(is_computed, node.inputs))
         and other_reader(operand, reader, outputs) is None
-        and all(lower_bound(t, sizes).low >= 0 for t in node.inputs)
+        and all(_at_least_zero(t, outputs, sizes) for t in node.inputs)
     ):
         return [part for t in node.inputs for part in split_gates(t, node, outputs, sizes)]
     return [(operand, reader)]
+
+
+def _at_least_zero(tensor: gs.Tensor, outputs: Container[int], sizes: Sizes) -> bool:
+    return lower_bound(tensor, sizes) >= 0 or mask_input(tensor, outputs, sizes) is not None
 
 
 # ---- a gate that the op computes ------------------------------------------------------------------------------------
@@ -128,7 +133,7 @@ def _fused(conv: gs.Node, gating: Gating, moves: list[gs.Node], place: Place) ->
             f"{title(conv)}, its gate, has strides {geometry.strides}, but {title(main)} has {whole.strides}: different strides",
             7,
         )
-    grid = upsampling(moves, conv.outputs[0], place.shapes, place.sizes)
+    grid = upsampling(moves, conv.outputs[0], main.outputs[0], place.shapes, place.sizes)
     if grid is None or geometry.strides != (whole.strides[0] * grid, whole.strides[1] * grid):
         return None
     fitted = fitting_pads(geometry, weight[2:], whole, (stored_shape(main.inputs[1]) or weight)[2:])
@@ -153,13 +158,14 @@ def external_gate(operand: gs.Tensor, place: Place) -> ExternalGate:
     maps, plain = _maps_of(operand, place)
     if not maps:
         raise RefusalError(_why_no_map(operand, place), 4)
-    bound = lower_bound(operand, place.sizes)
+    low = lower_bound(operand, place.sizes)
     who = title(plain.inputs[0]) if plain.inputs else f"input {plain.name}"
-    if bound.low > 0:
+    if low > 0:
         raise RefusalError(f"its gate, {who}, is never 0, so no pixel can be skipped", 5)
-    if bound.low < 0:
+    mask = mask_input(operand, place.outputs, place.sizes) if low < 0 else None
+    if low < 0 and mask is None:
         raise RefusalError(f"its gate, {who}, may be negative: nothing before it clamps it at 0", 5)
-    return ExternalGate(maps, bound.masks)
+    return ExternalGate(maps, frozenset() if mask is None else frozenset({mask}))
 
 
 def _maps_of(operand: gs.Tensor, place: Place) -> tuple[dict[int, GivenMap], gs.Tensor]:
@@ -172,7 +178,7 @@ def _maps_of(operand: gs.Tensor, place: Place) -> tuple[dict[int, GivenMap], gs.
     steps: list[tuple[gs.Node, gs.Tensor]] = []
     tensor = plain = operand
     while True:
-        grid = upsampling(moves[::-1], tensor, place.shapes, place.sizes)
+        grid = upsampling(moves[::-1], tensor, place.branch.conv.outputs[0], place.shapes, place.sizes)
         if grid is not None and (grid > 1 or not steps):
             found[grid] = GivenMap(tensor, tuple(steps[::-1]))
         further, passed = moved(tensor), step_of(tensor)

@@ -49,23 +49,27 @@ def conv_geometry(conv: gs.Node, sizes: Sizes) -> Geometry:
 
 
 def _same(conv: gs.Node, geometry: Geometry, auto: str, sizes: Sizes) -> Geometry:
-    """The pads that SAME stands for: ceil(size / stride) outputs."""
-    shapes = sizes.of(conv.inputs[0])
+    """The pads that SAME stands for: ceil(size / stride) outputs. With a stride of 1 they are the same for every size.
+
+    Raises:
+        RefusalError: the size of an axis with a stride is not fixed.
+    """
     kernel = (stored_shape(conv.inputs[1]) or (1, 1, 1, 1))[2:]
-    found = set()
-    for shape in shapes or ():
-        begin, end = [], []
-        for axis in (0, 1):
-            size, stride = shape[2 + axis], geometry.strides[axis]
-            covered = (-(-size // stride) - 1) * stride + geometry.dilations[axis] * (kernel[axis] - 1) + 1
-            total = max(covered - size, 0)
-            small, large = total // 2, total - total // 2
-            begin.append(small if auto == "SAME_UPPER" else large)
-            end.append(large if auto == "SAME_UPPER" else small)
-        found.add((*begin, *end))
-    if len(found) != 1:
-        raise RefusalError(f"the pads of {title(conv)} ({auto}) depend on its input's size: export with a fixed size", 3)
-    return replace(geometry, pads=found.pop())  # type: ignore[arg-type]
+    fixed = sizes.fixed(conv.inputs[0])
+    begin, end = [], []
+    for axis in (0, 1):
+        stride, size = geometry.strides[axis], fixed[2 + axis] if len(fixed) == 4 else None
+        reach = geometry.dilations[axis] * (kernel[axis] - 1)
+        if stride == 1:
+            total = reach
+        elif size is None:
+            raise RefusalError(f"the pads of {title(conv)} ({auto}) depend on its input's size: export with a fixed size", 3)
+        else:
+            total = max((-(-size // stride) - 1) * stride + reach + 1 - size, 0)
+        small, large = total // 2, total - total // 2
+        begin.append(small if auto == "SAME_UPPER" else large)
+        end.append(large if auto == "SAME_UPPER" else small)
+    return replace(geometry, pads=(*begin, *end))  # type: ignore[arg-type]
 
 
 def fitting_pads(gate: Geometry, gate_kernel: Sequence[int], conv: Geometry, kernel: Sequence[int]) -> Geometry | None:

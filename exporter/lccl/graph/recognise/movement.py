@@ -33,18 +33,24 @@ def moved(tensor: gs.Tensor) -> gs.Tensor | None:
     return node.inputs[0]
 
 
-def upsampling(chain: Sequence[gs.Node], start: gs.Tensor, outputs: Sequence[Shape], sizes: Sizes) -> int | None:
+def upsampling(
+    chain: Sequence[gs.Node], start: gs.Tensor, gated: gs.Tensor, outputs: Sequence[Shape], sizes: Sizes
+) -> int | None:
     """G if the chain of moves repeats each value of ``start`` [N, 1, h, w] over a G x G block of the map; 1: nothing moves.
 
     Args:
         chain: the nodes from ``start`` outwards.
-        outputs: [N, K, Ho, Wo] of what the map is multiplied onto, at each probe.
+        gated: what the map is multiplied onto.
+        outputs: its shape [N, K, Ho, Wo] at each probe.
 
     Returns:
-        None where it does anything else, at any probe.
+        None where it does anything else, at any probe, or may do so at another size.
     """
     starts = sizes.of(start)
     if starts is None:
+        return None
+    of_any_size = any(None in (sizes.fixed(t)[2:] or (None,)) for t in (start, gated))
+    if of_any_size and not all(_scales_by_numbers(node) for node in chain if node.op == "Resize"):
         return None
     found: set[int] = set()
     for probe, (shape, (batch, _, *hw)) in enumerate(zip(starts, outputs, strict=True)):
@@ -58,6 +64,16 @@ def upsampling(chain: Sequence[gs.Node], start: gs.Tensor, outputs: Sequence[Sha
             return None
         found.add(grid)
     return found.pop() if len(found) == 1 else None
+
+
+def _scales_by_numbers(resize: gs.Node) -> bool:
+    """Whether a Resize makes a map larger by whole numbers that are stored: one to a computed size may do so at some sizes only.
+
+    The product asks for the size of such a map, so it can have no other.
+    """
+    given = optional_input(resize, 2)
+    scales = None if given is None else value_of(given)
+    return scales is not None and scales.size > 0 and bool(((scales >= 1) & (scales == np.floor(scales))).all())
 
 
 def _same(got: Array, expected: Array) -> bool:
