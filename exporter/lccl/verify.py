@@ -163,7 +163,7 @@ def random_feed(model: onnx.ModelProto, shapes: dict[str, tuple[int, ...]] | Non
         dtype = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)
         is_float = kind.elem_type in (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
         if kind.elem_type == onnx.TensorProto.BOOL:
-            feed[name] = generator.random(dims) < 0.5
+            feed[name] = np.asarray(generator.random(dims) < 0.5)
         else:
             feed[name] = generator.standard_normal(dims).astype(dtype) if is_float else np.zeros(dims, dtype)
     return feed

@@ -21,7 +21,9 @@ from lccl.exporting.recognition import NothingToGainError, find_layers
 from lccl.nn import LCCLConv2d
 from lccl.op.onnx_op import is_lccl_node
 from lccl.progress import silent
+from lccl.run.onnxruntime import OnnxRuntimeRunner
 from onnx_models import op_types, run
+from onnx_nets import Net
 from recognised import GRAPHS
 
 EXPORT = "lccl.cli.export"
@@ -252,6 +254,60 @@ def test_other_files(tmp_path: Path, form: str) -> None:
     assert result.checked.max_error < 1e-5
     assert result.checked_open is not None
     assert {o.domain: o.version for o in onnx.load(tmp_path / "m.onnx").opset_import} == {"": 18, "lccl": 1}
+
+
+def branches(net: Net, given: str) -> str:
+    """An If whose branches read a tensor of the outer graph."""
+    condition = net.input("condition", [], onnx.TensorProto.BOOL)
+
+    def branch(kind: str) -> onnx.GraphProto:
+        out = onnx.helper.make_tensor_value_info(kind, onnx.TensorProto.FLOAT, None)
+        return onnx.helper.make_graph([onnx.helper.make_node(kind, [given], [kind])], kind, [], [out])
+
+    return net.op("If", condition, then_branch=branch("Relu"), else_branch=branch("Neg"))
+
+
+def repeats(net: Net, given: str) -> str:
+    """A Loop that adds a tensor of the outer graph to what it carries."""
+    trips, go = net.input("trips", [], onnx.TensorProto.INT64), net.const(True, np.bool_)
+    kinds = {"i": onnx.TensorProto.INT64, "go_in": onnx.TensorProto.BOOL, "sum": onnx.TensorProto.FLOAT}
+    shapes = {"sum": ["N", 4, "H", "W"]}
+    body = onnx.helper.make_graph(
+        [onnx.helper.make_node("Identity", ["go_in"], ["go_out"]), onnx.helper.make_node("Add", ["sum", given], ["next"])],
+        "body",
+        [onnx.helper.make_tensor_value_info(name, kind, shapes.get(name, [])) for name, kind in kinds.items()],
+        [
+            onnx.helper.make_tensor_value_info("go_out", onnx.TensorProto.BOOL, []),
+            onnx.helper.make_tensor_value_info("next", onnx.TensorProto.FLOAT, shapes["sum"]),
+        ],
+    )
+    return net.op("Loop", trips, go, given, body=body)
+
+
+@pytest.mark.parametrize("flow", [branches, repeats], ids=["If", "Loop"])
+def test_a_layer_beside_control_flow(tmp_path: Path, flow: Callable[[Net, str], str]) -> None:
+    net = Net()
+    x = net.input("x", ["N", 3, 8, 8])
+    given = net.op("Mul", net.conv(x, 3, 4), net.op("Relu", net.conv(x, 3, 1, 1)))
+    net.output(given)
+    out = flow(net, given)
+    net.outputs.append(onnx.helper.make_tensor_value_info(out, onnx.TensorProto.FLOAT, ["N", 4, 8, 8]))
+    model = net.model()
+    result = lccl.export(model, None, tmp_path / "m.onnx", dense=True, decomposed=True, tensorrt=True)
+    assert len(result.recognised) == 1
+    feeds: list[dict[str, Any]] = [{"condition": np.array(True)}, {"condition": np.array(False)}]
+    for feed in feeds if flow is branches else [{"trips": np.array(3)}]:
+        feed["x"] = np.random.default_rng(0).standard_normal((2, 3, 8, 8)).astype(np.float32)
+        expected = outputs(model, feed)
+        assert np.abs(expected[1]).max() > 0
+        for name in ("m", "m.decomposed"):
+            for got, wanted in zip(outputs(onnx.load(tmp_path / f"{name}.onnx"), feed), expected, strict=True):
+                np.testing.assert_allclose(got, wanted, atol=1e-5)
+
+
+def outputs(model: onnx.ModelProto, feed: dict[str, Any]) -> list[Any]:
+    with OnnxRuntimeRunner(model) as runner:
+        return list(runner.infer(feed).values())
 
 
 def close_gate(model: onnx.ModelProto, name: str) -> None:
