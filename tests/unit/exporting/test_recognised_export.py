@@ -251,6 +251,72 @@ def test_a_layer_that_changes_the_output_is_put_back(monkeypatch: pytest.MonkeyP
     assert result.checked
 
 
+HARD: dict[str, Callable[[Net, str], str]] = {
+    "greater": lambda net, z: net.op("Cast", net.op("Greater", z, net.const(0.3)), to=onnx.TensorProto.FLOAT),
+    "less": lambda net, z: net.op("Where", net.op("Less", z, net.const(0.3)), net.const(1), net.const(0)),
+    "affine": lambda net, z: net.op(
+        "Cast", net.op("Less", net.const(0.3), net.op("Mul", z, net.const(-2))), to=onnx.TensorProto.FLOAT
+    ),
+    "sigmoid": lambda net, z: net.op(
+        "Cast", net.op("Greater", net.op("Sigmoid", z), net.const(0.6)), to=onnx.TensorProto.FLOAT
+    ),
+}
+
+
+def hard_gate(form: str) -> onnx.ModelProto:
+    net = Net()
+    x = net.input("x", ["N", 5, 16, 16])
+    net.op("Mul", net.conv(x, 5, 4), HARD[form](net, net.conv(x, 5, 1)))
+    return net.model()
+
+
+@pytest.mark.parametrize("form", HARD)
+@pytest.mark.parametrize("factor", [1.0, 1.01])
+def test_hard_gates_are_compared_at_their_edge(monkeypatch: pytest.MonkeyPatch, form: str, factor: float) -> None:
+    """A logit that is a little off flips few pixels or none: it shows without the jump; or none may flip."""
+    real = recognition.recognise
+
+    def scaled(given: onnx.ModelProto, **options: Any) -> recognition.Recognition:
+        found = real(given, **options)
+        for node in filter(is_lccl_node, found.model.graph.node):
+            tensor = next(t for t in found.model.graph.initializer if t.name == node.input[3])
+            values = onnx.numpy_helper.to_array(tensor) * np.float32(factor)
+            tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
+        return found
+
+    monkeypatch.setattr(recognition, "recognise", scaled)
+    feed = {"x": np.random.default_rng(0).standard_normal((3, 5, 16, 16)).astype(np.float32)}
+    if factor == 1:
+        result = find_layers(hard_gate(form), [feed], None, True, silent)
+        assert len(result.layers) == 1
+        assert result.checked
+        return
+    with pytest.raises(NothingToGainError) as raised:
+        find_layers(hard_gate(form), [feed], None, True, silent)
+    assert "put back: as a node it changes" in raised.value.near_misses[0].reason
+
+
+def test_a_constant_of_lower_precision_does_not_loosen_the_check() -> None:
+    net = Net()
+    x = net.input("x", ["N", 3, 8, 8])
+    scale = net.op("Cast", net.const([2.0], np.float16), to=onnx.TensorProto.FLOAT)
+    net.op("Mul", net.op("Mul", net.conv(x, 3, 4), net.op("Relu", net.conv(x, 3, 1))), scale)
+    model = net.model()
+    feed = {"x": np.random.default_rng(0).standard_normal((2, 3, 8, 8)).astype(np.float32)}
+    result = find_layers(model, [feed], None, False, silent)
+    assert result.checked is not None
+    assert result.checked.tolerance == recognition.TOLERANCE
+
+
+def test_a_mask_of_an_unsigned_type_is_half_open_in_the_check(tmp_path: Path) -> None:
+    net = Net()
+    x, mask = net.input("x", ["N", 3, 8, 8]), net.input("mask", ["N", 1, 8, 8], onnx.TensorProto.UINT8)
+    net.op("Mul", net.conv(x, 3, 4), net.op("Cast", mask, to=onnx.TensorProto.FLOAT))
+    result = lccl.export(net.model(), None, tmp_path / "m.onnx")
+    assert len(result.recognised) == 1
+    assert result.closed_layers == ()
+
+
 def test_layers_that_cannot_be_run_are_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
     """A mistake of recognition's costs the layers, not the export."""
     model = named("beside an LCCLConv node")
