@@ -271,7 +271,7 @@ def hard_gate(form: str) -> onnx.ModelProto:
 
 
 @pytest.mark.parametrize("form", HARD)
-@pytest.mark.parametrize("factor", [1.0, 1.01])
+@pytest.mark.parametrize("factor", [1.0, 1.006])
 def test_hard_gates_are_compared_at_their_edge(monkeypatch: pytest.MonkeyPatch, form: str, factor: float) -> None:
     """A logit that is a little off flips few pixels or none: it shows without the jump; or none may flip."""
     real = recognition.recognise
@@ -285,7 +285,7 @@ def test_hard_gates_are_compared_at_their_edge(monkeypatch: pytest.MonkeyPatch, 
         return found
 
     monkeypatch.setattr(recognition, "recognise", scaled)
-    feed = {"x": np.random.default_rng(0).standard_normal((3, 5, 16, 16)).astype(np.float32)}
+    feed = {"x": np.random.default_rng(0).standard_normal((5, 5, 16, 16)).astype(np.float32)}
     if factor == 1:
         result = find_layers(hard_gate(form), [feed], None, True, silent)
         assert len(result.layers) == 1
@@ -299,8 +299,9 @@ def test_hard_gates_are_compared_at_their_edge(monkeypatch: pytest.MonkeyPatch, 
 def test_a_constant_of_lower_precision_does_not_loosen_the_check() -> None:
     net = Net()
     x = net.input("x", ["N", 3, 8, 8])
-    scale = net.op("Cast", net.const([2.0], np.float16), to=onnx.TensorProto.FLOAT)
-    net.op("Mul", net.op("Mul", net.conv(x, 3, 4), net.op("Relu", net.conv(x, 3, 1))), scale)
+    net.output(net.op("Mul", net.conv(x, 3, 4), net.op("Relu", net.conv(x, 3, 1))))
+    half = onnx.TensorProto.FLOAT16
+    net.output(net.op("Mul", net.op("Cast", x, to=half), net.const([2.0], np.float16)), half)
     model = net.model()
     feed = {"x": np.random.default_rng(0).standard_normal((2, 3, 8, 8)).astype(np.float32)}
     result = find_layers(model, [feed], None, False, silent)
