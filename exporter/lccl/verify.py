@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
+
 import numpy as np
 import onnx
 
@@ -95,16 +97,23 @@ def hold(reference: dict[str, Array], outputs: dict[str, Array], tolerance: floa
 
 def has_hard_gates(model: onnx.ModelProto) -> bool:
     """Whether a gate jumps at its edge: a binary one, or one with a threshold."""
-    nodes = [node_attributes(n) for n in model.graph.node if is_lccl_node(n)]
-    return any(a.gate_slope > 1e3 or a.gate_threshold > 0 for a in nodes)
+    return any(map(is_hard, filter(is_lccl_node, model.graph.node)))
 
 
-def with_soft_gates(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The model with every gate a ReLU without bound or threshold, so that none jumps at its edge."""
+def is_hard(node: onnx.NodeProto) -> bool:
+    """Whether the gate of an LCCLConv node jumps at its edge."""
+    attributes = node_attributes(node)
+    return attributes.gate_slope > 1e3 or attributes.gate_threshold > 0
+
+
+def with_soft_gates(model: onnx.ModelProto, *, hard_only: bool = False) -> onnx.ModelProto:
+    """The model with every gate, or every hard one, a ReLU without bound or threshold, so that none jumps at its edge."""
     soft = onnx.ModelProto()
     soft.CopyFrom(model)
     values = {"gate_slope": 1.0, "gate_max": FLT_MAX, "gate_threshold": 0.0}
     for node in filter(is_lccl_node, soft.graph.node):
+        if hard_only and not is_hard(node):
+            continue
         kept = [a for a in node.attribute if a.name not in values]
         del node.attribute[:]
         node.attribute.extend([*kept, *(onnx.helper.make_attribute(k, v) for k, v in values.items())])
@@ -141,10 +150,10 @@ def runnable(model: onnx.ModelProto) -> onnx.ModelProto:
     return out
 
 
-def default_tolerance(model: onnx.ModelProto) -> float:
-    """1e-4 for float32; 2e-2 where weights are of lower precision."""
+def default_tolerance(model: onnx.ModelProto, weights: Container[str] | None = None) -> float:
+    """1e-4 for float32; 2e-2 where weights, all or those of these names, are of lower precision."""
     low = {onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16}
-    return 2e-2 if {t.data_type for t in model.graph.initializer} & low else 1e-4
+    return 2e-2 if {t.data_type for t in model.graph.initializer if weights is None or t.name in weights} & low else 1e-4
 
 
 def input_types(model: onnx.ModelProto) -> dict[str, onnx.TypeProto.Tensor]:
@@ -154,7 +163,7 @@ def input_types(model: onnx.ModelProto) -> dict[str, onnx.TypeProto.Tensor]:
 
 
 def random_feed(model: onnx.ModelProto, shapes: dict[str, tuple[int, ...]] | None = None, seed: int = 0) -> dict[str, Array]:
-    """Standard normal inputs of the given shapes, masks half set; without a shape, a dynamic first dimension is 2 and any other 32."""
+    """Standard normal inputs of the given shapes, bool and unsigned ones half set, as masks are; without a shape, a dynamic first dimension is 2 and any other 32."""
     generator = np.random.default_rng(seed)
     feed = {}
     for name, kind in input_types(model).items():
@@ -163,7 +172,9 @@ def random_feed(model: onnx.ModelProto, shapes: dict[str, tuple[int, ...]] | Non
         dtype = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)
         is_float = kind.elem_type in (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
         if kind.elem_type == onnx.TensorProto.BOOL:
-            feed[name] = generator.random(dims) < 0.5
+            feed[name] = np.asarray(generator.random(dims) < 0.5)
+        elif dtype.kind == "u":
+            feed[name] = np.asarray(generator.integers(0, 2, dims)).astype(dtype)
         else:
             feed[name] = generator.standard_normal(dims).astype(dtype) if is_float else np.zeros(dims, dtype)
     return feed

@@ -12,7 +12,7 @@ import onnx
 
 from lccl.errors import UserError
 from lccl.exporting.recognition import explained, find_layers, masked
-from lccl.exporting.source import OnnxSource, Source, check_against_source, real_feeds
+from lccl.exporting.source import OnnxSource, Source, check_against_source, real_feeds, with_own_gates
 from lccl.files import atomic_path, require_writable
 from lccl.graph.canonical import canonical, set_metadata
 from lccl.graph.gate_probe import set_densities
@@ -47,7 +47,10 @@ class ExportResult:
     checked: Agreement
     """The written model in ONNX Runtime against its source: PyTorch, or the ONNX model given."""
     checked_open: Agreement | None = None
-    """As ``checked``, with every gate open; None where the source is folded and cannot be asked."""
+    """As ``checked``, with the gates of its LCCL layers open; None where it has none, or is folded and cannot be asked. Of
+    layers that were recognised the source does not know that they have a gate: these are as built in it."""
+    recognised_open: Agreement | None = None
+    """With every gate 1, against the graph that layers were recognised in; None where none was, or it cannot be told there."""
     given_inputs: int = 0
     """Of the inputs checked, how many the caller gave; the others are random."""
     random_inputs: int = 0
@@ -129,7 +132,13 @@ class ExportResult:
     def _found(self) -> str:
         random = count(self.random_inputs, "random input")
         as_built = self.checked.over(f"{self.given_inputs} given and {random}" if self.given_inputs else random)
-        return as_built + (f"; with all gates open: max error {self.checked_open.max_error:.1e}" if self.checked_open else "")
+        gates = "the gates of its own LCCL layers" if self.recognised else "all gates"
+        text = as_built + (f"; with {gates} open: max error {self.checked_open.max_error:.1e}" if self.checked_open else "")
+        if self.recognised_open:
+            text += (
+                f". Against the graph before recognition, with all gates open: max error {self.recognised_open.max_error:.1e}"
+            )
+        return text
 
 
 def export(
@@ -205,7 +214,8 @@ def export(
     random = masked(source.feeds(runs), recognised.masks)
     real = [] if inputs is None else real_feeds(runs, inputs)
     feeds = random + real
-    checked, checked_open = check_against_source(runs, source, feeds, allowed, progress, as_built_only=bool(recognised.layers))
+    own = with_own_gates(traced) if recognised.layers else runs
+    checked, checked_open = check_against_source(runs, source, feeds, allowed, progress, own=own)
     progress("measuring densities")
     densities = _densities(runs, random)
     if real:
@@ -228,7 +238,8 @@ def export(
         target,
         describe_layers(result),
         checked,
-        recognised.checked_open if recognised.layers else checked_open,
+        checked_open,
+        recognised.checked_open,
         recognised=recognised.layers,
         near_misses=recognised.near_misses,
         given_inputs=_samples(real),

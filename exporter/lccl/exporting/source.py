@@ -9,9 +9,11 @@ import numpy as np
 import onnx
 
 from lccl.errors import UserError
+from lccl.graph.canonical import canonical
 from lccl.graph.twins import dense_twin
 from lccl.graph.widen import widened
 from lccl.numerics import Agreement, Array, merge, require_finite
+from lccl.op.onnx_op import is_lccl_node
 from lccl.progress import Progress
 from lccl.run.base import CHUNK, infer_all
 from lccl.run.onnxruntime import OnnxRuntimeRunner
@@ -100,7 +102,7 @@ def check_against_source(
     tolerance: float | None,
     progress: Progress,
     *,
-    as_built_only: bool = False,
+    own: onnx.ModelProto | None,
 ) -> tuple[Agreement, Agreement | None]:
     """The model in ONNX Runtime against its source: as built on all feeds, all together.
 
@@ -108,24 +110,29 @@ def check_against_source(
     gates, since weights under a closed gate show in nothing else.
 
     Args:
-        as_built_only: the model has gates of which the source does not know that they are some.
+        own: the network with those gates only that the source knows to be some: the model itself, where none was recognised
+            in it. None where the source knows of none.
 
     Returns:
-        As built; and with open gates, where the source can be asked for these.
+        As built; and with open gates of ``own``, where the source can be asked for these.
 
     Raises:
         UserError: they differ.
     """
     allowed = default_tolerance(model) if tolerance is None else tolerance
-    hard = has_hard_gates(model)
-    results = _compare(model, source, feeds, "as built", allowed, hard, progress)
-    if as_built_only:
+    results = _compare(model, source, feeds, "as built", allowed, has_hard_gates(model), progress)
+    if own is None:
         return merge(results), None
-    if hard and "soft" in source.checks:
-        _compare(with_soft_gates(model), source, feeds[:1], "soft", allowed, False, progress)
+    if has_hard_gates(own) and "soft" in source.checks:
+        _compare(with_soft_gates(own), source, feeds[:1], "soft", allowed, False, progress)
     if "open" not in source.checks:
         return merge(results), None
-    return merge(results), merge(_compare(dense_twin(model), source, feeds[:1], "open", allowed, False, progress))
+    return merge(results), merge(_compare(dense_twin(own), source, feeds[:1], "open", allowed, False, progress))
+
+
+def with_own_gates(traced: onnx.ModelProto) -> onnx.ModelProto | None:
+    """The traced network in the form to check, before any layer is recognised in it; None where it has no LCCLConv node."""
+    return widened(canonical(traced)) if any(is_lccl_node(n) for n in traced.graph.node) else None
 
 
 def _compare(

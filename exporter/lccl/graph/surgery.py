@@ -106,7 +106,8 @@ def require_numbers(model: onnx.ModelProto) -> None:
 
 def to_model(graph: gs.Graph, like: onnx.ModelProto) -> onnx.ModelProto:
     """The graph as a model, with ``like``'s producer, metadata and documentation."""
-    graph.cleanup(remove_unused_graph_inputs=False).toposort()
+    # Nodes only: graphsurgeon's sort of the functions, whose order does not matter, never ends beside an If or a Loop.
+    graph.cleanup(remove_unused_graph_inputs=False).toposort(mode="nodes")
     with _without_weights(graph) as weights:
         model: onnx.ModelProto = gs.export_onnx(graph, do_type_check=False)
     for tensor in model.graph.initializer:
