@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from torch import nn
     from torch.export import ExportedProgram
 
+    from lccl.weights import WeightFile
+
 TORCH_SUFFIXES = (".pt", ".pth", ".ckpt")
 TRUSTED_FACTORIES = ("lccl.models.resnet:cifar_resnet",)
 """A file may name one of exactly these as its factory; any other has to be named by the caller."""
@@ -108,18 +110,48 @@ def load_checkpoint(
     return load_model(path, factory, state_dict_key=state_dict_key, unsafe_pickle=unsafe_pickle, options=PYTHON).module
 
 
-def load_onnx(path: str | Path) -> onnx.ModelProto:
+def load_onnx(path: str | Path, weights: WeightFile | None = None) -> onnx.ModelProto:
     """An ONNX file with its external data.
+
+    Args:
+        weights: takes the large weights, so that the model is small.
 
     Raises:
         UserError: no such file, or not an ONNX model.
     """
+    source = require_file(path)
+    with _reading_onnx(source):
+        import onnx
+
+        model = onnx.load(str(source), load_external_data=weights is None)
+        if weights is not None:
+            model = weights.slim(model, source.parent)
+    if not model.HasField("graph") or not model.graph.node:
+        raise UserError(f"{source} is not an ONNX model, or it is cut off (no graph in it): export or copy it again")
+    _require_sound_weights(model, source)
+    return model
+
+
+def onnx_structure(path: str | Path) -> onnx.ModelProto:
+    """An ONNX file without the weights that lie beside it.
+
+    Raises:
+        UserError: no such file, or not an ONNX model.
+    """
+    source = require_file(path)
+    with _reading_onnx(source):
+        import onnx
+
+        return onnx.load(str(source), load_external_data=False)
+
+
+@contextlib.contextmanager
+def _reading_onnx(source: Path) -> Iterator[None]:
     import onnx
     from google.protobuf.message import DecodeError
 
-    source = require_file(path)
     try:
-        model = onnx.load(str(source))
+        yield
     except (DecodeError, UnicodeDecodeError, ValueError) as error:
         raise UserError(
             f"{source} is not an ONNX model, or it is cut off ({first_line(error)}): export or copy it again"
@@ -128,10 +160,6 @@ def load_onnx(path: str | Path) -> onnx.ModelProto:
         raise UserError(
             f"{source} refers to weights that are not beside it ({first_line(error)}): copy its data file along"
         ) from None
-    if not model.HasField("graph") or not model.graph.node:
-        raise UserError(f"{source} is not an ONNX model, or it is cut off (no graph in it): export or copy it again")
-    _require_sound_weights(model, source)
-    return model
 
 
 def _require_sound_weights(model: onnx.ModelProto, path: Path) -> None:
@@ -139,13 +167,15 @@ def _require_sound_weights(model: onnx.ModelProto, path: Path) -> None:
     import numpy as np
     import onnx
 
+    from lccl.weights import array
+
     floats = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16, onnx.TensorProto.DOUBLE)
     weights = {name for node in model.graph.node if node.op_type in _WEIGHTED_OPS for name in node.input[1:]}
     norms = [node for node in model.graph.node if node.op_type == "BatchNormalization"]
     variances = {name for node in norms for name in node.input[_VARIANCE : _VARIANCE + 1]}
     for tensor in model.graph.initializer:
         if tensor.data_type in floats:
-            values = onnx.numpy_helper.to_array(tensor)
+            values = array(tensor)
             if np.isnan(values).any():
                 raise _bad_weight(path, tensor.name, "NaN")
             if tensor.name in weights and np.isinf(values).any():

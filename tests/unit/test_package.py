@@ -75,8 +75,8 @@ MAY_IMPORT = {
     "nn": {"errors", "op", "cuda", "text", "torch_calls", "nn"},
     "models": {"errors", "nn", "models"},
     "train": {"nn", "train"},
-    "graph": {"errors", "numerics", "op", "graph"},
-    "run": {"errors", "files", "numerics", "run", "torch_calls"},
+    "graph": {"errors", "numerics", "op", "weights", "graph"},
+    "run": {"errors", "files", "numerics", "weights", "run", "torch_calls"},
     "ort": {"errors", "files", "native", "op", "run", "ort"},
     "profiling": {"errors", "op", "nn", "graph", "run", "numerics", "text", "load", "torch_calls", "verify", "profiling"},
     "exporting": {
@@ -85,6 +85,7 @@ MAY_IMPORT = {
         "op",
         "nn",
         "graph",
+        "load",
         "run",
         "profiling",
         "numerics",
@@ -92,6 +93,7 @@ MAY_IMPORT = {
         "progress",
         "torch_calls",
         "verify",
+        "weights",
         "exporting",
     },
     "engine": {"errors", "files", "op", "graph", "load", "plugin", "progress", "verify", "engine"},
@@ -105,13 +107,14 @@ SHARED = {
     "errors": set(),
     "files": {"errors"},
     "native": {"errors", "files"},
-    "load": {"checkpoint", "errors", "files", "nn", "text", "torch_calls"},
+    "load": {"checkpoint", "errors", "files", "nn", "text", "torch_calls", "weights"},
     "numerics": {"errors", "text"},
     "progress": set(),
     "text": set(),
     "torch_calls": set(),
-    "verify": {"errors", "numerics", "op", "run"},
+    "verify": {"errors", "numerics", "op", "run", "weights"},
     "version": set(),
+    "weights": {"errors", "files", "numerics"},
 }
 """The modules beside the folders."""
 

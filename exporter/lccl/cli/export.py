@@ -152,14 +152,13 @@ def _export_onnx(options: Namespace, common: dict[str, Any], shapes: list[tuple[
             raise UserError(f"--{name.replace('_', '-')} goes with a checkpoint; an .onnx file has its network in it")
     import numpy as np
 
-    from lccl.load import load_onnx
+    from lccl.load import onnx_structure
     from lccl.verify import input_types
 
-    proto = load_onnx(options.source)
-    inputs = _real_inputs(options.inputs, tuple(input_types(proto)))
+    inputs = _real_inputs(options.inputs, tuple(input_types(onnx_structure(options.source)))) if options.inputs else None
     if not shapes and inputs:
         shapes = [(1, *a.shape[1:]) for a in inputs.values()]
-    return export(proto, [np.empty(shape) for shape in shapes] or None, options.output, inputs=inputs, **common)
+    return export(options.source, [np.empty(shape) for shape in shapes] or None, options.output, inputs=inputs, **common)
 
 
 def _real_inputs(source: str | None, names: tuple[str, ...]) -> dict[str, Array] | None:

@@ -21,6 +21,7 @@ from lccl.graph.recognise import Found, NearMiss
 from lccl.graph.twins import dense_twin
 from lccl.graph.views import inlined, stripped
 from lccl.graph.widen import widened
+from lccl.load import load_onnx
 from lccl.numerics import Agreement, Array
 from lccl.op.contract import QUALIFIED_NAME, VERSION
 from lccl.op.onnx_op import register_schema
@@ -29,6 +30,7 @@ from lccl.progress import Progress, silent
 from lccl.text import count, kind_of, table
 from lccl.verify import check_model, check_view, default_tolerance
 from lccl.version import __version__
+from lccl.weights import WeightFile, whole_size, write_whole
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -142,7 +144,7 @@ class ExportResult:
 
 
 def export(
-    model: nn.Module | ExportedProgram | onnx.ModelProto,
+    model: nn.Module | ExportedProgram | onnx.ModelProto | str | Path,
     args: Tensor | Sequence[Tensor] | None,
     path: str | Path,
     *,
@@ -162,7 +164,7 @@ def export(
 
     Args:
         model: a module with :class:`lccl.nn.LCCLConv2d` layers or gates in code of its own, a program of ``torch.export``,
-            or an ONNX model, with LCCLConv nodes or in standard ops.
+            or an ONNX model, with LCCLConv nodes or in standard ops; of this the path too, which takes less memory.
         args: example input(s) of the module, [N, C, H, W]; for an ONNX model None, or arrays whose shapes the check takes,
             which it needs where sizes besides the batch are dynamic and not any size will do.
         path: the canonical file: nodes and model-local function, opset 18, dynamic batch.
@@ -200,12 +202,27 @@ def export(
     for file in filter(None, targets.values()):
         require_writable(file)
     register_schema()
-    source = _make_source(model, args, (input_names, output_names), dynamic_hw, progress)
-    traced = source.to_onnx()
+    with WeightFile(target) as weights:
+        source = _make_source(model, args, (input_names, output_names), dynamic_hw, weights, progress)
+        return _export(source, weights, targets, inputs, fuse, tolerance, metadata or {}, progress)
+
+
+def _export(
+    source: Source,
+    weights: WeightFile,
+    targets: Mapping[str, Path | None],
+    inputs: Mapping[str, Array] | None,
+    fuse: bool,
+    tolerance: float | None,
+    metadata: Mapping[str, str],
+    progress: Progress,
+) -> ExportResult:
+    """The export of a network, once it is known what of it is asked for; its models are small, with their weights in a file."""
+    traced = weights.slim(source.to_onnx())
     recognised = find_layers(traced, source.feeds(traced), inputs, fuse, progress)
     progress("folding and completing the graph")
     result = canonical(recognised.model)
-    notes = {"lccl.op": QUALIFIED_NAME, "lccl.op_version": str(VERSION), **source.metadata, **(metadata or {})}
+    notes = {"lccl.op": QUALIFIED_NAME, "lccl.op_version": str(VERSION), **source.metadata, **metadata}
     set_metadata(result, __version__, notes)
     progress("checking the model")
     check_model(result)
@@ -234,8 +251,9 @@ def export(
         files["tensorrt"] = _checked_twin(stripped(result), notes, "tensorrt")
     progress("writing")
     _write({targets[kind]: proto for kind, proto in files.items()})  # type: ignore[misc]
+    assert targets["model"] is not None
     return ExportResult(
-        target,
+        targets["model"],
         describe_layers(result),
         checked,
         checked_open,
@@ -262,18 +280,20 @@ def _samples(feeds: list[dict[str, Array]]) -> int:
 
 
 def _make_source(
-    model: nn.Module | ExportedProgram | onnx.ModelProto,
+    model: nn.Module | ExportedProgram | onnx.ModelProto | str | Path,
     args: Tensor | Sequence[Tensor] | None,
     names: tuple[Sequence[str] | None, Sequence[str] | None],
     dynamic_hw: bool,
+    weights: WeightFile,
     progress: Progress,
 ) -> Source:
-    if isinstance(model, onnx.ModelProto):
+    if isinstance(model, (str, Path, onnx.ModelProto)):
         for given, name in ((dynamic_hw, "dynamic_hw"), (names[0], "input_names"), (names[1], "output_names")):
             if given:
                 raise UserError(f"{name} is for a module; an ONNX model has its shapes and names in it")
         examples: Sequence[Any] = () if args is None else (args,) if hasattr(args, "__array__") else args
-        return OnnxSource(model, [tuple(a.shape) for a in examples])
+        loaded = weights.slim(model) if isinstance(model, onnx.ModelProto) else load_onnx(model, weights)
+        return OnnxSource(loaded, [tuple(a.shape) for a in examples])
     from torch import export as torch_export
     from torch import nn
 
@@ -310,7 +330,7 @@ def _write(files: Mapping[Path, onnx.ModelProto]) -> None:
     """All of the files or none."""
     with contextlib.ExitStack() as stack:
         for path, model in files.items():
-            if model.ByteSize() > MAX_FILE_BYTES:
+            if whole_size(model) > MAX_FILE_BYTES:
                 raise UserError(f"the model is over 2 GB, the limit of one ONNX file; this version cannot split {path}")
             temporary = stack.enter_context(atomic_path(path))
-            temporary.write_bytes(model.SerializeToString())
+            write_whole(model, temporary)

@@ -6,10 +6,8 @@ from collections.abc import Container
 
 import numpy as np
 import onnx_graphsurgeon as gs
-from onnx import numpy_helper
-from onnx_graphsurgeon.ir.tensor import LazyValues
 
-from lccl.graph.surgery import producer, value_of
+from lccl.graph.surgery import producer, stored_shape, value_of
 from lccl.numerics import Array
 
 _UNBOUNDED = 3e38
@@ -45,7 +43,7 @@ def optional_input(node: gs.Node, place: int) -> gs.Tensor | None:
 
 def is_computed(tensor: gs.Tensor) -> bool:
     """Whether the tensor depends on the network's inputs."""
-    return value_of(tensor) is None
+    return stored_shape(tensor) is None
 
 
 def norm_affine(node: gs.Node) -> tuple[Array, Array] | None:
@@ -59,10 +57,7 @@ def norm_affine(node: gs.Node) -> tuple[Array, Array] | None:
 
 
 def weights_of(tensor: gs.Tensor) -> Array:
-    """A stored tensor's values, without keeping a second copy of them in the graph."""
-    if isinstance(tensor, gs.Constant) and isinstance(tensor._values, LazyValues):
-        values: Array = numpy_helper.to_array(tensor._values.tensor)
-        return values
+    """The values of a tensor that is known to be stored."""
     found = value_of(tensor)
     assert found is not None
     return found

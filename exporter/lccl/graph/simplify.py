@@ -23,11 +23,11 @@ from lccl.graph.surgery import (
     import_graph,
     plain_constants,
     require_numbers,
-    skeleton_of,
     to_model,
 )
 from lccl.op.contract import DOMAIN, OP_TYPE
 from lccl.op.onnx_op import IR_VERSION, OPSET, is_lccl_node
+from lccl.weights import skeleton_of
 
 _FOLDABLE = (
     "CastLike",

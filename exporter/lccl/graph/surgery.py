@@ -6,7 +6,7 @@ import contextlib
 import io
 import logging
 import math
-from collections.abc import Callable, Container, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -19,9 +19,8 @@ from lccl.errors import UserError
 from lccl.numerics import Array
 from lccl.op.contract import DOMAIN, OP_TYPE, Attributes
 from lccl.op.onnx_op import IR_VERSION
+from lccl.weights import SMALL, array, skeleton_of, weight_file
 
-SMALL = 1024
-"""Elements of a constant that shape inference or folding may have to read; larger ones are weights."""
 Rule = Callable[[gs.Node], gs.Tensor | None]
 """A rewrite of one node: the tensor that takes the place of its only output, or None where it does not apply."""
 
@@ -45,28 +44,6 @@ def import_graph(model: onnx.ModelProto) -> gs.Graph:
     return gs.import_onnx(model)
 
 
-def skeleton_of(model: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, onnx.TensorProto]]:
-    """A copy of the model without its large weights, which are graph inputs in it: cheap to infer shapes of, and to convert.
-
-    Returns:
-        The copy; and the weights by name, the given model's own.
-    """
-    given = {v.name for v in model.graph.input}
-    large = {t.name: t for t in model.graph.initializer if math.prod(t.dims) > SMALL and t.name not in given}
-    out = onnx.ModelProto(
-        ir_version=model.ir_version, producer_name=model.producer_name, producer_version=model.producer_version
-    )
-    out.doc_string = model.doc_string
-    for name in ("opset_import", "metadata_props", "functions"):
-        getattr(out, name).extend(getattr(model, name))
-    out.graph.name, out.graph.doc_string = model.graph.name, model.graph.doc_string
-    for name in ("node", "input", "output", "value_info", "sparse_initializer", "quantization_annotation"):
-        getattr(out.graph, name).extend(getattr(model.graph, name))
-    out.graph.initializer.extend(t for t in model.graph.initializer if t.name not in large)
-    out.graph.input.extend(helper.make_tensor_value_info(t.name, t.data_type, list(t.dims)) for t in large.values())
-    return out, large
-
-
 def plain_constants(model: onnx.ModelProto) -> None:
     """Constant(value_float...) -> Constant(value): TensorRT's parser and graphsurgeon know only the latter."""
     for node in model.graph.node:
@@ -82,7 +59,7 @@ def plain_constants(model: onnx.ModelProto) -> None:
 def attach_weights(graph: gs.Graph, weights: Mapping[str, onnx.TensorProto]) -> None:
     """Puts the weights back in place of the graph inputs that stood for them."""
     for stand_in in [t for t in graph.inputs if t.name in weights]:
-        stored = gs.Constant(stand_in.name, LazyValues(weights[stand_in.name]))
+        stored = gs.Constant(stand_in.name, _Stored(weights[stand_in.name]))
         for reader in list(stand_in.outputs):
             reader.inputs = [stored if t is stand_in else t for t in reader.inputs]
     graph.inputs = [t for t in graph.inputs if t.name not in weights]
@@ -104,16 +81,28 @@ def require_numbers(model: onnx.ModelProto) -> None:
         )
 
 
+class _Stored(LazyValues):  # type: ignore[misc]
+    """A weight that is read when it is asked for, from where its model has it."""
+
+    def load(self) -> Array:
+        return array(self.tensor)
+
+
 def to_model(graph: gs.Graph, like: onnx.ModelProto) -> onnx.ModelProto:
-    """The graph as a model, with ``like``'s producer, metadata and documentation."""
+    """The graph as a model, with ``like``'s producer, metadata and documentation; its new weights in the file of those."""
     # Nodes only: graphsurgeon's sort of the functions, whose order does not matter, never ends beside an If or a Loop.
     graph.cleanup(remove_unused_graph_inputs=False).toposort(mode="nodes")
-    with _without_weights(graph) as weights:
+    file = weight_file(like)
+    weights = {t.name: t for t in graph.tensors().values() if _is_weight(t)}
+    if file is not None:
+        for tensor in weights.values():
+            if not isinstance(tensor._values, LazyValues):
+                tensor._values = _Stored(file.tensor(tensor.name, tensor._values))  # and the array can go
+    with _left_out(weights.values()) as values:
         model: onnx.ModelProto = gs.export_onnx(graph, do_type_check=False)
     for tensor in model.graph.initializer:
-        values = weights.get(tensor.name)
-        if values is not None:
-            tensor.CopyFrom(values.tensor if isinstance(values, LazyValues) else numpy_helper.from_array(values, tensor.name))
+        if tensor.name in values:
+            tensor.CopyFrom(_as_tensor(tensor.name, values[tensor.name]))
     model.ir_version = IR_VERSION
     model.producer_name, model.producer_version = like.producer_name, like.producer_version
     model.doc_string = like.doc_string
@@ -122,19 +111,34 @@ def to_model(graph: gs.Graph, like: onnx.ModelProto) -> onnx.ModelProto:
     return model
 
 
+def _is_weight(tensor: gs.Tensor) -> bool:
+    """Whether it is a large constant that can be written as it is."""
+    if not isinstance(tensor, gs.Constant) or math.prod(tensor.shape) <= SMALL:
+        return False
+    return not isinstance(tensor._values, SparseValues) and tensor._export_dtype is None
+
+
+def _as_tensor(name: str, values: Array | LazyValues) -> onnx.TensorProto:
+    if not isinstance(values, LazyValues):
+        return numpy_helper.from_array(values, name)
+    out = onnx.TensorProto()
+    out.CopyFrom(values.tensor)
+    out.name = name
+    return out
+
+
 @contextlib.contextmanager
-def _without_weights(graph: gs.Graph) -> Iterator[dict[str, Array | LazyValues]]:
-    """The graph with empty tensors in place of its large constants within the block: an export copies each several times."""
-    large = [t for t in graph.tensors().values() if isinstance(t, gs.Constant) and math.prod(t.shape) > SMALL]
-    weights = {t.name: t._values for t in large if not isinstance(t._values, SparseValues) and t._export_dtype is None}
-    kept = [t for t in large if t.name in weights]
+def _left_out(weights: Iterable[gs.Constant]) -> Iterator[dict[str, Array | LazyValues]]:
+    """Empty tensors in place of the weights within the block, as an export copies each several times; gives their values."""
+    kept = list(weights)
+    values = {t.name: t._values for t in kept}
     for tensor in kept:
         tensor._values = LazyValues(onnx.TensorProto(name=tensor.name, data_type=stored_type(tensor), dims=tensor.shape))
     try:
-        yield weights
+        yield values
     finally:
         for tensor in kept:
-            tensor._values = weights[tensor.name]
+            tensor._values = values[tensor.name]
 
 
 def fold_constants(graph: gs.Graph) -> gs.Graph:
@@ -142,12 +146,24 @@ def fold_constants(graph: gs.Graph) -> gs.Graph:
     logger = logging.getLogger("onnxruntime")
     level = logger.level
     logger.setLevel(logging.ERROR)
+    _load_foldable(graph)
     try:
         with contextlib.redirect_stdout(io.StringIO()):
             graph.fold_constants(fold_shapes=False)
     finally:
         logger.setLevel(level)
     return graph.cleanup(remove_unused_graph_inputs=False)
+
+
+def _load_foldable(graph: gs.Graph) -> None:
+    """Weights that nodes to be folded read, into memory: ONNX Runtime folds them, which is given no file."""
+    folded: set[int] = set()
+    for node in graph.nodes:
+        if all(isinstance(t, gs.Constant) or id(t) in folded for t in node.inputs):
+            folded.update(map(id, node.outputs))
+            for tensor in node.inputs:
+                if isinstance(tensor, gs.Constant):
+                    tensor.values = np.array(tensor.values)
 
 
 def is_lccl(node: gs.Node) -> bool:
@@ -165,9 +181,9 @@ def attributes_of(node: gs.Node) -> Attributes:
 
 
 def value_of(tensor: gs.Tensor) -> Array | None:
-    """A constant's values; None for a tensor that is computed."""
+    """A constant's values; None for a tensor that is computed. A stored weight's are not kept in the graph."""
     if isinstance(tensor, gs.Constant):
-        values: Array = tensor.values
+        values: Array = tensor._values.load() if isinstance(tensor._values, _Stored) else tensor.values
         return values
     if len(tensor.inputs) == 1 and tensor.inputs[0].op == "Constant" and "value" in tensor.inputs[0].attrs:
         values = tensor.inputs[0].attrs["value"].values

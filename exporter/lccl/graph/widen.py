@@ -8,6 +8,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, numpy_helper
 
+from lccl.weights import WeightFile, array, weight_file
+
 _BF16, _F32 = TensorProto.BFLOAT16, TensorProto.FLOAT
 
 
@@ -17,7 +19,7 @@ def widened(model: onnx.ModelProto) -> onnx.ModelProto:
         return model
     out = onnx.ModelProto()
     out.CopyFrom(model)
-    _widen(out.graph.initializer)
+    _widen(out.graph.initializer, weight_file(model))
     for value in (*out.graph.input, *out.graph.output):
         if value.type.tensor_type.elem_type == _BF16:
             value.type.tensor_type.elem_type = _F32
@@ -27,7 +29,7 @@ def widened(model: onnx.ModelProto) -> onnx.ModelProto:
             if attribute.name == "to" and attribute.i == _BF16:
                 attribute.i = _F32
             if attribute.type == onnx.AttributeProto.TENSOR:
-                _widen([attribute.t])
+                _widen([attribute.t], None)
     return out
 
 
@@ -37,7 +39,8 @@ def _has_bf16(model: onnx.ModelProto) -> bool:
     return _BF16 in types or any(a.name == "to" and a.i == _BF16 for n in model.graph.node for a in n.attribute)
 
 
-def _widen(tensors: Iterable[TensorProto]) -> None:
+def _widen(tensors: Iterable[TensorProto], file: WeightFile | None) -> None:
+    write = numpy_helper.from_array if file is None else lambda values, name: file.tensor(name, values)
     for tensor in tensors:
         if tensor.data_type == _BF16:
-            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float32), tensor.name))
+            tensor.CopyFrom(write(array(tensor).astype(np.float32), tensor.name))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -12,6 +13,7 @@ from lccl.errors import UserError
 from lccl.files import require_file
 from lccl.numerics import Array
 from lccl.run.base import Batches, common_batches
+from lccl.weights import trim_memory, weight_file
 
 PLAIN, WITH_LIBRARY = "onnxruntime", "onnxruntime-lccl"
 """The runner's name without a library of custom ops and with one."""
@@ -57,6 +59,8 @@ class OnnxRuntimeRunner:
 
     def __exit__(self, *_: object) -> None:
         self._session = None
+        if isinstance(self._model, onnx.ModelProto) and weight_file(self._model) is not None:
+            trim_memory()
 
     @property
     def input_names(self) -> tuple[str, ...]:
@@ -97,14 +101,29 @@ def open_session(model: str | Path | onnx.ModelProto, options: Any, providers: S
     """
     import onnxruntime
 
-    source = model.SerializeToString() if isinstance(model, onnx.ModelProto) else str(require_file(model))
     try:
-        return onnxruntime.InferenceSession(source, options, providers=list(providers))
+        with _source(model) as source:
+            return onnxruntime.InferenceSession(source, options, providers=list(providers))
+    except UserError:
+        raise
     except Exception as error:
         said = _one_line(error)
         if "Domain already set in registry" in said:
             said = "its options have the op's library already: take new SessionOptions for each session"
         raise UserError(f"ONNX Runtime cannot load {_title(model)}: {said}") from error
+
+
+@contextlib.contextmanager
+def _source(model: str | Path | onnx.ModelProto) -> Iterator[str | bytes]:
+    """What ONNX Runtime opens: a path, for a model with its weights in a file too; else the model itself."""
+    file = weight_file(model) if isinstance(model, onnx.ModelProto) else None
+    if not isinstance(model, onnx.ModelProto):
+        yield str(require_file(model))
+    elif file is None:
+        yield model.SerializeToString()
+    else:
+        with file.opened(model) as path:
+            yield str(path)
 
 
 def _title(model: str | Path | onnx.ModelProto) -> str:

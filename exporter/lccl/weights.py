@@ -1,0 +1,288 @@
+"""Large weights apart from their models: left out for what reads structure alone, or in a file that several models share.
+
+A model in protobuf copies its weights whenever it is copied, and ONNX Runtime copies them again from a model in memory. Within
+a :class:`WeightFile`, models refer to one file as ONNX's external data, are small themselves, and are opened beside that file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import math
+import secrets
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import ml_dtypes
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from lccl.errors import UserError
+from lccl.files import if_abandoned, require_writable
+from lccl.numerics import Array
+
+SMALL = 1024
+"""Elements of a constant that shape inference or folding may have to read; larger ones are weights."""
+_ALIGNMENT = 64
+"""Bytes; of each tensor in a file, as vector instructions like it."""
+_PLAIN_TYPES: Mapping[int, np.dtype[Any]] = {
+    TensorProto.FLOAT: np.dtype(np.float32),
+    TensorProto.FLOAT16: np.dtype(np.float16),
+    TensorProto.BFLOAT16: np.dtype(ml_dtypes.bfloat16),
+    TensorProto.DOUBLE: np.dtype(np.float64),
+    TensorProto.INT8: np.dtype(np.int8),
+    TensorProto.UINT8: np.dtype(np.uint8),
+    TensorProto.INT32: np.dtype(np.int32),
+    TensorProto.INT64: np.dtype(np.int64),
+    TensorProto.BOOL: np.dtype(np.bool_),
+}
+"""Whose elements lie one after the other in whole bytes; a weight of another type stays in its model."""
+_DATA_FIELDS = ("raw_data", "float_data", "int32_data", "int64_data", "double_data", "external_data", "data_location")
+_open: dict[str, WeightFile] = {}
+"""By name: what the location of a tensor refers to. Names are random, so that no model from outside has one of them."""
+
+
+class WeightFile:
+    """A temporary file with weights of models, for as long as the block is open.
+
+    Args:
+        beside: a file whose folder has room for it.
+
+    Raises:
+        UserError: the folder cannot be written, or the disk is full.
+    """
+
+    def __init__(self, beside: str | Path) -> None:
+        require_writable(beside)
+        self.name = secrets.token_hex(16)
+        self._folder = Path(beside).resolve().parent / f".{Path(beside).name}.{self.name[:8]}.tmp"
+        self._blocks = contextlib.ExitStack()
+
+    def __enter__(self) -> Self:
+        with self._writing():
+            self._folder.mkdir()
+            (self._folder / self.name).touch()
+        self._blocks.enter_context(if_abandoned(self._remove))
+        _open[self.name] = self
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        del _open[self.name]
+        self._blocks.close()
+        self._remove()
+
+    def slim(self, model: onnx.ModelProto, folder: str | Path | None = None) -> onnx.ModelProto:
+        """A copy of the model that has its large weights in this file.
+
+        Args:
+            folder: where the model's external data lies, for one that was loaded without it.
+
+        Raises:
+            UserError: external data that is not there, or a full disk.
+        """
+        out = without_initializers(model)
+        if folder is not None:
+            onnx.external_data_helper.load_external_data_for_model(out, str(folder))  # of nodes, and graphs within nodes
+        out.graph.initializer.extend(self._moved(tensor, folder) for tensor in model.graph.initializer)
+        return out
+
+    def tensor(self, name: str, values: Array) -> TensorProto:
+        """The values as a tensor of a model; its data in this file, unless there is little of it."""
+        if values.size <= SMALL:
+            return numpy_helper.from_array(values, name)
+        kind = helper.np_dtype_to_tensor_dtype(values.dtype)
+        return self._stored(
+            TensorProto(name=name, data_type=kind, dims=values.shape), np.ascontiguousarray(values).data.cast("B")
+        )
+
+    def _moved(self, tensor: TensorProto, folder: str | Path | None) -> TensorProto:
+        if tensor.data_location == TensorProto.EXTERNAL and tensor.external_data:
+            if file_of(tensor) is self:
+                return tensor
+            tensor = _loaded(tensor, folder)
+        if math.prod(tensor.dims) <= SMALL or tensor.data_type not in _PLAIN_TYPES:
+            return tensor
+        data = tensor.raw_data or numpy_helper.to_array(tensor).tobytes()
+        return self._stored(tensor, data) if len(data) == _bytes(tensor) else tensor
+
+    def _stored(self, tensor: TensorProto, data: bytes | memoryview) -> TensorProto:
+        with self._writing(), (self._folder / self.name).open("ab") as stream:
+            stream.write(bytes(-stream.tell() % _ALIGNMENT))
+            place = {"location": self.name, "offset": stream.tell(), "length": len(data)}
+            stream.write(data)
+        out = _bare(tensor)
+        out.data_location = TensorProto.EXTERNAL
+        for key, value in place.items():
+            out.external_data.add(key=key, value=str(value))
+        return out
+
+    def map(self, place: Mapping[str, str], dtype: np.dtype[Any], shape: tuple[int, ...]) -> Array:
+        """Values in this file, read-only, which are read when they are asked for."""
+        return np.memmap(self._folder / self.name, dtype, "r", int(place["offset"]), shape)
+
+    @contextlib.contextmanager
+    def opened(self, model: onnx.ModelProto) -> Iterator[Path]:
+        """A file of the model beside its weights, within the block."""
+        path = self._folder / f"{secrets.token_hex(8)}.onnx"
+        try:
+            with self._writing():
+                path.write_bytes(model.SerializeToString())
+            yield path
+        finally:
+            path.unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise UserError(
+                f"cannot write the weights to {self._folder.parent}, where they lie while the model is checked: "
+                f"{error.strerror or error}; nothing was written: make room there, or choose another place"
+            ) from None
+
+    def _remove(self) -> None:
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def file_of(tensor: TensorProto) -> WeightFile | None:
+    """The open file that has the tensor's data."""
+    return next((_open.get(e.value) for e in tensor.external_data if e.key == "location"), None)
+
+
+def weight_file(model: onnx.ModelProto) -> WeightFile | None:
+    """The open file that has weights of the model."""
+    return next(filter(None, map(file_of, model.graph.initializer)), None)
+
+
+def array(tensor: TensorProto) -> Array:
+    """A tensor's values, wherever they are; read-only."""
+    file = file_of(tensor)
+    if file is None:
+        values: Array = numpy_helper.to_array(tensor)
+        return values
+    place = {e.key: e.value for e in tensor.external_data}
+    return file.map(place, _PLAIN_TYPES[tensor.data_type], tuple(tensor.dims))
+
+
+def write_whole(model: onnx.ModelProto, path: Path) -> None:
+    """Writes the model as one file with its weights in it, which go from file to file: protobuf would hold them three times.
+
+    The fields of a message may come in any order, so that the graph is the model's last field, and the weights are the graph's.
+
+    Raises:
+        OSError: a full disk.
+    """
+    rest = without_initializers(model)
+    graph = rest.graph.SerializeToString()
+    rest.ClearField("graph")
+    inside = [_head(tensor) for tensor in model.graph.initializer]
+    sizes = [len(head) + _outside(tensor) for head, tensor in zip(inside, model.graph.initializer, strict=True)]
+    keys = [_key(onnx.GraphProto, "initializer", size) for size in sizes]
+    with path.open("wb") as stream:
+        stream.write(rest.SerializeToString())
+        stream.write(_key(onnx.ModelProto, "graph", len(graph) + sum(map(len, keys)) + sum(sizes)))
+        stream.write(graph)
+        for key, head, tensor in zip(keys, inside, model.graph.initializer, strict=True):
+            stream.write(key + head)
+            if _outside(tensor):
+                stream.write(array(tensor).data.cast("B"))
+
+
+def whole_size(model: onnx.ModelProto) -> int:
+    """Bytes of the model with its weights in it, to within a few per weight."""
+    return int(model.ByteSize()) + sum(map(_outside, model.graph.initializer))
+
+
+def _head(tensor: TensorProto) -> bytes:
+    """A serialised tensor, up to its data where this is in a file."""
+    if not _outside(tensor):
+        return bytes(tensor.SerializeToString())
+    return bytes(_bare(tensor).SerializeToString()) + _key(TensorProto, "raw_data", _outside(tensor))
+
+
+def _key(message: Any, field: str, length: int) -> bytes:
+    """What comes before a field of so many bytes (protobuf's wire format, type 2): its number and their count, 7 bits a byte."""
+    out = bytearray()
+    for value in (message.DESCRIPTOR.fields_by_name[field].number << 3 | 2, length):
+        rest = value
+        while rest > 0x7F:
+            out.append(rest & 0x7F | 0x80)
+            rest >>= 7
+        out.append(rest)
+    return bytes(out)
+
+
+def skeleton_of(model: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, TensorProto]]:
+    """A copy of the model without its large weights, which are graph inputs in it: cheap to infer shapes of, and to convert.
+
+    Returns:
+        The copy; and the weights by name, the given model's own.
+    """
+    given = {v.name for v in model.graph.input}
+    large = {t.name: t for t in model.graph.initializer if math.prod(t.dims) > SMALL and t.name not in given}
+    out = without_initializers(model)
+    out.graph.initializer.extend(t for t in model.graph.initializer if t.name not in large)
+    out.graph.input.extend(helper.make_tensor_value_info(t.name, t.data_type, list(t.dims)) for t in large.values())
+    return out, large
+
+
+def without_initializers(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy of the model but for its initializers."""
+    out = onnx.ModelProto()
+    _copy_fields(out, model, ("graph",))
+    _copy_fields(out.graph, model.graph, ("initializer",))
+    return out
+
+
+def _bare(tensor: TensorProto) -> TensorProto:
+    """A copy of a tensor but for its data."""
+    out = TensorProto()
+    _copy_fields(out, tensor, _DATA_FIELDS)
+    return out
+
+
+def _copy_fields(target: Any, source: Any, left_out: Sequence[str]) -> None:
+    """Every field that is set, but for those of these names."""
+    for field, value in source.ListFields():
+        own = getattr(target, field.name)
+        if field.name in left_out:
+            continue
+        if hasattr(own, "extend"):
+            own.extend(value)
+        elif hasattr(own, "CopyFrom"):
+            own.CopyFrom(value)
+        else:
+            setattr(target, field.name, value)
+
+
+def trim_memory() -> None:
+    """Gives freed memory back to the system: glibc keeps what large sessions leave in it; other C libraries have no such call."""
+    with contextlib.suppress(AttributeError, OSError):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def _loaded(tensor: TensorProto, folder: str | Path | None) -> TensorProto:
+    """A copy of a tensor with its external data in it.
+
+    Raises:
+        UserError: it is not there.
+    """
+    if folder is None:
+        raise UserError(f"the model was loaded without its external data (of {tensor.name}): pass the path of its file")
+    out = TensorProto()
+    out.CopyFrom(tensor)
+    onnx.external_data_helper.load_external_data_for_tensor(out, str(folder))
+    return out
+
+
+def _outside(tensor: TensorProto) -> int:
+    """Bytes of the tensor that are in a file."""
+    return 0 if file_of(tensor) is None else _bytes(tensor)
+
+
+def _bytes(tensor: TensorProto) -> int:
+    return int(math.prod(tensor.dims) * _PLAIN_TYPES[tensor.data_type].itemsize)
