@@ -295,3 +295,12 @@ def test_converting_twice() -> None:
 def test_a_name_that_cannot_have_a_gate() -> None:
     with pytest.raises(UserError, match=r"names features.1.conv.0.0, which cannot have a gate: depthwise"):
         lccl.nn.convert(nets.MobileNetV2(), where=["features.1.conv.0.0"])
+
+
+@pytest.mark.parametrize("where", ["first-of-block", "paper"])
+@pytest.mark.parametrize(
+    "build", [lambda: nets.resnet18(4), lambda: nets.resnet50(4), lambda: nets.VGG(width=4), nets.MobileNetV2, pixel_nets.UNet]
+)
+def test_a_network_of_fx_has_the_same_blocks(build: Any, where: str) -> None:
+    """By the names of its modules, since it has no classes."""
+    assert gated(torch.fx.symbolic_trace(build().eval()), where) == gated(build(), where)

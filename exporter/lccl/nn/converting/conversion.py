@@ -80,10 +80,11 @@ def convert(
     inplace: bool = False,
     dry_run: bool = False,
 ) -> ModelT | ConversionPlan:
-    """A dense network with gates on some of its convolutions, open at first: its outputs are the dense network's in eval mode,
-    and in training mode where ``forward`` runs the same code there.
+    """A dense network with gates on some of its convolutions, open at first: its outputs are the dense network's, in eval mode
+    and in training mode.
 
-    Code that only training runs is not looked at: if it reads a convolution before its norm, it gets the normed values.
+    A norm that training does not run right behind its convolution alone stays after the gate, and so does one for which that
+    cannot be told; a warning says so.
 
     Args:
         model: any network with ``nn.Conv2d`` layers; its training mode is kept.

@@ -152,7 +152,7 @@ def gate_layers(model: nn.Module, entries: Sequence[LayerRecipe]) -> Callable[[]
         layer.recipe = entry
         if norm is not None:
             layer.norm = norm
-            new[norm] = nn.Identity()
+            new[norm] = nn.Identity().train(norm.training)
         new[conv] = layer
     for module, replacement in new.items():
         for parent, child in places[module]:
