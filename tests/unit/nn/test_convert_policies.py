@@ -251,6 +251,9 @@ def test_the_order_is_that_of_eval_mode() -> None:
         ({"where": "regex:nothing"}, "matches no convolution; their names are like conv1"),
         ({"where": "regex:("}, "no regular expression"),
         ({"where": "min-channels:many"}, "needs a number"),
+        ({"where": "min-channels:-1"}, 'needs a number from 0 after the colon, as "min-channels:64"'),
+        ({"where": "min-channels:nan"}, "needs a number from 0"),
+        ({"where": "min-macs:inf"}, "needs a number from 0"),
         ({"where": "min-channels:4096"}, "gates none of the network's 20 convolutions: dry_run=True lists why"),
         ({"where": ["layer1.0.conv3"]}, "no convolution of the network; did you mean layer1.0.conv"),
         ({"where": ["fc"]}, "'fc', which is no convolution"),
@@ -262,7 +265,15 @@ def test_the_order_is_that_of_eval_mode() -> None:
         ({"gate_activation": "sigmoid"}, "gate_activation is one of"),
         ({"order": "mine"}, "order is"),
         ({"density": 2}, "density is the share"),
+        ({"density": "low"}, "density is the share"),
+        ({"gate": "grid", "gate_size": "a"}, "gate_size is a whole number, not 'a'"),
         ({"example": torch.randn(1, 5, 8, 8)}, "does not run on the example"),
+        ({"example": 224}, "an example is an input with its batch or the shape of one, .* not an int"),
+        ({"example": "x"}, "an example is .* not a str"),
+        (
+            {"example": (1, 3, 0, 32)},
+            r"the shape of an example has numbers above 0, as \(1, 3, 224, 224\), not \(1, 3, 0, 32\)",
+        ),
     ],
 )
 def test_bad_arguments(options: dict[str, Any], message: str) -> None:

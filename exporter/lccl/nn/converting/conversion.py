@@ -5,17 +5,30 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Container, Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Literal, TypeVar, overload
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from lccl.errors import UserError
-from lccl.nn.conv import LCCLConv2d, Order
+from lccl.nn.conv import LCCLConv2d, Order, plain_maths
 from lccl.nn.converting.flow import Flow, follow, has_hooks
-from lccl.nn.converting.measure import Example, Work, calls, hold, measure, run
+from lccl.nn.converting.measure import (
+    LOW_PRECISION,
+    TOLERANCE,
+    TOLERANCE_LOW_PRECISION,
+    Example,
+    Inputs,
+    Work,
+    calls,
+    hold,
+    inputs_of,
+    measure,
+    run,
+)
 from lccl.nn.converting.plan import ConversionPlan, PlannedLayer
 from lccl.nn.converting.policies import Policy, Where, policy_of
 from lccl.nn.converting.recipes import GateOptions, LayerRecipe, gate_layers, layer_like
@@ -94,14 +107,15 @@ def convert(
             * "first-of-block": the first larger than 1 x 1 of each block. This trains best.
             * "all-3x3"; "pointwise": all 1 x 1, as MobileNet's.
             * "paper": all of a block but a leading 1 x 1: both of a basic block, the last two of a bottleneck.
-            * "min-channels:64", "min-macs:1e7": at least as many input and output channels, or MACs per image.
+            * "min-channels:64": at least as many input channels and as many output channels. "min-macs:1e7": MACs per image.
             * "regex:layer[34]": the pattern is found in the name. A list of names. A function of a :class:`ConvInfo`.
 
             All but those of the last line leave out the stem, shortcuts, output layers after which nothing trained
             follows, and what gives one pixel for the example. Where code of the network cannot be traced, a warning says what is not known for that reason.
         order: whether a norm that moves into a layer is before the product ("paper") or after it ("released").
-        example: an input (a tensor with its batch, a list of positional ones or a dict of named ones). The network is run
-            on it in eval mode before and after, and the outputs are held against each other within 1e-4. Counts MACs.
+        example: an input (a tensor with its batch, its shape, a list of positional ones or a dict of named ones). The network
+            is run on it in eval mode before and after, and the outputs are held against each other within 1e-4 (in lower
+            precision 2e-2, norms not folded). Counts MACs.
         density: for the savings in the table.
         inplace: change ``model`` itself instead of a deep copy, whose parameters are new to an optimizer.
         dry_run: change nothing, and return the table.
@@ -120,7 +134,8 @@ def convert(
     _require_dense(model)
     _require_options(options, density)
     policy = policy_of(where)
-    work = None if example is None else measure(model, example)
+    inputs = None if example is None else inputs_of(example, model)
+    work = None if inputs is None else measure(model, inputs)
     plan = _plan(model, options, policy, work, density)
     if dry_run:
         return plan
@@ -132,7 +147,7 @@ def convert(
     for note in plan.notes:
         warnings.warn(note, stacklevel=2)
     entries = [LayerRecipe(layer.name, layer.conv.norm, options) for layer in plan.gated]
-    return _converted(model, entries, example, work, inplace)
+    return _converted(model, entries, inputs, work, inplace)
 
 
 def _plan(model: nn.Module, options: GateOptions, policy: Policy, work: Work | None, density: float) -> ConversionPlan:
@@ -162,7 +177,7 @@ def _require_dense(model: nn.Module) -> None:
 def _require_options(options: GateOptions, density: float) -> None:
     if options.gate not in ("1x1", "kxk", "grid"):
         raise UserError(f'gate is "1x1", "kxk" or "grid", not {options.gate!r}')
-    if not 0 <= density <= 1:
+    if isinstance(density, bool) or not isinstance(density, (int, float)) or not 0 <= density <= 1:
         raise UserError(f"density is the share of open pixels, between 0 and 1, not {density!r}")
     with torch.device("meta"):
         layer_like(nn.Conv2d(1, 1, 3, padding=1), options)  # options that no convolution can have fail here
@@ -230,22 +245,38 @@ def _with_gate(info: ConvInfo, conv: nn.Conv2d, work: Work | None, options: Gate
 
 
 def _converted(
-    model: ModelT, entries: Sequence[LayerRecipe], example: Example | None, work: Work | None, inplace: bool
+    model: ModelT, entries: Sequence[LayerRecipe], inputs: Inputs | None, work: Work | None, inplace: bool
 ) -> ModelT:
     """The network with the layers gated, held against its outputs from before where there is an example."""
     converted = model if inplace else _copy(model)
     undo = gate_layers(converted, entries)
-    if example is not None and work is not None:
+    if inputs is not None and work is not None:
         layers = {entry.conv: converted.get_submodule(entry.conv) for entry in entries}
+        low = any(p.dtype in LOW_PRECISION for p in converted.parameters())
         try:
-            with calls(layers) as called:
-                outputs = run(converted, example)
+            with calls(layers) as called, plain_maths(converted, "as built") if low else nullcontext():
+                outputs = _run_converted(converted, inputs)
             _require_called(layers, called)
-            hold(work.outputs, outputs)
+            hold(work.outputs, outputs, TOLERANCE_LOW_PRECISION if low else TOLERANCE)
         except BaseException:  # an interrupt too
             undo()
             raise
     return converted
+
+
+def _run_converted(model: nn.Module, inputs: Inputs) -> tuple[Tensor, ...]:
+    """The outputs of a network that ran on the inputs before its conversion."""
+    try:
+        return run(model, inputs)
+    except UserError as error:
+        cause = error.__cause__
+        if not isinstance(cause, AttributeError) or not isinstance(cause.obj, (nn.Identity, LCCLConv2d)):
+            raise
+        name = next((name for name, module in model.named_modules() if module is cause.obj), "a layer")
+        raise UserError(
+            f"the network's code reads {cause.name} of {name}, which a gated layer takes the place of; name the convolutions "
+            "to convert in a list as where, without that one"
+        ) from error
 
 
 def _require_called(layers: Iterable[str], called: Container[str]) -> None:
