@@ -285,7 +285,8 @@ def test_bad_arguments(options: dict[str, Any], message: str) -> None:
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        (nn.Sequential(nn.Linear(3, 3)), "no nn.Conv2d"),
+        (nn.Sequential(nn.Linear(3, 3)), "no nn.Conv2d, so there is nothing to gate$"),
+        (torch.fx.symbolic_trace(nn.Sequential(nn.Linear(3, 3))), "no nn.Conv2d.*: convert the module before torch.export"),
         (nn.Conv2d(3, 3, 3), "one convolution"),
         (nn.Sequential(LCCLConv2d(3, 3, 3, padding=1), nn.Conv2d(3, 3, 1)), "has gates already"),
         (nn.DataParallel(nn.Sequential(nn.Conv2d(3, 3, 3))), "wrapped in DataParallel"),
@@ -315,3 +316,24 @@ def test_a_name_that_cannot_have_a_gate() -> None:
 def test_a_network_of_fx_has_the_same_blocks(build: Any, where: str) -> None:
     """By the names of its modules, since it has no classes."""
     assert gated(torch.fx.symbolic_trace(build().eval()), where) == gated(build(), where)
+
+
+class SpatialAttention(nn.Module):
+    """CBAM's: a convolution to one map, which a sigmoid makes a mask."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.attention = nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(2, 1, 7, padding=3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.conv(x)
+        return x * self.attention(torch.cat([x.mean(1, keepdim=True), x.amax(1, keepdim=True)], 1)).sigmoid()
+
+
+@pytest.mark.parametrize("where", ["first-of-block", "paper", "min-channels:1"])
+def test_a_convolution_to_one_channel_is_left_alone(where: str) -> None:
+    """Its gate would be as much work."""
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), SpatialAttention(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 2))
+    assert gated(model, where) == ["1.conv"]
+    assert whys(model, where)["1.attention"] == "one output channel, as much work as a gate"
+    assert gated(model, ["1.attention"]) == ["1.attention"]

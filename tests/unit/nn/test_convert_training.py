@@ -8,6 +8,7 @@ from typing import Literal
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 import dense_networks as nets
 import lccl
@@ -96,6 +97,23 @@ def test_no_warning_where_nothing_is_lost(extra: Training) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         lccl.nn.convert(switched(extra), where=["conv"])
+
+
+def test_what_code_warns_of_on_stand_ins_is_not_shown() -> None:
+    class Checkpointed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.block, self.fc = nn.Conv2d(3, 8, 1), nets.BasicBlock(8, 8, 1, None), nn.Linear(8, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.stem(x)
+            x = checkpoint(self.block, x, use_reentrant=True) if self.training else self.block(x)
+            return self.fc(x.mean((2, 3)))
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        converted = lccl.nn.convert(Checkpointed())
+    assert [entry["norm"] for entry in lccl.nn.recipe(converted)] == ["block.bn1"]
 
 
 def test_tracing_leaves_buffers_and_random_numbers_alone() -> None:

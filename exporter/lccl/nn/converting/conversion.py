@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Literal, TypeVar, overload
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.nn.utils import parametrize
 
 from lccl.errors import UserError
@@ -111,7 +111,7 @@ def convert(
             * "regex:layer[34]": the pattern is found in the name. A list of names. A function of a :class:`ConvInfo`.
 
             All but those of the last line leave out the stem, shortcuts, output layers after which nothing trained
-            follows, and what gives one pixel for the example. Where code of the network cannot be traced, a warning says what is not known for that reason.
+            follows, what gives one channel, and what gives one pixel for the example. Where code of the network cannot be traced, a warning says what is not known for that reason.
         order: whether a norm that moves into a layer is before the product ("paper") or after it ("released").
         example: an input (a tensor with its batch, its shape, a list of positional ones or a dict of named ones). The network
             is run on it in eval mode before and after, and the outputs are held against each other within 1e-4 (in lower
@@ -171,7 +171,8 @@ def _require_dense(model: nn.Module) -> None:
     if isinstance(model, nn.Conv2d):
         raise UserError("the network is one convolution: build lccl.nn.LCCLConv2d in its place")
     if not any(isinstance(m, nn.Conv2d) for m in model.modules()):
-        raise UserError("the network has no nn.Conv2d, so there is nothing to gate")
+        exported = ": convert the module before torch.export" if isinstance(model, fx.GraphModule) else ""
+        raise UserError(f"the network has no nn.Conv2d, so there is nothing to gate{exported}")
 
 
 def _require_options(options: GateOptions, density: float) -> None:

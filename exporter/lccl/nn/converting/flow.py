@@ -10,6 +10,7 @@ is, so that the gated network, its gates open, computes what the dense one does 
 from __future__ import annotations
 
 import operator
+import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -48,7 +49,8 @@ class Flow:
 def follow(model: nn.Module) -> Flow:
     """The flow of a network; none of its layers is run."""
     reader, training = _Reader(model), _Reader(model)
-    with evaluating(model), _buffers_kept(model), torch.random.fork_rng(devices=[]):
+    with evaluating(model), _buffers_kept(model), torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of code that runs on stand-ins
         reader.visit(model, "")
         model.train()
         training.visit(model, "")

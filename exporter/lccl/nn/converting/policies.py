@@ -66,7 +66,11 @@ def _policy_named(where: str) -> Policy:
 
 def _barred(conv: ConvInfo) -> str | None:
     """Why no policy that goes by a convolution's place or size takes it."""
-    return conv.refusal or _ROLES.get(conv.role)
+    return (
+        conv.refusal
+        or _ROLES.get(conv.role)
+        or ("one output channel, as much work as a gate" if conv.out_channels == 1 else None)
+    )
 
 
 def _first_of_block(convs: Sequence[ConvInfo]) -> Choices:
