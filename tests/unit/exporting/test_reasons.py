@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 import torch
@@ -93,6 +94,16 @@ def test_a_gate_of_its_own(tmp_path: Path) -> None:
         "layer": "",
     }
     assert "it computes the gate of layer" in str(result)
+
+
+def test_a_layer_that_was_put_back(tmp_path: Path) -> None:
+    net = Net()
+    x, mask = net.input("x", [2, 3, 8, 8]), net.input("mask", [2, 1, 8, 8])
+    branch = net.conv(x, 3, 4)
+    model = with_a_layer(net, x, net.op("Mul", branch, mask))
+    inputs = {"x": np.ones((2, 3, 8, 8), np.float32), "mask": -np.ones((2, 1, 8, 8), np.float32)}
+    layers = lccl.export(model, None, tmp_path / "m.onnx", inputs=inputs).layers
+    assert [layer.reason for layer in layers] == ["its gate, input mask, has values below 0 in the given inputs", ""]
 
 
 def test_json_where_nothing_is_found(invoke: Invoke, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -112,7 +113,12 @@ def test_squeeze_and_excitation_is_left_alone() -> None:
     block.conv.insert(2, SqueezeExcite(16))
     model = nn.Sequential(nets.ConvBNReLU(3, 8, 3, 1), block, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 2)).eval()
     assert gated(model, "pointwise") == ["1.conv.0.0", "1.conv.3"]
-    assert whys(model, "pointwise")["1.conv.2.conv_reduce"].endswith("as squeeze-and-excitation")
+    names = ["1.conv.2.conv_reduce", "1.conv.2.conv_expand"]
+    assert {whys(model, "pointwise")[name] for name in names} == {"its output is one pixel"}
+    assert not {*gated(model, "min-channels:1")} & {*names}
+    with pytest.MonkeyPatch.context() as patch:  # code that cannot be traced, so that the pooling is not seen
+        patch.setattr(SqueezeExcite, "forward", lambda _se, x: x if bool(x.sum() > 0) else -x)
+        assert whys(model, "pointwise")[names[0]].endswith("as squeeze-and-excitation")
     example = torch.randn(2, 3, 8, 8)
     assert gated(model, "min-macs:1", example=example) == ["1.conv.0.0", "1.conv.3"]
     assert whys(model, "min-macs:1", example=example)["1.conv.2.conv_expand"] == "its output is one pixel"
@@ -337,3 +343,45 @@ def test_a_convolution_to_one_channel_is_left_alone(where: str) -> None:
     assert gated(model, where) == ["1.conv"]
     assert whys(model, where)["1.attention"] == "one output channel, as much work as a gate"
     assert gated(model, ["1.attention"]) == ["1.attention"]
+
+
+class EffectiveSqueezeExcite(nn.Module):
+    """timm's, of one convolution, after the pooling that the test asks for."""
+
+    def __init__(self, pool: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        super().__init__()
+        self.pool, self.fc = pool, nn.Conv2d(8, 8, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * nn.functional.hardsigmoid(self.fc(self.pool(x)))
+
+
+@pytest.mark.parametrize(
+    ("pool", "pixel"),
+    [
+        (lambda x: x.mean((2, 3), keepdim=True), True),
+        (lambda x: nn.functional.adaptive_avg_pool2d(x, (1, 1)), True),
+        (nn.AdaptiveMaxPool2d(1), True),
+        (nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(8, 8, 1), nn.ReLU()), True),
+        (nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(8, 8, 3, padding=1)), False),
+        (lambda x: nn.functional.interpolate(x.mean((2, 3), keepdim=True), size=8), False),
+        (nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(8, 8, 1), nn.UpsamplingNearest2d(8)), False),
+        (lambda x: x.mean(1, keepdim=True).relu(), False),
+        (lambda x: x.mean((2, 3), True), True),
+        (lambda x: x.amax(dim=(-1, -2), keepdim=True), True),
+        (nn.AdaptiveAvgPool2d(4), False),
+        (nn.Identity(), False),
+    ],
+)
+def test_what_reads_a_mean_of_the_map_gives_one_pixel(pool: Any, pixel: bool) -> None:
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.se = nn.Conv2d(8, 8, 3, padding=1), EffectiveSqueezeExcite(pool)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.se(self.conv(x))
+
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), Block(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 2))
+    assert (whys(model, "min-channels:1")["1.se.fc"] == "its output is one pixel") is pixel
+    assert not (pixel and "1.se.fc" in gated(model, "paper"))

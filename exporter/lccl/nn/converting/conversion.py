@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Container, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
+from numbers import Real
 from typing import Literal, TypeVar, overload
 
 import torch
@@ -111,7 +112,8 @@ def convert(
             * "regex:layer[34]": the pattern is found in the name. A list of names. A function of a :class:`ConvInfo`.
 
             All but those of the last line leave out the stem, shortcuts, output layers after which nothing trained
-            follows, what gives one channel, and what gives one pixel for the example. Where code of the network cannot be traced, a warning says what is not known for that reason.
+            follows, what gives one channel, and what gives one pixel. Where code of the network cannot be traced, a
+            warning says what is not known for that reason.
         order: whether a norm that moves into a layer is before the product ("paper") or after it ("released").
         example: an input (a tensor with its batch, its shape, a list of positional ones or a dict of named ones). The network
             is run on it in eval mode before and after, and the outputs are held against each other within 1e-4 (in lower
@@ -127,8 +129,8 @@ def convert(
         UserError: nothing to gate or gated already, options or names that do not fit, outputs that differ; the model is
             then as it was.
 
-    A gate's convolution keeps random weights: seed torch for the same ones again. :mod:`lccl.nn.converting` says where the gate is placed; :func:`lccl.nn.gate.open_gate` how it starts open, in training
-    mode too.
+    A gate's convolution keeps random weights: seed torch for the same ones again. :mod:`lccl.nn.converting` says where the
+    gate is placed; :func:`lccl.nn.gate.open_gate` how it starts open, in training mode too.
     """
     options = GateOptions(gate, gate_size, gate_kernel_size, gate_activation, gate_norm, 0.0, order)
     _require_dense(model)
@@ -178,7 +180,7 @@ def _require_dense(model: nn.Module) -> None:
 def _require_options(options: GateOptions, density: float) -> None:
     if options.gate not in ("1x1", "kxk", "grid"):
         raise UserError(f'gate is "1x1", "kxk" or "grid", not {options.gate!r}')
-    if isinstance(density, bool) or not isinstance(density, (int, float)) or not 0 <= density <= 1:
+    if isinstance(density, bool) or not isinstance(density, Real) or not 0 <= density <= 1:
         raise UserError(f"density is the share of open pixels, between 0 and 1, not {density!r}")
     with torch.device("meta"):
         layer_like(nn.Conv2d(1, 1, 3, padding=1), options)  # options that no convolution can have fail here

@@ -27,6 +27,10 @@ from lccl.nn.converting.structure import Role
 from lccl.torch_calls import evaluating, unchanged
 
 _ADDITIONS = ("add", "iadd", "add_")
+_ELEMENTWISE = ("relu", "relu_", "silu", "hardswish", "gelu", "sigmoid")
+_ELEMENTWISE_MODULES = tuple(f"torch.nn.modules.{name}" for name in ("activation", "batchnorm", "dropout"))
+_ONE = (1, (1, 1), [1, 1])
+_TO_SIZE = (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
 _SHORTCUT_NAMES = ("downsample", "shortcut", "skip")
 _FOLDABLE_NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm)
 
@@ -153,6 +157,23 @@ class _Trace:
                     return True
         return False
 
+    def is_pixel(self, node: fx.Node) -> bool:
+        """Whether a convolution reads a mean or maximum over the whole map, by way of layers that keep its size."""
+        while len(node.all_input_nodes) == 1:
+            module = self.modules.get(node)
+            if _pools_all(node, module):
+                return True
+            if isinstance(module, _ConvNd):
+                keeps = set(module.kernel_size) == {1}
+            elif module is not None:
+                keeps = type(module).__module__ in _ELEMENTWISE_MODULES
+            else:
+                keeps = _name_of(node.target) in _ELEMENTWISE
+            if not keeps:
+                return False
+            node = node.all_input_nodes[0]
+        return False
+
     def _convs_beside(self, conv: fx.Node, end: fx.Node) -> int:
         """How many convolutions lie between a convolution's input and a node, on paths that do not take it; 0: no such path."""
         source = conv.all_input_nodes[0]
@@ -166,6 +187,19 @@ class _Trace:
                 seen.add(node)
                 ahead.extend(node.all_input_nodes)
         return len(self.convs & seen) if reached else 0
+
+
+def _pools_all(node: fx.Node, module: nn.Module | None) -> bool:
+    """Whether a node takes a mean or maximum over height and width, and keeps both as 1."""
+    if module is not None:
+        return isinstance(module, _TO_SIZE) and module.output_size in _ONE
+    name, second = _name_of(node.target), node.args[1] if len(node.args) > 1 else None
+    if name in ("adaptive_avg_pool2d", "adaptive_max_pool2d"):
+        return node.kwargs.get("output_size", second) in _ONE
+    if name not in ("mean", "amax") or (node.args[2] if len(node.args) > 2 else node.kwargs.get("keepdim")) is not True:
+        return False
+    axes = node.kwargs.get("dim", second)
+    return isinstance(axes, (tuple, list)) and sorted(axis % 4 for axis in axes if isinstance(axis, int)) == [2, 3]
 
 
 def _asks_kind(node: fx.Node) -> bool:
@@ -221,6 +255,8 @@ class _Reader:
                 self._norms[conv] = norm  # code that cannot be traced may call the items of a plain sequence one by one
             if any(trace.is_shortcut(node, norm) for node in nodes):
                 self._roles[conv] = "shortcut"
+            elif all(trace.is_pixel(node) for node in nodes):
+                self._roles[conv] = "pixel"
             elif self._whole and not after_convs.intersection(nodes):
                 self._roles[conv] = "stem"
             elif self._whole and not followed.intersection(nodes):

@@ -27,7 +27,7 @@ class ConvInfo:
     groups: int
     role: Role = ""
     """"stem": reads the network's input; "shortcut": beside a block's longer path; "output": nothing trained follows;
-    "pixel": its output for the example is one pixel."""
+    "pixel": its output is one pixel, for the example or since it reads a mean of the map."""
     norm: str | None = None
     """The BatchNorm that alone reads it, and would move into the gated layer."""
     refusal: str | None = None
