@@ -99,6 +99,13 @@ def test_no_warning_where_nothing_is_lost(extra: Training) -> None:
         lccl.nn.convert(switched(extra), where=["conv"])
 
 
+@pytest.mark.parametrize("extra", ["reads", "branches"])
+def test_no_warning_of_layers_that_stay_dense(extra: Training) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        lccl.nn.convert(switched(extra), where=["stem"])
+
+
 def test_what_code_warns_of_on_stand_ins_is_not_shown() -> None:
     class Checkpointed(nn.Module):
         def __init__(self) -> None:

@@ -157,7 +157,8 @@ def _plan(model: nn.Module, options: GateOptions, policy: Policy, work: Work | N
     convs = _survey(model, flow, work, options)
     choices = policy(convs)
     layers = tuple(PlannedLayer(conv, choices[conv.name]) for conv in convs)
-    return ConversionPlan(layers, options.gate, density, None if work is None else sum(work.macs.values()), flow.notes)
+    notes = flow.notes_on(model.get_submodule(layer.name) for layer in layers if layer.gated)  # type: ignore[misc]
+    return ConversionPlan(layers, options.gate, density, None if work is None else sum(work.macs.values()), notes)
 
 
 def _require_dense(model: nn.Module) -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import operator
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -46,8 +46,19 @@ class Flow:
     roles: Mapping[nn.Conv2d, Role]
     read_elsewhere: frozenset[nn.Module]
     """Modules of which code takes the weights besides calling them."""
+    held: Mapping[nn.Conv2d, str]
+    """A convolution -> the name of the norm that would move into it but for training mode."""
     notes: tuple[str, ...]
-    """What could not be traced, or is otherwise in training mode, in words."""
+    """What could not be traced, in words."""
+    training_notes: tuple[str, ...]
+    """What could be traced but for training mode."""
+
+    def notes_on(self, convs: Iterable[nn.Conv2d]) -> tuple[str, ...]:
+        """What a caller should know who gates those convolutions."""
+        held = [self.held[conv] for conv in convs if conv in self.held]
+        if not held or self.training_notes:
+            return self.notes + (self.training_notes if held else ())
+        return (*self.notes, f"{_listed(held)} stay{'s' * (len(held) == 1)} after the gate, as training runs other code there")
 
 
 def follow(model: nn.Module) -> Flow:
@@ -269,11 +280,13 @@ class _Reader:
         read_elsewhere = self._read_elsewhere | training._read_elsewhere
         once = {conv: norm for conv, norm in self._norms.items() if self._pairs(conv, norm) and norm not in read_elsewhere}
         kept = {conv: norm for conv, norm in once.items() if not training._calls(conv, norm) or training._pairs(conv, norm)}
-        notes = [_note(reason, names) for reason, names in self._untraceable.items()]
-        moved = [norm for conv, norm in once.items() if conv not in kept]
-        if moved:
-            notes += self._training_notes(moved, training)
-        return Flow(tuple(self._order), kept, self._roles, frozenset(read_elsewhere), tuple(notes))
+        name_of = {module: name for name, module in self._model.named_modules()}
+        held = {conv: name_of[norm] for conv, norm in once.items() if conv not in kept}
+        notes = tuple(_note(reason, names) for reason, names in self._untraceable.items())
+        known = {name for names in self._untraceable.values() for name in names}
+        untraced = [(reason, [n for n in names if n not in known]) for reason, names in training._untraceable.items()]
+        training_notes = tuple(_note(reason, names, " in training mode", "") for reason, names in untraced if names)
+        return Flow(tuple(self._order), kept, self._roles, frozenset(read_elsewhere), held, notes, training_notes)
 
     def _calls(self, conv: nn.Conv2d, norm: nn.Module) -> bool:
         """Whether one of the two is called as far as is known."""
@@ -282,16 +295,6 @@ class _Reader:
     def _pairs(self, conv: nn.Conv2d, norm: nn.Module) -> bool:
         """Whether the norm is known to be all that reads the convolution, and to read nothing else."""
         return self._norms.get(conv) is norm and self._graphs[conv] == self._graphs[norm] == 1
-
-    def _training_notes(self, norms: list[nn.Module], training: _Reader) -> list[str]:
-        """Why those norms stay where they are although they could move in eval mode."""
-        known = {name for names in self._untraceable.values() for name in names}
-        untraced = [(reason, [n for n in names if n not in known]) for reason, names in training._untraceable.items()]
-        notes = [_note(reason, names, " in training mode", "") for reason, names in untraced if names]
-        if not notes:
-            names = [name for name, module in self._model.named_modules() if module in norms]
-            notes.append(f"{_listed(names)} stay{'s' * (len(names) == 1)} after the gate, as training runs other code there")
-        return notes
 
     def _guess_roles(self) -> None:
         """Roles in a network that cannot be traced as a whole, by names and channels."""
