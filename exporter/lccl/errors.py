@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
 
 class UserError(Exception):
     """Something that the caller has to change: a file, an option, an installation.
 
     The message is one sentence that names the fix. The commands print it without a traceback and exit with 1.
     """
+
+    details: Mapping[str, Any] = MappingProxyType({})
+    """What a command prints besides the message with ``--json``."""
 
 
 class ContractError(UserError, ValueError):

@@ -1,4 +1,7 @@
-"""What every command shares: its parser, its exit codes, its errors."""
+"""What every command shares: its parser, its exit codes, its errors.
+
+An error is one sentence on stderr, and with ``--json`` an object with it under "error" on stdout; the exit code is 1.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -32,8 +35,7 @@ class Parser(argparse.ArgumentParser):
         self.add_argument("-q", "--quiet", action="store_true", help="no progress, even on a terminal")
 
     def error(self, message: str) -> NoReturn:
-        print(f"error: {message} (see {self.prog} --help)", file=sys.stderr)
-        raise SystemExit(EXIT_FAILED)
+        raise UserError(f"{message} (see {self.prog} --help)")
 
 
 def run(command: Callable[[Sequence[str]], int]) -> NoReturn:
@@ -44,25 +46,36 @@ def run(command: Callable[[Sequence[str]], int]) -> NoReturn:
 
 
 def execute(command: Callable[[Sequence[str]], int], arguments: Sequence[str]) -> int:
-    """A command's exit code; a user's error is one sentence on stderr and 1, and so is an interrupt that code raised."""
+    """A command's exit code; a user's error is one sentence on stderr and 1, and so is an interrupt that code raised.
+
+    With ``--json`` an error is an object on stdout too.
+    """
+    as_json = "--json" in arguments
     try:
         code = command(arguments)
         sys.stdout.flush()
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_FAILED
+        return _failed(str(error), as_json, error.details)
     except KeyboardInterrupt:
         print(INTERRUPTED, file=sys.stderr)
         return EXIT_FAILED
     except MemoryError:
-        print("error: out of memory; close other programs or use a smaller batch", file=sys.stderr)
-        return EXIT_FAILED
+        return _failed("out of memory; close other programs or use a smaller batch", as_json)
     except OSError as error:
-        if not isinstance(error, BrokenPipeError):
-            print(f"error: {error.strerror or error}", file=sys.stderr)
+        with contextlib.suppress(OSError):  # stdout itself may be what failed
+            if not isinstance(error, BrokenPipeError):
+                _failed(str(error.strerror or error), as_json)
+                sys.stdout.flush()
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - so that the interpreter's own flush at exit is quiet
         return EXIT_FAILED
     return code
+
+
+def _failed(message: str, as_json: bool, details: Mapping[str, Any] | None = None) -> int:
+    print(f"error: {message}", file=sys.stderr)
+    if as_json:
+        _print_json({"error": message, **(details or {})})
+    return EXIT_FAILED
 
 
 def _abandon(_number: int, _frame: FrameType | None) -> NoReturn:
@@ -79,12 +92,19 @@ def _abandon(_number: int, _frame: FrameType | None) -> NoReturn:
 
 def show(result: Any, as_json: bool) -> None:
     """A result as text, or as JSON."""
-    print(json.dumps(_plain(result.as_dict()), indent=1, default=str) if as_json else result)
+    if as_json:
+        _print_json(result.as_dict())
+    else:
+        print(result)
+
+
+def _print_json(values: Mapping[str, Any]) -> None:
+    print(json.dumps(_plain(values), indent=1, default=str))
 
 
 def _plain(value: Any) -> Any:
     """The value with null in place of NaN and infinity, which JSON does not have."""
-    if isinstance(value, dict):
+    if isinstance(value, Mapping):
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]

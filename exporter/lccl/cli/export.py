@@ -6,6 +6,7 @@ import shlex
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -89,6 +90,7 @@ def _explaining(options: Namespace, words: Sequence[str], progress: Progress) ->
     try:
         return _export(options, words, progress)
     except NothingToGainError as error:
+        error.details = {"near_misses": [asdict(miss) for miss in error.near_misses]}
         if options.explain:
             print(explained(error.near_misses), file=sys.stderr)
         raise

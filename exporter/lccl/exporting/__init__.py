@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 import onnx
 
 from lccl.errors import UserError
+from lccl.exporting.reasons import layers_with_reasons
 from lccl.exporting.recognition import explained, find_layers, masked
 from lccl.exporting.source import OnnxSource, Source, check_against_source, real_feeds, with_own_gates
 from lccl.files import atomic_path, require_writable
 from lccl.graph.canonical import canonical, set_metadata
 from lccl.graph.gate_probe import set_densities
-from lccl.graph.layers import LayerReport, describe_layers
+from lccl.graph.layers import LayerReport
 from lccl.graph.recognise import Found, NearMiss
 from lccl.graph.twins import dense_twin
 from lccl.graph.views import inlined, stripped
@@ -254,7 +255,7 @@ def _export(
     assert targets["model"] is not None
     return ExportResult(
         targets["model"],
-        describe_layers(result),
+        layers_with_reasons(result, recognised.near_misses),
         checked,
         checked_open,
         recognised.checked_open,

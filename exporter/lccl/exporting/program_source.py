@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import onnx
 import torch
 from torch import Tensor
+from torch.export.graph_signature import InputKind
 
 from lccl.errors import UserError, first_line
 from lccl.exporting.translate import program_to_onnx
 from lccl.numerics import Array
 from lccl.progress import Progress
+from lccl.run.base import Batches, common_batches, infer_all
 from lccl.torch_calls import flatten
 from lccl.verify import input_types
 
@@ -39,7 +41,7 @@ class ProgramSource:
         if any(a.dtype == torch.bfloat16 for a in args):
             raise UserError("a bfloat16 model cannot be checked in ONNX Runtime: export it in float32 and build with --bf16")
         self._args = tuple(args)
-        self._module = program.module()
+        self._runner = _ProgramRunner(program)
 
     def to_onnx(self) -> onnx.ModelProto:
         """The program as ONNX."""
@@ -57,10 +59,48 @@ class ProgramSource:
 
     def infer(self, feed: Mapping[str, Array], gates: Gates) -> list[Array]:  # noqa: ARG002 - it knows of no gates
         """The program's own outputs."""
+        return list(infer_all(self._runner, feed).values())
+
+
+class _ProgramRunner:
+    """The program, of as many samples at a time as it was exported for."""
+
+    name, device = "torch", "CPU"
+
+    def __init__(self, program: torch.export.ExportedProgram) -> None:
+        self._module = program.module()
+        inputs = {s.arg.name for s in program.graph_signature.input_specs if s.kind is InputKind.USER_INPUT}
+        given = {n.name: n.meta["val"] for n in program.graph.nodes if n.op == "placeholder" and n.name in inputs}
+        self.input_names = tuple(given)
+        self.batches = common_batches(
+            [_batches(value.shape[0], program) for value in given.values() if isinstance(value, Tensor) and value.dim()]
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def infer(self, feed: Mapping[str, Array]) -> dict[str, Array]:
         try:
             with torch.no_grad():
                 outputs = self._module(*(torch.from_numpy(v) for v in feed.values()))
         except Exception as error:
             shapes = ", ".join(str(list(v.shape)) for v in feed.values())
             raise UserError(f"the program does not run on inputs of shape {shapes}: {first_line(error)}") from error
-        return [tensor.cpu().numpy() for tensor in flatten(outputs)]
+        return {f"output_{i}": tensor.cpu().numpy() for i, tensor in enumerate(flatten(outputs))}
+
+
+def _batches(size: int | torch.SymInt, program: torch.export.ExportedProgram) -> Batches:
+    """What a first dimension allows: its own size, or the range of its symbol."""
+    if isinstance(size, int):
+        return Batches(size, size)
+    limits = program.range_constraints.get(size.node.expr)
+    if limits is None:
+        return Batches()
+    return Batches(max(1, int(limits.lower)), int(limits.upper) if limits.upper < _NO_LIMIT else None)
+
+
+_NO_LIMIT = 2**31
+"""What torch.export writes for a size without a bound is more."""

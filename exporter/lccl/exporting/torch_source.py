@@ -52,6 +52,8 @@ class TorchSource:
         self.checks: tuple[Gates, ...] = () if folded else ("open", "soft")
         if any(t.dtype == torch.bfloat16 for t in (*model.parameters(), *self.args)):
             raise UserError("a bfloat16 model cannot be checked in ONNX Runtime: export it in float32 and build with --bf16")
+        if any(t.dtype == torch.float64 for m in layers for t in m.state_dict().values()):
+            raise UserError("the op has no float64: export the model in float32, after model.float(), with inputs of float32")
         broken = unsound_weight(model)
         if broken is not None:
             raise UserError(f"the model's {broken}; the training went wrong, take an earlier checkpoint")

@@ -30,9 +30,13 @@ torch_backend.register()  # layers in eval mode on a GPU take the CUDA kernels w
 
 def _pair(value: int | Sequence[int], name: str) -> tuple[int, int]:
     values = tuple(value) if isinstance(value, Sequence) else (value, value)
-    if len(values) != 2 or not all(hasattr(v, "__index__") and v > 0 for v in values):
+    if len(values) != 2 or not all(_is_whole(v) and v > 0 for v in values):
         raise UserError(f"{name} takes one whole number above 0 or two, not {value!r}")
     return values[0], values[1]
+
+
+def _is_whole(value: Any) -> bool:
+    return hasattr(value, "__index__") and not isinstance(value, bool)
 
 
 def _alpha(activation: Activation) -> float:
@@ -149,6 +153,10 @@ class LCCLConv2d(nn.Module):
         kernel = (self.conv.kernel_size[0], self.conv.kernel_size[1])
         if kind not in ("1x1", "kxk", "grid", "external"):
             raise UserError(f'gate is "1x1", "kxk", "grid" or "external", not {kind!r}')
+        if not _is_whole(self.gate_size):
+            raise UserError(f"gate_size is a whole number, not {self.gate_size!r}")
+        if norm is not None and not isinstance(norm, bool):
+            raise UserError(f"gate_norm is True, False or None, not {norm!r}")
         if self.gate_size < 1 or (kind in ("1x1", "kxk") and self.gate_size != 1):
             raise UserError(f'gate_size = {self.gate_size} goes with gate="grid" or "external" and is at least 1')
         if kind == "grid" and self.gate_size == 1 and kernel_size is None:
@@ -161,7 +169,7 @@ class LCCLConv2d(nn.Module):
             return None
         dilation = self.dilation if kind == "kxk" else (1, 1)
         if kind == "grid":
-            size = _pair(kernel_size, "gate_kernel_size") if kernel_size else self._gate_strides
+            size = _pair(kernel_size, "gate_kernel_size") if kernel_size is not None else self._gate_strides
             if size[0] * size[1] * self.conv.in_channels > _MOST_GRID_WEIGHTS:
                 raise UserError(
                     f"a gate kernel of {size[0]}x{size[1]} for {self.conv.in_channels} channels is more than "

@@ -55,7 +55,7 @@ class Gate(nn.Module):
         norm: bool | None = None,
     ) -> None:
         super().__init__()
-        if activation not in GATE_CURVES:
+        if activation not in list(GATE_CURVES):
             raise UserError(f"gate_activation is one of {', '.join(GATE_CURVES)}, not {activation!r}")
         self.activation = activation
         self.pads = pads

@@ -278,3 +278,16 @@ def test_a_recorded_command_names_no_folder(invoke: Invoke, checkpoint: Path, tm
     assert invoke(EXPORT, checkpoint, "-o", tmp_path / "m.onnx").code == 0
     notes = {p.key: p.value for p in onnx.load(tmp_path / "m.onnx").metadata_props}
     assert notes["lccl.command"] == f"lccl-export {checkpoint.name} -o m.onnx"
+
+
+@pytest.mark.parametrize("module", [EXPORT, COMPARE, "lccl.cli.build_engine", "lccl.cli.build_plugin"])
+@pytest.mark.parametrize("wrong", ["usage", "option"])
+def test_an_error_is_json_too(invoke: Invoke, tmp_path: Path, module: str, wrong: str) -> None:
+    """Every command, in what argparse refuses and in what the command itself does."""
+    absent = tmp_path / "absent.onnx"
+    needed = {EXPORT: ["-o", tmp_path / "m.onnx"], COMPARE: ["--data", tmp_path / "d.npz"]}.get(module, [])
+    arguments = ["--jobs", "0"] if module == "lccl.cli.build_plugin" else [absent, *needed]
+    outcome = invoke(module, *arguments, "--json", *(["--no-such-option"] if wrong == "usage" else []))
+    assert outcome.code == 1
+    assert outcome.err == f"error: {json.loads(outcome.out)['error']}\n"
+    assert "Traceback" not in outcome.err

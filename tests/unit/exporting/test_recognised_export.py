@@ -147,6 +147,26 @@ def test_options_that_an_archive_has_in_it(invoke: Invoke, block: nn.Module, tmp
     assert "--dynamic-hw goes with a checkpoint" in outcome.err
 
 
+@pytest.mark.parametrize("batch", [1, 2, (1, 3), None], ids=str)
+def test_more_inputs_than_an_archive_takes_at_a_time(
+    invoke: Invoke, block: nn.Module, tmp_path: Path, batch: int | tuple[int, int] | None
+) -> None:
+    """A batch that is fixed or bounded in the program is no limit of what it is checked on."""
+    size = batch if isinstance(batch, int) else 2
+    limits = dict(zip(("min", "max"), batch, strict=True)) if isinstance(batch, tuple) else {}
+    shapes = None if isinstance(batch, int) else ({0: torch.export.Dim("batch", **limits)},)
+    program = torch.export.export(block, (torch.randn(size, 3, 12, 12),), dynamic_shapes=shapes)
+    torch.export.save(program, tmp_path / "net.pt2")
+    inputs = np.random.default_rng(0).standard_normal((7, 3, 12, 12)).astype(np.float32)
+    np.savez(tmp_path / "inputs.npz", inputs=inputs)
+    options = ["--unsafe-pickle", "--inputs", tmp_path / "inputs.npz", "--json"]
+    outcome = invoke(EXPORT, tmp_path / "net.pt2", "-o", tmp_path / "m.onnx", *options)
+    assert outcome.code == 0, outcome.err
+    result = json.loads(outcome.out)
+    assert (result["given_inputs"], len(result["recognised"])) == (7, 2)
+    assert result["checked"]["samples"] == 7 + size
+
+
 def test_near_misses_are_explained(invoke: Invoke, tmp_path: Path) -> None:
     onnx.save(named("branch read elsewhere"), tmp_path / "near.onnx")
     onnx.save(named("basic block, post-activation"), tmp_path / "net.onnx")

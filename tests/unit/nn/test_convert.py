@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -222,6 +224,62 @@ def test_examples_of_several_inputs() -> None:
     assert [p.network_macs for p in plans] == [3 * 81 * 64 + 6] * 2
     assert [layer.name for layer in plans[0].gated] == ["c"]
     assert type(lccl.nn.convert(Two(), example=[left, right]).c) is LCCLConv2d
+
+
+@pytest.mark.parametrize("example", [(2, 3, 8, 8), torch.Size([2, 3, 8, 8]), np.zeros((2, 3, 8, 8)), [torch.zeros(2, 3, 8, 8)]])
+def test_an_example_may_be_a_shape_or_an_array(example: Any) -> None:
+    dense = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 3), nn.Conv2d(4, 2, 1)).double()
+    if isinstance(example, list):
+        dense.float()
+    plan = lccl.nn.convert(dense, example=example, dry_run=True)
+    assert plan.network_macs == 64 * 12 + 36 * 144 + 36 * 8
+
+
+def test_an_example_of_random_and_masked_outputs() -> None:
+    """Two runs draw the same numbers, and the same infinity is no difference."""
+
+    class Random(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.conv, self.fc = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 3), nn.Linear(4, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y = self.fc(nn.functional.dropout(self.conv(self.stem(x)).mean((2, 3))))  # in eval mode too
+            return torch.cat([y, torch.full_like(y, -torch.inf)])
+
+    state = torch.get_rng_state()
+    lccl.nn.convert(Random(), where=["conv"], example=(2, 3, 8, 8), dry_run=True)
+    torch.set_rng_state(state)
+    assert isinstance(lccl.nn.convert(Random(), where=["conv"], example=(2, 3, 8, 8)).conv, LCCLConv2d)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_the_check_goes_by_the_type(dtype: torch.dtype) -> None:
+    dense = nets.settle(nets.resnet50(4), 3, 32, 32).to(dtype)
+    converted = lccl.nn.convert(dense, where="all-3x3", example=(2, 3, 32, 32))
+    assert {p.dtype for p in converted.parameters()} == {dtype}
+
+
+def test_a_wrong_use_is_found_in_bfloat16_too() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.conv, self.bn, self.fc = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4), nn.Linear(4, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y = self.bn(self.conv(self.stem(x)))
+            return self.fc(y.mean((2, 3)) * (1.1 if type(self.bn) is nn.BatchNorm2d else 1.0))
+
+    with pytest.raises(UserError, match="outputs differ from the dense network's by"):
+        lccl.nn.convert(nets.settle(Net(), 3, 8, 8).bfloat16(), where=["conv"], example=(2, 3, 8, 8))
+
+
+def test_a_float64_network_is_refused_by_the_export(tmp_path: Path) -> None:
+    converted = lccl.nn.convert(nets.resnet18(4).double())
+    x = torch.randn(1, 3, 32, 32)
+    with pytest.raises(UserError, match=r"the op has no float64: export the model in float32, after model\.float\(\)"):
+        lccl.export(converted, x.double(), tmp_path / "m.onnx")
+    assert lccl.export(converted.float(), x, tmp_path / "m.onnx").gated == 8
 
 
 def test_shared_and_aliased_convolutions() -> None:

@@ -42,7 +42,48 @@ class ReadsNorm(Small):
         return super().forward(x) * self.bn.weight.sum()
 
 
-@pytest.mark.parametrize(("build", "norm"), [(ReadsGeometry, "bn"), (ReadsNorm, None)])
+class ReadsKind(Small):
+    """Asks the convolution for its type and device, as code of mixed precision does."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        weight = self.conv.weight
+        return super().forward(x.to(weight.dtype).to(weight.device))
+
+
+class ReadsKindOfNorm(Small):
+    """The identity in a norm's place has no weight to ask."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x.to(self.bn.weight.dtype))
+
+
+class CallsItems(nn.Module):
+    """Calls the items of a plain sequence itself, and cannot be traced."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU())
+        self.fc = nn.Linear(4, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.layers[:2](x)
+        if bool(y.abs().max() > 1e6):
+            raise ValueError("bad input")
+        return self.fc((self.layers[2:](y) + y).mean((2, 3)))
+
+
+@pytest.mark.filterwarnings("ignore:.*cannot be traced:UserWarning")
+def test_items_of_a_plain_sequence_that_code_calls_itself() -> None:
+    dense = nets.settle(CallsItems(), 3, 8, 8)
+    converted = lccl.nn.convert(dense, where=["layers.1"])
+    assert [entry["norm"] for entry in lccl.nn.recipe(converted)] == [None]
+    x = torch.randn(2, 3, 8, 8)
+    torch.testing.assert_close(converted(x), dense(x))
+
+
+@pytest.mark.parametrize(
+    ("build", "norm"), [(ReadsGeometry, "bn"), (ReadsNorm, None), (ReadsKind, "bn"), (ReadsKindOfNorm, None)]
+)
 def test_code_that_reads_attributes(build: Callable[[], nn.Module], norm: str | None) -> None:
     dense = nets.settle(build(), 3, 8, 8)
     converted = lccl.nn.convert(dense, where=["conv"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -112,7 +113,12 @@ def test_squeeze_and_excitation_is_left_alone() -> None:
     block.conv.insert(2, SqueezeExcite(16))
     model = nn.Sequential(nets.ConvBNReLU(3, 8, 3, 1), block, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 2)).eval()
     assert gated(model, "pointwise") == ["1.conv.0.0", "1.conv.3"]
-    assert whys(model, "pointwise")["1.conv.2.conv_reduce"].endswith("as squeeze-and-excitation")
+    names = ["1.conv.2.conv_reduce", "1.conv.2.conv_expand"]
+    assert {whys(model, "pointwise")[name] for name in names} == {"its output is one pixel"}
+    assert not {*gated(model, "min-channels:1")} & {*names}
+    with pytest.MonkeyPatch.context() as patch:  # code that cannot be traced, so that the pooling is not seen
+        patch.setattr(SqueezeExcite, "forward", lambda _se, x: x if bool(x.sum() > 0) else -x)
+        assert whys(model, "pointwise")[names[0]].endswith("as squeeze-and-excitation")
     example = torch.randn(2, 3, 8, 8)
     assert gated(model, "min-macs:1", example=example) == ["1.conv.0.0", "1.conv.3"]
     assert whys(model, "min-macs:1", example=example)["1.conv.2.conv_expand"] == "its output is one pixel"
@@ -251,6 +257,9 @@ def test_the_order_is_that_of_eval_mode() -> None:
         ({"where": "regex:nothing"}, "matches no convolution; their names are like conv1"),
         ({"where": "regex:("}, "no regular expression"),
         ({"where": "min-channels:many"}, "needs a number"),
+        ({"where": "min-channels:-1"}, 'needs a number from 0 after the colon, as "min-channels:64"'),
+        ({"where": "min-channels:nan"}, "needs a number from 0"),
+        ({"where": "min-macs:inf"}, "needs a number from 0"),
         ({"where": "min-channels:4096"}, "gates none of the network's 20 convolutions: dry_run=True lists why"),
         ({"where": ["layer1.0.conv3"]}, "no convolution of the network; did you mean layer1.0.conv"),
         ({"where": ["fc"]}, "'fc', which is no convolution"),
@@ -262,7 +271,15 @@ def test_the_order_is_that_of_eval_mode() -> None:
         ({"gate_activation": "sigmoid"}, "gate_activation is one of"),
         ({"order": "mine"}, "order is"),
         ({"density": 2}, "density is the share"),
+        ({"density": "low"}, "density is the share"),
+        ({"gate": "grid", "gate_size": "a"}, "gate_size is a whole number, not 'a'"),
         ({"example": torch.randn(1, 5, 8, 8)}, "does not run on the example"),
+        ({"example": 224}, "an example is an input with its batch or the shape of one, .* not an int"),
+        ({"example": "x"}, "an example is .* not a str"),
+        (
+            {"example": (1, 3, 0, 32)},
+            r"the shape of an example has numbers above 0, as \(1, 3, 224, 224\), not \(1, 3, 0, 32\)",
+        ),
     ],
 )
 def test_bad_arguments(options: dict[str, Any], message: str) -> None:
@@ -274,7 +291,8 @@ def test_bad_arguments(options: dict[str, Any], message: str) -> None:
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        (nn.Sequential(nn.Linear(3, 3)), "no nn.Conv2d"),
+        (nn.Sequential(nn.Linear(3, 3)), "no nn.Conv2d, so there is nothing to gate$"),
+        (torch.fx.symbolic_trace(nn.Sequential(nn.Linear(3, 3))), "no nn.Conv2d.*: convert the module before torch.export"),
         (nn.Conv2d(3, 3, 3), "one convolution"),
         (nn.Sequential(LCCLConv2d(3, 3, 3, padding=1), nn.Conv2d(3, 3, 1)), "has gates already"),
         (nn.DataParallel(nn.Sequential(nn.Conv2d(3, 3, 3))), "wrapped in DataParallel"),
@@ -295,3 +313,75 @@ def test_converting_twice() -> None:
 def test_a_name_that_cannot_have_a_gate() -> None:
     with pytest.raises(UserError, match=r"names features.1.conv.0.0, which cannot have a gate: depthwise"):
         lccl.nn.convert(nets.MobileNetV2(), where=["features.1.conv.0.0"])
+
+
+@pytest.mark.parametrize("where", ["first-of-block", "paper"])
+@pytest.mark.parametrize(
+    "build", [lambda: nets.resnet18(4), lambda: nets.resnet50(4), lambda: nets.VGG(width=4), nets.MobileNetV2, pixel_nets.UNet]
+)
+def test_a_network_of_fx_has_the_same_blocks(build: Any, where: str) -> None:
+    """By the names of its modules, since it has no classes."""
+    assert gated(torch.fx.symbolic_trace(build().eval()), where) == gated(build(), where)
+
+
+class SpatialAttention(nn.Module):
+    """CBAM's: a convolution to one map, which a sigmoid makes a mask."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.attention = nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(2, 1, 7, padding=3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.conv(x)
+        return x * self.attention(torch.cat([x.mean(1, keepdim=True), x.amax(1, keepdim=True)], 1)).sigmoid()
+
+
+@pytest.mark.parametrize("where", ["first-of-block", "paper", "min-channels:1"])
+def test_a_convolution_to_one_channel_is_left_alone(where: str) -> None:
+    """Its gate would be as much work."""
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), SpatialAttention(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 2))
+    assert gated(model, where) == ["1.conv"]
+    assert whys(model, where)["1.attention"] == "one output channel, as much work as a gate"
+    assert gated(model, ["1.attention"]) == ["1.attention"]
+
+
+class EffectiveSqueezeExcite(nn.Module):
+    """timm's, of one convolution, after the pooling that the test asks for."""
+
+    def __init__(self, pool: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        super().__init__()
+        self.pool, self.fc = pool, nn.Conv2d(8, 8, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * nn.functional.hardsigmoid(self.fc(self.pool(x)))
+
+
+@pytest.mark.parametrize(
+    ("pool", "pixel"),
+    [
+        (lambda x: x.mean((2, 3), keepdim=True), True),
+        (lambda x: nn.functional.adaptive_avg_pool2d(x, (1, 1)), True),
+        (nn.AdaptiveMaxPool2d(1), True),
+        (nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(8, 8, 1), nn.ReLU()), True),
+        (nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(8, 8, 3, padding=1)), False),
+        (lambda x: nn.functional.interpolate(x.mean((2, 3), keepdim=True), size=8), False),
+        (nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(8, 8, 1), nn.UpsamplingNearest2d(8)), False),
+        (lambda x: x.mean(1, keepdim=True).relu(), False),
+        (lambda x: x.mean((2, 3), True), True),
+        (lambda x: x.amax(dim=(-1, -2), keepdim=True), True),
+        (nn.AdaptiveAvgPool2d(4), False),
+        (nn.Identity(), False),
+    ],
+)
+def test_what_reads_a_mean_of_the_map_gives_one_pixel(pool: Any, pixel: bool) -> None:
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.se = nn.Conv2d(8, 8, 3, padding=1), EffectiveSqueezeExcite(pool)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.se(self.conv(x))
+
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), Block(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 2))
+    assert (whys(model, "min-channels:1")["1.se.fc"] == "its output is one pixel") is pixel
+    assert not (pixel and "1.se.fc" in gated(model, "paper"))

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import pytest
 import torch
@@ -52,6 +53,14 @@ def test_the_checkpoint_carries_the_recipe(converted: nn.Module, saved: Path) ->
     assert lccl.nn.recipe(loaded) == lccl.nn.recipe(converted)
     assert loaded.layer2[0].conv1.gate_threshold == 0.25
     assert torch.load(saved, weights_only=True)["version"] == 2
+
+
+def test_sizes_of_numpy_are_plain_in_the_checkpoint(tmp_path: Path) -> None:
+    size = {"gate_size": np.int64(2), "gate_kernel_size": (np.int32(3), 3)}
+    model = lccl.nn.convert(nets.resnet18(4), "grid", **size)
+    lccl.save_checkpoint(tmp_path / "gated.pt", model, FACTORY, KWARGS, (3, 32, 32))
+    assert lccl.nn.recipe(lccl.load_checkpoint(tmp_path / "gated.pt", FACTORY)) == lccl.nn.recipe(model)
+    assert json.loads(json.dumps(lccl.nn.recipe(model)))[0]["gate_kernel_size"] == [3, 3]
 
 
 def test_export_knows_what_was_gated(invoke: Callable[..., Outcome], converted: nn.Module, saved: Path, tmp_path: Path) -> None:

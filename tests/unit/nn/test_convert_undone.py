@@ -60,9 +60,39 @@ class PlainList(Small):
         return self.fc(x.mean((2, 3)))
 
 
+class ReadsEps(Small):
+    """Reads a number of a norm that moves."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bn = nn.BatchNorm2d(4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc(self.c2(self.bn(self.c1(self.stem(x)))).mean((2, 3)) + self.bn.eps)
+
+
+class NoTensor(Small):
+    """Gives an object that nobody can look into."""
+
+    def forward(self, x: torch.Tensor) -> object:  # type: ignore[override]
+        super().forward(x)
+        return object()
+
+
+class Overflows(Small):
+    """Gives NaN."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x) * float("nan")
+
+
+@pytest.mark.filterwarnings("ignore:.*cannot be traced:UserWarning")
 @pytest.mark.parametrize(
     ("build", "error", "message"),
     [
+        (ReadsEps, UserError, r"^the network's code reads eps of bn, which a gated layer takes the place of; name the .*"),
+        (NoTensor, UserError, r"output holds no tensor to compare"),
+        (Overflows, UserError, r"gives NaN for the example"),
         (MoreOutputs, UserError, r"gave 1 output before the conversion and 2 after it"),
         (Interrupted, KeyboardInterrupt, None),
         (PlainList, UserError, r"does not call c1 under its name \(2 such layers\)"),

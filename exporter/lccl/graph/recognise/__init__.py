@@ -50,6 +50,8 @@ class NearMiss:
     node: str
     """The Mul, by its name or by what it computes."""
     reason: str
+    conv: str = ""
+    """The convolution that it would have gated, by its name or by what it computes; empty where that cannot be told."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,7 @@ def recognise(model: onnx.ModelProto, *, fuse: bool = True, skip: Container[str]
     fused = fuse_following(graph, nodes, sizes) if fuse else {}
     graph.cleanup(remove_unused_graph_inputs=False)
     left = {id(node) for node in graph.nodes}
-    misses = tuple(NearMiss(mul.name or mul.outputs[0].name, r.reason) for mul, r in refusals if id(mul) in left)
+    misses = tuple(NearMiss(_name(mul), r.reason, _name(r.conv)) for mul, r in refusals if id(mul) in left)
     if not products:
         return Recognition(model, (), misses)
     found = tuple(
@@ -102,6 +104,10 @@ def recognise(model: onnx.ModelProto, *, fuse: bool = True, skip: Container[str]
     out = to_model(graph, model)
     attach_function(out)
     return Recognition(out, found, misses)
+
+
+def _name(node: gs.Node | None) -> str:
+    return "" if node is None else node.name or node.outputs[0].name
 
 
 def _taken_names(graph: gs.Graph, products: Sequence[Product]) -> set[str]:

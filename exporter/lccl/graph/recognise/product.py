@@ -54,9 +54,11 @@ def read_product(mul: gs.Node, sizes: Sizes, outputs: Container[int]) -> Product
                 try:
                     return _layer(mul, branch, other, sizes, outputs)
                 except RefusalError as refusal:
+                    refusal.conv = branch.conv
                     refusals.append(refusal)
         except RefusalError as refusal:
             if _is_gate_map(other, sizes):
+                refusal.conv = _conv_behind(operand)
                 refusals.append(refusal)
     refusals += _without_convolution(mul, sizes)
     return max(refusals, key=lambda r: r.stage) if refusals else None
@@ -120,5 +122,16 @@ def _without_convolution(mul: gs.Node, sizes: Sizes) -> list[RefusalError]:
         shapes, node = sizes.of(gated), producer(gated)
         if _is_gate_map(gate, sizes) and shapes is not None and len(shapes[0]) == 4 and shapes[0][1] > 1:
             what = title(node) if node is not None else f"input {gated.name}"
-            return [RefusalError(f"its gate is on {what}, which is not the output of one convolution", 1)]
+            refusal = RefusalError(f"its gate is on {what}, which is not the output of one convolution", 1)
+            refusal.conv = _conv_behind(gated)
+            return [refusal]
     return []
+
+
+def _conv_behind(tensor: gs.Tensor) -> gs.Node | None:
+    """The convolution that the tensor is computed from, by nodes of one computed input each."""
+    node = producer(tensor)
+    while node is not None and not is_op(node, "Conv", "ConvTranspose"):
+        computed = [t for t in node.inputs if is_computed(t)]
+        node = producer(computed[0]) if len(computed) == 1 else None
+    return node

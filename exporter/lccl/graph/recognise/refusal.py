@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import onnx_graphsurgeon as gs
+
 
 class RefusalError(Exception):
     """Why a product is no layer of the op. Caught where the walk began; never seen by a caller.
@@ -14,3 +16,4 @@ class RefusalError(Exception):
     def __init__(self, reason: str, stage: int) -> None:
         super().__init__(reason)
         self.reason, self.stage = reason, stage
+        self.conv: gs.Node | None = None  # that would have been gated, where the walk knows it

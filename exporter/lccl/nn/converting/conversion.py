@@ -5,17 +5,31 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Container, Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
+from numbers import Real
 from typing import Literal, TypeVar, overload
 
 import torch
-from torch import nn
+from torch import Tensor, fx, nn
 from torch.nn.utils import parametrize
 
 from lccl.errors import UserError
-from lccl.nn.conv import LCCLConv2d, Order
+from lccl.nn.conv import LCCLConv2d, Order, plain_maths
 from lccl.nn.converting.flow import Flow, follow, has_hooks
-from lccl.nn.converting.measure import Example, Work, calls, hold, measure, run
+from lccl.nn.converting.measure import (
+    LOW_PRECISION,
+    TOLERANCE,
+    TOLERANCE_LOW_PRECISION,
+    Example,
+    Inputs,
+    Work,
+    calls,
+    hold,
+    inputs_of,
+    measure,
+    run,
+)
 from lccl.nn.converting.plan import ConversionPlan, PlannedLayer
 from lccl.nn.converting.policies import Policy, Where, policy_of
 from lccl.nn.converting.recipes import GateOptions, LayerRecipe, gate_layers, layer_like
@@ -80,10 +94,11 @@ def convert(
     inplace: bool = False,
     dry_run: bool = False,
 ) -> ModelT | ConversionPlan:
-    """A dense network with gates on some of its convolutions, open at first: its outputs are the dense network's in eval mode,
-    and in training mode where ``forward`` runs the same code there.
+    """A dense network with gates on some of its convolutions, open at first: its outputs are the dense network's, in eval mode
+    and in training mode.
 
-    Code that only training runs is not looked at: if it reads a convolution before its norm, it gets the normed values.
+    A norm that training does not run right behind its convolution alone stays after the gate, and so does one for which that
+    cannot be told; a warning says so.
 
     Args:
         model: any network with ``nn.Conv2d`` layers; its training mode is kept.
@@ -93,14 +108,16 @@ def convert(
             * "first-of-block": the first larger than 1 x 1 of each block. This trains best.
             * "all-3x3"; "pointwise": all 1 x 1, as MobileNet's.
             * "paper": all of a block but a leading 1 x 1: both of a basic block, the last two of a bottleneck.
-            * "min-channels:64", "min-macs:1e7": at least as many input and output channels, or MACs per image.
+            * "min-channels:64": at least as many input channels and as many output channels. "min-macs:1e7": MACs per image.
             * "regex:layer[34]": the pattern is found in the name. A list of names. A function of a :class:`ConvInfo`.
 
             All but those of the last line leave out the stem, shortcuts, output layers after which nothing trained
-            follows, and what gives one pixel for the example. Where code of the network cannot be traced, a warning says what is not known for that reason.
+            follows, what gives one channel, and what gives one pixel. Where code of the network cannot be traced, a
+            warning says what is not known for that reason.
         order: whether a norm that moves into a layer is before the product ("paper") or after it ("released").
-        example: an input (a tensor with its batch, a list of positional ones or a dict of named ones). The network is run
-            on it in eval mode before and after, and the outputs are held against each other within 1e-4. Counts MACs.
+        example: an input (a tensor with its batch, its shape, a list of positional ones or a dict of named ones). The network
+            is run on it in eval mode before and after, and the outputs are held against each other within 1e-4 (in lower
+            precision 2e-2, norms not folded). Counts MACs.
         density: for the savings in the table.
         inplace: change ``model`` itself instead of a deep copy, whose parameters are new to an optimizer.
         dry_run: change nothing, and return the table.
@@ -112,14 +129,15 @@ def convert(
         UserError: nothing to gate or gated already, options or names that do not fit, outputs that differ; the model is
             then as it was.
 
-    A gate's convolution keeps random weights: seed torch for the same ones again. :mod:`lccl.nn.converting` says where the gate is placed; :func:`lccl.nn.gate.open_gate` how it starts open, in training
-    mode too.
+    A gate's convolution keeps random weights: seed torch for the same ones again. :mod:`lccl.nn.converting` says where the
+    gate is placed; :func:`lccl.nn.gate.open_gate` how it starts open, in training mode too.
     """
     options = GateOptions(gate, gate_size, gate_kernel_size, gate_activation, gate_norm, 0.0, order)
     _require_dense(model)
     _require_options(options, density)
     policy = policy_of(where)
-    work = None if example is None else measure(model, example)
+    inputs = None if example is None else inputs_of(example, model)
+    work = None if inputs is None else measure(model, inputs)
     plan = _plan(model, options, policy, work, density)
     if dry_run:
         return plan
@@ -131,7 +149,7 @@ def convert(
     for note in plan.notes:
         warnings.warn(note, stacklevel=2)
     entries = [LayerRecipe(layer.name, layer.conv.norm, options) for layer in plan.gated]
-    return _converted(model, entries, example, work, inplace)
+    return _converted(model, entries, inputs, work, inplace)
 
 
 def _plan(model: nn.Module, options: GateOptions, policy: Policy, work: Work | None, density: float) -> ConversionPlan:
@@ -139,7 +157,8 @@ def _plan(model: nn.Module, options: GateOptions, policy: Policy, work: Work | N
     convs = _survey(model, flow, work, options)
     choices = policy(convs)
     layers = tuple(PlannedLayer(conv, choices[conv.name]) for conv in convs)
-    return ConversionPlan(layers, options.gate, density, None if work is None else sum(work.macs.values()), flow.notes)
+    notes = flow.notes_on(model.get_submodule(layer.name) for layer in layers if layer.gated)  # type: ignore[misc]
+    return ConversionPlan(layers, options.gate, density, None if work is None else sum(work.macs.values()), notes)
 
 
 def _require_dense(model: nn.Module) -> None:
@@ -155,13 +174,14 @@ def _require_dense(model: nn.Module) -> None:
     if isinstance(model, nn.Conv2d):
         raise UserError("the network is one convolution: build lccl.nn.LCCLConv2d in its place")
     if not any(isinstance(m, nn.Conv2d) for m in model.modules()):
-        raise UserError("the network has no nn.Conv2d, so there is nothing to gate")
+        exported = ": convert the module before torch.export" if isinstance(model, fx.GraphModule) else ""
+        raise UserError(f"the network has no nn.Conv2d, so there is nothing to gate{exported}")
 
 
 def _require_options(options: GateOptions, density: float) -> None:
     if options.gate not in ("1x1", "kxk", "grid"):
         raise UserError(f'gate is "1x1", "kxk" or "grid", not {options.gate!r}')
-    if not 0 <= density <= 1:
+    if isinstance(density, bool) or not isinstance(density, Real) or not 0 <= density <= 1:
         raise UserError(f"density is the share of open pixels, between 0 and 1, not {density!r}")
     with torch.device("meta"):
         layer_like(nn.Conv2d(1, 1, 3, padding=1), options)  # options that no convolution can have fail here
@@ -229,22 +249,38 @@ def _with_gate(info: ConvInfo, conv: nn.Conv2d, work: Work | None, options: Gate
 
 
 def _converted(
-    model: ModelT, entries: Sequence[LayerRecipe], example: Example | None, work: Work | None, inplace: bool
+    model: ModelT, entries: Sequence[LayerRecipe], inputs: Inputs | None, work: Work | None, inplace: bool
 ) -> ModelT:
     """The network with the layers gated, held against its outputs from before where there is an example."""
     converted = model if inplace else _copy(model)
     undo = gate_layers(converted, entries)
-    if example is not None and work is not None:
+    if inputs is not None and work is not None:
         layers = {entry.conv: converted.get_submodule(entry.conv) for entry in entries}
+        low = any(p.dtype in LOW_PRECISION for p in converted.parameters())
         try:
-            with calls(layers) as called:
-                outputs = run(converted, example)
+            with calls(layers) as called, plain_maths(converted, "as built") if low else nullcontext():
+                outputs = _run_converted(converted, inputs)
             _require_called(layers, called)
-            hold(work.outputs, outputs)
+            hold(work.outputs, outputs, TOLERANCE_LOW_PRECISION if low else TOLERANCE)
         except BaseException:  # an interrupt too
             undo()
             raise
     return converted
+
+
+def _run_converted(model: nn.Module, inputs: Inputs) -> tuple[Tensor, ...]:
+    """The outputs of a network that ran on the inputs before its conversion."""
+    try:
+        return run(model, inputs)
+    except UserError as error:
+        cause = error.__cause__
+        if not isinstance(cause, AttributeError) or not isinstance(cause.obj, (nn.Identity, LCCLConv2d)):
+            raise
+        name = next((name for name, module in model.named_modules() if module is cause.obj), "a layer")
+        raise UserError(
+            f"the network's code reads {cause.name} of {name}, which a gated layer takes the place of; name the convolutions "
+            "to convert in a list as where, without that one"
+        ) from error
 
 
 def _require_called(layers: Iterable[str], called: Container[str]) -> None:

@@ -2,24 +2,35 @@
 
 Where a module's ``forward`` cannot be traced, each of its parts is traced by itself, and the parts are taken in the order
 in which they are registered. What follows a convolution outside of such a part is then unknown.
+
+Eval mode decides, and training mode has a say in the norms: one that there does not follow its convolution alone stays where it
+is, so that the gated network, its gates open, computes what the dense one does in both modes.
 """
 
 from __future__ import annotations
 
 import operator
+import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import fx, nn
 from torch.nn.modules.conv import _ConvNd
+from torch.nn.parameter import is_lazy
 
 from lccl.errors import first_line
 from lccl.nn.converting.structure import Role
 from lccl.torch_calls import evaluating, unchanged
 
 _ADDITIONS = ("add", "iadd", "add_")
+_ELEMENTWISE = ("relu", "relu_", "silu", "hardswish", "gelu", "sigmoid")
+_ELEMENTWISE_MODULES = tuple(f"torch.nn.modules.{name}" for name in ("activation", "batchnorm", "dropout"))
+_ONE = (1, (1, 1), [1, 1])
+_TO_SIZE = (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
 _SHORTCUT_NAMES = ("downsample", "shortcut", "skip")
 _FOLDABLE_NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm)
 
@@ -31,20 +42,46 @@ class Flow:
     order: tuple[nn.Conv2d, ...]
     """Every convolution that ``forward`` calls in eval mode, in order of the first call."""
     norms: Mapping[nn.Conv2d, nn.Module]
-    """A convolution -> the BatchNorm that alone reads it, and reads nothing else."""
+    """A convolution -> the BatchNorm that alone reads it, and reads nothing else, in eval mode and in training mode."""
     roles: Mapping[nn.Conv2d, Role]
     read_elsewhere: frozenset[nn.Module]
     """Modules of which code takes the weights besides calling them."""
+    held: Mapping[nn.Conv2d, str]
+    """A convolution -> the name of the norm that would move into it but for training mode."""
     notes: tuple[str, ...]
     """What could not be traced, in words."""
+    training_notes: tuple[str, ...]
+    """What could be traced but for training mode."""
+
+    def notes_on(self, convs: Iterable[nn.Conv2d]) -> tuple[str, ...]:
+        """What a caller should know who gates those convolutions."""
+        held = [self.held[conv] for conv in convs if conv in self.held]
+        if not held or self.training_notes:
+            return self.notes + (self.training_notes if held else ())
+        return (*self.notes, f"{_listed(held)} stay{'s' * (len(held) == 1)} after the gate, as training runs other code there")
 
 
 def follow(model: nn.Module) -> Flow:
-    """The flow of a network in eval mode; none of its layers is run."""
-    reader = _Reader(model)
-    with evaluating(model):
+    """The flow of a network; none of its layers is run."""
+    reader, training = _Reader(model), _Reader(model)
+    with evaluating(model), _buffers_kept(model), torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of code that runs on stand-ins
         reader.visit(model, "")
-    return reader.result()
+        model.train()
+        training.visit(model, "")
+    return reader.result(training)
+
+
+@contextmanager
+def _buffers_kept(model: nn.Module) -> Iterator[None]:
+    """Buffers hold after the block what they held before it: tracing runs code on them, such as a counter of steps."""
+    held = [(b, b.clone()) for b in model.buffers() if not is_lazy(b)]
+    try:
+        yield
+    finally:
+        for buffer, before in held:
+            if not buffer.is_meta and not torch.equal(buffer, before):
+                buffer.copy_(before)
 
 
 def has_hooks(module: nn.Module) -> bool:
@@ -86,8 +123,8 @@ class _Trace:
         for node, module in self.modules.items():
             self.calls.setdefault(module, []).append(node)
         self.convs = {node for node, module in self.modules.items() if isinstance(module, _ConvNd)}
-        owners = [root.get_submodule(n.target.rpartition(".")[0]) for n in graph.nodes if n.op == "get_attr"]
-        self.read_elsewhere = set(owners)
+        reads = [(root.get_submodule(n.target.rpartition(".")[0]), n) for n in graph.nodes if n.op == "get_attr"]
+        self.read_elsewhere = {owner for owner, node in reads if not (isinstance(owner, nn.Conv2d) and _asks_kind(node))}
 
     def own_norm(self, conv: nn.Conv2d) -> nn.Module | None:
         """The BatchNorm that is all that reads every call of the convolution, and that reads nothing else."""
@@ -131,6 +168,23 @@ class _Trace:
                     return True
         return False
 
+    def is_pixel(self, node: fx.Node) -> bool:
+        """Whether a convolution reads a mean or maximum over the whole map, by way of layers that keep its size."""
+        while len(node.all_input_nodes) == 1:
+            module = self.modules.get(node)
+            if _pools_all(node, module):
+                return True
+            if isinstance(module, _ConvNd):
+                keeps = set(module.kernel_size) == {1}
+            elif module is not None:
+                keeps = type(module).__module__ in _ELEMENTWISE_MODULES
+            else:
+                keeps = _name_of(node.target) in _ELEMENTWISE
+            if not keeps:
+                return False
+            node = node.all_input_nodes[0]
+        return False
+
     def _convs_beside(self, conv: fx.Node, end: fx.Node) -> int:
         """How many convolutions lie between a convolution's input and a node, on paths that do not take it; 0: no such path."""
         source = conv.all_input_nodes[0]
@@ -146,8 +200,26 @@ class _Trace:
         return len(self.convs & seen) if reached else 0
 
 
+def _pools_all(node: fx.Node, module: nn.Module | None) -> bool:
+    """Whether a node takes a mean or maximum over height and width, and keeps both as 1."""
+    if module is not None:
+        return isinstance(module, _TO_SIZE) and module.output_size in _ONE
+    name, second = _name_of(node.target), node.args[1] if len(node.args) > 1 else None
+    if name in ("adaptive_avg_pool2d", "adaptive_max_pool2d"):
+        return node.kwargs.get("output_size", second) in _ONE
+    if name not in ("mean", "amax") or (node.args[2] if len(node.args) > 2 else node.kwargs.get("keepdim")) is not True:
+        return False
+    axes = node.kwargs.get("dim", second)
+    return isinstance(axes, (tuple, list)) and sorted(axis % 4 for axis in axes if isinstance(axis, int)) == [2, 3]
+
+
+def _asks_kind(node: fx.Node) -> bool:
+    """Whether all that is read of a parameter is its type, device or shape, which a gated layer's weight has too."""
+    return all(user.target is getattr and user.args[1] in ("dtype", "device", "shape", "ndim") for user in node.users)
+
+
 class _Reader:
-    """Traces a network, as a whole or in parts, and collects what the graphs say."""
+    """Traces a network, as a whole or in parts, in the mode that it is in, and collects what the graphs say."""
 
     def __init__(self, model: nn.Module) -> None:
         self._model = model
@@ -172,7 +244,7 @@ class _Reader:
                 self._untraceable.setdefault(_reason(error), []).append(what)
             else:
                 self._whole = module is self._model
-                self._read(trace)
+                self._read(trace, module)
                 return
         for child_name, child in module.named_children():
             if isinstance(child, nn.Conv2d):
@@ -181,7 +253,7 @@ class _Reader:
             elif any(isinstance(part, nn.Conv2d) for part in child.modules()):
                 self.visit(child, f"{name}.{child_name}" if name else child_name)
 
-    def _read(self, trace: _Trace) -> None:
+    def _read(self, trace: _Trace, root: nn.Module) -> None:
         self._graphs.update(trace.calls.keys())
         self._read_elsewhere |= trace.read_elsewhere
         after_convs, followed = trace.after_convs(), trace.followed_by_weights()
@@ -190,25 +262,39 @@ class _Reader:
                 continue
             self._order.setdefault(conv)
             norm = trace.own_norm(conv)
-            if norm is not None:
-                self._norms[conv] = norm
+            if norm is not None and not (type(root) is nn.Sequential and not self._whole and _holds(root, conv, norm)):
+                self._norms[conv] = norm  # code that cannot be traced may call the items of a plain sequence one by one
             if any(trace.is_shortcut(node, norm) for node in nodes):
                 self._roles[conv] = "shortcut"
+            elif all(trace.is_pixel(node) for node in nodes):
+                self._roles[conv] = "pixel"
             elif self._whole and not after_convs.intersection(nodes):
                 self._roles[conv] = "stem"
             elif self._whole and not followed.intersection(nodes):
                 self._roles[conv] = "output"
 
-    def result(self) -> Flow:
+    def result(self, training: _Reader) -> Flow:
+        """What was read in eval mode, but for norms to which training mode objects."""
         if not self._whole:
             self._guess_roles()
-        once = {
-            conv: norm
-            for conv, norm in self._norms.items()
-            if self._graphs[conv] == self._graphs[norm] == 1 and norm not in self._read_elsewhere
-        }
+        read_elsewhere = self._read_elsewhere | training._read_elsewhere
+        once = {conv: norm for conv, norm in self._norms.items() if self._pairs(conv, norm) and norm not in read_elsewhere}
+        kept = {conv: norm for conv, norm in once.items() if not training._calls(conv, norm) or training._pairs(conv, norm)}
+        name_of = {module: name for name, module in self._model.named_modules()}
+        held = {conv: name_of[norm] for conv, norm in once.items() if conv not in kept}
         notes = tuple(_note(reason, names) for reason, names in self._untraceable.items())
-        return Flow(tuple(self._order), once, self._roles, frozenset(self._read_elsewhere), notes)
+        known = {name for names in self._untraceable.values() for name in names}
+        untraced = [(reason, [n for n in names if n not in known]) for reason, names in training._untraceable.items()]
+        training_notes = tuple(_note(reason, names, " in training mode", "") for reason, names in untraced if names)
+        return Flow(tuple(self._order), kept, self._roles, frozenset(read_elsewhere), held, notes, training_notes)
+
+    def _calls(self, conv: nn.Conv2d, norm: nn.Module) -> bool:
+        """Whether one of the two is called as far as is known."""
+        return bool(self._graphs[conv] or self._graphs[norm])
+
+    def _pairs(self, conv: nn.Conv2d, norm: nn.Module) -> bool:
+        """Whether the norm is known to be all that reads the convolution, and to read nothing else."""
+        return self._norms.get(conv) is norm and self._graphs[conv] == self._graphs[norm] == 1
 
     def _guess_roles(self) -> None:
         """Roles in a network that cannot be traced as a whole, by names and channels."""
@@ -228,12 +314,17 @@ def _reason(error: Exception) -> str:
     return first_line(error).partition(". ")[0]
 
 
-def _note(reason: str, names: list[str]) -> str:
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return (
-        f"{', '.join(names[:3])}{more} cannot be traced ({reason}): layers outside of the parts that can are taken in the "
-        "order in which they are registered, and norms beside them stay where they are, after the gate"
-    )
+def _note(reason: str, names: list[str], mode: str = "", order: str = "layers are taken as registered, and ") -> str:
+    return f"{_listed(names)} cannot be traced{mode} ({reason}): {order}norms directly inside stay after the gate"
+
+
+def _listed(names: list[str]) -> str:
+    return names[0] + (f" and {len(names) - 1} more" if len(names) > 1 else "")
+
+
+def _holds(parent: nn.Module, *children: nn.Module) -> bool:
+    """Whether these are direct parts of the module."""
+    return {*children} <= {*parent.children()}
 
 
 def _width_read(module: nn.Module) -> int | None:

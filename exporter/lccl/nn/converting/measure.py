@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -12,13 +12,14 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from lccl.errors import UserError, first_line
-from lccl.text import count
+from lccl.text import count, kind_of
 from lccl.torch_calls import evaluating, flatten, layer_macs
 
 Example = Tensor | Sequence[Any] | Mapping[str, Any]
-_TOLERANCE = 1e-4
+TOLERANCE = 1e-4
 """Allowed error of a converted network's outputs, relative to max(0.01, largest output), in float32."""
-_TOLERANCE_LOW_PRECISION = 2e-2
+TOLERANCE_LOW_PRECISION = 2e-2
+LOW_PRECISION = (torch.float16, torch.bfloat16)
 
 
 @dataclass(frozen=True)
@@ -32,31 +33,71 @@ class Work:
     outputs: tuple[Tensor, ...]
 
 
-def run(model: nn.Module, example: Example) -> tuple[Tensor, ...]:
-    """The outputs in eval mode, in order.
+@dataclass(frozen=True)
+class Inputs:
+    """What a network is called with."""
 
-    Args:
-        example: the one input, a list of positional ones, or a dict of named ones.
+    args: tuple[Any, ...] = ()
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+
+def inputs_of(example: Example, model: nn.Module) -> Inputs:
+    """An example as a caller may give it: the one input or its shape, a list of positional ones, or a dict of named ones.
 
     Raises:
-        UserError: the network does not run on it.
+        UserError: none of these.
     """
-    args: tuple[Any, ...] = () if isinstance(example, Mapping) else (example,) if isinstance(example, Tensor) else (*example,)
-    kwargs = dict(example) if isinstance(example, Mapping) else {}
+    if isinstance(example, Mapping):
+        return Inputs(kwargs={str(name): _tensor(value) for name, value in example.items()})
+    if hasattr(example, "__array__"):
+        return Inputs((_tensor(example),))
+    if not isinstance(example, Sequence) or isinstance(example, (str, bytes)):
+        raise UserError(
+            f"an example is an input with its batch or the shape of one, a list of inputs or a dict, not {kind_of(example)}"
+        )
+    if not example or not all(type(size) is int for size in example):
+        return Inputs(tuple(map(_tensor, example)))
+    if min(example) < 1:
+        raise UserError(f"the shape of an example has numbers above 0, as (1, 3, 224, 224), not {tuple(example)}")
+    like = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
+    return Inputs((torch.randn(*example, generator=torch.Generator().manual_seed(0)).to(like.device, like.dtype),))
+
+
+def _tensor(value: Any) -> Any:
+    return torch.as_tensor(value) if hasattr(value, "__array__") else value
+
+
+def run(model: nn.Module, inputs: Inputs) -> tuple[Tensor, ...]:
+    """The outputs in eval mode, in order; of two runs the same, even where the network draws random numbers.
+
+    Raises:
+        UserError: the network does not run on the inputs.
+    """
     try:
-        with evaluating(model), torch.no_grad():
-            return tuple(flatten(model(*args, **kwargs)))
+        with evaluating(model), torch.no_grad(), _same_random_numbers():
+            return tuple(flatten(model(*inputs.args, **inputs.kwargs)))
     except UserError:
         raise
     except Exception as error:  # whatever the network's code raises
         raise UserError(f"the network does not run on the example: {first_line(error)}") from error
 
 
-def measure(model: nn.Module, example: Example) -> Work:
+@contextmanager
+def _same_random_numbers() -> Iterator[None]:
+    """The generators seeded within the block, and as they were after it."""
+    used = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    devices = [*range(torch.cuda.device_count())] if used else []
+    with torch.random.fork_rng(devices=devices):
+        for generator in (torch.default_generator, *(torch.cuda.default_generators[i] for i in devices)):
+            generator.manual_seed(0)
+        yield
+
+
+def measure(model: nn.Module, inputs: Inputs) -> Work:
     """Runs the network once in eval mode and counts.
 
     Raises:
-        UserError: the network does not run on the example.
+        UserError: the network does not run on the inputs.
     """
     macs: dict[str, int] = {}
     output_hw: dict[str, tuple[tuple[int, int], ...]] = {}
@@ -72,7 +113,7 @@ def measure(model: nn.Module, example: Example) -> Work:
     layers = [(name, m) for name, m in model.named_modules() if isinstance(m, (_ConvNd, nn.Linear))]
     handles = [module.register_forward_hook(counting(name)) for name, module in layers]
     try:
-        outputs = run(model, example)
+        outputs = run(model, inputs)
     finally:
         for handle in handles:
             handle.remove()
@@ -91,12 +132,17 @@ def calls(layers: Mapping[str, nn.Module]) -> Iterator[set[str]]:
             handle.remove()
 
 
-def hold(expected: Sequence[Tensor], got: Sequence[Tensor]) -> None:
+def hold(expected: Sequence[Tensor], got: Sequence[Tensor], tolerance: float) -> None:
     """Holds a converted network's outputs against the dense network's.
 
+    Args:
+        tolerance: relative to max(0.01, largest output).
+
     Raises:
-        UserError: they differ.
+        UserError: they differ, or cannot be compared.
     """
+    if not expected:
+        raise UserError("the network's output holds no tensor to compare: return tensors, in tuples, lists or dicts")
     if len(expected) != len(got):
         raise UserError(
             f"the network gave {count(len(expected), 'output')} before the conversion and {len(got)} after it, for the same "
@@ -104,10 +150,17 @@ def hold(expected: Sequence[Tensor], got: Sequence[Tensor]) -> None:
         )
     for before, after in zip(expected, got, strict=True):
         if before.is_floating_point() and before.numel():
-            allowed = _TOLERANCE if before.dtype in (torch.float32, torch.float64) else _TOLERANCE_LOW_PRECISION
-            error = float((before - after).abs().max()) if before.shape == after.shape else float("inf")
-            if not error <= allowed * max(0.01, float(before.abs().max())):
+            if bool(before.isnan().any()):
+                raise UserError("the network gives NaN for the example, which proves nothing: take another example")
+            error = float(_difference(before, after).max()) if before.shape == after.shape else float("inf")
+            finite = before[before.isfinite()].abs()
+            if not error <= tolerance * max(0.01, float(finite.max()) if finite.numel() else 0.0):
                 raise UserError(
                     f"the converted network's outputs differ from the dense network's by {error:.2g}: its code uses a "
                     "convolution or norm in another way than by calling it; name those to convert in a list as where"
                 )
+
+
+def _difference(before: Tensor, after: Tensor) -> Tensor:
+    """0 where both are the same infinity, of masked scores."""
+    return torch.where(before == after, 0, (before - after).abs())

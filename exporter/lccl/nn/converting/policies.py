@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -56,14 +57,20 @@ def _policy_named(where: str) -> Policy:
         try:
             limit = float(value)
         except ValueError:
-            raise UserError(f'where="{where}" needs a number after the colon, as "{kind}:64"') from None
+            limit = math.nan
+        if not 0 <= limit < math.inf:
+            raise UserError(f'where="{where}" needs a number from 0 after the colon, as "{kind}:64"')
         return partial(_by_channels if kind == "min-channels" else _by_macs, limit)
     raise UserError(f'where takes {_FORMS}, not "{where}"')
 
 
 def _barred(conv: ConvInfo) -> str | None:
     """Why no policy that goes by a convolution's place or size takes it."""
-    return conv.refusal or _ROLES.get(conv.role)
+    return (
+        conv.refusal
+        or _ROLES.get(conv.role)
+        or ("one output channel, as much work as a gate" if conv.out_channels == 1 else None)
+    )
 
 
 def _first_of_block(convs: Sequence[ConvInfo]) -> Choices:

@@ -41,7 +41,11 @@ class LayerRecipe:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, as a checkpoint holds them."""
-        return {"conv": self.conv, "norm": self.norm, **asdict(self.options)}
+        values = asdict(self.options) | {"gate_size": int(self.options.gate_size)}
+        kernel = self.options.gate_kernel_size
+        if kernel is not None:
+            values["gate_kernel_size"] = tuple(map(int, kernel)) if isinstance(kernel, Sequence) else int(kernel)
+        return {"conv": self.conv, "norm": self.norm, **values}
 
     @classmethod
     def from_dict(cls, entry: Any) -> LayerRecipe:
@@ -152,7 +156,7 @@ def gate_layers(model: nn.Module, entries: Sequence[LayerRecipe]) -> Callable[[]
         layer.recipe = entry
         if norm is not None:
             layer.norm = norm
-            new[norm] = nn.Identity()
+            new[norm] = nn.Identity().train(norm.training)
         new[conv] = layer
     for module, replacement in new.items():
         for parent, child in places[module]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from torch import nn
+from torch import fx, nn
 from torch.nn.modules.pooling import _AdaptiveAvgPoolNd, _AdaptiveMaxPoolNd, _AvgPoolNd, _MaxPoolNd
 
 Role = Literal["", "stem", "shortcut", "output", "pixel"]
@@ -27,7 +27,7 @@ class ConvInfo:
     groups: int
     role: Role = ""
     """"stem": reads the network's input; "shortcut": beside a block's longer path; "output": nothing trained follows;
-    "pixel": its output for the example is one pixel."""
+    "pixel": its output is one pixel, for the example or since it reads a mean of the map."""
     norm: str | None = None
     """The BatchNorm that alone reads it, and would move into the gated layer."""
     refusal: str | None = None
@@ -65,13 +65,14 @@ class Tree:
         """The block of the convolution of that name: the smallest module around it that has several convolutions.
 
         A convolution beside whole blocks, and an item of a list of modules, is a block of its own. A plain
-        sequence that pools or strides between its convolutions, as VGG's, is one block per resolution.
+        sequence that pools or strides between its convolutions, as VGG's, is one block per resolution. A network of
+        torch.fx has names only: modules without code stand for those that had some, and numbered ones for sequences.
         """
         unit = name
         while unit:
             parent = unit.rpartition(".")[0]
             siblings = self._children(parent)
-            if type(self._modules[parent]).forward is nn.Module.forward:
+            if self._is_list(parent):
                 return unit
             if any(self._is_block(sibling) for sibling in siblings if sibling != unit):
                 return unit
@@ -84,6 +85,18 @@ class Tree:
         prefix = f"{name}." if name else ""
         return [prefix + child for child in self._modules[name]._modules if prefix + child in self._modules]
 
+    def _is_list(self, name: str) -> bool:
+        """Whether it has no code: a ModuleList or ModuleDict, but none of fx's stand-ins."""
+        kind = type(self._modules[name])
+        return kind.forward is nn.Module.forward and kind is not nn.Module
+
+    def _is_sequence(self, name: str) -> bool:
+        module = self._modules[name]
+        numbered = all(child.isdecimal() for child in module._modules)
+        return isinstance(module, nn.Sequential) or (
+            numbered and (type(module) is nn.Module or isinstance(module, fx.GraphModule))
+        )
+
     def _is_block(self, name: str) -> bool:
         """Several convolutions, of which one sees more than a pixel: squeeze-and-excitation is none."""
         convs = self.convs_in(name)
@@ -92,7 +105,7 @@ class Tree:
     def _part(self, parent: str, before: list[str], unit: str) -> str:
         """The block of a child, by how often a sequence changes resolution up to it."""
         name = parent or "(model)"
-        if not isinstance(self._modules[parent], nn.Sequential):
+        if not self._is_sequence(parent):
             return name
         changes = sum(isinstance(self._modules[child], _POOLS) for child in before)
         changes += sum(any(max(conv.stride) > 1 for conv in self.convs_in(child)) for child in (*before, unit))
