@@ -45,7 +45,8 @@ class RandomGraph:
         """Its outputs are what nothing reads, the last map, and now and then another, so that something is read elsewhere."""
         steps = (self.conv, *[self.gated] * 3, self.unary, self.unary, self.view, self.binary, self.binary)
         steps += (self.choice, self.resize, self.pool)
-        for _ in range(self.rng.integers(3, 9)):
+        self.gated()
+        for _ in range(self.rng.integers(2, 8)):
             steps[self.rng.integers(len(steps))]()
         read = {name for node in self.net.nodes for name in node.input}
         made = [m.name for m in self.maps if m.name not in self.given]

@@ -42,6 +42,8 @@ _FOLDABLE = (
     "SplitToSequence",
 )
 """Ops that hide a constant or a convolution's bias, and that onnxscript's optimizer resolves."""
+_ROUNDS = 2
+"""Of folding: what one leaves constant, the next folds."""
 
 
 @dataclass(frozen=True)
@@ -118,19 +120,23 @@ def _renumbered(model: onnx.ModelProto, version: int) -> onnx.ModelProto:
 
 
 def _optimized(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Constants folded and copies removed, the op's calls left; the model as it was where that fails.
+    """Constants folded, the op's calls left; the model as it was where that fails.
 
-    By onnxscript first, which resolves types and shapes, then by graphsurgeon, which folds what onnxscript does not.
+    By onnxscript first, which resolves types and shapes, then by graphsurgeon, which folds what onnxscript does not. Of
+    onnxscript's optimizer without its rules of rewriting: one of them writes ``auto_pad`` out without looking at dilations.
     """
     import onnxscript.optimizer
 
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
-    functions = list(model.functions)
     try:
         with contextlib.suppress(Exception), contextlib.redirect_stdout(io.StringIO()):
-            result: onnx.ModelProto = onnxscript.optimizer.optimize(model, inline=False)
-            _keep(result, functions)
+            result = onnx.ModelProto()
+            result.CopyFrom(model)
+            for _ in range(_ROUNDS):
+                onnxscript.optimizer.fold_constants(result, onnx_shape_inference=True)
+                onnxscript.optimizer.remove_unused_nodes(result)
+            _keep(result, list(model.functions))
             plain_constants(result)
             return to_model(fold_constants(import_graph(result)), result)
     finally:

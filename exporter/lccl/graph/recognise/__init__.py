@@ -82,24 +82,26 @@ def recognise(model: onnx.ModelProto, *, fuse: bool = True, skip: Container[str]
     places = [product.operands for product in products]
     taken = _taken_names(graph, products)
     nodes = [rewrite(graph, product, sizes, taken) for product in products]
-    outputs = [node.outputs[0].name for node in nodes]
+    given = [node.outputs[0].name for node in nodes]
     graph.cleanup(remove_unused_graph_inputs=False)
-    fused = fuse_following(graph, nodes, sizes) if fuse else {}
+    read = {id(node) for node in graph.nodes}  # but for layers that only gave another one's gate its shape
+    layers = [layer for layer in zip(products, nodes, given, places, strict=True) if id(layer[1]) in read]
+    fused = fuse_following(graph, [node for _, node, _, _ in layers], sizes) if fuse else {}
     graph.cleanup(remove_unused_graph_inputs=False)
     left = {id(node) for node in graph.nodes}
     misses = tuple(NearMiss(_name(mul), r.reason, _name(r.conv)) for mul, r in refusals if id(mul) in left)
-    if not products:
+    if not layers:
         return Recognition(model, (), misses)
     found = tuple(
         Found(
             node.name,
-            product=given,
+            product=output,
             output=node.outputs[0].name,
             gates=place,
             masks=tuple(sorted(product.gates.masks)),
             fused=fused.get(id(node), ()),
         )
-        for product, node, given, place in zip(products, nodes, outputs, places, strict=True)
+        for product, node, output, place in layers
     )
     out = to_model(graph, model)
     attach_function(out)
