@@ -21,7 +21,12 @@ SHAPE_OPS = ("Shape", "Size")
 def title(node: gs.Node) -> str:
     """A node in words: by its op and name, or by what it computes where it has no name."""
     name = node.name or (node.outputs[0].name if node.outputs else "")
-    return f"{node.op} {name}"
+    return f"{getattr(node, 'written', node.op)} {name}"
+
+
+def as_written(node: gs.Node) -> bool:
+    """Whether the node is as the graph has it; one that is read as another op has its own in ``written`` meanwhile."""
+    return not hasattr(node, "written")
 
 
 def is_op(node: gs.Node | None, *ops: str) -> bool:
@@ -100,7 +105,7 @@ def other_reader(tensor: gs.Tensor, reader: gs.Node, outputs: Container[int]) ->
 
 def leaky_slope(node: gs.Node) -> float | None:
     """alpha where the node is x if x > 0 else alpha * x, with 0 <= alpha."""
-    if is_op(node, "Relu"):
+    if is_op(node, "Relu") or (is_op(node, "ThresholdedRelu") and node.attrs.get("alpha", 1.0) == 0):
         return 0.0
     if is_op(node, "LeakyRelu"):
         slope = float(node.attrs.get("alpha", 0.01))

@@ -42,6 +42,8 @@ _FOLDABLE = (
     "SplitToSequence",
 )
 """Ops that hide a constant or a convolution's bias, and that onnxscript's optimizer resolves."""
+_KEPT = ("QuantizeLinear", "DequantizeLinear", "RandomNormalLike", "RandomUniformLike", "Bernoulli")
+"""Ops of constants that are no constants to fold: stored integers stay as they are, and so does chance."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ def simplified(model: onnx.ModelProto) -> Simplified:
         skeleton = onnx.inliner.inline_selected_functions(skeleton, [(DOMAIN, OP_TYPE)], exclude=True)
     skeleton = _to_opset(skeleton)
     plain_constants(skeleton)
-    if any(node.op_type in _FOLDABLE for node in skeleton.graph.node):
+    if _hides_constants(skeleton.graph):
         skeleton = _optimized(skeleton)
     graph = import_graph(skeleton)
     attach_weights(graph, weights)
@@ -84,6 +86,7 @@ def _to_opset(model: onnx.ModelProto) -> onnx.ModelProto:
     if any(is_lccl_node(n) for n in model.graph.node):
         raise UserError(f"the model is of ONNX opset {version}; export it with opset {OPSET}")
     model.ir_version = max(model.ir_version, 4)
+    model = _without_later_ops(model)
     try:
         converted = onnx.version_converter.convert_version(model, OPSET)
         onnx.checker.check_model(converted)
@@ -96,6 +99,25 @@ def _to_opset(model: onnx.ModelProto) -> onnx.ModelProto:
         converted = _renumbered(model, version)
     converted.ir_version = IR_VERSION
     return converted
+
+
+def _without_later_ops(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with the ops that came after opset 18 written in the ops that define them, as far as onnx has such a definition."""
+    later = sorted({n.op_type for n in model.graph.node if n.domain in ("", "ai.onnx") and not _is_known(n.op_type)})
+    if not later:
+        return model
+    with contextlib.suppress(Exception):  # types that cannot be told, or an onnx that does not inline them
+        return onnx.inliner.inline_selected_functions(model, [("", op) for op in later], inline_schema_functions=True)
+    return model
+
+
+def _is_known(op: str) -> bool:
+    """Whether opset 18 has the op."""
+    try:
+        onnx.defs.get_schema(op, OPSET, "")
+    except onnx.defs.SchemaError:
+        return False
+    return True
 
 
 def _renumbered(model: onnx.ModelProto, version: int) -> onnx.ModelProto:
@@ -115,6 +137,15 @@ def _renumbered(model: onnx.ModelProto, version: int) -> onnx.ModelProto:
             f"export it with opset {OPSET}"
         ) from None
     return model
+
+
+def _hides_constants(graph: onnx.GraphProto) -> bool:
+    """Whether something is computed that need not be: sizes and scales of constants, or one of the foldable ops."""
+    stored = {t.name for t in graph.initializer} | {o for n in graph.node if n.op_type == "Constant" for o in n.output} | {""}
+    return any(
+        node.op_type in _FOLDABLE or (node.op_type not in _KEPT and node.input and stored.issuperset(node.input))
+        for node in graph.node
+    )
 
 
 def _optimized(model: onnx.ModelProto) -> onnx.ModelProto:

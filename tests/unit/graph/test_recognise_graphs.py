@@ -94,7 +94,7 @@ def test_a_branch_of_sizes_of_its_own_is_not_added_in_the_node() -> None:
 def test_an_opset_that_cannot_be_converted_is_told() -> None:
     model = next(g for g in GRAPHS if g.form == "basic block, post-activation").model()
     model.opset_import[0].version = 23
-    model.graph.node.append(onnx.helper.make_node("RMSNormalization", ["x", "x"], ["z"]))
+    model.graph.node.append(onnx.helper.make_node("DeformConv", ["x", "x", "x"], ["z"]))
     with pytest.raises(UserError, match="opset 23"):
         recognise(model)
 

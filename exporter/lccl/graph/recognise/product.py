@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 import onnx_graphsurgeon as gs
 
-from lccl.graph.nodes import depends_on, is_computed, is_op, title
+from lccl.graph.nodes import as_written, depends_on, is_computed, is_op, title
 from lccl.graph.recognise.branch import Branch, check_branch, check_readers, find_branches
 from lccl.graph.recognise.clamp import step_of
 from lccl.graph.recognise.gates import Gates, Place, combine, split_gates
 from lccl.graph.recognise.geometry import Geometry, conv_geometry
+from lccl.graph.recognise.movement import moved
 from lccl.graph.recognise.refusal import RefusalError
 from lccl.graph.shapes import Sizes
 from lccl.graph.surgery import producer, stored_shape
@@ -28,10 +29,10 @@ class Product:
 
     @property
     def operands(self) -> tuple[tuple[str, int], ...]:
-        """Each gate's place: the product that reads it, by the tensor that this gives, and the operand."""
+        """Each gate's place: the product that reads it, by the tensor that this gives, and the operand; a Where's condition is 0."""
         muls = [self.mul, *(node for node in self.branch.nodes if is_op(node, "Mul"))]
         return tuple(
-            (mul.outputs[0].name, place)
+            (mul.outputs[0].name, place if as_written(mul) else 0)
             for mul in muls
             for place, tensor in enumerate(mul.inputs)
             if all(tensor is not passed for passed, _ in self.branch.path)
@@ -56,7 +57,7 @@ def read_product(mul: gs.Node, sizes: Sizes, outputs: Container[int]) -> Product
                 except RefusalError as refusal:
                     refusals.append(refusal)
         except RefusalError as refusal:
-            if _is_gate_map(other, sizes):
+            if _is_gate_map_in_any_order(other, sizes):
                 refusals.append(refusal)
     refusals += _without_convolution(mul, sizes)
     return max(refusals, key=lambda r: r.stage) if refusals else None
@@ -88,22 +89,45 @@ def _gates_of(mul: gs.Node, branch: Branch, other: gs.Tensor) -> list[tuple[gs.T
     return pairs
 
 
+_ELEMENTWISE = (
+    *(
+        "Abs",
+        "Clip",
+        "Elu",
+        "Erf",
+        "Exp",
+        "HardSigmoid",
+        "HardSwish",
+        "LeakyRelu",
+        "Neg",
+        "Relu",
+        "Sigmoid",
+        "Softplus",
+        "Sqrt",
+    ),
+    *("Tanh", "ThresholdedRelu", "Add", "Div", "Max", "Min", "Mul", "Pow", "Sub", "Sum", "Cast", "Not", "Where"),
+    *("Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Identity"),
+)
+
+
 def _is_activation(mul: gs.Node) -> bool:
-    """x * f(x) with an elementwise f, such as SiLU: an activation of one branch, not a product of two."""
-    for place in (0, 1):
-        x, tensor = mul.inputs[place], mul.inputs[1 - place]
-        while tensor is not x:
-            node = producer(tensor)
-            passed = step_of(tensor)
-            if passed is not None:
-                tensor = passed.inner
-            elif is_op(node, "Tanh", "Softplus", "Erf", "Exp", "HardSwish") and node is not None:
-                tensor = node.inputs[0]
-            else:
-                break
-        else:
-            return True
-    return False
+    """x * f(x) with an elementwise f, such as SiLU or GELU: an activation of one branch, not a product of two."""
+    return any(_is_function_of(mul.inputs[1 - place], mul.inputs[place]) for place in (0, 1))
+
+
+def _is_function_of(tensor: gs.Tensor, x: gs.Tensor) -> bool:
+    """Whether the tensor is computed from x alone, element by element."""
+    waiting, seen = [tensor], {id(x)}
+    while waiting:
+        here = waiting.pop()
+        if id(here) in seen or not is_computed(here):
+            continue
+        seen.add(id(here))
+        node = producer(here)
+        if node is None or not is_op(node, *_ELEMENTWISE):
+            return False
+        waiting.extend(node.inputs)
+    return True
 
 
 def _is_gate_map(tensor: gs.Tensor, sizes: Sizes) -> bool:
@@ -111,6 +135,14 @@ def _is_gate_map(tensor: gs.Tensor, sizes: Sizes) -> bool:
     shapes = sizes.of(tensor)
     passed = step_of(tensor)
     return shapes is not None and passed is not None and all(len(s) == 4 and s[1] == 1 and s[2:] != (1, 1) for s in shapes)
+
+
+def _is_gate_map_in_any_order(tensor: gs.Tensor, sizes: Sizes) -> bool:
+    """Whether it is one once it is rearranged: with its channel last, or repeated for each of several."""
+    further = moved(tensor)
+    while further is not None and not _is_gate_map(tensor, sizes):
+        tensor, further = further, moved(further)
+    return _is_gate_map(tensor, sizes)
 
 
 def _without_convolution(mul: gs.Node, sizes: Sizes) -> list[RefusalError]:

@@ -1,0 +1,75 @@
+"""What stands between a convolution and the product that the op does not have there: the reason, and what to do."""
+
+from __future__ import annotations
+
+import onnx_graphsurgeon as gs
+
+from lccl.graph.nodes import is_computed, is_op, title
+from lccl.graph.recognise.refusal import RefusalError
+from lccl.graph.surgery import producer, stored_shape
+
+CONVOLUTIONS = ("Conv", "ConvTranspose", "ConvInteger", "QLinearConv", "DeformConv")
+_ACTIVATIONS = (
+    *("Sigmoid", "HardSigmoid", "HardSwish", "Tanh", "Elu", "Selu", "Gelu", "Mish", "Softplus", "Celu", "ThresholdedRelu"),
+    *("Clip", "Min", "Max", "Relu", "LeakyRelu", "PRelu"),
+)
+_NORMS = ("InstanceNormalization", "GroupNormalization", "LayerNormalization")
+_SUMS = ("Add", "Sub", "Sum")
+_QUANTISED = ("QuantizeLinear", "DequantizeLinear")
+_PASSED = (
+    *(*_ACTIVATIONS, *_NORMS, *_SUMS, *_QUANTISED, "Transpose", "Mul", "Div", "BatchNormalization", "Identity", "Dropout"),
+    *("Reshape", "Cast"),
+)
+_REACH = 8
+"""Nodes between a convolution and what is still told to stand behind it."""
+
+
+def refuse_between(node: gs.Node) -> None:
+    """Raises:
+    RefusalError: a convolution of several channels is behind the node, and what the node does to it the op does not do.
+    """
+    while is_op(node, "Reshape") and is_op(producer(node.inputs[0]), "Reshape", *_NORMS):
+        node = producer(node.inputs[0])
+    conv = _convolution_behind(node) if is_op(node, *_PASSED) else None
+    reason = _reason(node, conv) if conv is not None else None
+    if reason is not None:
+        raise RefusalError(reason, 2)
+
+
+def _reason(node: gs.Node, conv: gs.Node) -> str | None:
+    if is_op(node, *_ACTIVATIONS):
+        return f"{title(node)} is an activation that the op does not have (it has ReLU and LeakyReLU)"
+    if is_op(node, *_NORMS):
+        return (
+            f"{title(node)} takes means over all pixels of what {title(conv)} computes, so none can be skipped: use a BatchNorm"
+        )
+    if is_op(node, *_SUMS):
+        return (
+            f"{title(node)} adds to what {title(conv)} computes before the product, the op only after it: multiply the gate "
+            "onto the convolution, then add"
+        )
+    if is_op(node, *_QUANTISED):
+        return quantised(conv, node)
+    if is_op(node, "Transpose"):
+        return f"{title(node)} moves the channels between {title(conv)} and the product: export with channels first (NCHW)"
+    return None
+
+
+def quantised(conv: gs.Node, by: gs.Node | None = None) -> str:
+    """Of a convolution in integers."""
+    return f"{title(conv)} is quantised{f' ({title(by)})' if by is not None else ''}, which the op is not: export in float"
+
+
+def _convolution_behind(node: gs.Node) -> gs.Node | None:
+    """The first convolution of several channels that the node computes with, over what is told of here."""
+    waiting = [(node, 0)]
+    while waiting:
+        here, distance = waiting.pop(0)
+        if is_op(here, *CONVOLUTIONS):
+            shape = stored_shape(here.inputs[3 if here.op == "QLinearConv" else 1])
+            if (shape or (2,))[0] > 1:
+                return here
+        elif is_op(here, *_PASSED) and distance < _REACH:
+            before = [producer(t) for t in here.inputs if is_computed(t)]
+            waiting.extend((n, distance + 1) for n in before if n is not None)
+    return None
