@@ -252,8 +252,8 @@ def hardly_zero(tensor: gs.Tensor, depth: int = 0) -> gs.Node | None:
     if is_op(node, *_KEEPS_ZERO) or (is_op(node, "Cast") and node.attrs.get("to") in FLOAT_TYPES):
         return hardly_zero(node.inputs[0], depth + 1)
     found = [hardly_zero(t, depth + 1) for t in node.inputs if is_computed(t)]
+    known = [n for n in found if n is not None]
     if is_op(node, "Add", "Sub", "Sum"):
-        return node if any(found) else None
-    if is_op(node, "Mul", "Concat"):
-        return found[0] if None not in found and found else None
-    return None
+        return node if known else None
+    every = is_op(node, "Mul", "Concat") and len(known) == len(found)
+    return known[0] if every and known else None
