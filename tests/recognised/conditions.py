@@ -82,6 +82,11 @@ def _zeros_like(net: Net, u: str) -> str:
     return net.op("Expand", net.const([0]), net.op("Shape", u))
 
 
+def _zeros_where_below(net: Net, x: str) -> str:
+    g = gate(net, x)
+    return net.op("Where", net.op("Greater", g, net.const(0.2)), g, _zeros_like(net, g))
+
+
 def _where_of_a_mask(net: Net) -> None:
     x, m = image(net), net.input("mask", [2, 1, HW, HW], TensorProto.BOOL)
     net.op("Where", m, main(net, x), net.const(0))
@@ -151,6 +156,11 @@ CONDITIONS = (
     Graph("threshold", "where(g >= t, g, 0)", gated_by(kept("GreaterOrEqual", 0.2)), attributes={"gate_threshold": BELOW}),
     Graph("threshold", "where(g <= t, 0, g), F.threshold", gated_by(kept("LessOrEqual", 0.2)), attributes=AT),
     Graph("threshold", "where(g < t, 0, g)", gated_by(kept("Less", 0.2)), attributes={"gate_threshold": BELOW}),
+    Graph("threshold", "where(g > t, g, zeros_like)", gated_by(_zeros_where_below), attributes=AT),
+    Graph("condition", "sign of a ReLU", gated_by(lambda n, x: n.op("Sign", n.op("Relu", logit(n, x)))), attributes=HARD),
+    Graph(
+        "refused", "sign", gated_by(lambda n, x: n.op("Sign", logit(n, x))), layers=0, reason="Sign node_sign2, may be negative"
+    ),
     Graph("threshold", "where(g > 0, g, 0)", gated_by(kept("Greater", 0, logit)), attributes={"gate_threshold": 0.0}),
     Graph(
         "threshold", "ThresholdedRelu", gated_by(lambda n, x: n.op("ThresholdedRelu", logit(n, x), alpha=0.2)), attributes=AT

@@ -152,6 +152,13 @@ def _in_integers(net: Net, x: str, *, of_weights: bool = False) -> str:
     return net.op("DequantizeLinear", net.op("QuantizeLinear", main(net, x), scale, zero), scale, zero)
 
 
+def _both_in_integers(net: Net) -> None:
+    x = image(net)
+    scale, zero = net.const(0.05), net.const(0, np.int8)
+    parts = (net.op("QuantizeLinear", t, scale, zero) for t in (main(net, x), gate(net, x)))
+    net.op("Mul", *(net.op("DequantizeLinear", t, scale, zero) for t in parts))
+
+
 def _quantised_convolution(net: Net, x: str) -> str:
     scale, zero = net.const(0.05), net.const(0, np.int8)
     w = net.const(net.rng.integers(-9, 9, (K, C, 3, 3)), np.int8)
@@ -169,6 +176,9 @@ REFUSED = (
     ),
     Graph("refused", "channels last", product(_channels_last), layers=0, reason="export with channels first (NCHW)"),
     Graph("refused", "quantised and back", branch_by(_in_integers), layers=0, reason="is quantised (DequantizeLinear"),
+    Graph(
+        "refused", "branch and gate quantised and back", _both_in_integers, layers=0, reason="is quantised (DequantizeLinear"
+    ),
     Graph(
         "refused", "quantised convolution", branch_by(_quantised_convolution), layers=0, reason="QLinearConv node_qlinearconv1"
     ),

@@ -210,6 +210,7 @@ _RULES: dict[str, Rule] = {
     "Round": _growing(lambda x: x if math.isinf(x) else float(round(x))),
     "Floor": _growing(lambda x: x if math.isinf(x) else float(math.floor(x))),
     "Ceil": _growing(lambda x: x if math.isinf(x) else float(math.ceil(x))),
+    "Sign": _growing(lambda x: float((x > 0) - (x < 0))),
     "Clip": _clip,
     "Max": _max,
     "Min": _min,

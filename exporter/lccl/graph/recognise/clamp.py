@@ -216,6 +216,13 @@ def _round(node: gs.Node) -> Passed | None:
     return _of_first(node, Threshold(0.5, 1)) if bounded else None
 
 
+def _sign(node: gs.Node) -> Passed | None:
+    """-1, 0 or 1: of what is not below 0, a mask."""
+    inner = step_of(node.inputs[0])
+    first = inner.steps[0] if inner is not None and inner.steps else None
+    return _of_first(node, Threshold(0.0, 1)) if isinstance(first, Clip) and first.low >= 0 else None
+
+
 _COMPARISONS = ("Greater", "GreaterOrEqual", "Less", "LessOrEqual")
 _CONDITIONS = (*_COMPARISONS, "Equal", "Not", "And", "Or", "Xor")
 _READERS: dict[str, Callable[[gs.Node], Passed | None]] = {
@@ -231,5 +238,6 @@ _READERS: dict[str, Callable[[gs.Node], Passed | None]] = {
     "Cast": _cast,
     "Where": _where,
     "Round": _round,
+    "Sign": _sign,
     **dict.fromkeys(_COMPARISONS, _comparison),
 }

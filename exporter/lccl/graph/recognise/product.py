@@ -138,11 +138,14 @@ def _is_gate_map(tensor: gs.Tensor, sizes: Sizes) -> bool:
 
 
 def _is_gate_map_in_any_order(tensor: gs.Tensor, sizes: Sizes) -> bool:
-    """Whether it is one once it is rearranged: with its channel last, or repeated for each of several."""
-    further = moved(tensor)
-    while further is not None and not _is_gate_map(tensor, sizes):
-        tensor, further = further, moved(further)
-    return _is_gate_map(tensor, sizes)
+    """Whether it is one once it is rearranged: with its channel last, repeated for each of several, quantised and back."""
+    while not _is_gate_map(tensor, sizes):
+        node = producer(tensor)
+        further = node.inputs[0] if node is not None and is_op(node, "QuantizeLinear", "DequantizeLinear") else moved(tensor)
+        if further is None:
+            return False
+        tensor = further
+    return True
 
 
 def _without_convolution(mul: gs.Node, sizes: Sizes) -> list[RefusalError]:

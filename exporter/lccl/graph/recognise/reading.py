@@ -16,7 +16,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from onnx import TensorProto
 
-from lccl.graph.nodes import is_computed, is_op, scalar_of
+from lccl.graph.nodes import is_computed, is_op
 from lccl.graph.recognise.clamp import Threshold, step_of
 from lccl.graph.shapes import Sizes
 from lccl.graph.surgery import producer, value_of
@@ -47,7 +47,7 @@ class Reading:
             The sizes, with those of new tensors.
         """
         for node in [n for n in self.graph.nodes if is_op(n, "Where", "Mul")]:
-            cut = _cut_of(node)
+            cut = _cut_of(node, self.sizes)
             if cut is not None:
                 self._as_threshold(node, *cut)
             elif node.op == "Where":
@@ -81,10 +81,10 @@ class Reading:
         condition, *choices = node.inputs
         zeros = [_is_zero(t) for t in choices]
         branch = choices[0] if zeros[1] else choices[1]
-        shapes, kind = self.sizes.of(branch), self.sizes.types.get(branch.name)
+        shapes, kind = self.sizes.of(branch) or ((),), self.sizes.types.get(branch.name)
         if zeros.count(True) != 1 or not is_computed(condition) or kind is None:
             return
-        if shapes is None or len(shapes[0]) != 4 or self.sizes.of(node.outputs[0]) != shapes:
+        if len(shapes[0]) != 4 or not _gives_size(branch, node, self.sizes):
             return
         open_where = condition if zeros[1] else self._add("Not", {}, condition, node, TensorProto.BOOL)
         self._change(node, "Mul", {}, [branch, self._add("Cast", {"to": kind}, open_where, node, kind)])
@@ -99,11 +99,11 @@ class Reading:
         return output
 
 
-def _cut_of(node: gs.Node) -> tuple[gs.Tensor, float, list[gs.Node]] | None:
+def _cut_of(node: gs.Node, sizes: Sizes) -> tuple[gs.Tensor, float, list[gs.Node]] | None:
     """x and t where the node gives x where it is above t, else 0; and the nodes from the node to the comparison."""
     if len(node.inputs) != (3 if node.op == "Where" else 2):
         return None
-    for x, condition, where_true in _kept(node):
+    for x, condition, where_true in _kept(node, sizes):
         between, negations = _to_comparison(condition)
         passed = step_of(between[-1].outputs[0]) if between else None
         step = passed.steps[0] if passed is not None and passed.inner is x and passed.steps else None
@@ -123,14 +123,18 @@ def _to_comparison(condition: gs.Tensor) -> tuple[list[gs.Node], int]:
     return nodes, sum(is_op(n, "Not") for n in nodes)
 
 
-def _kept(node: gs.Node) -> list[tuple[gs.Tensor, gs.Tensor, bool]]:
+def _kept(node: gs.Node, sizes: Sizes) -> list[tuple[gs.Tensor, gs.Tensor, bool]]:
     """What the node may let through, what decides it, and whether it does where that is true."""
     if node.op == "Where":
         condition, one, other = node.inputs
-        return [
-            (x, condition, zero is other) for x, zero in ((one, other), (other, one)) if scalar_of(zero) == 0 and is_computed(x)
-        ]
+        given = [(one, other, True), (other, one, False)]
+        return [(x, condition, where) for x, zero, where in given if _is_zero(zero) and _gives_size(x, node, sizes)]
     return [(node.inputs[i], node.inputs[1 - i], True) for i in (0, 1) if is_op(producer(node.inputs[1 - i]), "Cast")]
+
+
+def _gives_size(x: gs.Tensor, node: gs.Node, sizes: Sizes) -> bool:
+    """Whether the node computes as many elements as x has."""
+    return is_computed(x) and sizes.of(x) is not None and sizes.of(x) == sizes.of(node.outputs[0])
 
 
 def _strictly(step: Threshold, holds: bool) -> float:
