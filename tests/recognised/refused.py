@@ -134,6 +134,12 @@ def _group_norm(net: Net, x: str) -> str:
     return net.op("Add", net.op("Mul", whole, net.const(np.ones((K, 1, 1)))), net.const(np.zeros((K, 1, 1))))
 
 
+def _later_group_norm(net: Net, x: str) -> str:
+    """Of opset 21, which gives a scale per channel."""
+    stored = [net.const(np.linspace(0.5, 1.5, K)), net.const(np.zeros(K))]
+    return net.op("GroupNormalization", main(net, x), *stored, num_groups=2)
+
+
 def _added(net: Net, x: str) -> str:
     return net.op("Relu", net.op("Add", main(net, x), net.conv(x, C, K, 1)))
 
@@ -167,6 +173,7 @@ def _quantised_convolution(net: Net, x: str) -> str:
 
 
 REFUSED = (
+    Graph("refused", "GroupNorm of opset 21", branch_by(_later_group_norm), layers=0, reason="takes means over", opset=21),
     Graph(
         "refused", "InstanceNorm", branch_by(_instance_norm), layers=0, reason="node_instancenormalization1 takes means over"
     ),

@@ -86,7 +86,7 @@ def _to_opset(model: onnx.ModelProto) -> onnx.ModelProto:
     if any(is_lccl_node(n) for n in model.graph.node):
         raise UserError(f"the model is of ONNX opset {version}; export it with opset {OPSET}")
     model.ir_version = max(model.ir_version, 4)
-    model = _without_later_ops(model)
+    model = _without_later_ops(model, version)
     try:
         converted = onnx.version_converter.convert_version(model, OPSET)
         onnx.checker.check_model(converted)
@@ -101,23 +101,48 @@ def _to_opset(model: onnx.ModelProto) -> onnx.ModelProto:
     return converted
 
 
-def _without_later_ops(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The model with the ops that came after opset 18 written in the ops that define them, as far as onnx has such a definition."""
-    later = sorted({n.op_type for n in model.graph.node if n.domain in ("", "ai.onnx") and not _is_known(n.op_type)})
+def _without_later_ops(model: onnx.ModelProto, version: int) -> onnx.ModelProto:
+    """The model with the ops that opset 18 does not have in the ops that define them, as far as onnx has such a definition.
+
+    A copy, or the model itself where it has none, or where onnx cannot do it: types that it cannot tell.
+    """
+    later = {n.op_type for n in model.graph.node if n.domain in ("", "ai.onnx") and _is_later(n.op_type, version)}
     if not later:
         return model
-    with contextlib.suppress(Exception):  # types that cannot be told, or an onnx that does not inline them
-        return onnx.inliner.inline_selected_functions(model, [("", op) for op in later], inline_schema_functions=True)
+    typed = onnx.ModelProto()
+    typed.CopyFrom(model)
+    stored = [helper.make_tensor_value_info(t.name, t.data_type, list(t.dims)) for t in model.graph.initializer]
+    typed.graph.value_info.extend(stored)
+    with contextlib.suppress(Exception):
+        for node in typed.graph.node:
+            if node.op_type in later:
+                _write_defaults(node, version)
+        functions = [("", op) for op in sorted(later)]
+        plain = onnx.inliner.inline_selected_functions(typed, functions, inline_schema_functions=True)
+        given = [v for v in plain.graph.value_info if v.name not in {t.name for t in stored}]
+        del plain.graph.value_info[:]
+        plain.graph.value_info.extend(given)
+        return plain
     return model
 
 
-def _is_known(op: str) -> bool:
-    """Whether opset 18 has the op."""
+def _is_later(op: str, version: int) -> bool:
+    """Whether opset 18 does not have the op, or had it with another meaning."""
+    if op == "GroupNormalization":
+        return version >= 21
     try:
         onnx.defs.get_schema(op, OPSET, "")
     except onnx.defs.SchemaError:
-        return False
-    return True
+        return True
+    return False
+
+
+def _write_defaults(node: onnx.NodeProto, version: int) -> None:
+    """Attributes that are left out: onnx's inliner drops what is made of them."""
+    written = {a.name for a in node.attribute}
+    for name, attribute in onnx.defs.get_schema(node.op_type, version, "").attributes.items():
+        if name not in written and attribute.default_value.type:
+            node.attribute.append(attribute.default_value)
 
 
 def _renumbered(model: onnx.ModelProto, version: int) -> onnx.ModelProto:

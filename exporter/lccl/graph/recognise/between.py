@@ -18,19 +18,20 @@ _SUMS = ("Add", "Sub", "Sum")
 _QUANTISED = ("QuantizeLinear", "DequantizeLinear")
 _PASSED = (
     *(*_ACTIVATIONS, *_NORMS, *_SUMS, *_QUANTISED, "Transpose", "Mul", "Div", "BatchNormalization", "Identity", "Dropout"),
-    *("Reshape", "Cast"),
+    *("Reshape", "Cast", "ReduceMean", "Sqrt"),
 )
-_REACH = 8
-"""Nodes between a convolution and what is still told to stand behind it."""
+_REACH = 32
+"""Nodes that are looked at for a convolution."""
 
 
 def refuse_between(node: gs.Node) -> None:
     """Raises:
     RefusalError: a convolution of several channels is behind the node, and what the node does to it the op does not do.
     """
-    while is_op(node, "Reshape") and is_op(producer(node.inputs[0]), "Reshape", *_NORMS):
-        node = producer(node.inputs[0])
-    conv = _convolution_behind(node) if is_op(node, *_PASSED) else None
+    passed = _before(node)
+    conv = next((n for n in passed if is_op(n, *CONVOLUTIONS)), None)
+    if is_op(node, "Reshape"):  # of groups, whose means are taken
+        node = next((n for n in passed if is_op(n, "ReduceMean", *_NORMS)), node)
     reason = _reason(node, conv) if conv is not None else None
     if reason is not None:
         raise RefusalError(reason, 2)
@@ -39,7 +40,7 @@ def refuse_between(node: gs.Node) -> None:
 def _reason(node: gs.Node, conv: gs.Node) -> str | None:
     if is_op(node, *_ACTIVATIONS):
         return f"{title(node)} is an activation that the op does not have (it has ReLU and LeakyReLU)"
-    if is_op(node, *_NORMS):
+    if is_op(node, "ReduceMean", *_NORMS):
         return (
             f"{title(node)} takes means over all pixels of what {title(conv)} computes, so none can be skipped: use a BatchNorm"
         )
@@ -60,16 +61,23 @@ def quantised(conv: gs.Node, by: gs.Node | None = None) -> str:
     return f"{title(conv)} is quantised{f' ({title(by)})' if by is not None else ''}, which the op is not: export in float"
 
 
-def _convolution_behind(node: gs.Node) -> gs.Node | None:
-    """The first convolution of several channels that the node computes with, over what is told of here."""
-    waiting = [(node, 0)]
-    while waiting:
-        here, distance = waiting.pop(0)
-        if is_op(here, *CONVOLUTIONS):
-            shape = stored_shape(here.inputs[3 if here.op == "QLinearConv" else 1])
-            if (shape or (2,))[0] > 1:
-                return here
-        elif is_op(here, *_PASSED) and distance < _REACH:
+def _before(node: gs.Node) -> list[gs.Node]:
+    """The nodes that the node computes with, itself first, up to convolutions of several channels, over what is told of here."""
+    found: list[gs.Node] = []
+    waiting = [node]
+    while waiting and len(found) < _REACH:
+        here = waiting.pop(0)
+        if any(here is n for n in found) or not is_op(here, *_PASSED, *CONVOLUTIONS) or _gives_one_channel(here):
+            continue
+        found.append(here)
+        if not is_op(here, *CONVOLUTIONS):
             before = [producer(t) for t in here.inputs if is_computed(t)]
-            waiting.extend((n, distance + 1) for n in before if n is not None)
-    return None
+            waiting.extend(n for n in before if n is not None)
+    return found
+
+
+def _gives_one_channel(node: gs.Node) -> bool:
+    """Whether it is a gate's convolution."""
+    if not is_op(node, *CONVOLUTIONS):
+        return False
+    return (stored_shape(node.inputs[3 if node.op == "QLinearConv" else 1]) or (2,))[0] == 1
