@@ -148,6 +148,13 @@ def _channels_last(net: Net, x: str, u: str, g: str) -> None:
     net.op("Mul", *(net.op("Transpose", t, perm=[0, 2, 3, 1]) for t in (u, g)))
 
 
+def _channels_last_between(net: Net) -> None:
+    """Bias and ReLU behind the Transpose of each."""
+    x = image(net)
+    u, g = (net.op("Transpose", t, perm=[0, 2, 3, 1]) for t in (main(net, x, bias=False), logit(net, x)))
+    net.op("Mul", net.op("Relu", net.op("Add", u, net.const(np.ones(K)))), net.op("Relu", g))
+
+
 def _in_integers(net: Net, x: str, *, of_weights: bool = False) -> str:
     """Quantised and back: what a convolution reads, or its weights, and what it gives."""
     scale, zero = net.const(0.05), net.const(0, np.int8)
@@ -173,6 +180,13 @@ def _quantised_convolution(net: Net, x: str) -> str:
 
 
 REFUSED = (
+    Graph(
+        "refused",
+        "channels last, with bias and ReLU",
+        _channels_last_between,
+        layers=0,
+        reason="Transpose node_transpose2 moves the channels between Conv node_conv0",
+    ),
     Graph("refused", "GroupNorm of opset 21", branch_by(_later_group_norm), layers=0, reason="takes means over", opset=21),
     Graph(
         "refused", "InstanceNorm", branch_by(_instance_norm), layers=0, reason="node_instancenormalization1 takes means over"

@@ -32,6 +32,8 @@ def refuse_between(node: gs.Node) -> None:
     conv = next((n for n in passed if is_op(n, *CONVOLUTIONS)), None)
     if is_op(node, "Reshape"):  # of groups, whose means are taken
         node = next((n for n in passed if is_op(n, "ReduceMean", *_NORMS)), node)
+    if is_op(node, *_SUMS) and sum(map(is_computed, node.inputs)) < 2:  # a bias, of channels that are elsewhere
+        node = next((n for n in passed if is_op(n, "Transpose")), node)
     reason = _reason(node, conv) if conv is not None else None
     if reason is not None:
         raise RefusalError(reason, 2)

@@ -130,16 +130,17 @@ def _is_function_of(tensor: gs.Tensor, x: gs.Tensor) -> bool:
     return True
 
 
-def _is_gate_map(tensor: gs.Tensor, sizes: Sizes) -> bool:
+def _is_gate_map(tensor: gs.Tensor, sizes: Sizes, channel: int = 1) -> bool:
     """Whether a tensor looks like a gate wherever it is used: one map that is cut off at 0."""
     shapes = sizes.of(tensor)
-    passed = step_of(tensor)
-    return shapes is not None and passed is not None and all(len(s) == 4 and s[1] == 1 and s[2:] != (1, 1) for s in shapes)
+    if shapes is None or step_of(tensor) is None:
+        return False
+    return all(len(s) == 4 and s[channel] == 1 and (s[2], s[4 - channel]) != (1, 1) for s in shapes)
 
 
 def _is_gate_map_in_any_order(tensor: gs.Tensor, sizes: Sizes) -> bool:
-    """Whether it is one once it is rearranged: with its channel last, repeated for each of several, quantised and back."""
-    while not _is_gate_map(tensor, sizes):
+    """Whether it is one, with its channel last, or once it is rearranged: repeated for each of several, quantised and back."""
+    while not (_is_gate_map(tensor, sizes) or _is_gate_map(tensor, sizes, 3)):
         node = producer(tensor)
         further = node.inputs[0] if node is not None and is_op(node, "QuantizeLinear", "DequantizeLinear") else moved(tensor)
         if further is None:
