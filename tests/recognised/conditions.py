@@ -178,10 +178,12 @@ CONDITIONS = (
     Graph("threshold", "on a grid", gated_by(_threshold_on_a_grid), attributes={**AT, "gate_upsample": (1, 1, 2, 2)}),
     Graph("threshold", "of one factor of a gate", gated_by(_threshold_of_a_gate), attributes={**FUSED, "gate_threshold": 0.0}),
     Graph("threshold", "comparison returned by the network", _returned_comparison, attributes=EXTERNAL),
-    Graph("threshold", "float16", gated_by(kept("Greater", 0.25)), dtype=np.float16, attributes={"gate_threshold": 0.25}),
+    Graph(
+        "threshold", "of a float16 map", gated_by(kept("Greater", 0.25)), dtype=np.float16, attributes={"gate_threshold": 0.25}
+    ),
     Graph(
         "threshold",
-        "bfloat16",
+        "of a bfloat16 map",
         gated_by(kept("Greater", 0.25, logit)),
         dtype=ml_dtypes.bfloat16,
         attributes={"gate_threshold": 0.25},
