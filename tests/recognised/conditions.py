@@ -103,6 +103,11 @@ def _where_relu(net: Net, x: str) -> str:
     return net.op("Where", net.op("Greater", u, net.const(0)), u, net.const(0))
 
 
+def _condition_per_channel(net: Net) -> None:
+    x = image(net)
+    net.op("Where", net.op("LessOrEqual", main(net, x, size=1), net.const(0)), net.const(0), main(net, x))
+
+
 def _else_another(net: Net) -> None:
     """Not a product: where the condition does not hold there is another value."""
     x = image(net)
@@ -214,6 +219,13 @@ CONDITIONS = (
         gated_by(kept("Greater", -0.2, logit)),
         layers=0,
         reason="Where node_where3, may be negative",
+    ),
+    Graph(
+        "refused",
+        "condition per output channel",
+        _condition_per_channel,
+        layers=0,
+        reason="its other factor, LessOrEqual node_lessorequal1, has a mask for each of 6 channels",
     ),
     Graph("refused", "else another value", _else_another, layers=0),
     Graph("refused", "Where on a pooled branch", _where_pooled, layers=0, reason="gate is on MaxPool"),

@@ -19,14 +19,17 @@ SHAPE_OPS = ("Shape", "Size")
 
 
 def title(node: gs.Node) -> str:
-    """A node in words: by its op and name, or by what it computes where it has no name."""
+    """A node in words: by its op and name, or by what it computes where it has no name.
+
+    A node that is read as another op, or stands for what another computes, has its words in ``shown`` meanwhile.
+    """
     name = node.name or (node.outputs[0].name if node.outputs else "")
-    return f"{getattr(node, 'written', node.op)} {name}"
+    return getattr(node, "shown", f"{node.op} {name}")
 
 
 def as_written(node: gs.Node) -> bool:
-    """Whether the node is as the graph has it; one that is read as another op has its own in ``written`` meanwhile."""
-    return not hasattr(node, "written")
+    """Whether the node is as the graph has it."""
+    return not hasattr(node, "shown")
 
 
 def is_op(node: gs.Node | None, *ops: str) -> bool:

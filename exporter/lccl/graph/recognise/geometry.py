@@ -72,7 +72,7 @@ def _pads_before(conv: gs.Node) -> list[gs.Node]:
 
 def _zeros_around(node: gs.Node) -> tuple[int, int, int, int] | None:
     """top, left, bottom, right, where the node puts that many zeros around maps [N, C, H, W] and does nothing else."""
-    if not is_op(node, "Pad") or node.attrs.get("mode", "constant") not in ("constant", b"constant"):
+    if not is_op(node, "Pad") or node.attrs.get("mode", "constant") != "constant":
         return None
     value, listed = optional_input(node, 2), optional_input(node, 3)
     pads, axes = value_of(node.inputs[1]), None if listed is None else value_of(listed)

@@ -16,7 +16,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from onnx import TensorProto
 
-from lccl.graph.nodes import is_computed, is_op
+from lccl.graph.nodes import as_written, is_computed, is_op, title
 from lccl.graph.recognise.clamp import Threshold, step_of
 from lccl.graph.shapes import Sizes
 from lccl.graph.surgery import producer, value_of
@@ -59,12 +59,12 @@ class Reading:
         for written in reversed(self._changed):
             written.node.op, written.node.attrs = written.op, written.attrs
             written.node.inputs = list(written.inputs)
-            if hasattr(written.node, "written"):
-                del written.node.written
+            if not as_written(written.node):
+                del written.node.shown
 
     def _change(self, node: gs.Node, op: str, attrs: dict[str, Any], inputs: Sequence[gs.Tensor]) -> None:
         self._changed.append(_Written(node, node.op, node.attrs, list(node.inputs)))
-        node.written = node.op
+        node.shown = title(node)
         node.op, node.attrs, node.inputs = op, attrs, list(inputs)
 
     def _as_threshold(self, node: gs.Node, x: gs.Tensor, at: float, between: Sequence[gs.Node]) -> None:
@@ -95,7 +95,10 @@ class Reading:
             name += "_"
         self.sizes = self.sizes.with_tensor(name, x, kind)
         output = gs.Variable(name)
-        self.graph.nodes.append(gs.Node(op, name, attrs, [x], [output]))
+        node = gs.Node(op, name, attrs, [x], [output])
+        source = producer(x)
+        node.shown = title(source) if source is not None else f"input {x.name}"
+        self.graph.nodes.append(node)
         return output
 
 
