@@ -130,9 +130,10 @@ def _kept(node: gs.Node, sizes: Sizes) -> list[tuple[gs.Tensor, gs.Tensor, bool]
     """What the node may let through, what decides it, and whether it does where that is true."""
     if node.op == "Where":
         condition, one, other = node.inputs
-        given = [(one, other, True), (other, one, False)]
-        return [(x, condition, where) for x, zero, where in given if _is_zero(zero) and _gives_size(x, node, sizes)]
-    return [(node.inputs[i], node.inputs[1 - i], True) for i in (0, 1) if is_op(producer(node.inputs[1 - i]), "Cast")]
+        given = [(x, condition, where) for x, zero, where in ((one, other, True), (other, one, False)) if _is_zero(zero)]
+    else:
+        given = [(x, by, True) for x, by in (node.inputs, node.inputs[::-1]) if is_op(producer(by), "Cast")]
+    return [kept for kept in given if _gives_size(kept[0], node, sizes)]
 
 
 def _gives_size(x: gs.Tensor, node: gs.Node, sizes: Sizes) -> bool:
