@@ -65,6 +65,16 @@ def _attended_after(net: Net, x: str, u: str, g: str) -> None:
     net.op("Mul", net.op("Mul", u, g), net.op("Sigmoid", logit(net, x)))
 
 
+def _attended_after_another(make: Callable[[Net, str], str]) -> Build:
+    """The gate is the op's own only without the map behind it."""
+
+    def build(net: Net) -> None:
+        x = image(net)
+        net.op("Mul", net.op("Mul", main(net, x), make(net, x)), net.op("Sigmoid", logit(net, x)))
+
+    return build
+
+
 def passed_where(op: str, at: float, zero: Callable[[Net, str], str] = lambda n, _: n.const(0), swapped: bool = False) -> Build:
     """where(gate(x) > at, relu(conv(x)), 0), or where(..., 0, relu(conv(x)))."""
 
@@ -156,6 +166,20 @@ AT = {**FUSED, "gate_threshold": np.float32(0.2)}
 HARD = {**FUSED, "gate_max": 1.0, "gate_slope": np.float32(1e30)}
 
 CONDITIONS = (
+    Graph(
+        "gate",
+        "on a grid, then times a sigmoid map",
+        _attended_after_another(_threshold_on_a_grid),
+        attributes={**AT, "gate_upsample": (1, 1, 2, 2)},
+        reason="closes nothing",
+    ),
+    Graph(
+        "gate",
+        "threshold, then times a sigmoid map",
+        _attended_after_another(kept("Greater", 0.2)),
+        attributes=AT,
+        reason="the factor of Mul node_mul8 closes nothing",
+    ),
     Graph("threshold", "where(g > t, g, 0)", gated_by(kept("Greater", 0.2)), attributes=AT),
     Graph("threshold", "where(g > t, g, 0) without ReLU", gated_by(kept("Greater", 0.2, logit)), attributes=AT),
     Graph("threshold", "where(g >= t, g, 0)", gated_by(kept("GreaterOrEqual", 0.2)), attributes={"gate_threshold": BELOW}),

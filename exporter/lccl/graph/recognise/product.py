@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Container
 from dataclasses import dataclass
 
@@ -10,7 +11,7 @@ import onnx_graphsurgeon as gs
 from lccl.graph.nodes import as_written, depends_on, is_computed, is_op, title
 from lccl.graph.recognise.branch import Branch, check_branch, check_readers, find_branches
 from lccl.graph.recognise.clamp import step_of
-from lccl.graph.recognise.gates import Gates, Place, combine, split_gates
+from lccl.graph.recognise.gates import Gates, Place, combine, external_gate, split_gates
 from lccl.graph.recognise.geometry import Geometry, conv_geometry
 from lccl.graph.recognise.movement import moved
 from lccl.graph.recognise.refusal import RefusalError
@@ -67,8 +68,10 @@ def _layer(mul: gs.Node, branch: Branch, other: gs.Tensor, sizes: Sizes, outputs
     shapes = check_branch(branch, sizes)
     geometry = conv_geometry(branch.conv, sizes)
     place = Place(mul, branch, geometry, shapes, outputs, sizes)
-    operands = [part for gate, reader in _gates_of(mul, branch, other) for part in split_gates(gate, reader, outputs, sizes)]
-    gates = combine(operands, place)
+    outer, *inner = (split_gates(gate, reader, outputs, sizes) for gate, reader in _gates_of(mul, branch, other))
+    gates = combine([*outer, *itertools.chain(*inner)], place)
+    if inner and all(_closes_nothing(gate, place) for gate, _ in outer):
+        _require_no_worse(gates, combine(list(itertools.chain(*inner)), place), mul)
     if sizes.of(mul.outputs[0]) not in (shapes, None):
         raise RefusalError(f"{title(mul)} repeats what {title(branch.conv)} computes", 3)
     check_readers(branch, outputs)
@@ -78,6 +81,23 @@ def _layer(mul: gs.Node, branch: Branch, other: gs.Tensor, sizes: Sizes, outputs
     if any(depends_on(given.tensor, inside, asking) for given in gates.external):
         raise RefusalError(f"the gate is computed from what {title(branch.conv)} computes", 6)
     return Product(mul, branch, geometry, gates)
+
+
+def _closes_nothing(gate: gs.Tensor, place: Place) -> bool:
+    try:
+        return bool(external_gate(gate, place).closes_nothing)
+    except RefusalError:
+        return False
+
+
+def _require_no_worse(gates: Gates, inner: Gates, mul: gs.Node) -> None:
+    """Raises:
+    RefusalError: without the factor of this product, which closes nothing, the product further in would be a better layer.
+    """
+    if inner.grid > gates.grid or (inner.fused is not None and gates.fused is None):
+        raise RefusalError(
+            f"the factor of {title(mul)} closes nothing, and with it the gate further in could not be the op's own", 7
+        )
 
 
 def _gates_of(mul: gs.Node, branch: Branch, other: gs.Tensor) -> list[tuple[gs.Tensor, gs.Node]]:
