@@ -25,7 +25,7 @@ def row(graph: Graph) -> str:
     fused = sum(len(layer.fused) for layer in found.found)
     reasons = "; ".join(re.sub(r" node_\w+", "", miss.reason) for miss in found.near_misses)
     if not gates:
-        return f"| {graph.family} | {graph.form} | refused | {reasons or 'an activation, not a product of two branches'} |"
+        return f"| {graph.family} | {graph.form} | refused | {reasons or 'no product of two branches'} |"
     becomes = ", ".join(dict.fromkeys(f"{gates.count(g)} x {g}" if gates.count(g) > 1 else g for g in gates))
     more = f"{count(fused, 'op')} behind fused" if fused else ""
     return f"| {graph.family} | {graph.form} | {becomes} | {more} |"

@@ -6,6 +6,7 @@ import numpy as np
 
 from onnx_nets import Net
 from recognised.parts import (
+    Build,
     C,
     Graph,
     K,
@@ -149,7 +150,56 @@ def _same_of_any_size(net: Net) -> None:
     net.op("Mul", main(net, x, size=4, auto_pad="SAME_LOWER"), gate(net, x, auto_pad="SAME_LOWER"))
 
 
+def _zeros(net: Net, x: str, *pads: int, axes: tuple[int, ...] | None = None) -> str:
+    """pads: of every axis, or of those listed; first those in front of all, then those behind."""
+    return net.op("Pad", x, net.ints(*pads), *(["", net.ints(*axes)] if axes else []))
+
+
+def _padded_before(net: Net) -> None:
+    """As Keras and TensorFlow write a strided convolution: one Pad for both."""
+    padded = _zeros(net, image(net), 0, 0, 0, 1, 0, 0, 2, 1)
+    options = {"stride": 2, "pads": [0] * 4}
+    net.op("Mul", main(net, padded, **options), gate(net, padded, **options))
+
+
+def _padded_branch_only(net: Net) -> None:
+    """Two Pad nodes and pads of the convolution's own before the branch, the gate on the map as it is."""
+    x = image(net)
+    padded = _zeros(net, _zeros(net, x, 1, 1, axes=(2,)), 1, 1, axes=(-1,))
+    net.op("Mul", main(net, padded, size=5, pads=[1] * 4), gate(net, x, 1))
+
+
+def _padded_and_read(net: Net) -> None:
+    padded = _zeros(net, image(net), 0, 0, 1, 1, 0, 0, 1, 1)
+    y = net.op("Mul", main(net, padded, pads=[0] * 4), gate(net, padded, pads=[0] * 4))
+    net.output(y)
+    net.output(net.op("Relu", padded))
+
+
+def _padded_by(value: float, mode: str) -> Build:
+    """Pads that are none of a convolution: they stay."""
+
+    def build(net: Net) -> None:
+        end = [net.const(value)] if mode == "constant" else []
+        padded = net.op("Pad", image(net), net.ints(0, 0, 1, 1, 0, 0, 1, 1), *end, mode=mode)
+        net.op("Mul", main(net, padded, pads=[0] * 4), gate(net, padded, pads=[0] * 4))
+
+    return build
+
+
+def _padded_channels(net: Net) -> None:
+    padded = _zeros(net, image(net), 0, 1, 1, 1, 0, 0, 1, 1)
+    net.op("Mul", net.conv(padded, C + 1, K, pads=[0] * 4), net.op("Relu", net.conv(padded, C + 1, 1, pads=[0] * 4)))
+
+
+PADDED, PADS_STAY = {"pads": (1, 1, 1, 1), "gate_source": "fused"}, {"pads": (0, 0, 0, 0), "gate_source": "fused"}
 BRANCHES = (
+    Graph("pads", "one Pad before both", _padded_before, attributes={"pads": (0, 1, 2, 1), "gate_pads": (0, 1, 2, 1)}),
+    Graph("pads", "two Pad nodes and own pads", _padded_branch_only, attributes={"pads": (2, 2, 2, 2), "gate_pads": (0,) * 4}),
+    Graph("pads", "Pad that is read elsewhere too", _padded_and_read, attributes=PADDED),
+    Graph("pads", "Pad with another value", _padded_by(0.5, "constant"), attributes=PADS_STAY),
+    Graph("pads", "Pad that reflects", _padded_by(0, "reflect"), attributes=PADS_STAY),
+    Graph("pads", "Pad of channels", _padded_channels, attributes=PADS_STAY),
     Graph("branch", "operands swapped", product(lambda n, x, u, g: n.op("Mul", g, u))),
     Graph("branch", "ReLU after the product", followed_by(_post_relu), fused=("Relu",), attributes={"activation_alpha": 0.0}),
     Graph(

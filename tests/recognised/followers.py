@@ -115,6 +115,25 @@ def _grid_of_odd_size(net: Net) -> None:
     net.op("Mul", main(net, x), net.op("Slice", up, net.ints(0, 0), net.ints(14, 14), net.ints(2, 3)))
 
 
+def _gelu_before(net: Net) -> None:
+    """An op that opset 18 does not have."""
+    x = net.op("Gelu", net.op("Gelu", image(net)), approximate="tanh")
+    net.op("Mul", main(net, x), gate(net, x))
+
+
+def _group_norm_before(net: Net) -> None:
+    """Opset 18 has the op, with a scale per group."""
+    stored = [net.const(np.linspace(0.5, 1.5, 4)), net.const(np.linspace(-1, 1, 4))]
+    x = net.op("GroupNormalization", net.conv(image(net), C, 4), *stored, num_groups=2)
+    net.op("Mul", net.conv(x, 4, K), net.op("Relu", net.conv(x, 4, 1, shift=0.1)))
+
+
+def _swish_before(net: Net) -> None:
+    """With its only attribute left out."""
+    x = net.op("Swish", image(net))
+    net.op("Mul", main(net, x), gate(net, x))
+
+
 FOLLOWERS = (
     Graph("after", "residual", followed_by(_add), fused=("Add",)),
     Graph("after", "residual and ReLU", followed_by(_add_relu), fused=("Add", "Relu"), attributes={"post_alpha": 0.0}),
@@ -138,6 +157,9 @@ FOLLOWERS = (
     Graph("type", "bfloat16", released, dtype=ml_dtypes.bfloat16, fused=("BatchNormalization", "Relu")),
     Graph("file", "opset 13", basic_block, layers=2, opset=13),
     Graph("file", "opset 21", basic_block, layers=2, opset=21),
+    Graph("file", "Gelu of opset 20", _gelu_before, opset=20),
+    Graph("file", "GroupNormalization of opset 21", _group_norm_before, opset=21),
+    Graph("file", "Swish of opset 24", _swish_before, opset=24),
     Graph("file", "opset 11", basic_block, layers=2, opset=11),
     Graph("file", "tensors named as a layer's parts", _taken_names),
     Graph("file", "weights listed as inputs", _weights_as_inputs, layers=2),

@@ -83,6 +83,15 @@ def _nearest(net: Net, x: str) -> str:
     )
 
 
+def _computed_scales(net: Net, x: str) -> str:
+    """As an exporter leaves them that folds no constants."""
+    coarse = net.op("Relu", net.conv(x, C, 1, 4, stride=4, pads=[0] * 4))
+    ones = net.op("Constant", value=onnx.numpy_helper.from_array(np.ones(2, np.float32)))
+    scales = net.op("Concat", ones, net.const([4, 4], np.float32), axis=0)
+    options = {"nearest_mode": "floor", "coordinate_transformation_mode": "asymmetric"}
+    return net.op("Resize", coarse, "", scales, mode="nearest", **options)
+
+
 def _nearest_pooled(net: Net, x: str) -> str:
     low = net.op("MaxPool", x, kernel_shape=[4, 4], strides=[4, 4])
     return net.op("Relu", net.op("Resize", net.conv(low, C, 1, 1), "", net.const([1, 1, 4, 4], np.float32), mode="nearest"))
@@ -223,6 +232,12 @@ GATES = (
     Graph("gate", "grid, nearest", gated_by(_nearest), attributes={"gate_source": "fused", "gate_upsample": (1, 1, 4, 4)}),
     Graph(
         "gate",
+        "grid, scales computed from constants",
+        gated_by(_computed_scales),
+        attributes={"gate_source": "fused", "gate_upsample": (1, 1, 4, 4)},
+    ),
+    Graph(
+        "gate",
         "grid, pooled, nearest, then ReLU",
         gated_by(_nearest_pooled),
         attributes={"gate_source": "external", "gate_upsample": (1, 1, 4, 4)},
@@ -256,6 +271,12 @@ GATES = (
     ),
     Graph("gate", "of another tensor", gated_by(_of_another_tensor), attributes={"gate_source": "external"}),
     Graph("gate", "shared by two layers", _shared, layers=2, attributes={"gate_source": "external"}),
+    Graph(
+        "gate",
+        "abs of a ReLU",
+        gated_by(lambda n, x: n.op("Abs", n.op("Relu", _of_another_tensor(n, x)))),
+        attributes={"gate_source": "external"},
+    ),
     Graph("gate", "returned by the network", _returned_gate, attributes={"gate_source": "external"}),
     Graph("mask", "float input", mask(TensorProto.FLOAT, [2, 1, HW, HW]), attributes={"gate_source": "external"}),
     Graph("mask", "of two layers", _mask_of_two_layers, layers=2, attributes={"gate_source": "external"}),

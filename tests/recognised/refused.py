@@ -113,7 +113,124 @@ def _mask_of_another_batch(net: Net) -> None:
     net.op("Mul", main(net, x), net.input("mask", ["M", 1, HW, HW]))
 
 
+def _squared(net: Net, x: str) -> str:
+    g = logit(net, x)
+    return net.op("Mul", g, g)
+
+
+def _two_sigmoids(net: Net, x: str) -> str:
+    return net.op("Mul", net.op("Sigmoid", logit(net, x)), net.op("Abs", logit(net, x)))
+
+
+def _instance_norm(net: Net, x: str) -> str:
+    return net.op("InstanceNormalization", main(net, x), net.const(np.ones(K)), net.const(np.zeros(K)))
+
+
+def _group_norm(net: Net, x: str) -> str:
+    """As exporters write it: an InstanceNormalization of groups, then a scale per channel."""
+    groups = net.op("Reshape", main(net, x), net.ints(0, 2, -1))
+    normed = net.op("InstanceNormalization", groups, net.const(np.ones(2)), net.const(np.zeros(2)))
+    whole = net.op("Reshape", normed, net.ints(2, K, HW, HW))
+    return net.op("Add", net.op("Mul", whole, net.const(np.ones((K, 1, 1)))), net.const(np.zeros((K, 1, 1))))
+
+
+def _later_group_norm(net: Net, x: str) -> str:
+    """Of opset 21, which gives a scale per channel."""
+    stored = [net.const(np.linspace(0.5, 1.5, K)), net.const(np.zeros(K))]
+    return net.op("GroupNormalization", main(net, x), *stored, num_groups=2)
+
+
+def _added(net: Net, x: str) -> str:
+    return net.op("Relu", net.op("Add", main(net, x), net.conv(x, C, K, 1)))
+
+
+def _channels_last(net: Net, x: str, u: str, g: str) -> None:
+    net.op("Mul", *(net.op("Transpose", t, perm=[0, 2, 3, 1]) for t in (u, g)))
+
+
+def _channels_last_between(net: Net) -> None:
+    """Bias and ReLU behind the Transpose of each."""
+    x = image(net)
+    u, g = (net.op("Transpose", t, perm=[0, 2, 3, 1]) for t in (main(net, x, bias=False), logit(net, x)))
+    net.op("Mul", net.op("Relu", net.op("Add", u, net.const(np.ones(K)))), net.op("Relu", g))
+
+
+def _in_integers(net: Net, x: str, *, of_weights: bool = False) -> str:
+    """Quantised and back: what a convolution reads, or its weights, and what it gives."""
+    scale, zero = net.const(0.05), net.const(0, np.int8)
+    if of_weights:
+        stored = net.rng.integers(-9, 9, (K, C, 3, 3))
+        w = net.op("DequantizeLinear", net.const(stored, np.int8), scale, zero)
+        return net.op("Conv", x, w, pads=[1] * 4)
+    return net.op("DequantizeLinear", net.op("QuantizeLinear", main(net, x), scale, zero), scale, zero)
+
+
+def _both_in_integers(net: Net) -> None:
+    x = image(net)
+    scale, zero = net.const(0.05), net.const(0, np.int8)
+    parts = (net.op("QuantizeLinear", t, scale, zero) for t in (main(net, x), gate(net, x)))
+    net.op("Mul", *(net.op("DequantizeLinear", t, scale, zero) for t in parts))
+
+
+def _quantised_convolution(net: Net, x: str) -> str:
+    scale, zero = net.const(0.05), net.const(0, np.int8)
+    w = net.const(net.rng.integers(-9, 9, (K, C, 3, 3)), np.int8)
+    y = net.op("QLinearConv", net.op("QuantizeLinear", x, scale, zero), scale, zero, w, scale, zero, scale, zero, pads=[1] * 4)
+    return net.op("DequantizeLinear", y, scale, zero)
+
+
 REFUSED = (
+    Graph(
+        "refused",
+        "channels last, with bias and ReLU",
+        _channels_last_between,
+        layers=0,
+        reason="Transpose node_transpose2 moves the channels between Conv node_conv0",
+    ),
+    Graph("refused", "GroupNorm of opset 21", branch_by(_later_group_norm), layers=0, reason="takes means over", opset=21),
+    Graph(
+        "refused", "InstanceNorm", branch_by(_instance_norm), layers=0, reason="node_instancenormalization1 takes means over"
+    ),
+    Graph("refused", "GroupNorm", branch_by(_group_norm), layers=0, reason="takes means over all pixels of what Conv"),
+    Graph(
+        "refused", "sum before the product", branch_by(_added), layers=0, reason="multiply the gate onto the convolution, then"
+    ),
+    Graph("refused", "channels last", product(_channels_last), layers=0, reason="export with channels first (NCHW)"),
+    Graph("refused", "quantised and back", branch_by(_in_integers), layers=0, reason="is quantised (DequantizeLinear"),
+    Graph(
+        "refused", "branch and gate quantised and back", _both_in_integers, layers=0, reason="is quantised (DequantizeLinear"
+    ),
+    Graph(
+        "refused", "quantised convolution", branch_by(_quantised_convolution), layers=0, reason="QLinearConv node_qlinearconv1"
+    ),
+    Graph(
+        "refused",
+        "quantised weights",
+        branch_by(lambda n, x: _in_integers(n, x, of_weights=True)),
+        layers=0,
+        reason="is quantised (DequantizeLinear",
+    ),
+    Graph("refused", "abs(gate)", gated_by(lambda n, x: n.op("Abs", logit(n, x))), layers=0, reason="is 0 only where Conv"),
+    Graph("refused", "gate squared", gated_by(_squared), layers=0, reason="is 0 only where Conv"),
+    Graph(
+        "refused",
+        "gate squared by Pow",
+        gated_by(lambda n, x: n.op("Pow", logit(n, x), n.const(2.0))),
+        layers=0,
+        reason="Pow node_pow2, is 0 only where Conv",
+    ),
+    Graph(
+        "refused", "exp(gate)", gated_by(lambda n, x: n.op("Exp", logit(n, x))), layers=0, reason="Exp node_exp2, is never 0"
+    ),
+    Graph("refused", "softplus gate", gated_by(lambda n, x: n.op("Softplus", logit(n, x))), layers=0, reason="is never 0"),
+    Graph(
+        "refused",
+        "1 - sigmoid",
+        gated_by(lambda n, x: n.op("Sub", n.const(1), n.op("Sigmoid", logit(n, x)))),
+        layers=0,
+        reason="Sub node_sub3, is never 0",
+    ),
+    Graph("refused", "two maps that are never 0", gated_by(_two_sigmoids), layers=0, reason="is never 0"),
     Graph("refused", "mask of a batch of its own", _mask_of_another_batch, layers=0, reason="is not one map"),
     Graph("refused", "SAME with a stride, of any size", _same_of_any_size, layers=0, reason="depend on its input's size"),
     Graph("refused", "squeeze-and-excitation", product(_squeeze_excite), layers=0, reason="mask per channel"),

@@ -17,9 +17,17 @@ SHAPE_OPS = ("Shape", "Size")
 
 
 def title(node: gs.Node) -> str:
-    """A node in words: by its op and name, or by what it computes where it has no name."""
+    """A node in words: by its op and name, or by what it computes where it has no name.
+
+    A node that is read as another op, or stands for what another computes, has its words in ``shown`` meanwhile.
+    """
     name = node.name or (node.outputs[0].name if node.outputs else "")
-    return f"{node.op} {name}"
+    return getattr(node, "shown", f"{node.op} {name}")
+
+
+def as_written(node: gs.Node) -> bool:
+    """Whether the node is as the graph has it."""
+    return not hasattr(node, "shown")
 
 
 def is_op(node: gs.Node | None, *ops: str) -> bool:
@@ -95,7 +103,7 @@ def other_reader(tensor: gs.Tensor, reader: gs.Node, outputs: Container[int]) ->
 
 def leaky_slope(node: gs.Node) -> float | None:
     """alpha where the node is x if x > 0 else alpha * x, with 0 <= alpha."""
-    if is_op(node, "Relu"):
+    if is_op(node, "Relu") or (is_op(node, "ThresholdedRelu") and node.attrs.get("alpha", 1.0) == 0):
         return 0.0
     if is_op(node, "LeakyRelu"):
         slope = float(node.attrs.get("alpha", 0.01))

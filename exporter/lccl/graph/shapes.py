@@ -28,10 +28,10 @@ FLOAT_TYPES = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProt
 class Sizes:
     """What shape inference says at each probe."""
 
-    tables: tuple[Mapping[str, Shape], ...]
-    types: Mapping[str, int]
+    tables: tuple[dict[str, Shape], ...]
+    types: dict[str, int]
     """Tensor -> ONNX's number of its element type, as far as known."""
-    constant: Mapping[str, tuple[int | None, ...]]
+    constant: dict[str, tuple[int | None, ...]]
     """Tensor -> its shape whatever the network's inputs; None for an axis that depends on them, or may."""
 
     def fixed(self, tensor: gs.Tensor) -> tuple[int | None, ...]:
@@ -45,6 +45,16 @@ class Sizes:
             return (stored,) * len(self.tables)
         found = tuple(table.get(tensor.name) for table in self.tables)
         return None if None in found else found  # type: ignore[return-value]
+
+    def with_tensor(self, name: str, like: gs.Tensor, kind: int) -> Sizes:
+        """With a new tensor of another's shape.
+
+        Args:
+            kind: ONNX's number of its element type.
+        """
+        shapes = self.of(like)
+        tables = tuple(t | {name: s} for t, s in zip(self.tables, shapes, strict=True)) if shapes is not None else self.tables
+        return Sizes(tables, self.types | {name: kind}, self.constant | {name: self.fixed(like)})
 
 
 def sizes_of(skeleton: onnx.ModelProto) -> Sizes:

@@ -44,6 +44,8 @@ _FOLDABLE = (
 """Ops that hide a constant or a convolution's bias, and that onnxscript's optimizer resolves."""
 _ROUNDS = 2
 """Of folding: what one leaves constant, the next folds."""
+_KEPT = ("QuantizeLinear", "DequantizeLinear", "RandomNormalLike", "RandomUniformLike", "Bernoulli")
+"""Ops of constants that are no constants to fold: stored integers stay as they are, and so does chance."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ def simplified(model: onnx.ModelProto) -> Simplified:
         skeleton = onnx.inliner.inline_selected_functions(skeleton, [(DOMAIN, OP_TYPE)], exclude=True)
     skeleton = _to_opset(skeleton)
     plain_constants(skeleton)
-    if any(node.op_type in _FOLDABLE for node in skeleton.graph.node):
+    if _hides_constants(skeleton.graph):
         skeleton = _optimized(skeleton)
     graph = import_graph(skeleton)
     attach_weights(graph, weights)
@@ -86,6 +88,7 @@ def _to_opset(model: onnx.ModelProto) -> onnx.ModelProto:
     if any(is_lccl_node(n) for n in model.graph.node):
         raise UserError(f"the model is of ONNX opset {version}; export it with opset {OPSET}")
     model.ir_version = max(model.ir_version, 4)
+    model = _without_later_ops(model, version)
     try:
         converted = onnx.version_converter.convert_version(model, OPSET)
         onnx.checker.check_model(converted)
@@ -98,6 +101,50 @@ def _to_opset(model: onnx.ModelProto) -> onnx.ModelProto:
         converted = _renumbered(model, version)
     converted.ir_version = IR_VERSION
     return converted
+
+
+def _without_later_ops(model: onnx.ModelProto, version: int) -> onnx.ModelProto:
+    """The model with the ops that opset 18 does not have in the ops that define them, as far as onnx has such a definition.
+
+    A copy, or the model itself where it has none, or where onnx cannot do it: types that it cannot tell.
+    """
+    later = {n.op_type for n in model.graph.node if n.domain in ("", "ai.onnx") and _is_later(n.op_type, version)}
+    if not later:
+        return model
+    typed = onnx.ModelProto()
+    typed.CopyFrom(model)
+    stored = [helper.make_tensor_value_info(t.name, t.data_type, list(t.dims)) for t in model.graph.initializer]
+    typed.graph.value_info.extend(stored)
+    with contextlib.suppress(Exception):
+        for node in typed.graph.node:
+            if node.op_type in later:
+                _write_defaults(node, version)
+        functions = [("", op) for op in sorted(later)]
+        plain = onnx.inliner.inline_selected_functions(typed, functions, inline_schema_functions=True)
+        given = [v for v in plain.graph.value_info if v.name not in {t.name for t in stored}]
+        del plain.graph.value_info[:]
+        plain.graph.value_info.extend(given)
+        return plain
+    return model
+
+
+def _is_later(op: str, version: int) -> bool:
+    """Whether opset 18 does not have the op, or had it with another meaning."""
+    if op == "GroupNormalization":
+        return version >= 21
+    try:
+        onnx.defs.get_schema(op, OPSET, "")
+    except onnx.defs.SchemaError:
+        return True
+    return False
+
+
+def _write_defaults(node: onnx.NodeProto, version: int) -> None:
+    """Attributes that are left out: onnx's inliner drops what is made of them."""
+    written = {a.name for a in node.attribute}
+    for name, attribute in onnx.defs.get_schema(node.op_type, version, "").attributes.items():
+        if name not in written and attribute.default_value.type:
+            node.attribute.append(attribute.default_value)
 
 
 def _renumbered(model: onnx.ModelProto, version: int) -> onnx.ModelProto:
@@ -117,6 +164,15 @@ def _renumbered(model: onnx.ModelProto, version: int) -> onnx.ModelProto:
             f"export it with opset {OPSET}"
         ) from None
     return model
+
+
+def _hides_constants(graph: onnx.GraphProto) -> bool:
+    """Whether something is computed that need not be: sizes and scales of constants, or one of the foldable ops."""
+    stored = {t.name for t in graph.initializer} | {o for n in graph.node if n.op_type == "Constant" for o in n.output} | {""}
+    return any(
+        node.op_type in _FOLDABLE or (node.op_type not in _KEPT and node.input and stored.issuperset(node.input))
+        for node in graph.node
+    )
 
 
 def _optimized(model: onnx.ModelProto) -> onnx.ModelProto:

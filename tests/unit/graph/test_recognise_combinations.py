@@ -21,6 +21,12 @@ register_schema()
 C, K = 4, 6
 
 Unary = Callable[[Net, str], str]
+
+
+def threshold(n: Net, x: str) -> str:
+    return n.op("Where", n.op("LessOrEqual", x, n.const(0.2)), n.const(0), x)
+
+
 BRANCH_ENDS: dict[str, Unary] = {
     "none": lambda n, x: x,
     "relu": lambda n, x: n.op("Relu", x),
@@ -35,6 +41,10 @@ GATE_ENDS: dict[str, Unary] = {
     "hard tanh": lambda n, x: n.op("Max", n.op("Clip", x, n.const(-1), n.const(1)), n.const(0)),
     "hard sigmoid": lambda n, x: n.op("HardSigmoid", x, alpha=0.3, beta=0.1),
     "negated": lambda n, x: n.op("Relu", n.op("Sub", n.const(0.2), x)),
+    "threshold": lambda n, x: n.op("Where", n.op("Greater", x, n.const(0.2)), x, n.const(0)),
+    "threshold of a ReLU": lambda n, x: threshold(n, n.op("Relu", x)),
+    "threshold, halved": lambda n, x: n.op("Div", threshold(n, n.op("Relu", x)), n.const(2)),
+    "rounded": lambda n, x: n.op("Round", n.op("Clip", x, n.const(0), n.const(1))),
     "scaled": lambda n, x: n.op("Mul", n.op("Relu", n.op("Add", x, n.const(0.1))), n.const(0.25)),
 }
 VIEWS: dict[str, Unary] = {
@@ -68,6 +78,7 @@ class Form:
     norm: bool
     gate_norm: bool
     swapped: bool
+    as_condition: bool
     view_first: bool
     dynamic: bool
     branch_end: str
@@ -87,7 +98,11 @@ class Form:
         parts = (VIEWS[self.view], GATE_ENDS[self.gate_end])
         for part in parts if self.view_first else parts[::-1]:
             g = part(net, g)
-        y = net.op("Mul", *((g, u) if self.swapped else (u, g)))
+        if self.as_condition:
+            choices = (net.const(0), u) if self.swapped else (u, net.const(0))
+            y = net.op("Where", net.op("LessOrEqual" if self.swapped else "Greater", g, net.const(0)), *choices)
+        else:
+            y = net.op("Mul", *((g, u) if self.swapped else (u, g)))
         net.output(FOLLOWERS[self.follower](net, y, net.conv(x, C, K, 1, stride=self.stride)))
         return net.model()
 
@@ -105,19 +120,19 @@ FORMS = st.builds(
 )
 
 
-@settings(max_examples=120, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=160, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(form=FORMS)
 def test_any_combination(form: Form) -> None:
     model = form.build()
     found = recognise(model, fuse=form.fuse)
     assert op_types(found.model).count("LCCLConv") == 1, found.near_misses
-    assert found.found[0].gates[0][1] == (0 if form.swapped else 1)
+    assert found.found[0].gates[0][1] == (0 if form.swapped or form.as_condition else 1)
     require_equal(model, found, seeds=1)
 
 
 @pytest.mark.parametrize("follower", sorted(FOLLOWERS))
 def test_without_fusion_what_follows_stays(follower: str) -> None:
-    form = Form(3, 3, 1, 1, True, False, False, False, False, False, "none", "relu", "none", follower, False)
+    form = Form(3, 3, 1, 1, True, False, False, False, False, False, False, "none", "relu", "none", follower, False)
     kinds = op_types(recognise(form.build(), fuse=False).model)
     steps = [] if follower == "nothing" else follower.split(", ")
     ops = {"norm": "BatchNormalization", "relu": "Relu", "leaky": "LeakyRelu", "add": "Add"}

@@ -94,7 +94,7 @@ def test_a_branch_of_sizes_of_its_own_is_not_added_in_the_node() -> None:
 def test_an_opset_that_cannot_be_converted_is_told() -> None:
     model = next(g for g in GRAPHS if g.form == "basic block, post-activation").model()
     model.opset_import[0].version = 23
-    model.graph.node.append(onnx.helper.make_node("RMSNormalization", ["x", "x"], ["z"]))
+    model.graph.node.append(onnx.helper.make_node("DeformConv", ["x", "x", "x"], ["z"]))
     with pytest.raises(UserError, match="opset 23"):
         recognise(model)
 
@@ -105,3 +105,23 @@ def test_nodes_of_the_op_do_not_change() -> None:
     kept = next(n for n in gated(recognise(model)) if n.name == own.name)
     assert list(kept.input) == list(own.input)
     assert node_attributes(kept) == node_attributes(own)
+
+
+def test_a_where_that_is_no_layer_stays_as_it_was() -> None:
+    """While products are read it is one; beside a layer it is written again as the graph has it."""
+    model = next(g for g in GRAPHS if g.form == "beside a Where that is none").model()
+    found = recognise(model, fuse=False)
+    assert len(found.found) == 1
+    kinds = op_types(model)
+    assert sorted(op_types(found.model)) == sorted([*kinds[:5], "Add", "LCCLConv"]), "Conv, Conv, LessOrEqual, Tanh, Where"
+    (where,) = (n for n in found.model.graph.node if n.op_type == "Where")
+    (given,) = (n for n in model.graph.node if n.op_type == "Where")
+    assert list(where.input) == list(given.input)
+
+
+def test_a_later_op_in_a_file_that_names_no_shapes() -> None:
+    model = next(g for g in GRAPHS if g.form == "Gelu of opset 20").model()
+    del model.graph.value_info[:]
+    found = recognise(model)
+    assert len(found.found) == 1
+    require_equal(model, found)

@@ -1,8 +1,9 @@
-"""LCCL in a graph of standard ops: a walk from every Mul to the convolution and the gate behind it.
+"""LCCL in a graph of standard ops: a walk from every product to the convolution and the gate behind it.
 
-* ``branch``: the main branch. ``gates``: its gates, over ``clamp`` (elementwise steps), ``movement`` (views and upsampling),
+* ``reading``: a Where as the product or the ThresholdedRelu that it is, while products are read.
+* ``branch``: the main branch; ``between``: what may not be on it. ``gates``: its gates, over ``clamp`` (elementwise steps), ``movement`` (views and upsampling),
   ``bounds`` (is it at least 0, can it be 0), ``masks`` (inputs that are gates) and ``geometry``.
-* ``product``: one Mul, read and checked. ``rewrite``: the node in its place.
+* ``product``: one product, read and checked. ``rewrite``: the node in its place.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import onnx_graphsurgeon as gs
 from lccl.graph.fuse import fuse_following
 from lccl.graph.nodes import is_op
 from lccl.graph.recognise.product import Product, read_product
+from lccl.graph.recognise.reading import Reading
 from lccl.graph.recognise.refusal import RefusalError
 from lccl.graph.recognise.rewrite import rewrite
 from lccl.graph.shapes import Sizes, sizes_of
@@ -36,7 +38,7 @@ class Found:
     output: str
     """The tensor that the node gives."""
     gates: tuple[tuple[str, int], ...]
-    """Where the gates came in: a product by the tensor that it gave, and the place of its operand."""
+    """Where the gates came in: a Mul or Where by the tensor that it gave, and the place of its operand."""
     masks: tuple[str, ...]
     """Inputs of the network that the rewrite takes to be at least 0: its gates from outside."""
     fused: tuple[str, ...] = ()
@@ -48,7 +50,7 @@ class NearMiss:
     """A product that looks like a gated convolution and stays as it is."""
 
     node: str
-    """The Mul, by its name or by what it computes."""
+    """The product, by its name or by what it computes."""
     reason: str
     conv: str = ""
     """The convolution that it would have gated, by its name or by what it computes; empty where that cannot be told."""
@@ -78,11 +80,14 @@ def recognise(model: onnx.ModelProto, *, fuse: bool = True, skip: Container[str]
     plain = simplified(model)
     graph, sizes = plain.graph, sizes_of(plain.skeleton)
     graph.cleanup(remove_unused_graph_inputs=False)
+    reading = Reading(graph, sizes)
+    sizes = reading.begin()
     products, refusals = _read_all(graph, sizes, skip)
     places = [product.operands for product in products]
     taken = _taken_names(graph, products)
     nodes = [rewrite(graph, product, sizes, taken) for product in products]
     given = [node.outputs[0].name for node in nodes]
+    reading.end()
     graph.cleanup(remove_unused_graph_inputs=False)
     read = {id(node) for node in graph.nodes}  # but for layers that only gave another one's gate its shape
     layers = [layer for layer in zip(products, nodes, given, places, strict=True) if id(layer[1]) in read]
@@ -120,7 +125,7 @@ def _taken_names(graph: gs.Graph, products: Sequence[Product]) -> set[str]:
 
 
 def _read_all(graph: gs.Graph, sizes: Sizes, skip: Container[str]) -> tuple[list[Product], list[tuple[gs.Node, RefusalError]]]:
-    """Every Mul, the last first: a product of products is one layer with several gates."""
+    """Every product, the last first: a product of products is one layer with several gates."""
     outputs = {id(t) for t in graph.outputs}
     products: list[Product] = []
     refusals: list[tuple[gs.Node, RefusalError]] = []

@@ -20,13 +20,11 @@ from lccl.graph.nodes import (
     other_reader,
     title,
 )
+from lccl.graph.recognise.between import CONVOLUTIONS, quantised, refuse_between
 from lccl.graph.recognise.refusal import RefusalError
 from lccl.graph.shapes import FLOAT_TYPES, Sizes
 from lccl.graph.surgery import producer, stored_shape, stored_type
 from lccl.numerics import Array
-
-_CONVOLUTIONS = ("Conv", "ConvTranspose", "ConvInteger", "QLinearConv", "DeformConv")
-_ACTIVATIONS = ("Sigmoid", "HardSigmoid", "HardSwish", "Tanh", "Elu", "Selu", "Gelu", "Mish", "Softplus", "Celu")
 
 
 @dataclass
@@ -76,7 +74,7 @@ def _walk(
     path = [*path, (tensor, reader)]
     if node is None:
         return
-    if is_op(node, *_CONVOLUTIONS):
+    if is_op(node, *CONVOLUTIONS):
         scale, shift = affine or (np.ones(1), np.zeros(1))
         yield Branch(node, alpha, scale, shift, gates, path)
         return
@@ -96,11 +94,33 @@ def _walk(
         return
     if is_op(node, "Mul") and len(node.inputs) == 2 and all(map(is_computed, node.inputs)):
         _require_scale(affine, node)
-        for place in (0, 1):
-            more = [*gates, node.inputs[1 - place]]
-            yield from _walk(node.inputs[place], node, alpha, affine, more, path)
+        yield from _both(node, alpha, affine, gates, path)
         return
-    _refuse_activation(node)
+    refuse_between(node)
+
+
+def _both(
+    mul: gs.Node,
+    alpha: float,
+    affine: tuple[Array, Array] | None,
+    gates: list[gs.Tensor],
+    path: list[tuple[gs.Tensor, gs.Node]],
+) -> Iterator[Branch]:
+    """Through either operand of a product further in.
+
+    Raises:
+        RefusalError: there is no way through any, and a convolution behind one.
+    """
+    found, refusal = False, None
+    for place in (0, 1):
+        try:
+            for branch in _walk(mul.inputs[place], mul, alpha, affine, [*gates, mul.inputs[1 - place]], path):
+                found = True
+                yield branch
+        except RefusalError as error:
+            refusal = error
+    if refusal is not None and not found:
+        raise refusal
 
 
 def _require_scale(affine: tuple[Array, Array] | None, node: gs.Node) -> None:
@@ -111,20 +131,6 @@ def _require_scale(affine: tuple[Array, Array] | None, node: gs.Node) -> None:
     """
     if affine is not None and ((affine[1] != 0).any() or (affine[0] <= 0).any()):
         raise RefusalError(f"an affine after an activation or a product ({title(node)}) is not part of the op", 2)
-
-
-def _refuse_activation(node: gs.Node) -> None:
-    """Raises:
-    RefusalError: the node is an activation of a convolution, but none that the op has.
-    """
-    if is_op(node, *_ACTIVATIONS, "Clip", "Min", "Max", "Relu", "LeakyRelu", "PRelu"):
-        inner = next((t for t in node.inputs if is_computed(t)), None)
-        source = producer(inner) if inner is not None else None
-        while is_op(source, "BatchNormalization", "Identity"):
-            assert source is not None
-            source = producer(source.inputs[0])
-        if source is not None and is_op(source, *_CONVOLUTIONS) and (stored_shape(source.inputs[1]) or (2,))[0] > 1:
-            raise RefusalError(f"{title(node)} is an activation that the op does not have (it has ReLU and LeakyReLU)", 2)
 
 
 def check_branch(branch: Branch, sizes: Sizes) -> tuple[tuple[int, ...], ...]:
@@ -138,9 +144,11 @@ def check_branch(branch: Branch, sizes: Sizes) -> tuple[tuple[int, ...], ...]:
     """
     conv = branch.conv
     if conv.op != "Conv":
-        kind = {"ConvTranspose": "a transposed convolution", "DeformConv": "a deformable convolution"}
-        raise RefusalError(f"{title(conv)} is {kind.get(conv.op, 'a quantised convolution')}, which the op does not have", 3)
+        kind = {"ConvTranspose": "a transposed convolution", "DeformConv": "a deformable convolution"}.get(conv.op)
+        raise RefusalError(quantised(conv) if kind is None else f"{title(conv)} is {kind}, which the op does not have", 3)
     weight, bias = stored_shape(conv.inputs[1]), optional_input(conv, 2)
+    if is_op(producer(conv.inputs[1]), "DequantizeLinear"):
+        raise RefusalError(quantised(conv, producer(conv.inputs[1])), 3)
     if weight is None or (bias is not None and stored_shape(bias) is None):
         raise RefusalError(f"the weights of {title(conv)} are computed in the graph, not stored", 3)
     if len(weight) != 4:

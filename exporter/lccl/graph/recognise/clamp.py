@@ -1,8 +1,8 @@
 """The elementwise steps between a gate's convolution and the product, composed into one: a clamp of an affine, or a step.
 
 A gate is read from the product towards its convolution. What has been passed so far is a function of what is still ahead:
-either ``min(max(scale * x + shift, low), high)`` or ``height where scale * x + shift > 0, else 0``. Each further step inwards
-gives such a function again, or cannot be taken.
+either ``min(max(scale * x + shift, low), high)``, taken as 0 where it is not above ``cut``, or ``height where scale * x + shift
+> 0, else 0``. Each further step inwards gives such a function again, or cannot be taken.
 """
 
 from __future__ import annotations
@@ -42,6 +42,15 @@ class Threshold:
 
     at: float
     sign: Literal[1, -1]
+    equal: bool = False
+    """1 at x = at too."""
+
+
+@dataclass(frozen=True)
+class Cut:
+    """x where x > at, else 0."""
+
+    at: float
 
 
 @dataclass(frozen=True)
@@ -49,19 +58,17 @@ class Logistic:
     """1 / (1 + exp(-x))."""
 
 
-Step = Affine | Clip | Threshold | Logistic
+Step = Affine | Clip | Threshold | Cut | Logistic
 
 
 @dataclass(frozen=True)
 class Passed:
-    """One elementwise node, or a comparison with the cast behind it."""
+    """One elementwise node."""
 
     steps: tuple[Step, ...]
-    """From the outside in."""
+    """From the outside in; none for a node that copies."""
     inner: gs.Tensor
     """What they are of."""
-    reader: gs.Node
-    """The node that reads it."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +79,8 @@ class Gating:
     shift: float = 0.0
     low: float = -INFINITY
     high: float = INFINITY
+    cut: float = -INFINITY
+    """At least 0, or none."""
     height: float | None = None
     """Of a step; None for a clamp."""
 
@@ -81,30 +90,46 @@ class Gating:
             if step.a == 0:
                 return None
             return replace(self, scale=self.scale * step.a, shift=self.scale * step.b + self.shift)
-        if self.height is None:
-            return self._clamp_through(step)
-        return self._step_through(step)
+        if isinstance(step, Threshold):
+            return self._of_mask(step)
+        return self._clamp_through(step) if self.height is None else self._step_through(step)
 
-    def _clamp_through(self, step: Clip | Threshold | Logistic) -> Gating | None:
+    def _of_mask(self, step: Threshold) -> Gating | None:
+        """Of 0 and 1 it is a step, up or down, if one of the two gives 0. At the edge itself the op's step is 0."""
+        closed, opened = self._at(0.0), self._at(1.0)
+        up = closed == 0 < opened
+        if not (up or opened == 0 < closed) or step.equal == up:
+            return None
+        sign = step.sign if up else -step.sign
+        return Gating(sign, -sign * step.at, height=max(closed, opened))
+
+    def _at(self, x: float) -> float:
+        y = self.scale * x + self.shift
+        if self.height is not None:
+            return self.height if y > 0 else 0.0
+        y = min(max(y, self.low), self.high)
+        return y if y > self.cut else 0.0
+
+    def _clamp_through(self, step: Clip | Cut | Logistic) -> Gating | None:
         if isinstance(step, Clip):
             ends = sorted((self.scale * step.low + self.shift, self.scale * step.high + self.shift))
             low, high = (min(max(end, self.low), self.high) for end in ends)
             return replace(self, low=low, high=high)
-        if isinstance(step, Threshold) and self._at(0.0) == 0 and self._at(1.0) > 0:
-            return Gating(step.sign, -step.sign * step.at, height=self._at(1.0))
+        if isinstance(step, Cut) and self.scale > 0 and self._at(0.0) == 0:
+            cut = min(max(self.scale * step.at + self.shift, self.low), self.high)
+            return replace(self, cut=max(cut, self.cut)) if 0 <= cut < self.high else None
         return None
 
-    def _at(self, x: float) -> float:
-        return min(max(self.scale * x + self.shift, self.low), self.high)
-
-    def _step_through(self, step: Clip | Threshold | Logistic) -> Gating | None:
+    def _step_through(self, step: Clip | Cut | Logistic) -> Gating | None:
         """``scale * f(x) + shift > 0`` as a condition on x, for an f that grows."""
         edge = -self.shift / self.scale
         sign = 1 if self.scale > 0 else -1
         if isinstance(step, Clip):
             passes = step.low <= edge < step.high if sign > 0 else step.low < edge <= step.high
             return self if passes else None
-        if isinstance(step, Logistic) and 0 < edge < 1:
+        if isinstance(step, Cut):
+            return replace(self, scale=1.0, shift=-max(edge, step.at)) if sign > 0 and edge >= 0 else None
+        if 0 < edge < 1:
             return replace(self, scale=sign, shift=-sign * math.log(edge / (1 - edge)))
         return None
 
@@ -118,7 +143,7 @@ def step_of(tensor: gs.Tensor) -> Passed | None:
 
 
 def _of_first(node: gs.Node, *steps: Step) -> Passed:
-    return Passed(steps, node.inputs[0], node)
+    return Passed(steps, node.inputs[0])
 
 
 def _hard_sigmoid(node: gs.Node) -> Passed:
@@ -137,7 +162,7 @@ def _arithmetic(node: gs.Node) -> Passed | None:
         c = scalar_of(node.inputs[place])
         step = None if c is None or not math.isfinite(c) else _with_number(node.op, c, place == 1)
         if step is not None:
-            return Passed((step,), node.inputs[1 - place], node)
+            return Passed((step,), node.inputs[1 - place])
     return None
 
 
@@ -162,34 +187,57 @@ def _norm(node: gs.Node) -> Passed | None:
 
 
 def _cast(node: gs.Node) -> Passed | None:
-    return _comparison(producer(node.inputs[0]))
+    """True and false as 1 and 0. A cast of numbers is a move, or rounds."""
+    return _of_first(node) if is_op(producer(node.inputs[0]), *_CONDITIONS) else None
 
 
 def _where(node: gs.Node) -> Passed | None:
+    """One of two numbers."""
     one, zero = (scalar_of(t) for t in node.inputs[1:3])
-    return _comparison(producer(node.inputs[0])) if (one, zero) == (1.0, 0.0) else None
+    return None if one is None or zero is None else _of_first(node, Affine(one - zero, zero))
 
 
-def _comparison(node: gs.Node | None) -> Passed | None:
-    """A hard mask: a comparison with a number, which is cast to 1 and 0."""
-    if node is None or not is_op(node, "Greater", "Less"):
-        return None
+def _comparison(node: gs.Node) -> Passed | None:
+    """With a number."""
     for place in (1, 0):
         c = scalar_of(node.inputs[place])
         if c is not None and math.isfinite(c):
-            above = (node.op == "Greater") == (place == 1)
-            return Passed((Threshold(c, 1 if above else -1),), node.inputs[1 - place], node)
+            above = node.op.startswith("Greater") == (place == 1)
+            step = Threshold(c, 1 if above else -1, equal=node.op.endswith("OrEqual"))
+            return Passed((step,), node.inputs[1 - place])
     return None
 
 
+def _round(node: gs.Node) -> Passed | None:
+    """To whole numbers, halves to even ones: of what is between 0 and 1, a mask."""
+    inner = step_of(node.inputs[0])
+    first = inner.steps[0] if inner is not None and inner.steps else None
+    bounded = isinstance(first, Logistic) or (isinstance(first, Clip) and first.low >= -0.5 and first.high < 1.5)
+    return _of_first(node, Threshold(0.5, 1)) if bounded else None
+
+
+def _sign(node: gs.Node) -> Passed | None:
+    """-1, 0 or 1: of what is not below 0, a mask."""
+    inner = step_of(node.inputs[0])
+    first = inner.steps[0] if inner is not None and inner.steps else None
+    return _of_first(node, Threshold(0.0, 1)) if isinstance(first, Clip) and first.low >= 0 else None
+
+
+_COMPARISONS = ("Greater", "GreaterOrEqual", "Less", "LessOrEqual")
+_CONDITIONS = (*_COMPARISONS, "Equal", "Not", "And", "Or", "Xor")
 _READERS: dict[str, Callable[[gs.Node], Passed | None]] = {
     "Relu": lambda node: _of_first(node, Clip(0.0, INFINITY)),
+    "ThresholdedRelu": lambda node: _of_first(node, Cut(node.attrs.get("alpha", 1.0))),
     "Sigmoid": lambda node: _of_first(node, Logistic()),
     "Neg": lambda node: _of_first(node, Affine(-1.0, 0.0)),
+    "Not": lambda node: _of_first(node, Affine(-1.0, 1.0)),
     "HardSigmoid": _hard_sigmoid,
     "Clip": _clip,
     **dict.fromkeys(("Max", "Min", "Mul", "Div", "Add", "Sub"), _arithmetic),
     "BatchNormalization": _norm,
     "Cast": _cast,
     "Where": _where,
+    "Round": _round,
+    "Sign": _sign,
+    **dict.fromkeys(_COMPARISONS, _comparison),
 }

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 import onnx_graphsurgeon as gs
 
-from lccl.graph.nodes import is_computed, is_op, optional_input, other_reader, past_copies, title
-from lccl.graph.recognise.bounds import lower_bound
+from lccl.graph.nodes import as_written, is_computed, is_op, optional_input, other_reader, past_copies, title
+from lccl.graph.recognise.bounds import hardly_zero, lower_bound
 from lccl.graph.recognise.branch import Branch
 from lccl.graph.recognise.clamp import Gating, step_of
-from lccl.graph.recognise.geometry import Geometry, conv_geometry, fitting_pads
+from lccl.graph.recognise.geometry import Geometry, conv_geometry, conv_input, fitting_pads
 from lccl.graph.recognise.masks import mask_input
 from lccl.graph.recognise.movement import moved, upsampling
 from lccl.graph.recognise.refusal import RefusalError
@@ -30,6 +30,7 @@ class FusedGate:
     """Of the logit, to be folded into the weights."""
     slope: float
     maximum: float
+    threshold: float
     grid: int
     geometry: Geometry
 
@@ -51,6 +52,8 @@ class ExternalGate:
     """G -> the map [N, 1, ceil(Ho / G), ceil(Wo / G)]."""
     masks: frozenset[str]
     """Inputs of the network on whose being at least 0 the rewrite rests."""
+    closes_nothing: str = ""
+    """Why it closes no pixel, so that another gate has to; empty where it may."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +109,7 @@ def fused_gate(operand: gs.Tensor, reader: gs.Node, place: Place) -> FusedGate |
                 if after is None:
                     return None
                 gating = after
-            reader, tensor = passed.reader, passed.inner
+            reader, tensor = tensor.inputs[0], passed.inner
         else:
             further = moved(tensor)
             if further is None:
@@ -125,7 +128,7 @@ def _fused(conv: gs.Node, gating: Gating, moves: list[gs.Node], place: Place) ->
     stored = bias is None or stored_shape(bias) is not None
     if not stored or weight is None or len(weight) != 4 or weight[0] != 1 or conv.attrs.get("group", 1) != 1:
         return None
-    if past_copies(conv.inputs[0]) is not past_copies(main.inputs[0]):
+    if past_copies(conv_input(conv)) is not past_copies(conv_input(main)):
         return None
     geometry, whole = conv_geometry(conv, place.sizes), place.geometry
     if not moves and geometry.strides != whole.strides:
@@ -140,10 +143,11 @@ def _fused(conv: gs.Node, gating: Gating, moves: list[gs.Node], place: Place) ->
     if fitted is None:
         return None
     if gating.height is not None:
-        return FusedGate(conv, gating.scale, gating.shift, BINARY_SLOPE, gating.height, grid, fitted)
-    if gating.low != 0 or not gating.high > 0:
+        return FusedGate(conv, gating.scale, gating.shift, BINARY_SLOPE, gating.height, 0.0, grid, fitted)
+    threshold = max(gating.cut, 0.0)
+    if not (gating.low == 0 or gating.cut >= max(gating.low, 0.0)) or not gating.high > threshold:
         return None
-    return FusedGate(conv, gating.scale, gating.shift, 1.0, min(gating.high, FLT_MAX), grid, fitted)
+    return FusedGate(conv, gating.scale, gating.shift, 1.0, min(gating.high, FLT_MAX), threshold, grid, fitted)
 
 
 # ---- a gate that the op is given ------------------------------------------------------------------------------------
@@ -160,12 +164,17 @@ def external_gate(operand: gs.Tensor, place: Place) -> ExternalGate:
         raise RefusalError(_why_no_map(operand, place), 4)
     low = lower_bound(operand, place.sizes)
     who = title(plain.inputs[0]) if plain.inputs else f"input {plain.name}"
-    if low > 0:
-        raise RefusalError(f"its gate, {who}, is never 0, so no pixel can be skipped", 5)
     mask = mask_input(operand, place.outputs, place.sizes) if low < 0 else None
     if low < 0 and mask is None:
         raise RefusalError(f"its gate, {who}, may be negative: nothing before it clamps it at 0", 5)
-    return ExternalGate(maps, frozenset() if mask is None else frozenset({mask}))
+    return ExternalGate(maps, frozenset() if mask is None else frozenset({mask}), _closes_nothing(operand, who, low))
+
+
+def _closes_nothing(operand: gs.Tensor, who: str, low: float) -> str:
+    if low > 0:
+        return f"its gate, {who}, is never 0, so no pixel can be skipped"
+    of = hardly_zero(operand)
+    return "" if of is None else f"its gate, {who}, is 0 only where {title(of)} is exactly 0, so hardly a pixel can be skipped"
 
 
 def _maps_of(operand: gs.Tensor, place: Place) -> tuple[dict[int, GivenMap], gs.Tensor]:
@@ -182,11 +191,8 @@ def _maps_of(operand: gs.Tensor, place: Place) -> tuple[dict[int, GivenMap], gs.
         if grid is not None and (grid > 1 or not steps):
             found[grid] = GivenMap(tensor, tuple(steps[::-1]))
         further, passed = moved(tensor), step_of(tensor)
-        if passed is not None:
-            outer = tensor.inputs[0]
-            if passed.reader is not outer:
-                steps.append((outer, passed.reader.outputs[0]))
-            steps.append((passed.reader, passed.inner))
+        if passed is not None and as_written(tensor.inputs[0]):
+            steps.append((tensor.inputs[0], passed.inner))
             tensor = passed.inner
         elif further is not None:
             moves.append(tensor.inputs[0])
@@ -226,17 +232,21 @@ class Gates:
 def combine(operands: Sequence[tuple[gs.Tensor, gs.Node]], place: Place) -> Gates:
     """The gates of a product in the coarsest grid that all of them have.
 
+    A map that is never 0 goes with a gate that closes pixels; a threshold of the op's would be one of their product.
+
     Raises:
-        RefusalError: one of them is no gate.
+        RefusalError: one of them is no gate, or none closes pixels.
     """
     fused: FusedGate | None = None
     rest: list[ExternalGate] = []
     for operand, reader in operands:
         own = fused_gate(operand, reader, place) if fused is None else None
-        if own is not None and (own.grid == 1 or len(operands) == 1):
+        if own is not None and ((own.grid == 1 and own.threshold == 0) or len(operands) == 1):
             fused = own
         else:
             rest.append(external_gate(operand, place))
+    if fused is None and all(gate.closes_nothing for gate in rest):
+        raise RefusalError(rest[0].closes_nothing, 5)
     common = set.intersection(*({*gate.maps} for gate in rest)) if rest else set()
     grid = fused.grid if fused is not None else max(common, default=0)
     if rest and grid not in common:

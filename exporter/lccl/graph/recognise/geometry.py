@@ -1,4 +1,7 @@
-"""Strides, pads and dilations of a standard convolution, and of a gate's so that it fits the convolution's for every size."""
+"""Strides, pads and dilations of a standard convolution, and of a gate's so that it fits the convolution's for every size.
+
+Zeros that Pad nodes put around the input count as the convolution's own pads.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +10,10 @@ from dataclasses import dataclass, replace
 
 import onnx_graphsurgeon as gs
 
-from lccl.graph.nodes import title
+from lccl.graph.nodes import is_op, optional_input, scalar_of, title
 from lccl.graph.recognise.refusal import RefusalError
 from lccl.graph.shapes import Sizes
-from lccl.graph.surgery import stored_shape
+from lccl.graph.surgery import producer, stored_shape, value_of
 
 
 @dataclass(frozen=True)
@@ -40,12 +43,48 @@ def conv_geometry(conv: gs.Node, sizes: Sizes) -> Geometry:
     dilations = tuple(conv.attrs.get("dilations", (1, 1)))
     auto = conv.attrs.get("auto_pad", "NOTSET")
     pads = tuple(conv.attrs.get("pads", (0, 0, 0, 0))) if auto == "NOTSET" else (0, 0, 0, 0)
+    for pad in _pads_before(conv):
+        pads = tuple(a + b for a, b in zip(pads, _zeros_around(pad) or (0,) * 4, strict=True))
     geometry = Geometry(strides, pads, dilations)  # type: ignore[arg-type]
     if auto in ("SAME_UPPER", "SAME_LOWER"):
         geometry = _same(conv, geometry, auto, sizes)
     if min(geometry.pads) < 0:
         raise RefusalError(f"{title(conv)} has pads below 0, which the op does not have", 3)
     return geometry
+
+
+def conv_input(conv: gs.Node) -> gs.Tensor:
+    """What the convolution reads, without the zeros that Pad nodes put around it."""
+    pads = _pads_before(conv)
+    return pads[-1].inputs[0] if pads else conv.inputs[0]
+
+
+def _pads_before(conv: gs.Node) -> list[gs.Node]:
+    """Pad nodes whose zeros the convolution's own pads can be, from the convolution outwards. SAME counts them in the size."""
+    found: list[gs.Node] = []
+    if conv.attrs.get("auto_pad", "NOTSET") in ("NOTSET", "VALID"):
+        node = producer(conv.inputs[0])
+        while node is not None and _zeros_around(node) is not None:
+            found.append(node)
+            node = producer(node.inputs[0])
+    return found
+
+
+def _zeros_around(node: gs.Node) -> tuple[int, int, int, int] | None:
+    """top, left, bottom, right, where the node puts that many zeros around maps [N, C, H, W] and does nothing else."""
+    if not is_op(node, "Pad") or node.attrs.get("mode", "constant") != "constant":
+        return None
+    value, listed = optional_input(node, 2), optional_input(node, 3)
+    pads, axes = value_of(node.inputs[1]), None if listed is None else value_of(listed)
+    if pads is None or (value is not None and scalar_of(value) != 0) or (listed is not None and axes is None):
+        return None
+    places = [int(a) for a in axes] if axes is not None else list(range(len(pads) // 2))
+    if axes is None and len(places) != 4:
+        return None
+    around = {place % 4: (int(pads[i]), int(pads[i + len(places)])) for i, place in enumerate(places)}
+    (top, bottom), (left, right) = (around.get(axis, (0, 0)) for axis in (2, 3))
+    fits = min(top, bottom, left, right) >= 0 and all(around.get(axis, (0, 0)) == (0, 0) for axis in (0, 1))
+    return (top, left, bottom, right) if fits else None
 
 
 def _same(conv: gs.Node, geometry: Geometry, auto: str, sizes: Sizes) -> Geometry:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Container
 from dataclasses import dataclass
 
 import onnx_graphsurgeon as gs
 
-from lccl.graph.nodes import depends_on, is_computed, is_op, title
+from lccl.graph.nodes import as_written, depends_on, is_computed, is_op, title
 from lccl.graph.recognise.branch import Branch, check_branch, check_readers, find_branches
 from lccl.graph.recognise.clamp import step_of
-from lccl.graph.recognise.gates import Gates, Place, combine, split_gates
+from lccl.graph.recognise.gates import Gates, Place, combine, external_gate, split_gates
 from lccl.graph.recognise.geometry import Geometry, conv_geometry
+from lccl.graph.recognise.movement import moved
 from lccl.graph.recognise.refusal import RefusalError
 from lccl.graph.shapes import Sizes
 from lccl.graph.surgery import producer, stored_shape
@@ -28,10 +30,10 @@ class Product:
 
     @property
     def operands(self) -> tuple[tuple[str, int], ...]:
-        """Each gate's place: the product that reads it, by the tensor that this gives, and the operand."""
+        """Each gate's place: the product that reads it, by the tensor that this gives, and the operand; a Where's condition is 0."""
         muls = [self.mul, *(node for node in self.branch.nodes if is_op(node, "Mul"))]
         return tuple(
-            (mul.outputs[0].name, place)
+            (mul.outputs[0].name, place if as_written(mul) else 0)
             for mul in muls
             for place, tensor in enumerate(mul.inputs)
             if all(tensor is not passed for passed, _ in self.branch.path)
@@ -57,7 +59,7 @@ def read_product(mul: gs.Node, sizes: Sizes, outputs: Container[int]) -> Product
                     refusal.conv = branch.conv
                     refusals.append(refusal)
         except RefusalError as refusal:
-            if _is_gate_map(other, sizes):
+            if _is_gate_map_in_any_order(other, sizes):
                 refusal.conv = _conv_behind(operand)
                 refusals.append(refusal)
     refusals += _without_convolution(mul, sizes)
@@ -68,8 +70,10 @@ def _layer(mul: gs.Node, branch: Branch, other: gs.Tensor, sizes: Sizes, outputs
     shapes = check_branch(branch, sizes)
     geometry = conv_geometry(branch.conv, sizes)
     place = Place(mul, branch, geometry, shapes, outputs, sizes)
-    operands = [part for gate, reader in _gates_of(mul, branch, other) for part in split_gates(gate, reader, outputs, sizes)]
-    gates = combine(operands, place)
+    outer, *inner = (split_gates(gate, reader, outputs, sizes) for gate, reader in _gates_of(mul, branch, other))
+    gates = combine([*outer, *itertools.chain(*inner)], place)
+    if inner and all(_closes_nothing(gate, place) for gate, _ in outer):
+        _require_no_worse(gates, combine(list(itertools.chain(*inner)), place), mul)
     if sizes.of(mul.outputs[0]) not in (shapes, None):
         raise RefusalError(f"{title(mul)} repeats what {title(branch.conv)} computes", 3)
     check_readers(branch, outputs)
@@ -81,6 +85,23 @@ def _layer(mul: gs.Node, branch: Branch, other: gs.Tensor, sizes: Sizes, outputs
     return Product(mul, branch, geometry, gates)
 
 
+def _closes_nothing(gate: gs.Tensor, place: Place) -> bool:
+    try:
+        return bool(external_gate(gate, place).closes_nothing)
+    except RefusalError:
+        return False
+
+
+def _require_no_worse(gates: Gates, inner: Gates, mul: gs.Node) -> None:
+    """Raises:
+    RefusalError: without the factor of this product, which closes nothing, the product further in would be a better layer.
+    """
+    if inner.grid > gates.grid or (inner.fused is not None and gates.fused is None):
+        raise RefusalError(
+            f"the factor of {title(mul)} closes nothing, and with it the gate further in could not be the op's own", 7
+        )
+
+
 def _gates_of(mul: gs.Node, branch: Branch, other: gs.Tensor) -> list[tuple[gs.Tensor, gs.Node]]:
     """Every gate with the product that reads it."""
     inner = [node for node in branch.nodes if is_op(node, "Mul")]
@@ -90,29 +111,64 @@ def _gates_of(mul: gs.Node, branch: Branch, other: gs.Tensor) -> list[tuple[gs.T
     return pairs
 
 
+_ELEMENTWISE = (
+    *(
+        "Abs",
+        "Clip",
+        "Elu",
+        "Erf",
+        "Exp",
+        "HardSigmoid",
+        "HardSwish",
+        "LeakyRelu",
+        "Neg",
+        "Relu",
+        "Sigmoid",
+        "Softplus",
+        "Sqrt",
+    ),
+    *("Tanh", "ThresholdedRelu", "Add", "Div", "Max", "Min", "Mul", "Pow", "Sub", "Sum", "Cast", "Not", "Where"),
+    *("Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Identity"),
+)
+
+
 def _is_activation(mul: gs.Node) -> bool:
-    """x * f(x) with an elementwise f, such as SiLU: an activation of one branch, not a product of two."""
-    for place in (0, 1):
-        x, tensor = mul.inputs[place], mul.inputs[1 - place]
-        while tensor is not x:
-            node = producer(tensor)
-            passed = step_of(tensor)
-            if passed is not None:
-                tensor = passed.inner
-            elif is_op(node, "Tanh", "Softplus", "Erf", "Exp", "HardSwish") and node is not None:
-                tensor = node.inputs[0]
-            else:
-                break
-        else:
-            return True
-    return False
+    """x * f(x) with an elementwise f, such as SiLU or GELU: an activation of one branch, not a product of two."""
+    return any(_is_function_of(mul.inputs[1 - place], mul.inputs[place]) for place in (0, 1))
 
 
-def _is_gate_map(tensor: gs.Tensor, sizes: Sizes) -> bool:
+def _is_function_of(tensor: gs.Tensor, x: gs.Tensor) -> bool:
+    """Whether the tensor is computed from x alone, element by element."""
+    waiting, seen = [tensor], {id(x)}
+    while waiting:
+        here = waiting.pop()
+        if id(here) in seen or not is_computed(here):
+            continue
+        seen.add(id(here))
+        node = producer(here)
+        if node is None or not is_op(node, *_ELEMENTWISE):
+            return False
+        waiting.extend(node.inputs)
+    return True
+
+
+def _is_gate_map(tensor: gs.Tensor, sizes: Sizes, channel: int = 1) -> bool:
     """Whether a tensor looks like a gate wherever it is used: one map that is cut off at 0."""
     shapes = sizes.of(tensor)
-    passed = step_of(tensor)
-    return shapes is not None and passed is not None and all(len(s) == 4 and s[1] == 1 and s[2:] != (1, 1) for s in shapes)
+    if shapes is None or step_of(tensor) is None:
+        return False
+    return all(len(s) == 4 and s[channel] == 1 and (s[2], s[4 - channel]) != (1, 1) for s in shapes)
+
+
+def _is_gate_map_in_any_order(tensor: gs.Tensor, sizes: Sizes) -> bool:
+    """Whether it is one, with its channel last, or once it is rearranged: repeated for each of several, quantised and back."""
+    while not (_is_gate_map(tensor, sizes) or _is_gate_map(tensor, sizes, 3)):
+        node = producer(tensor)
+        further = node.inputs[0] if node is not None and is_op(node, "QuantizeLinear", "DequantizeLinear") else moved(tensor)
+        if further is None:
+            return False
+        tensor = further
+    return True
 
 
 def _without_convolution(mul: gs.Node, sizes: Sizes) -> list[RefusalError]:

@@ -13,6 +13,7 @@ from onnx import helper
 from lccl.errors import ContractError
 from lccl.graph.nodes import optional_input, weights_of
 from lccl.graph.recognise.gates import FusedGate, GivenMap
+from lccl.graph.recognise.geometry import conv_input
 from lccl.graph.recognise.product import Product
 from lccl.graph.shapes import Sizes
 from lccl.graph.surgery import constant
@@ -35,7 +36,7 @@ def rewrite(graph: gs.Graph, product: Product, sizes: Sizes, taken: set[str]) ->
     element = stored.dtype
     values = _main(product, stored) | _gate(product, element, stored.shape)
     inputs: dict[str, gs.Tensor] = {n: constant(f"{name}.{n}", v) for n, v in values.items()}
-    inputs["X"] = conv.inputs[0]
+    inputs["X"] = conv_input(conv)
     if product.gates.external:
         inputs["gate"] = _External(graph, name, element, sizes).gate(product.gates.external)
     for spec in INPUTS:
@@ -134,6 +135,7 @@ def _fused_geometry(fused: FusedGate) -> dict[str, Any]:
         "gate_dilations": fused.geometry.dilations,
         "gate_slope": fused.slope,
         "gate_max": fused.maximum,
+        "gate_threshold": fused.threshold,
     }
 
 
@@ -155,7 +157,7 @@ def _move_shapes(graph: gs.Graph, product: Product, name: str, weight: tuple[int
         for reader in readers:
             reader.inputs = [product.mul.outputs[0]]
         return
-    x = product.branch.conv.inputs[0]
+    x = conv_input(product.branch.conv)
     for i, reader in enumerate(readers):
         batch, hw, whole = (gs.Variable(f"{name}.shape_{i}_{part}", np.int64) for part in ("batch", "hw", "nkhw"))
         channels = constant(f"{name}.shape_{i}_channels", [weight[0]], np.int64)
