@@ -10,10 +10,14 @@ from onnx import NodeProto, helper
 from lccl.graph.recognise import Found
 from lccl.op.onnx_op import is_lccl_node
 from lccl.verify import is_hard, with_soft_gates
+from lccl.weights import array
 
 _MOVES = ("Identity", "Expand", "Reshape", "Resize", "Squeeze", "Tile", "Transpose", "Unsqueeze", "Upsample")
 _AFFINE = (*_MOVES, "Add", "BatchNormalization", "Div", "Mul", "Neg", "Sub")
 """Behind these alone the logit of the rewrite is the compared value less the number that it is compared with."""
+_ABOVE, _BELOW = ("Greater", "GreaterOrEqual"), ("Less", "LessOrEqual")
+_CONSTANT = ("Cast", "Constant", "ConstantOfShape", "Expand", "Identity")
+"""What a constant of a Where is made of, where it is no stored tensor."""
 
 
 def with_soft_products(traced: onnx.ModelProto, layers: Sequence[Found], whole: onnx.ModelProto) -> onnx.ModelProto | None:
@@ -35,30 +39,71 @@ def with_soft_products(traced: onnx.ModelProto, layers: Sequence[Found], whole: 
     return out
 
 
+def kept_choice(node: NodeProto, made: Mapping[str, NodeProto]) -> int | None:
+    """The place of what a Where chooses besides a constant: 1, where its condition is true, or 2. None for two constants or none."""
+    computed = [place for place in (1, 2) if not _is_constant(node.input[place], made)]
+    return computed[0] if len(computed) == 1 else None
+
+
+def _is_constant(tensor: str, made: Mapping[str, NodeProto]) -> bool:
+    node = made.get(tensor)
+    if node is None or node.op_type in ("Constant", "ConstantOfShape"):
+        return True
+    return node.op_type in _CONSTANT and _is_constant(node.input[0], made)
+
+
+def _is_zero(tensor: str, model: onnx.ModelProto, made: Mapping[str, NodeProto]) -> bool:
+    """Whether a constant is 0 everywhere, where it is stored as it is."""
+    stored = next((t for t in model.graph.initializer if t.name == tensor), None)
+    if stored is None and tensor in made and made[tensor].op_type == "Constant":
+        stored = made[tensor].attribute[0].t
+    return stored is not None and not array(stored).any()
+
+
 def _soften(model: onnx.ModelProto, made: Mapping[str, NodeProto], layer: Found) -> bool:
     """Whether the layer's only gate could be softened in place."""
     product = made.get(layer.gates[0][0])
     if product is None or len(layer.gates) > 1:
         return False
-    mask = _past(product.input[layer.gates[0][1]], made, _MOVES)
+    place = layer.gates[0][1]
+    mask = product if product.op_type == "Where" else _past(product.input[place], made, _MOVES)
     if mask is None or mask.op_type not in ("Cast", "Where"):
         return False
-    compared = made.get(mask.input[0])
-    if compared is None or compared.op_type not in ("Greater", "Less"):
+    kept = kept_choice(mask, made) if mask.op_type == "Where" else None
+    zero_first = mask.op_type == "Where" and kept is None and _is_zero(mask.input[1], model, made)
+    above = _above(mask.input[0], made, open_where=kept != 2 and not zero_first)
+    if above is None:
         return False
-    conv = _past(next((name for name in compared.input if name in made), ""), made, _AFFINE)
-    if conv is None or conv.op_type != "Conv":
-        return False
-    less, more = compared.input if compared.op_type == "Less" else reversed(compared.input)
-    above, logit = (f"soft.{compared.output[0]}.{part}" for part in ("above", "logit"))
-    place = next(i for i, node in enumerate(model.graph.node) if mask.output[0] in node.output)
-    if mask.op_type == "Where":
-        mask.op_type, mask.input[:] = "CastLike", [logit, mask.input[1]]
+    if mask.op_type == "Where" and mask is not product and kept is not None:
+        mask.op_type, mask.input[:] = "Relu", [mask.input[kept]]
+        return True
+    difference, logit = (f"soft.{mask.output[0]}.{part}" for part in ("above", "logit"))
+    if mask is product:
+        assert kept is not None
+        mask.op_type, mask.input[:] = "Mul", [mask.input[kept], logit]
+    elif mask.op_type == "Where":
+        mask.op_type, mask.input[:] = "CastLike", [logit, mask.input[1 + zero_first]]
     else:
         mask.input[0] = logit
-    model.graph.node.insert(place, helper.make_node("Relu", [above], [logit]))
-    model.graph.node.insert(place, helper.make_node("Sub", [more, less], [above]))
+    index = next(i for i, node in enumerate(model.graph.node) if mask.output[0] in node.output)
+    model.graph.node.insert(index, helper.make_node("Relu", [difference], [logit]))
+    model.graph.node.insert(index, helper.make_node("Sub", above, [difference]))
     return True
+
+
+def _above(condition: str, made: Mapping[str, NodeProto], *, open_where: bool) -> list[str] | None:
+    """The two tensors of which the gate is open where the first is above the second; None where they are not that plain."""
+    compared = made.get(condition)
+    while compared is not None and compared.op_type in ("Identity", "Not"):
+        open_where ^= compared.op_type == "Not"
+        compared = made.get(compared.input[0])
+    if compared is None or compared.op_type not in (*_ABOVE, *_BELOW):
+        return None
+    conv = _past(next((name for name in compared.input if not _is_constant(name, made)), ""), made, _AFFINE)
+    if conv is None or conv.op_type != "Conv":
+        return None
+    pair = list(compared.input)
+    return pair if open_where == (compared.op_type in _ABOVE) else pair[::-1]
 
 
 def _past(tensor: str, made: Mapping[str, NodeProto], ops: Sequence[str]) -> NodeProto | None:

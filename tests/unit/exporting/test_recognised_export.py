@@ -281,17 +281,29 @@ HARD: dict[str, Callable[[Net, str], str]] = {
     "sigmoid": lambda net, z: net.op(
         "Cast", net.op("Greater", net.op("Sigmoid", z), net.const(0.6)), to=onnx.TensorProto.FLOAT
     ),
+    "zero first": lambda net, z: net.op("Where", net.op("LessOrEqual", z, net.const(0.3)), net.const(0), net.const(1)),
+    "not": lambda net, z: net.op("Cast", net.op("Not", net.op("LessOrEqual", z, net.const(0.3))), to=onnx.TensorProto.FLOAT),
+    "threshold": lambda net, z: net.op("Where", net.op("Greater", z, net.const(0.3)), z, net.const(0)),
 }
+"""A map to multiply onto the branch, from the gate's logit."""
+CHOICES: dict[str, Callable[[Net, str, str], str]] = {
+    "choice": lambda net, u, z: net.op("Where", net.op("Greater", z, net.const(0.3)), u, net.const(0)),
+    "masked_fill": lambda net, u, z: net.op(
+        "Where", net.op("Not", net.op("Greater", z, net.const(0.3))), net.op("Expand", net.const(0), net.op("Shape", u)), u
+    ),
+}
+"""The branch or 0."""
 
 
 def hard_gate(form: str) -> onnx.ModelProto:
     net = Net()
     x = net.input("x", ["N", 5, 16, 16])
-    net.op("Mul", net.conv(x, 5, 4), HARD[form](net, net.conv(x, 5, 1)))
+    u, z = net.conv(x, 5, 4), net.conv(x, 5, 1)
+    net.output(CHOICES[form](net, u, z) if form in CHOICES else net.op("Mul", u, HARD[form](net, z)))
     return net.model()
 
 
-@pytest.mark.parametrize("form", HARD)
+@pytest.mark.parametrize("form", [*HARD, *CHOICES])
 @pytest.mark.parametrize("factor", [1.0, 1.006])
 def test_hard_gates_are_compared_at_their_edge(monkeypatch: pytest.MonkeyPatch, form: str, factor: float) -> None:
     """A logit that is a little off flips few pixels or none: it shows without the jump; or none may flip."""
@@ -311,6 +323,7 @@ def test_hard_gates_are_compared_at_their_edge(monkeypatch: pytest.MonkeyPatch, 
         result = find_layers(hard_gate(form), [feed], None, True, silent)
         assert len(result.layers) == 1
         assert result.checked
+        assert result.checked_open
         return
     with pytest.raises(NothingToGainError) as raised:
         find_layers(hard_gate(form), [feed], None, True, silent)

@@ -36,7 +36,7 @@ class Product:
             (mul.outputs[0].name, place if as_written(mul) else 0)
             for mul in muls
             for place, tensor in enumerate(mul.inputs)
-            if all(tensor is not passed for passed, _ in self.branch.path)
+            if is_computed(tensor) and all(tensor is not passed for passed, _ in self.branch.path)
         )
 
 
