@@ -91,12 +91,10 @@ class WeightFile:
 
     def tensor(self, name: str, values: Array) -> TensorProto:
         """The values as a tensor of a model; its data in this file, unless there is little of it."""
-        if values.size <= SMALL:
-            return numpy_helper.from_array(values, name)
         kind = helper.np_dtype_to_tensor_dtype(values.dtype)
-        return self._stored(
-            TensorProto(name=name, data_type=kind, dims=values.shape), np.ascontiguousarray(values).data.cast("B")
-        )
+        if values.size <= SMALL or kind not in _PLAIN_TYPES:
+            return numpy_helper.from_array(values, name)
+        return self._stored(TensorProto(name=name, data_type=kind, dims=values.shape), _as_bytes(values))
 
     def _moved(self, tensor: TensorProto, folder: str | Path | None) -> TensorProto:
         if tensor.data_location == TensorProto.EXTERNAL and tensor.external_data:
@@ -108,11 +106,11 @@ class WeightFile:
         data = tensor.raw_data or numpy_helper.to_array(tensor).tobytes()
         return self._stored(tensor, data) if len(data) == _bytes(tensor) else tensor
 
-    def _stored(self, tensor: TensorProto, data: bytes | memoryview) -> TensorProto:
+    def _stored(self, tensor: TensorProto, data: bytes | Array) -> TensorProto:
         with self._writing(), (self._folder / self.name).open("ab") as stream:
             stream.write(bytes(-stream.tell() % _ALIGNMENT))
             place = {"location": self.name, "offset": stream.tell(), "length": len(data)}
-            stream.write(data)
+            stream.write(data.data if isinstance(data, np.ndarray) else data)
         out = _bare(tensor)
         out.data_location = TensorProto.EXTERNAL
         for key, value in place.items():
@@ -189,7 +187,7 @@ def write_whole(model: onnx.ModelProto, path: Path) -> None:
         for key, head, tensor in zip(keys, inside, model.graph.initializer, strict=True):
             stream.write(key + head)
             if _outside(tensor):
-                stream.write(array(tensor).data.cast("B"))
+                stream.write(_as_bytes(array(tensor)).data)
 
 
 def whole_size(model: onnx.ModelProto) -> int:
@@ -277,6 +275,12 @@ def _loaded(tensor: TensorProto, folder: str | Path | None) -> TensorProto:
     out.CopyFrom(tensor)
     onnx.external_data_helper.load_external_data_for_tensor(out, str(folder))
     return out
+
+
+def _as_bytes(values: Array) -> Array:
+    """The same memory as bytes; a copy where the values do not lie in order."""
+    flat: Array = np.ascontiguousarray(values).reshape(-1).view(np.uint8)
+    return flat
 
 
 def _outside(tensor: TensorProto) -> int:

@@ -76,6 +76,11 @@ def test_values_are_the_same_in_a_file(tmp_path: Path, dtype: Any, raw: bool) ->
     with WeightFile(tmp_path / "m.onnx") as weights:
         slim = weights.slim(model_of(stored))
         assert slim.ByteSize() < 1000
+        write_whole(slim, tmp_path / "m.onnx")
+        np.testing.assert_array_equal(numpy_helper.to_array(onnx.load(str(tmp_path / "m.onnx")).graph.initializer[0]), values)
+        again = weights.tensor("again", values.T)
+        assert again.external_data
+        np.testing.assert_array_equal(array(again), values.T)
         assert array(slim.graph.initializer[0]).dtype == dtype
         np.testing.assert_array_equal(array(slim.graph.initializer[0]), values)
 
