@@ -15,6 +15,15 @@ _unfinished: set[Path] = set()
 _abandoned: list[Callable[[], None]] = []
 
 
+def _forget() -> None:
+    """In a forked child: what is unfinished is its parent's."""
+    _unfinished.clear()
+    _abandoned.clear()
+
+
+os.register_at_fork(after_in_child=_forget)
+
+
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """A temporary path beside ``path`` that takes its place when the block ends well, and goes away when it does not.

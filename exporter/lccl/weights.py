@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import hashlib
 import math
 import secrets
 import shutil
@@ -41,6 +42,8 @@ _PLAIN_TYPES: Mapping[int, np.dtype[Any]] = {
 }
 """Whose elements lie one after the other in whole bytes; a weight of another type stays in its model."""
 _DATA_FIELDS = ("raw_data", "float_data", "int32_data", "int64_data", "double_data", "external_data", "data_location")
+_INITIALIZERS_ALONE = 4
+"""The IR version from which on initializers need not be inputs."""
 _open: dict[str, WeightFile] = {}
 """By name: what the location of a tensor refers to. Names are random, so that no model from outside has one of them."""
 
@@ -58,7 +61,8 @@ class WeightFile:
     def __init__(self, beside: str | Path) -> None:
         require_writable(beside)
         self.name = secrets.token_hex(16)
-        self._folder = Path(beside).resolve().parent / f".{Path(beside).name}.{self.name[:8]}.tmp"
+        self._folder = Path(beside).resolve().parent / f".lccl.{self.name[:8]}.tmp"
+        self._stored_at: dict[bytes, dict[str, int | str]] = {}
         self._blocks = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
@@ -75,7 +79,9 @@ class WeightFile:
         self._remove()
 
     def slim(self, model: onnx.ModelProto, folder: str | Path | None = None) -> onnx.ModelProto:
-        """A copy of the model that has its large weights in this file.
+        """A copy of the model that has its large weights in this file, and no stored tensor among its inputs.
+
+        What graphs within nodes read stays in the model, and so does what the model returns.
 
         Args:
             folder: where the model's external data lies, for one that was loaded without it.
@@ -86,7 +92,14 @@ class WeightFile:
         out = without_initializers(model)
         if folder is not None:
             onnx.external_data_helper.load_external_data_for_model(out, str(folder))  # of nodes, and graphs within nodes
-        out.graph.initializer.extend(self._moved(tensor, folder) for tensor in model.graph.initializer)
+        stored = {tensor.name for tensor in model.graph.initializer}
+        inputs = [value for value in out.graph.input if value.name not in stored]
+        del out.graph.input[:]
+        out.graph.input.extend(inputs)
+        out.ir_version = max(out.ir_version, _INITIALIZERS_ALONE)
+        fixed = {value.name for value in model.graph.output} | set(_read_within(model.graph))
+        given = (self._in_memory(tensor, folder) for tensor in model.graph.initializer)
+        out.graph.initializer.extend(tensor if tensor.name in fixed else self._moved(tensor) for tensor in given)
         return out
 
     def tensor(self, name: str, values: Array) -> TensorProto:
@@ -96,21 +109,27 @@ class WeightFile:
             return numpy_helper.from_array(values, name)
         return self._stored(TensorProto(name=name, data_type=kind, dims=values.shape), _as_bytes(values))
 
-    def _moved(self, tensor: TensorProto, folder: str | Path | None) -> TensorProto:
-        if tensor.data_location == TensorProto.EXTERNAL and tensor.external_data:
-            if file_of(tensor) is self:
-                return tensor
-            tensor = _loaded(tensor, folder)
-        if math.prod(tensor.dims) <= SMALL or tensor.data_type not in _PLAIN_TYPES:
+    def _in_memory(self, tensor: TensorProto, folder: str | Path | None) -> TensorProto:
+        """The tensor with its data, unless that is in this file."""
+        outside = tensor.data_location == TensorProto.EXTERNAL and tensor.external_data
+        return _loaded(tensor, folder) if outside and file_of(tensor) is not self else tensor
+
+    def _moved(self, tensor: TensorProto) -> TensorProto:
+        if file_of(tensor) is self or math.prod(tensor.dims) <= SMALL or tensor.data_type not in _PLAIN_TYPES:
             return tensor
         data = tensor.raw_data or numpy_helper.to_array(tensor).tobytes()
         return self._stored(tensor, data) if len(data) == _bytes(tensor) else tensor
 
     def _stored(self, tensor: TensorProto, data: bytes | Array) -> TensorProto:
-        with self._writing(), (self._folder / self.name).open("ab") as stream:
-            stream.write(bytes(-stream.tell() % _ALIGNMENT))
-            place = {"location": self.name, "offset": stream.tell(), "length": len(data)}
-            stream.write(data.data if isinstance(data, np.ndarray) else data)
+        content = data.data if isinstance(data, np.ndarray) else data
+        digest = hashlib.blake2b(content, digest_size=32).digest()
+        place = self._stored_at.get(digest)
+        if place is None:
+            with self._writing(), (self._folder / self.name).open("ab") as stream:
+                stream.write(bytes(-stream.tell() % _ALIGNMENT))
+                place = {"location": self.name, "offset": stream.tell(), "length": len(content)}
+                stream.write(content)
+            self._stored_at[digest] = place
         out = _bare(tensor)
         out.data_location = TensorProto.EXTERNAL
         for key, value in place.items():
@@ -220,8 +239,8 @@ def skeleton_of(model: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, Tens
     Returns:
         The copy; and the weights by name, the given model's own.
     """
-    given = {v.name for v in model.graph.input}
-    large = {t.name: t for t in model.graph.initializer if math.prod(t.dims) > SMALL and t.name not in given}
+    kept = {v.name for v in (*model.graph.input, *model.graph.output)}
+    large = {t.name: t for t in model.graph.initializer if math.prod(t.dims) > SMALL and t.name not in kept}
     out = without_initializers(model)
     out.graph.initializer.extend(t for t in model.graph.initializer if t.name not in large)
     out.graph.input.extend(helper.make_tensor_value_info(t.name, t.data_type, list(t.dims)) for t in large.values())
@@ -234,6 +253,17 @@ def without_initializers(model: onnx.ModelProto) -> onnx.ModelProto:
     _copy_fields(out, model, ("graph",))
     _copy_fields(out.graph, model.graph, ("initializer",))
     return out
+
+
+def _read_within(graph: onnx.GraphProto, within: bool = False) -> Iterator[str]:
+    """Names that graphs within nodes read or return, their own or not."""
+    for node in graph.node:
+        if within:
+            yield from node.input
+        for attribute in node.attribute:
+            for inner in (*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])):
+                yield from _read_within(inner, True)
+                yield from (value.name for value in inner.output)
 
 
 def _bare(tensor: TensorProto) -> TensorProto:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
-import logging
 import re
-import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import onnx
@@ -21,6 +18,7 @@ from lccl.nn.folded import fold
 from lccl.op.contract import DOMAIN, INPUT_NAMES, OP_TYPE, VERSION
 from lccl.op.onnx_op import OPSET, register_schema
 from lccl.op.torch_op import OP, TORCH_ATTRIBUTES, unpack
+from lccl.quiet import quiet
 from lccl.torch_calls import forward_parameters
 
 _WEIGHTED_OPS = ("Conv", "ConvTranspose", "Gemm", OP_TYPE)
@@ -74,7 +72,7 @@ def program_to_onnx(program: torch.export.ExportedProgram) -> onnx.ModelProto:
 def _finished(export: Callable[[], onnx.ModelProto], dynamic_hw: bool) -> onnx.ModelProto:
     """What the exporter gives, its nodes named after layers, its complaints in one sentence."""
     try:
-        with _quiet(), torch.no_grad():
+        with quiet(), torch.no_grad():
             proto = export()
     except Exception as error:
         cause = innermost(error)  # the exporter wraps it in pages of advice about itself
@@ -154,16 +152,3 @@ def _name_nodes(model: onnx.ModelProto) -> None:
     ):
         del part.metadata_props[:]
     model.graph.doc_string = ""
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the exporter's notes and dumps, which no user of this project can act on; errors come as exceptions."""
-    before = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)

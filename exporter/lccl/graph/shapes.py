@@ -115,6 +115,10 @@ def _copy(model: onnx.ModelProto) -> onnx.ModelProto:
 def _forget(model: onnx.ModelProto) -> None:
     """Shapes that are written in the model: symbols, which would stand against the numbers, or those of one example."""
     del model.graph.value_info[:]
+    given = {v.name for v in model.graph.input} | {t.name for t in model.graph.initializer}
+    made = [v for v in model.graph.output if v.name not in given]  # what is returned as it is has its shape as an input
+    del model.graph.output[:]
+    model.graph.output.extend(made)
     for value in model.graph.output:
         value.type.tensor_type.ClearField("shape")
 

@@ -6,8 +6,6 @@ All of it works on the model's skeleton: large weights stand in it as graph inpu
 from __future__ import annotations
 
 import contextlib
-import io
-import logging
 from dataclasses import dataclass
 
 import onnx
@@ -27,6 +25,7 @@ from lccl.graph.surgery import (
 )
 from lccl.op.contract import DOMAIN, OP_TYPE
 from lccl.op.onnx_op import IR_VERSION, OPSET, is_lccl_node
+from lccl.quiet import quiet
 from lccl.weights import skeleton_of
 
 _FOLDABLE = (
@@ -74,7 +73,14 @@ def simplified(model: onnx.ModelProto) -> Simplified:
         skeleton = _optimized(skeleton)
     graph = import_graph(skeleton)
     attach_weights(graph, weights)
+    if any(_is_of_weights(node) for node in graph.nodes):
+        fold_constants(graph)
     return Simplified(graph, skeleton)
+
+
+def _is_of_weights(node: gs.Node) -> bool:
+    """Whether stored tensors are all that the node computes with, such as a weight that is transposed or scaled."""
+    return node.op not in (*_KEPT, "Constant") and bool(node.inputs) and all(isinstance(t, gs.Constant) for t in node.inputs)
 
 
 def _to_opset(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -183,20 +189,15 @@ def _optimized(model: onnx.ModelProto) -> onnx.ModelProto:
     """
     import onnxscript.optimizer
 
-    before = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        with contextlib.suppress(Exception), contextlib.redirect_stdout(io.StringIO()):
-            result = onnx.ModelProto()
-            result.CopyFrom(model)
-            for _ in range(_ROUNDS):
-                onnxscript.optimizer.fold_constants(result, onnx_shape_inference=True)
-                onnxscript.optimizer.remove_unused_nodes(result)
-            _keep(result, list(model.functions))
-            plain_constants(result)
-            return to_model(fold_constants(import_graph(result)), result)
-    finally:
-        logging.disable(before)
+    with contextlib.suppress(Exception), quiet():
+        result = onnx.ModelProto()
+        result.CopyFrom(model)
+        for _ in range(_ROUNDS):
+            onnxscript.optimizer.fold_constants(result, onnx_shape_inference=True)
+            onnxscript.optimizer.remove_unused_nodes(result)
+        _keep(result, list(model.functions))
+        plain_constants(result)
+        return to_model(fold_constants(import_graph(result)), result)
     return model
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
-import logging
 import math
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from typing import Any
@@ -19,6 +17,7 @@ from lccl.errors import UserError
 from lccl.numerics import Array
 from lccl.op.contract import DOMAIN, OP_TYPE, Attributes
 from lccl.op.onnx_op import IR_VERSION
+from lccl.quiet import quiet
 from lccl.weights import SMALL, array, skeleton_of, weight_file
 
 Rule = Callable[[gs.Node], gs.Tensor | None]
@@ -70,6 +69,7 @@ def require_numbers(model: onnx.ModelProto) -> None:
     UserError: a constant that onnx-graphsurgeon cannot write again: strings, or a sparse tensor.
     """
     strings = [t.name for t in model.graph.initializer if t.data_type == onnx.TensorProto.STRING]
+    strings += [t.values.name for t in model.graph.sparse_initializer]
     for node in model.graph.node:
         for a in node.attribute if node.op_type == "Constant" else ():
             odd = a.name in ("value_string", "value_strings", "sparse_value")
@@ -93,7 +93,8 @@ def to_model(graph: gs.Graph, like: onnx.ModelProto) -> onnx.ModelProto:
     # Nodes only: graphsurgeon's sort of the functions, whose order does not matter, never ends beside an If or a Loop.
     graph.cleanup(remove_unused_graph_inputs=False).toposort(mode="nodes")
     file = weight_file(like)
-    weights = {t.name: t for t in graph.tensors().values() if _is_weight(t)}
+    returned = {t.name for t in graph.outputs}
+    weights = {t.name: t for t in graph.tensors().values() if _is_weight(t) and t.name not in returned}
     if file is not None:
         for tensor in weights.values():
             if not isinstance(tensor._values, LazyValues):
@@ -143,15 +144,9 @@ def _left_out(weights: Iterable[gs.Constant]) -> Iterator[dict[str, Array | Lazy
 
 def fold_constants(graph: gs.Graph) -> gs.Graph:
     """Everything that depends on constants only becomes a constant."""
-    logger = logging.getLogger("onnxruntime")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
     _load_foldable(graph)
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            graph.fold_constants(fold_shapes=False)
-    finally:
-        logger.setLevel(level)
+    with quiet():
+        graph.fold_constants(fold_shapes=False)
     return graph.cleanup(remove_unused_graph_inputs=False)
 
 

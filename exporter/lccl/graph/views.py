@@ -90,14 +90,18 @@ def _constant_logit(node: gs.Node) -> gs.Tensor | None:
     if weight is None or bias is None or weight.shape[0] != 1 or weight.any():
         return None
     end = node.outputs[0]
+    passed: list[gs.Tensor] = []
     while len(end.outputs) == 1 and end.outputs[0].op in ("Mul", "Relu", "Min"):
         reader = end.outputs[0]
         others = [t for t in reader.inputs if t is not end]
         if reader.op == "Mul" and others and value_of(others[0]) is None:
             if others[0].shape is None or tuple(others[0].shape) == (1, 1, 1, 1):
                 return None
+            for tensor in passed:
+                tensor.shape = None  # which was the map's; the constant has one element
             return constant(f"{node.name}.logit", bias.reshape(1, 1, 1, 1))
         end = reader.outputs[0]
+        passed.append(end)
     return None
 
 

@@ -121,7 +121,8 @@ def _taken_names(graph: gs.Graph, products: Sequence[Product]) -> set[str]:
     """Names that no new node may have: of nodes that stay, and of whatever tensors are called ``<name>.<part>``."""
     going = {id(product.branch.conv) for product in products}
     names = {node.name for node in graph.nodes if id(node) not in going}
-    return names | {name.rpartition(".")[0] for name in graph.tensors() if name.rpartition(".")[2] in (*INPUT_NAMES, "gate_0")}
+    tensors = {*graph.tensors(), *(name for inner in graph.subgraphs(recursive=True) for name in inner.tensors())}
+    return names | {name.rpartition(".")[0] for name in tensors if name.rpartition(".")[2] in (*INPUT_NAMES, "gate_0")}
 
 
 def _read_all(graph: gs.Graph, sizes: Sizes, skip: Container[str]) -> tuple[list[Product], list[tuple[gs.Node, RefusalError]]]:

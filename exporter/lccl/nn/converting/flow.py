@@ -12,7 +12,7 @@ from __future__ import annotations
 import operator
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -68,8 +68,9 @@ def follow(model: nn.Module) -> Flow:
         warnings.simplefilter("ignore")  # of code that runs on stand-ins
         reader.visit(model, "")
         model.train()
+        frozen = {module for module in model.modules() if not module.training}
         training.visit(model, "")
-    return reader.result(training)
+    return reader.result(training, frozen)
 
 
 @contextmanager
@@ -273,13 +274,14 @@ class _Reader:
             elif self._whole and not followed.intersection(nodes):
                 self._roles[conv] = "output"
 
-    def result(self, training: _Reader) -> Flow:
-        """What was read in eval mode, but for norms to which training mode objects."""
+    def result(self, training: _Reader, frozen: Container[nn.Module]) -> Flow:
+        """What was read in eval mode, but for norms to which training mode objects, or which the network's ``train`` leaves out."""
         if not self._whole:
             self._guess_roles()
         read_elsewhere = self._read_elsewhere | training._read_elsewhere
         once = {conv: norm for conv, norm in self._norms.items() if self._pairs(conv, norm) and norm not in read_elsewhere}
-        kept = {conv: norm for conv, norm in once.items() if not training._calls(conv, norm) or training._pairs(conv, norm)}
+        trained = {conv: norm for conv, norm in once.items() if norm not in frozen}
+        kept = {conv: norm for conv, norm in trained.items() if not training._calls(conv, norm) or training._pairs(conv, norm)}
         name_of = {module: name for name, module in self._model.named_modules()}
         held = {conv: name_of[norm] for conv, norm in once.items() if conv not in kept}
         notes = tuple(_note(reason, names) for reason, names in self._untraceable.items())
