@@ -10,7 +10,7 @@ import onnx
 from onnx import helper
 
 from lccl.errors import UserError, first_line
-from lccl.exporting.soft import kept_choice, with_soft_products
+from lccl.exporting.soft import Tensors, with_soft_products
 from lccl.graph.canonical import canonical
 from lccl.graph.recognise import Found, NearMiss, Recognition, recognise
 from lccl.graph.twins import dense_twin
@@ -255,12 +255,12 @@ def _with_outputs(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelPro
 def _with_open_products(traced: onnx.ModelProto, layers: Sequence[Found]) -> onnx.ModelProto | None:
     """The traced network with every gate taken as 1: a product gives its other factor. None where it has other products."""
     out = with_open_gates(traced)
-    made = {name: node for node in out.graph.node for name in node.output}
+    tensors = Tensors.of(out)
     for name, place in (gate for layer in layers for gate in layer.gates):
-        node = made.get(name)
+        node = tensors.made.get(name)
         other = 1 - place if node is not None and node.op_type == "Mul" else None
         if node is not None and node.op_type == "Where":
-            other = kept_choice(node, made)
+            other = tensors.kept_choice(node)
         if node is None or other is None:
             return None
         node.op_type, node.input[:] = "Identity", [node.input[other]]
