@@ -64,11 +64,18 @@ def save_checkpoint(
     Args:
         factory: "pkg.module:callable", called with ``kwargs`` (plain values) to build the network.
         input_shape: (C, H, W) of one input.
+
+    Raises:
+        UserError: another factory or shape, or a file that cannot be written.
     """
     import torch
 
     from lccl.nn import recipe
 
+    if not isinstance(factory, str) or not all(factory.partition(":")):
+        raise UserError(f'a factory is named "pkg.module:callable", not {factory!r}')
+    if input_shape is not None and (len(input_shape) != 3 or not all(isinstance(s, int) and s > 0 for s in input_shape)):
+        raise UserError(f"input_shape is (C, H, W) of one input, not {tuple(input_shape)}")
     gated = recipe(model)
     content = {
         "format": FORMAT,

@@ -99,7 +99,7 @@ def load_checkpoint(
     state_dict_key: str | None = None,
     unsafe_pickle: bool = False,
 ) -> nn.Module:
-    """The network of a checkpoint in eval mode; one that :func:`save_checkpoint` wrote needs no factory.
+    """The network of a checkpoint in eval mode; one that :func:`save_checkpoint` wrote names its factory, to be confirmed here.
 
     Args:
         factory, state_dict_key, unsafe_pickle: as of :func:`load_model`.
@@ -258,7 +258,7 @@ def _read_torch_file(path: Path, unsafe_pickle: bool, options: Options) -> Any:
     if kind == "broken":
         raise broken
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _current_folder_last() if unsafe_pickle else contextlib.nullcontext():
             warnings.simplefilter("ignore")
             return torch.load(path, map_location="cpu", weights_only=not unsafe_pickle)
     except Exception as error:
@@ -269,7 +269,9 @@ def _read_torch_file(path: Path, unsafe_pickle: bool, options: Options) -> Any:
                 f"alone and {pass_factory}, or, if you trust the file, pass {options.unsafe}"
             ) from None
         if unsafe_pickle and isinstance(error, (AttributeError, ImportError)):
-            raise UserError(f"{path} needs classes that cannot be imported here: {first_line(error)}") from None
+            raise UserError(
+                f"{path} needs classes that cannot be imported here ({first_line(error)}): run in the folder of that module, or put it on PYTHONPATH"
+            ) from None
         raise broken from None
 
 

@@ -182,6 +182,77 @@ def test_an_export_from_a_path_is_that_of_the_model(tmp_path: Path) -> None:
     assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
 
 
+def test_stored_tensors_are_no_inputs(tmp_path: Path) -> None:
+    """IR 3 lists initializers among the inputs: of a slim model they are none, so that nothing looks for their data there."""
+    model = gated()
+    model.ir_version = 3
+    listed = [helper.make_tensor_value_info(t.name, t.data_type, list(t.dims)) for t in model.graph.initializer]
+    model.graph.input.extend(listed)
+    result = export(model, None, tmp_path / "m.onnx")
+    assert len(result.recognised) == 1
+    assert [v.name for v in onnx.load(str(tmp_path / "m.onnx")).graph.input] == ["x"]
+
+
+def test_what_the_network_returns_stays_in_the_model(tmp_path: Path) -> None:
+    """As a weight, and as a copy of one, which is folded."""
+    model = gated()
+    anchors = np.random.default_rng(2).standard_normal((2, SMALL), np.float32)
+    model.graph.initializer.extend([numpy_helper.from_array(anchors, "anchors"), numpy_helper.from_array(-anchors, "others")])
+    model.graph.node.append(helper.make_node("Identity", ["others"], ["copy"]))
+    for name in ("anchors", "copy"):
+        model.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, [2, SMALL]))
+    result = export(model, None, tmp_path / "m.onnx", dense=True, decomposed=True)
+    assert len(result.recognised) == 1
+    feed = {"x": np.zeros((1, 24, 8, 8), np.float32)}
+    for name in ("m.onnx", "m.dense.onnx", "m.decomposed.onnx"):
+        with OnnxRuntimeRunner(tmp_path / name) as runner:
+            outputs = runner.infer(feed)
+        np.testing.assert_array_equal(outputs["anchors"], anchors)
+        np.testing.assert_array_equal(outputs["copy"], -anchors)
+
+
+def test_what_a_graph_within_a_node_reads_stays_in_the_model(tmp_path: Path) -> None:
+    """graphsurgeon writes it into that graph, where nothing looks for a file."""
+    model = gated()
+    values = np.random.default_rng(3).standard_normal((24, 64), np.float32)
+    model.graph.initializer.extend([numpy_helper.from_array(values, "V"), numpy_helper.from_array(np.array(True), "yes")])
+    outs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [24, 64]) for name in ("then", "else")]
+    ends = [helper.make_node(kind, ["V"], [out.name]) for kind, out in zip(("Identity", "Neg"), outs, strict=True)]
+    branches = [helper.make_graph([end], out.name, [], [out]) for end, out in zip(ends, outs, strict=True)]
+    model.graph.node.append(helper.make_node("If", ["yes"], ["z"], then_branch=branches[0], else_branch=branches[1]))
+    model.graph.output.append(helper.make_tensor_value_info("z", TensorProto.FLOAT, [24, 64]))
+    with WeightFile(tmp_path / "o.onnx") as file:
+        assert {t.name for t in file.slim(model).graph.initializer if t.external_data} == {"W", "G"}
+    result = export(model, None, tmp_path / "m.onnx", dense=True)
+    assert len(result.recognised) == 1
+    with OnnxRuntimeRunner(tmp_path / "m.onnx") as runner:
+        np.testing.assert_array_equal(runner.infer({"x": np.zeros((1, 24, 8, 8), np.float32)})["z"], values)
+
+
+def test_equal_weights_lie_in_the_file_once(tmp_path: Path) -> None:
+    with WeightFile(tmp_path / "m.onnx") as file:
+        (folder,) = tmp_path.iterdir()
+        first = file.slim(gated())
+        size = (folder / file.name).stat().st_size
+        assert contents(file.slim(gated())) == contents(first)
+        assert (folder / file.name).stat().st_size == size
+
+
+@pytest.mark.parametrize("change", ["Identity", "Transpose", "Mul", "Cast"])
+def test_a_weight_that_is_computed_of_stored_ones(tmp_path: Path, change: str) -> None:
+    """As exporters leave it of equal weights, other layouts, weight norm and half precision."""
+    model = gated()
+    stored = model.graph.initializer[0]
+    values = array(stored)
+    more: dict[str, Any] = {"Transpose": {"perm": [1, 0, 2, 3]}, "Cast": {"to": TensorProto.FLOAT}}.get(change, {})
+    names = ["W0", "scale"] if change == "Mul" else ["W0"]
+    given = {"Transpose": values.transpose(1, 0, 2, 3), "Cast": values.astype(np.float16)}.get(change, values)
+    stored.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(given), "W0"))
+    model.graph.initializer.append(numpy_helper.from_array(np.full((24, 1, 1, 1), 2, np.float32), "scale"))
+    model.graph.node.insert(0, helper.make_node(change, names, ["W"], **more))
+    assert len(export(model, None, tmp_path / "m.onnx").recognised) == 1
+
+
 # ---- the file -------------------------------------------------------------------------------------------------------
 
 

@@ -118,8 +118,18 @@ def recorded(words: Sequence[str]) -> list[str]:
 
 @contextlib.contextmanager
 def stdout_kept() -> Iterator[None]:
-    """What code of the user's prints within the block goes to stderr: stdout is for the result."""
-    with contextlib.redirect_stdout(sys.stderr):
+    """What code of the user's, or of a library, prints within the block goes to stderr: stdout is for the result."""
+    with contextlib.redirect_stdout(sys.stderr), contextlib.ExitStack() as stack:
+        try:
+            out, err = sys.__stdout__.fileno(), sys.__stderr__.fileno()  # type: ignore[union-attr]
+            kept = os.dup(out)
+        except (AttributeError, OSError, ValueError):  # no such streams, or closed ones
+            yield
+            return
+        stack.callback(os.close, kept)
+        sys.__stdout__.flush()  # type: ignore[union-attr]
+        os.dup2(err, out)  # C++ prints to the descriptor
+        stack.callback(os.dup2, kept, out)
         yield
 
 

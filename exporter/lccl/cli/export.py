@@ -157,9 +157,13 @@ def _export_onnx(options: Namespace, common: dict[str, Any], shapes: list[tuple[
     from lccl.load import onnx_structure
     from lccl.verify import input_types
 
-    inputs = _real_inputs(options.inputs, tuple(input_types(onnx_structure(options.source)))) if options.inputs else None
-    if not shapes and inputs:
-        shapes = [(1, *a.shape[1:]) for a in inputs.values()]
+    inputs = None
+    if options.inputs:
+        kinds = input_types(onnx_structure(options.source))
+        inputs = _real_inputs(options.inputs, tuple(kinds))
+        if not shapes and inputs:
+            firsts = [kind.shape.dim[0].dim_value if kind.shape.dim else 0 for kind in kinds.values()]
+            shapes = [(first or 1, *a.shape[1:]) for first, a in zip(firsts, inputs.values(), strict=True)]
     return export(options.source, [np.empty(shape) for shape in shapes] or None, options.output, inputs=inputs, **common)
 
 

@@ -202,6 +202,8 @@ def export(
         raise UserError(f"the model and its twins need different names, not {', '.join(str(f) for f in targets.values() if f)}")
     for file in filter(None, targets.values()):
         require_writable(file)
+        if isinstance(model, (str, Path)) and file.resolve() == Path(model).resolve():
+            raise UserError(f"{file} is the model to export, which would be overwritten: choose another name")
     register_schema()
     with WeightFile(target) as weights:
         source = _make_source(model, args, (input_names, output_names), dynamic_hw, weights, progress)
@@ -310,6 +312,8 @@ def _make_source(
         raise UserError(
             f"a network to export is an nn.Module, a program of torch.export or an onnx.ModelProto, not {kind_of(model)}"
         )
+    if isinstance(args, Sequence) and args and all(isinstance(size, int) for size in args):
+        raise UserError(f"an example input is a tensor, not its shape: torch.zeros({', '.join(map(str, args))})")
     if args is None:
         raise UserError("exporting a module needs an example input: lccl.export(model, torch.zeros(1, 3, 224, 224), path)")
     return TorchSource(model, args, *names, dynamic_hw, progress)

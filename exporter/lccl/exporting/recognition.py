@@ -15,7 +15,7 @@ from lccl.graph.canonical import canonical
 from lccl.graph.recognise import Found, NearMiss, Recognition, recognise
 from lccl.graph.twins import dense_twin
 from lccl.graph.widen import widened
-from lccl.numerics import Agreement, Array, agreement, merge
+from lccl.numerics import Agreement, Array, agreement, merge, not_finite
 from lccl.op.onnx_op import is_lccl_node
 from lccl.progress import Progress
 from lccl.run.base import infer_all
@@ -34,6 +34,10 @@ class NothingToGainError(UserError):
     def __init__(self, message: str, near_misses: tuple[NearMiss, ...]) -> None:
         super().__init__(message)
         self.near_misses = near_misses
+
+
+class NotSoundError(UserError):
+    """The network itself does not run, gives no numbers, or other ones each time."""
 
 
 @dataclass(frozen=True)
@@ -146,14 +150,19 @@ def _wrong(
         but_for: finds the layers again, without those of the products that it is given.
 
     Raises:
-        UserError: the traced network itself does not run on the feeds.
+        NotSoundError: nothing can be held against the traced network itself.
     """
     masks = frozenset(name for layer in found.found for name in layer.masks)
     fed, before = masked(feeds, masks), widened(runnable(traced))
     try:
-        return _compared(before, found, fed)
+        wrong, checks = _compared(before, found, fed)
+        if wrong:
+            _require_sound(before, fed)
+        return wrong, checks
+    except NotSoundError:
+        raise
     except UserError as error:
-        _require_runs(before, fed)
+        _require_sound(before, fed)
         reason = f"put back: the graph with it cannot be run ({first_line(error)})"
         return [(layer, reason) for layer in _unrunnable(before, found, fed, but_for)], (None, None)
 
@@ -192,17 +201,27 @@ def _compared(
         return [], (built, None)
     twin = dense_twin(whole)
     both = _agree(opened, twin, feeds[:1], tolerance)
+    if not both and not_finite(_outputs(opened, feeds[:1], optimize=False)[0]):
+        return [], (built, None)  # too large numbers with gates that were not trained to be open
     return ([] if both else [_blamed(opened, twin, found.found, feeds[:1], both)]), (built, both)
 
 
-def _require_runs(model: onnx.ModelProto, feeds: Feeds) -> None:
+def _require_sound(model: onnx.ModelProto, feeds: Feeds) -> None:
     """Raises:
-    UserError: the network as it was given does not run on the feeds.
+    NotSoundError: nothing can be held against the network as it was given.
     """
     try:
-        _outputs(model, feeds[:1], optimize=False)
+        outputs, again = _outputs(model, [feeds[0], feeds[0]], optimize=False)
     except UserError as error:
-        raise UserError(f"{error}; if the network takes inputs of other sizes, say which: --input-shape") from None
+        raise NotSoundError(f"{error}; if the network takes inputs of other sizes, say which: --input-shape") from None
+    broken = not_finite(outputs)
+    if broken is not None:
+        raise NotSoundError(
+            f"the network's output {broken} holds NaN or infinity, so that nothing can be held against it: check its weights "
+            "and the range of its inputs"
+        )
+    if any(not np.array_equal(values, again[name]) for name, values in outputs.items()):
+        raise NotSoundError("the network gives other outputs each time it is run: export it without its random numbers")
 
 
 def _tolerance(model: onnx.ModelProto) -> float:

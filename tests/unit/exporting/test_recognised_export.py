@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
+import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +19,8 @@ from torch import Tensor, nn
 import lccl
 from conftest import Outcome
 from lccl.errors import UserError
-from lccl.exporting import recognition, torch_source
-from lccl.exporting.recognition import NothingToGainError, find_layers
+from lccl.exporting import export, recognition, torch_source
+from lccl.exporting.recognition import NothingToGainError, NotSoundError, find_layers
 from lccl.nn import LCCLConv2d
 from lccl.op.onnx_op import is_lccl_node
 from lccl.progress import silent
@@ -295,9 +298,9 @@ CHOICES: dict[str, Callable[[Net, str, str], str]] = {
 """The branch or 0."""
 
 
-def hard_gate(form: str) -> onnx.ModelProto:
+def hard_gate(form: str, batch: int | str = "N") -> onnx.ModelProto:
     net = Net()
-    x = net.input("x", ["N", 5, 16, 16])
+    x = net.input("x", [batch, 5, 16, 16])
     u, z = net.conv(x, 5, 4), net.conv(x, 5, 1)
     net.output(CHOICES[form](net, u, z) if form in CHOICES else net.op("Mul", u, HARD[form](net, z)))
     return net.model()
@@ -328,6 +331,72 @@ def test_hard_gates_are_compared_at_their_edge(monkeypatch: pytest.MonkeyPatch, 
     with pytest.raises(NothingToGainError) as raised:
         find_layers(hard_gate(form), [feed], None, True, silent)
     assert "put back: as a node it changes" in raised.value.near_misses[0].reason
+
+
+@pytest.mark.parametrize("let", ["mask", "sigmoid"])
+def test_a_hard_gate_lets_another_map_through(tmp_path: Path, let: str) -> None:
+    """An input is no constant of a Where, and what is let through need not be what decides."""
+    net = Net()
+    x = net.input("x", ["N", 5, 16, 16])
+    z = net.conv(x, 5, 1)
+    kept = net.input("mask", ["N", 1, 16, 16]) if let == "mask" else net.op("Sigmoid", z)
+    net.output(net.op("Mul", net.conv(x, 5, 4), net.op("Where", net.op("Greater", z, net.const(0.3)), kept, net.const(0))))
+    assert len(export(net.model(), None, tmp_path / "m.onnx").recognised) == 1
+
+
+def test_a_network_that_is_not_finite_is_the_callers_to_mend() -> None:
+    net = Net()
+    x = net.input("x", ["N", 5, 16, 16])
+    y = net.op("Mul", net.conv(x, 5, 4), net.op("Relu", net.conv(x, 5, 1, shift=0.3)))
+    net.output(net.op("Div", y, net.op("Mul", y, net.const(0.0))))
+    feed = {"x": np.random.default_rng(0).standard_normal((2, 5, 16, 16)).astype(np.float32)}
+    with pytest.raises(NotSoundError, match="holds NaN or infinity"):
+        find_layers(net.model(), [feed], None, True, silent)
+
+
+def test_a_network_of_random_numbers_is_the_callers_to_mend() -> None:
+    net = Net()
+    x = net.input("x", ["N", 5, 16, 16])
+    dense = net.conv(x, 5, 5)
+    dense = net.op("Add", dense, net.op("RandomNormalLike", dense))
+    noise = net.op("RandomNormalLike", net.conv(dense, 5, 1))
+    net.output(net.op("Mul", net.conv(dense, 5, 4), net.op("Relu", net.op("Add", net.conv(dense, 5, 1), noise))))
+    feed = {"x": np.random.default_rng(0).standard_normal((2, 5, 16, 16)).astype(np.float32)}
+    with pytest.raises(NotSoundError, match="other outputs each time"):
+        find_layers(net.model(), [feed], None, True, silent)
+
+
+def test_the_model_to_export_is_not_overwritten(invoke: Invoke, tmp_path: Path) -> None:
+    onnx.save(named("basic block, post-activation"), tmp_path / "m.dense.onnx")
+    before = (tmp_path / "m.dense.onnx").read_bytes()
+    for options in (("-o", tmp_path / "m.dense.onnx"), ("-o", tmp_path / "m.onnx", "--dense")):
+        outcome = invoke(EXPORT, tmp_path / "m.dense.onnx", *options)
+        assert outcome.code == 1
+        assert "m.dense.onnx is the model to export, which would be overwritten: choose another name" in outcome.err
+    assert [f.name for f in tmp_path.iterdir()] == ["m.dense.onnx"]
+    assert (tmp_path / "m.dense.onnx").read_bytes() == before
+
+
+def test_inputs_for_a_file_of_a_fixed_batch(invoke: Invoke, tmp_path: Path) -> None:
+    onnx.save(hard_gate("greater", batch=2), tmp_path / "two.onnx")
+    np.savez(tmp_path / "x.npz", x=np.random.default_rng(0).standard_normal((4, 5, 16, 16)).astype(np.float32))
+    outcome = invoke(EXPORT, tmp_path / "two.onnx", "-o", tmp_path / "m.onnx", "--inputs", tmp_path / "x.npz", "--json")
+    assert outcome.code == 0, outcome.err
+    assert json.loads(outcome.out)["given_inputs"] == 4
+
+
+def test_exports_in_threads_leave_the_process_as_it_was(tmp_path: Path) -> None:
+    """Where libraries are held quiet, one thread at a time does it."""
+    net = Net()
+    x = net.input("x", ["N", 5, 16, 16])
+    gate = net.op("Expand", net.op("Relu", net.conv(x, 5, 1)), net.op("Shape", net.conv(x, 5, 4)))
+    net.output(net.op("Mul", net.conv(x, 5, 4), gate))
+    model, out, disabled = net.model(), sys.stdout, logging.root.manager.disable
+    with ThreadPoolExecutor(6) as pool:
+        results = list(pool.map(lambda i: export(model, None, tmp_path / f"{i}.onnx"), range(6)))
+    assert all(len(r.recognised) == 1 for r in results)
+    assert sys.stdout is out
+    assert logging.root.manager.disable == disabled
 
 
 def test_a_constant_of_lower_precision_does_not_loosen_the_check() -> None:

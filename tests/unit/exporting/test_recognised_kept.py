@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import onnx
 import pytest
@@ -13,6 +14,7 @@ from lccl.graph.recognise import recognise
 from lccl.op.onnx_op import register_schema
 from lccl.progress import silent
 from lccl.verify import input_types
+from lccl.weights import SMALL, WeightFile, weight_file
 from random_graphs import RandomGraph
 from recognised import GRAPHS, Graph
 from recognised_runs import SIZES
@@ -28,9 +30,16 @@ def _schema() -> None:
 
 
 @pytest.mark.parametrize("graph", [g for g in GRAPHS if g.layers], ids=lambda g: g.id)
-def test_named_graph(graph: Graph) -> None:
+@pytest.mark.parametrize("small", [SMALL, 20], ids=["weights in the model", "weights in a file"])
+def test_named_graph(graph: Graph, small: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = graph.model()
-    assert len(checked(model).layers) == len(recognise(model).found)
+    count = len(recognise(model).found)
+    for module in ("weights", "graph.surgery"):
+        monkeypatch.setattr(f"lccl.{module}.SMALL", small)
+    with WeightFile(tmp_path / "m.onnx") as file:
+        slim = file.slim(model)
+        assert (weight_file(slim) is file) == (small == 20)
+        assert len(checked(slim).layers) == count
 
 
 @pytest.mark.parametrize("seeds", [range(i, i + 40) for i in range(0, RANDOM, 40)], ids=lambda r: str(r[0]))

@@ -36,12 +36,55 @@ def refuse_between(node: gs.Node) -> None:
         node = next((n for n in passed if is_op(n, "Transpose")), node)
     reason = _reason(node, conv) if conv is not None else None
     if reason is not None:
-        raise RefusalError(reason, 2)
+        refusal = RefusalError(reason, 2)
+        refusal.conv = conv
+        raise refusal
+
+
+_ELEMENTWISE = (
+    *(
+        "Abs",
+        "Clip",
+        "Elu",
+        "Erf",
+        "Exp",
+        "HardSigmoid",
+        "HardSwish",
+        "LeakyRelu",
+        "Neg",
+        "Relu",
+        "Sigmoid",
+        "Softplus",
+        "Sqrt",
+    ),
+    *("Tanh", "ThresholdedRelu", "Add", "Div", "Max", "Min", "Mul", "Pow", "Sub", "Sum", "Cast", "Not", "Where"),
+    *("Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Identity"),
+)
+
+
+def is_activation(mul: gs.Node) -> bool:
+    """x * f(x) with an elementwise f, such as SiLU or GELU: an activation of one branch, not a product of two."""
+    return any(_is_function_of(mul.inputs[1 - place], mul.inputs[place]) for place in (0, 1))
+
+
+def _is_function_of(tensor: gs.Tensor, x: gs.Tensor) -> bool:
+    """Whether the tensor is computed from x alone, element by element."""
+    waiting, seen = [tensor], {id(x)}
+    while waiting:
+        here = waiting.pop()
+        if id(here) in seen or not is_computed(here):
+            continue
+        seen.add(id(here))
+        node = producer(here)
+        if node is None or not is_op(node, *_ELEMENTWISE):
+            return False
+        waiting.extend(node.inputs)
+    return True
 
 
 def _reason(node: gs.Node, conv: gs.Node) -> str | None:
     if is_op(node, *_ACTIVATIONS):
-        return f"{title(node)} is an activation that the op does not have (it has ReLU and LeakyReLU)"
+        return unknown_activation(node)
     if is_op(node, "ReduceMean", *_NORMS):
         return (
             f"{title(node)} takes means over all pixels of what {title(conv)} computes, so none can be skipped: use a BatchNorm"
@@ -56,6 +99,10 @@ def _reason(node: gs.Node, conv: gs.Node) -> str | None:
     if is_op(node, "Transpose"):
         return f"{title(node)} moves the channels between {title(conv)} and the product: export with channels first (NCHW)"
     return None
+
+
+def unknown_activation(node: gs.Node) -> str:
+    return f"{title(node)} is an activation that the op does not have (it has ReLU and LeakyReLU)"
 
 
 def quantised(conv: gs.Node, by: gs.Node | None = None) -> str:

@@ -107,7 +107,20 @@ def _min(node: gs.Node, ask: Ask) -> Interval:
     return min(low for low, _ in parts), min(high for _, high in parts)
 
 
+def _straight_through(node: gs.Node) -> gs.Tensor | None:
+    """h of (h - p) + p, by which a hard gate h gets the gradient of a soft one p; 0 where h is 0, and never below."""
+    if is_op(node, "Add") and len(node.inputs) == 2:
+        for difference, p in (node.inputs, node.inputs[::-1]):
+            inner = producer(difference)
+            if is_op(inner, "Sub") and inner is not None and inner.inputs[1] is p:
+                return inner.inputs[0]
+    return None
+
+
 def _add(node: gs.Node, ask: Ask) -> Interval:
+    hard = _straight_through(node)
+    if hard is not None and ask(hard)[0] >= 0:
+        return 0.0, math.inf
     parts = [ask(t) for t in node.inputs]
     return sum(low for low, _ in parts), sum(high for _, high in parts)
 
@@ -191,12 +204,16 @@ def _sum(node: gs.Node, ask: Ask) -> Interval:
     return _ANY if low < 0 else _POSITIVE if low > 0 else _NOT_NEGATIVE
 
 
-_MOVES = ("Identity", "Dropout", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Expand", "Tile", "Transpose", "Slice", "Gather")
+_MOVES = (
+    *("Identity", "Dropout", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Expand", "Tile", "Transpose", "Slice", "Gather"),
+    *("DepthToSpace", "SpaceToDepth"),
+)
 _MEANS = ("MaxPool", "GlobalMaxPool", "GlobalAveragePool", "ReduceMax", "ReduceMin", "ReduceMean", "Split")
 _CONDITIONS = ("Greater", "Less", "GreaterOrEqual", "LessOrEqual", "Equal", "Not", "And", "Or", "Xor")
 _RULES: dict[str, Rule] = {
     **dict.fromkeys(("Sqrt", "ReduceL1", "ReduceL2", "ReduceSumSquare"), _always(*_NOT_NEGATIVE)),
-    **dict.fromkeys(("HardSigmoid", *_CONDITIONS), _always(0.0, 1.0)),
+    **dict.fromkeys(("HardSigmoid", "Hardmax", *_CONDITIONS), _always(0.0, 1.0)),
+    **dict.fromkeys(("ArgMax", "ArgMin"), _always(*_NOT_NEGATIVE)),
     **dict.fromkeys(("Sigmoid", "Softmax"), _always(ABOVE_ZERO, _BELOW_ONE)),
     **dict.fromkeys(("Exp", "Softplus"), _always(*_POSITIVE)),
     **dict.fromkeys(("Tanh", "Erf"), _always(-_BELOW_ONE, _BELOW_ONE)),
@@ -248,6 +265,9 @@ def hardly_zero(tensor: gs.Tensor, depth: int = 0) -> gs.Node | None:
     node = producer(tensor)
     if node is None or depth > _DEPTH:
         return None
+    hard = _straight_through(node)
+    if hard is not None:
+        return hardly_zero(hard, depth + 1)
     if is_op(node, *_SMOOTH):
         return node
     if is_op(node, *_KEEPS_ZERO) or (is_op(node, "Cast") and node.attrs.get("to") in FLOAT_TYPES):

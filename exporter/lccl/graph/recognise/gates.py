@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import onnx_graphsurgeon as gs
 
 from lccl.graph.nodes import as_written, is_computed, is_op, optional_input, other_reader, past_copies, title
+from lccl.graph.recognise.between import is_activation, unknown_activation
 from lccl.graph.recognise.bounds import hardly_zero, lower_bound
 from lccl.graph.recognise.branch import Branch
 from lccl.graph.recognise.clamp import Gating, step_of
@@ -240,6 +241,8 @@ def combine(operands: Sequence[tuple[gs.Tensor, gs.Node]], place: Place) -> Gate
     fused: FusedGate | None = None
     rest: list[ExternalGate] = []
     for operand, reader in operands:
+        if is_activation(reader):
+            raise RefusalError(unknown_activation(reader), 4)
         own = fused_gate(operand, reader, place) if fused is None else None
         if own is not None and ((own.grid == 1 and own.threshold == 0) or len(operands) == 1):
             fused = own

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import onnx_graphsurgeon as gs
 
 from lccl.graph.nodes import as_written, depends_on, is_computed, is_op, title
+from lccl.graph.recognise.between import is_activation
 from lccl.graph.recognise.branch import Branch, check_branch, check_readers, find_branches
 from lccl.graph.recognise.clamp import step_of
 from lccl.graph.recognise.gates import Gates, Place, combine, external_gate, split_gates
@@ -46,7 +47,7 @@ def read_product(mul: gs.Node, sizes: Sizes, outputs: Container[int]) -> Product
     Args:
         outputs: ids of the tensors that the network returns.
     """
-    if len(mul.inputs) != 2 or not all(map(is_computed, mul.inputs)) or _is_activation(mul):
+    if len(mul.inputs) != 2 or not all(map(is_computed, mul.inputs)) or is_activation(mul):
         return None
     refusals: list[RefusalError] = []
     for place in (0, 1):
@@ -60,7 +61,7 @@ def read_product(mul: gs.Node, sizes: Sizes, outputs: Container[int]) -> Product
                     refusals.append(refusal)
         except RefusalError as refusal:
             if _is_gate_map_in_any_order(other, sizes):
-                refusal.conv = _conv_behind(operand)
+                refusal.conv = refusal.conv or _conv_behind(operand)
                 refusals.append(refusal)
     refusals += _without_convolution(mul, sizes)
     return max(refusals, key=lambda r: r.stage) if refusals else None
@@ -109,47 +110,6 @@ def _gates_of(mul: gs.Node, branch: Branch, other: gs.Tensor) -> list[tuple[gs.T
     for gate in branch.gates:
         pairs.append((gate, next(n for n in inner if any(t is gate for t in n.inputs))))
     return pairs
-
-
-_ELEMENTWISE = (
-    *(
-        "Abs",
-        "Clip",
-        "Elu",
-        "Erf",
-        "Exp",
-        "HardSigmoid",
-        "HardSwish",
-        "LeakyRelu",
-        "Neg",
-        "Relu",
-        "Sigmoid",
-        "Softplus",
-        "Sqrt",
-    ),
-    *("Tanh", "ThresholdedRelu", "Add", "Div", "Max", "Min", "Mul", "Pow", "Sub", "Sum", "Cast", "Not", "Where"),
-    *("Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Identity"),
-)
-
-
-def _is_activation(mul: gs.Node) -> bool:
-    """x * f(x) with an elementwise f, such as SiLU or GELU: an activation of one branch, not a product of two."""
-    return any(_is_function_of(mul.inputs[1 - place], mul.inputs[place]) for place in (0, 1))
-
-
-def _is_function_of(tensor: gs.Tensor, x: gs.Tensor) -> bool:
-    """Whether the tensor is computed from x alone, element by element."""
-    waiting, seen = [tensor], {id(x)}
-    while waiting:
-        here = waiting.pop()
-        if id(here) in seen or not is_computed(here):
-            continue
-        seen.add(id(here))
-        node = producer(here)
-        if node is None or not is_op(node, *_ELEMENTWISE):
-            return False
-        waiting.extend(node.inputs)
-    return True
 
 
 def _is_gate_map(tensor: gs.Tensor, sizes: Sizes, channel: int = 1) -> bool:
