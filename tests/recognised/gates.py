@@ -64,6 +64,22 @@ def _where(net: Net, x: str) -> str:
     return net.op("Where", net.op("Less", net.const(0.2), logit(net, x)), net.const(1.0), net.const(0.0))
 
 
+def _straight_through(net: Net, x: str) -> str:
+    """(h - p) + p, as training needs it of a hard gate h and a soft one p; not h itself, for rounding."""
+    p = net.op("Sigmoid", logit(net, x))
+    return net.op("Add", net.op("Sub", compared(net, p, "Greater", 0.55), p), p)
+
+
+def _chosen(net: Net, x: str) -> str:
+    """The second of two logits is the larger one."""
+    return net.op("Cast", net.op("ArgMax", net.conv(x, C, 2, 1), axis=1, keepdims=1), to=TensorProto.FLOAT)
+
+
+def _shuffled(net: Net, x: str) -> str:
+    low = net.op("MaxPool", x, kernel_shape=[4, 4], strides=[4, 4])
+    return net.op("DepthToSpace", net.op("Relu", net.conv(low, C, 16, 1)), blocksize=4)
+
+
 def _bilinear(net: Net, x: str) -> str:
     low = net.op("MaxPool", x, kernel_shape=[4, 4], strides=[4, 4])
     up = net.op("Resize", net.conv(low, C, 1, 1), "", net.const([1, 1, 4, 4], np.float32), mode="linear")
@@ -269,6 +285,9 @@ GATES = (
         gated_by(_hard_coarse),
         attributes={"gate_source": "external", "gate_upsample": (1, 1, 2, 2)},
     ),
+    Graph("gate", "straight through", gated_by(_straight_through), attributes={"gate_source": "external"}),
+    Graph("gate", "argmax of two logits", gated_by(_chosen), attributes={"gate_source": "external"}),
+    Graph("gate", "pixel shuffle", gated_by(_shuffled), attributes={"gate_source": "external"}),
     Graph("gate", "of another tensor", gated_by(_of_another_tensor), attributes={"gate_source": "external"}),
     Graph("gate", "shared by two layers", _shared, layers=2, attributes={"gate_source": "external"}),
     Graph(

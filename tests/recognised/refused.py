@@ -14,6 +14,7 @@ from recognised.parts import (
     K,
     branch_by,
     clip,
+    compared,
     gate,
     gated_by,
     image,
@@ -36,6 +37,17 @@ def _spatial_attention(net: Net, x: str, u: str, g: str) -> None:
 def _silu(net: Net, x: str, u: str, g: str) -> None:
     y = main(net, x)
     net.op("Mul", y, net.op("Sigmoid", y))
+
+
+def _straight_through_of_any(net: Net, x: str) -> str:
+    """(h - p) + p with an h that may be below 0, and one that subtracts another map."""
+    p = net.op("Sigmoid", logit(net, x))
+    return net.op("Add", net.op("Sub", logit(net, x), p), p)
+
+
+def _not_straight_through(net: Net, x: str) -> str:
+    p, q = net.op("Sigmoid", logit(net, x)), net.op("Sigmoid", logit(net, x))
+    return net.op("Add", net.op("Sub", compared(net, p, "Greater", 0.55), q), p)
 
 
 def _read_elsewhere(net: Net, x: str, u: str, g: str) -> None:
@@ -272,6 +284,8 @@ REFUSED = (
         reason="option 1",
     ),
     Graph("refused", "SiLU", product(_silu), layers=0),
+    Graph("refused", "straight through a logit", gated_by(_straight_through_of_any), layers=0, reason="may be negative"),
+    Graph("refused", "straight through another map", gated_by(_not_straight_through), layers=0, reason="may be negative"),
     Graph(
         "refused",
         "grouped convolution",

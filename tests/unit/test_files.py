@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lccl.errors import UserError
-from lccl.files import atomic_path, require_writable
+from lccl.files import atomic_path, discard_unfinished, require_writable
 
 
 def test_a_link_stays_and_what_it_leads_to_is_replaced(tmp_path: Path) -> None:
@@ -34,6 +34,17 @@ def test_a_device_is_not_replaced(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="a device or a pipe"), atomic_path(tmp_path / "null.onnx"):
         pass
     assert Path("/dev/null").is_char_device()
+
+
+def test_a_forked_child_leaves_its_parents_files_alone(tmp_path: Path) -> None:
+    with atomic_path(tmp_path / "m.onnx") as temporary:
+        child = os.fork()
+        if child == 0:
+            discard_unfinished()
+            os._exit(0)
+        assert os.waitpid(child, 0)[1] == 0
+        assert temporary.exists()
+    assert (tmp_path / "m.onnx").exists()
 
 
 def test_links_in_a_circle(tmp_path: Path) -> None:

@@ -136,6 +136,16 @@ def test_unsafe_pickle_loads_it(invoke: Invoke, tmp_path: Path, small_model: tor
     assert target.exists()
 
 
+def test_classes_of_the_current_folder(tmp_path: Path) -> None:
+    """As a factory's module is found."""
+    (tmp_path / "own_net.py").write_text("import torch\nclass Net(torch.nn.Conv2d):\n    pass\n")
+    save = "import own_net, torch; torch.save(own_net.Net(1, 2, 3), 'whole.pt')"
+    subprocess.run([sys.executable, "-c", save], cwd=tmp_path, check=True)
+    command = command_line("whole.pt", "-o", "m.onnx", "--unsafe-pickle", "--input-shape", "1x1x16x16")
+    process = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert "the model has no LCCL layer" in process.stderr
+
+
 def test_torchscript_says_what_to_do(invoke: Invoke, output: Path, tmp_path: Path) -> None:
     path = tmp_path / "scripted.pt"
     torch.jit.save(torch.jit.trace(torch.nn.Linear(2, 2), torch.zeros(1, 2)), path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import sys
 from collections.abc import Callable
@@ -18,7 +19,7 @@ from test_bad_input import COMPARE, EXPORT, refused
 
 import lccl
 from conftest import Outcome
-from lccl.cli.common import recorded, show
+from lccl.cli.common import recorded, show, stdout_kept
 from lccl.load import _pickled_globals, import_object, load_checkpoint, load_model, load_onnx
 
 Invoke = Callable[..., Outcome]
@@ -79,6 +80,31 @@ def test_what_a_loader_prints_is_not_the_result(
     assert outcome.err == "importing\nloading\n"
     outcome = invoke(EXPORT, exported, "-o", tmp_path / "m.onnx", "--inputs", "talking_loader:load", "--json")
     assert json.loads(outcome.out)["path"] == str(tmp_path / "m.onnx")
+
+
+def test_what_a_library_prints_is_not_the_result(capfd: pytest.CaptureFixture[str]) -> None:
+    """C++ code writes to the descriptor, past Python's own stream."""
+    with stdout_kept():
+        os.write(1, b"from a library\n")
+    os.write(1, b"the result\n")
+    captured = capfd.readouterr()
+    assert (captured.out, captured.err) == ("the result\n", "from a library\n")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"factory": "build"},
+        {"factory": print},
+        {"factory": ":build"},
+        {"input_shape": (1, 1, 16, 16)},
+        {"input_shape": (1, 0, 16)},
+    ],
+)
+def test_a_checkpoint_that_nobody_could_use(small_model: torch.nn.Module, tmp_path: Path, wrong: dict[str, Any]) -> None:
+    with pytest.raises(lccl.UserError, match=r"a factory is named|input_shape is \(C, H, W\)"):
+        lccl.save_checkpoint(tmp_path / "m.pt", small_model, **{"factory": "pkg.module:build", **wrong})
+    assert not (tmp_path / "m.pt").exists()
 
 
 # ---- options --------------------------------------------------------------------------------------------------------

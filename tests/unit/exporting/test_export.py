@@ -83,6 +83,30 @@ def test_no_trace_of_this_machine_is_in_the_file(exported: Path) -> None:
         assert word.encode() not in content
 
 
+@pytest.mark.parametrize("batch", [1, 2])
+def test_every_output_has_the_batch(tmp_path: Path, batch: int) -> None:
+    """Where halves of a map are taken apart and joined, torch takes a batch of 1 for a fixed one."""
+
+    class Halves(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.layer, self.last = nn.Conv2d(3, 8, 3), lccl.nn.LCCLConv2d(4, 4, 3, padding=1), nn.Conv2d(12, 2, 1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            parts = list(self.conv(x).relu().chunk(2, 1))
+            parts.append(self.layer(parts[-1]))
+            return self.last(nn.functional.interpolate(torch.cat(parts, 1), scale_factor=2))
+
+    lccl.export(Halves().eval(), torch.randn(batch, 3, 16, 16), tmp_path / "m.onnx")
+    (output,) = onnx.load(str(tmp_path / "m.onnx")).graph.output
+    assert output.type.tensor_type.shape.dim[0].dim_param == "batch"
+
+
+def test_a_shape_is_no_example(small_model: nn.Module, tmp_path: Path) -> None:
+    with pytest.raises(lccl.UserError, match=r"an example input is a tensor, not its shape: torch.zeros\(1, 1, 16, 16\)"):
+        lccl.export(small_model, (1, 1, 16, 16), tmp_path / "m.onnx")
+
+
 def test_twins_are_standard_onnx(exported: Path, small_model: nn.Module) -> None:
     x = np.random.default_rng(0).standard_normal((3, 1, 16, 16)).astype(np.float32)
     for suffix in (".dense.onnx", ".decomposed.onnx"):

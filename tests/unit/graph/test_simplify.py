@@ -31,6 +31,35 @@ def test_auto_pad_stays(auto_pad: str, stride: int, dilation: int) -> None:
     assert "pads" not in conv.attrs
 
 
+@pytest.mark.parametrize("returned", ["an input", "a weight"])
+def test_what_is_returned_as_it_is_keeps_its_shape(returned: str) -> None:
+    """Its name is that of an input of the skeleton, where a shape is known."""
+    register_schema()
+    net = Net()
+    net.input("x", ["N", 3, "H", "W"])
+    net.output(net.op("Mul", net.conv("x", 3, 4), net.op("Relu", net.conv("x", 3, 1))))
+    net.output("x" if returned == "an input" else net.stored[0].name)
+    assert len(recognise(net.model()).found) == 1
+
+
+def test_names_within_a_node_are_taken() -> None:
+    """A tensor of a graph within a node may be called as a layer's own would be."""
+    register_schema()
+    net = Net()
+    net.input("x", ["N", 3, 8, 8])
+    condition = net.input("yes", [], onnx.TensorProto.BOOL)
+    y = net.op("Mul", net.conv("x", 3, 4), net.op("Relu", net.conv("x", 3, 1)))
+    taken = f"{net.nodes[0].name}.W"
+    value = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in (taken, f"{taken}2")]
+    graphs = [
+        onnx.helper.make_graph([onnx.helper.make_node("Neg", [y], [v.name])], f"g{i}", [], [v]) for i, v in enumerate(value)
+    ]
+    net.output(net.op("If", condition, then_branch=graphs[0], else_branch=graphs[1]))
+    found = recognise(net.model())
+    onnx.checker.check_model(found.model)
+    assert taken not in {t.name for t in found.model.graph.initializer}
+
+
 def test_a_layer_that_only_gave_a_gate_its_shape_goes() -> None:
     """Once the other layer's gate is a map of one channel, nothing reads the first layer any more."""
     register_schema()

@@ -106,6 +106,24 @@ def test_no_warning_of_layers_that_stay_dense(extra: Training) -> None:
         lccl.nn.convert(switched(extra), where=["stem"])
 
 
+def test_norms_that_train_leaves_frozen() -> None:
+    """As fine-tuning does: such a norm moves into no layer, whose own ``train`` would let it go."""
+
+    class Frozen(Switched):
+        def train(self, mode: bool = True) -> Frozen:
+            super().train(mode)
+            self.bn.eval()
+            return self
+
+    dense = nets.settle(Frozen(), 3, 8, 8)
+    with pytest.warns(UserWarning, match="^bn stays after the gate"):
+        converted = lccl.nn.convert(dense, where=["conv"])
+    assert [entry["norm"] for entry in lccl.nn.recipe(converted)] == [None]
+    x = torch.randn(4, 3, 8, 8)
+    torch.testing.assert_close(converted.train()(x), dense.train()(x))
+    torch.testing.assert_close(converted.eval()(x), dense.eval()(x))
+
+
 def test_what_code_warns_of_on_stand_ins_is_not_shown() -> None:
     class Checkpointed(nn.Module):
         def __init__(self) -> None:
