@@ -182,7 +182,8 @@ def test_the_speedup_of_one_runner(
     assert [(c["name"], c["value"]) for c in values["checks"]] == [("min-speedup (onnxruntime)", row["speedup"])]
     for name in ("tensorrt", "onxruntime"):
         outcome = invoke(COMPARE, *arguments, *limit, "--min-speedup-runner", name)
-        assert (outcome.code, outcome.out) == (1, "")
+        assert outcome.code == 1
+        assert outcome.err == f"error: {json.loads(outcome.out)['error']}\n"
         assert re.search(rf"runs in here \(torch, onnxruntime(, onnxruntime-lccl)?\), not {name}\n", outcome.err)
     outcome = invoke(COMPARE, *arguments, "--runs", "0", "--min-speedup-runner", "torch")
     assert outcome.err == "error: --min-speedup-runner goes with --min-speedup\n"

@@ -385,6 +385,26 @@ def test_inputs_for_a_file_of_a_fixed_batch(invoke: Invoke, tmp_path: Path) -> N
     assert json.loads(outcome.out)["given_inputs"] == 4
 
 
+def test_given_masks_have_their_own_type(invoke: Invoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A checkpoint says nothing of its inputs' types; given ones do."""
+    (tmp_path / "masked_net.py").write_text(
+        "import torch\n"
+        "class Net(torch.nn.Module):\n"
+        "    def __init__(self):\n        super().__init__()\n        self.conv = torch.nn.Conv2d(3, 8, 3, padding=1)\n"
+        "    def forward(self, x, mask):\n        return self.conv(x).relu() * mask.float()\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    torch.save({f"conv.{k}": v for k, v in nn.Conv2d(3, 8, 3).state_dict().items()}, "w.pt")
+    rng = np.random.default_rng(0)
+    x, mask = rng.standard_normal((4, 3, 16, 16)).astype(np.float32), rng.integers(0, 2, (4, 1, 16, 16)).astype(np.uint8)
+    np.savez("in.npz", x=x, mask=mask)
+    outcome = invoke(EXPORT, "w.pt", "--model", "masked_net:Net", "--inputs", "in.npz", "-o", "m.onnx", "--json")
+    assert outcome.code == 0, outcome.err
+    (layer,) = json.loads(outcome.out)["recognised"]
+    assert layer["masks"] == []
+    assert onnx.load("m.onnx").graph.input[1].type.tensor_type.elem_type == onnx.TensorProto.UINT8
+
+
 def test_exports_in_threads_leave_the_process_as_it_was(tmp_path: Path) -> None:
     """Where libraries are held quiet, one thread at a time does it."""
     net = Net()
