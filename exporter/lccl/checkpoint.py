@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -74,21 +75,30 @@ def save_checkpoint(
 
     if not isinstance(factory, str) or not all(factory.partition(":")):
         raise UserError(f'a factory is named "pkg.module:callable", not {factory!r}')
-    if input_shape is not None and (len(input_shape) != 3 or not all(isinstance(s, int) and s > 0 for s in input_shape)):
-        raise UserError(f"input_shape is (C, H, W) of one input, not {tuple(input_shape)}")
+    shape = None if input_shape is None else _three_sizes(input_shape)
     gated = recipe(model)
     content = {
         "format": FORMAT,
         "version": GATED_VERSION if gated else FORMAT_VERSION,
         "factory": factory,
         "kwargs": dict(kwargs or {}),
-        "input_shape": list(input_shape) if input_shape else None,
+        "input_shape": shape,
         "state_dict": dict(model.state_dict()),
     }
     if gated:
         content[RECIPE_KEY] = gated
     with atomic_path(path) as temporary:
         torch.save(content, temporary)
+
+
+def _three_sizes(shape: Any) -> list[int]:
+    try:
+        sizes = [0 if isinstance(size, bool) else operator.index(size) for size in shape]
+    except TypeError:
+        sizes = []
+    if len(sizes) != 3 or min(sizes) < 1:
+        raise UserError(f"input_shape is (C, H, W) of one input, not {shape!r}")
+    return sizes
 
 
 def read_checkpoint(content: Any, path: Path, key: str | None = None, options: Options = COMMAND) -> Checkpoint:

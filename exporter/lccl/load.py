@@ -145,6 +145,17 @@ def onnx_structure(path: str | Path) -> onnx.ModelProto:
         return onnx.load(str(source), load_external_data=False)
 
 
+def files_of_onnx(path: str | Path) -> frozenset[Path]:
+    """An ONNX file and those with its external data.
+
+    Raises:
+        UserError: no such file, or not an ONNX model.
+    """
+    source = Path(path).resolve()
+    entries = (e for tensor in onnx_structure(path).graph.initializer for e in tensor.external_data if e.key == "location")
+    return frozenset({source, *((source.parent / e.value).resolve() for e in entries)})
+
+
 @contextlib.contextmanager
 def _reading_onnx(source: Path) -> Iterator[None]:
     import onnx

@@ -64,6 +64,10 @@ def _where(net: Net, x: str) -> str:
     return net.op("Where", net.op("Less", net.const(0.2), logit(net, x)), net.const(1.0), net.const(0.0))
 
 
+def _squared(net: Net, g: str) -> str:
+    return net.op("Mul", g, g)
+
+
 def _straight_through(net: Net, x: str) -> str:
     """(h - p) + p, as training needs it of a hard gate h and a soft one p; not h itself, for rounding."""
     p = net.op("Sigmoid", logit(net, x))
@@ -285,6 +289,8 @@ GATES = (
         gated_by(_hard_coarse),
         attributes={"gate_source": "external", "gate_upsample": (1, 1, 2, 2)},
     ),
+    Graph("gate", "squared ReLU", gated_by(lambda n, x: _squared(n, gate(n, x))), attributes={"gate_source": "external"}),
+    Graph("gate", "squared mask", gated_by(lambda n, x: _squared(n, _where(n, x))), attributes={"gate_source": "external"}),
     Graph("gate", "straight through", gated_by(_straight_through), attributes={"gate_source": "external"}),
     Graph("gate", "argmax of two logits", gated_by(_chosen), attributes={"gate_source": "external"}),
     Graph("gate", "pixel shuffle", gated_by(_shuffled), attributes={"gate_source": "external"}),

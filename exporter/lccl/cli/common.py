@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import ctypes
 import json
 import math
 import os
@@ -53,7 +54,8 @@ def execute(command: Callable[[Sequence[str]], int], arguments: Sequence[str]) -
     as_json = "--json" in arguments
     try:
         code = command(arguments)
-        sys.stdout.flush()
+        if sys.stdout is not None:  # closed by the caller
+            sys.stdout.flush()
     except UserError as error:
         return _failed(str(error), as_json, error.details)
     except KeyboardInterrupt:
@@ -127,10 +129,19 @@ def stdout_kept() -> Iterator[None]:
             yield
             return
         stack.callback(os.close, kept)
-        sys.__stdout__.flush()  # type: ignore[union-attr]
+        _flush()
         os.dup2(err, out)  # C++ prints to the descriptor
         stack.callback(os.dup2, kept, out)
+        stack.callback(_flush)
         yield
+
+
+def _flush() -> None:
+    """What Python and C have printed goes to where stdout leads now."""
+    if sys.__stdout__ is not None:
+        sys.__stdout__.flush()
+    with contextlib.suppress(AttributeError, OSError):
+        ctypes.CDLL(None).fflush(None)
 
 
 def parse_shape(text: str) -> tuple[int, ...]:

@@ -137,7 +137,7 @@ def _export(options: Namespace, words: Sequence[str], progress: Progress) -> Any
     dtype = next((p.dtype for p in loaded.module.parameters() if p.is_floating_point()), torch.float32)
     args = [torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(dtype) for shape in shapes]
     for i, given in enumerate((inputs or {}).values()):
-        if given.dtype.kind in "biu" and i < len(args):  # a mask, or indices: random numbers would be none
+        if i and given.dtype.kind in "biu" and not options.input_shape:  # a mask beside an image: random numbers are none
             args[i] = torch.as_tensor(given[:1])
     return export(loaded.module, args, options.output, inputs=inputs, **common)
 

@@ -22,7 +22,7 @@ from lccl.graph.recognise import Found, NearMiss
 from lccl.graph.twins import dense_twin
 from lccl.graph.views import inlined, stripped
 from lccl.graph.widen import widened
-from lccl.load import load_onnx
+from lccl.load import files_of_onnx, load_onnx
 from lccl.numerics import Agreement, Array
 from lccl.op.contract import QUALIFIED_NAME, VERSION
 from lccl.op.onnx_op import register_schema
@@ -200,9 +200,10 @@ def export(
     named = [file.resolve() for file in targets.values() if file]
     if len(set(named)) < len(named):
         raise UserError(f"the model and its twins need different names, not {', '.join(str(f) for f in targets.values() if f)}")
+    given = files_of_onnx(model) if isinstance(model, (str, Path)) else frozenset()
     for file in filter(None, targets.values()):
         require_writable(file)
-        if isinstance(model, (str, Path)) and file.resolve() == Path(model).resolve():
+        if file.resolve() in given:
             raise UserError(f"{file} is the model to export, which would be overwritten: choose another name")
     register_schema()
     with WeightFile(target) as weights:

@@ -46,6 +46,7 @@ class TorchSource:
         self.metadata = {"lccl.torch": str(torch.__version__)}
         self._input_names, self._output_names = input_names, output_names
         self._dynamic_hw, self._progress = dynamic_hw, progress
+        self._traced_with_two = False
         self.example_hw = tuple(tuple(a.shape[2:]) for a in self.args) if dynamic_hw else None
         layers = [m for m in model.modules() if isinstance(m, (LCCLConv2d, FoldedLCCLConv2d))]
         folded = any(isinstance(m, FoldedLCCLConv2d) for m in layers)
@@ -76,12 +77,19 @@ class TorchSource:
         """The traced model."""
         self._progress("tracing the model")
         names = {"input_names": self._input_names, "output_names": self._output_names}
-        return to_onnx(self.model, self.args, dynamic_hw=self._dynamic_hw, **names)
+        traced = to_onnx(self.model, self.args, dynamic_hw=self._dynamic_hw, **names)
+        if not all(arg.dim() and len(arg) == 1 for arg in self.args) or not _fixes_a_batch_of_1(traced):
+            return traced
+        self._traced_with_two = True
+        twice = [arg.repeat(2, *(1,) * (arg.dim() - 1)) for arg in self.args]
+        return to_onnx(self.model, twice, dynamic_hw=self._dynamic_hw, **names)
 
     def feeds(self, model: onnx.ModelProto) -> list[dict[str, Array]]:
         """Random inputs of another batch and, if dynamic, of twice the height and width."""
         names = list(input_types(model))
-        return [self._random(names, factor) for factor in ((1, 2) if self._dynamic_hw else (1,))]
+        feeds = [self._random(names, factor) for factor in ((1, 2) if self._dynamic_hw else (1,))]
+        one = [{name: values[:1] for name, values in feeds[0].items()}] if self._traced_with_two else []
+        return feeds + one  # a branch on the batch shows
 
     def infer(self, feed: Mapping[str, Array], gates: Gates) -> list[Array]:
         """Outputs of PyTorch's own layers, unfolded, so that a mistake in folding shows."""
@@ -119,3 +127,9 @@ class TorchSource:
                     .numpy()
                 )
         return feed
+
+
+def _fixes_a_batch_of_1(model: onnx.ModelProto) -> bool:
+    """Whether torch took a batch of 1 for a fixed size somewhere, although it is named as dynamic."""
+    shapes = [value.type.tensor_type.shape.dim for value in model.graph.output]
+    return any(dims and dims[0].HasField("dim_value") and dims[0].dim_value == 1 for dims in shapes)

@@ -57,7 +57,7 @@ def to_onnx(
     }
     if isinstance(model, torch.jit.ScriptModule):
         return _finished(lambda: _script_to_onnx(model, args, axes, names), dynamic_hw)
-    return _finished(lambda: _exported(fold(model), _batched(args), dynamic_shapes=axes, **names), dynamic_hw)
+    return _finished(lambda: _exported(fold(model), tuple(args), dynamic_shapes=axes, **names), dynamic_hw)
 
 
 def program_to_onnx(program: torch.export.ExportedProgram) -> onnx.ModelProto:
@@ -124,13 +124,6 @@ def _fix(error: BaseException, dynamic_hw: bool) -> str:
     if "0" in fixed:
         return f"; {FIXED_BATCH}"
     return f"; {FIXED_HW}" if dynamic_hw and fixed else ""
-
-
-def _batched(args: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """Example inputs of a batch of 1 twice: torch takes some sizes of 1 for fixed ones, although they are named as dynamic."""
-    if all(arg.dim() and len(arg) == 1 for arg in args):
-        return tuple(arg.repeat(2, *(1,) * (arg.dim() - 1)) for arg in args)
-    return tuple(args)
 
 
 def _dynamic(arg: Tensor, dynamic_hw: bool, suffix: str) -> dict[int, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -91,6 +92,18 @@ def test_what_a_library_prints_is_not_the_result(capfd: pytest.CaptureFixture[st
     assert (captured.out, captured.err) == ("the result\n", "from a library\n")
 
 
+def test_buffered_words_of_a_library_go_with_the_others() -> None:
+    """C's stream and Python's own hold back what they print to a pipe."""
+    program = (
+        "import ctypes, sys\nfrom lccl.cli.common import stdout_kept\n"
+        "with stdout_kept():\n    ctypes.CDLL(None).printf(b'in C\\n')\n    sys.__stdout__.write('in Python\\n')\nprint('result')\n"
+    )
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}
+    process = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environment)
+    assert process.stdout == "result\n"
+    assert sorted(process.stderr.splitlines()) == ["in C", "in Python"]
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
@@ -99,6 +112,8 @@ def test_what_a_library_prints_is_not_the_result(capfd: pytest.CaptureFixture[st
         {"factory": ":build"},
         {"input_shape": (1, 1, 16, 16)},
         {"input_shape": (1, 0, 16)},
+        {"input_shape": 16},
+        {"input_shape": (True, 16, 16)},
     ],
 )
 def test_a_checkpoint_that_nobody_could_use(small_model: torch.nn.Module, tmp_path: Path, wrong: dict[str, Any]) -> None:

@@ -102,6 +102,29 @@ def test_every_output_has_the_batch(tmp_path: Path, batch: int) -> None:
     assert output.type.tensor_type.shape.dim[0].dim_param == "batch"
 
 
+@pytest.mark.parametrize("branch", ["whole network", "beside halves"])
+def test_a_branch_on_the_batch_is_refused(tmp_path: Path, branch: str) -> None:
+    """Whatever batch it was traced with: of the other it would give something else."""
+
+    class Branch(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.layer = nn.Conv2d(3, 8, 3), lccl.nn.LCCLConv2d(4, 4, 3, padding=1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            parts = list(self.conv(x).relu().chunk(2, 1))
+            parts.append(self.layer(parts[-1]))
+            y = (
+                torch.cat(parts, 1)
+                if branch == "whole network"
+                else nn.functional.interpolate(torch.cat(parts, 1), scale_factor=2)
+            )
+            return y if x.shape[0] == 1 else y * 2
+
+    with pytest.raises(lccl.UserError, match=r"differs from its source|cannot export"):
+        lccl.export(Branch().eval(), torch.randn(1, 3, 16, 16), tmp_path / "m.onnx")
+
+
 def test_a_shape_is_no_example(small_model: nn.Module, tmp_path: Path) -> None:
     with pytest.raises(lccl.UserError, match=r"an example input is a tensor, not its shape: torch.zeros\(1, 1, 16, 16\)"):
         lccl.export(small_model, (1, 1, 16, 16), tmp_path / "m.onnx")

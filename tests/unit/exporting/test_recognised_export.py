@@ -377,6 +377,15 @@ def test_the_model_to_export_is_not_overwritten(invoke: Invoke, tmp_path: Path) 
     assert (tmp_path / "m.dense.onnx").read_bytes() == before
 
 
+def test_the_weights_of_the_model_to_export_are_not_overwritten(tmp_path: Path) -> None:
+    onnx.save(
+        named("basic block, post-activation"), tmp_path / "m.onnx", save_as_external_data=True, location="w", size_threshold=0
+    )
+    for options in ({"path": tmp_path / "w"}, {"path": tmp_path / "o.onnx", "dense": tmp_path / "w"}):
+        with pytest.raises(UserError, match="w is the model to export, which would be overwritten"):
+            export(tmp_path / "m.onnx", None, **options)
+
+
 def test_inputs_for_a_file_of_a_fixed_batch(invoke: Invoke, tmp_path: Path) -> None:
     onnx.save(hard_gate("greater", batch=2), tmp_path / "two.onnx")
     np.savez(tmp_path / "x.npz", x=np.random.default_rng(0).standard_normal((4, 5, 16, 16)).astype(np.float32))

@@ -241,7 +241,7 @@ def combine(operands: Sequence[tuple[gs.Tensor, gs.Node]], place: Place) -> Gate
     fused: FusedGate | None = None
     rest: list[ExternalGate] = []
     for operand, reader in operands:
-        if is_activation(reader):
+        if is_activation(reader) and any(reader is node for node in place.branch.nodes):
             raise RefusalError(unknown_activation(reader), 4)
         own = fused_gate(operand, reader, place) if fused is None else None
         if own is not None and ((own.grid == 1 and own.threshold == 0) or len(operands) == 1):
