@@ -6,9 +6,6 @@
 namespace lccl
 {
 
-//! Marks a tensor that a call has; never read.
-inline float const kMARK = 0;
-
 //! A size as kernels hold it.
 //! \throw std::invalid_argument with a sentence: it is negative or has more than 32 bits
 int32_t to32Bits(int64_t size);
@@ -36,10 +33,10 @@ void setAttributes(Params& call, Attributes const& a)
     call.gate_threshold = *a.gate_threshold;
     call.post_alpha = *a.post_alpha;
     call.density = *a.density;
-    call.gate_weight = a.external() ? nullptr : &kMARK;
+    call.has_gate_weight = a.external() ? 0 : 1;
 }
 
-//! Sets what attributes and shapes say: sizes, and marks where gate_W, the gate's map and the residual are real. All sizes are known.
+//! Sets what attributes and shapes say: sizes, and whether gate_W, the gate's map and the residual are real. All sizes are known.
 //! \throw std::invalid_argument with a sentence: shapes that the op does not allow
 template <typename Params>
 Maps setCall(Params& call, Attributes const& attributes, Shapes const& shapes)
@@ -57,8 +54,8 @@ Maps setCall(Params& call, Attributes const& attributes, Shapes const& shapes)
     call.gate_s = to32Bits(shapes[kGATE_W].d[2]);
     call.post_scale_size = to32Bits(shapes[kPOST_SCALE].d[0]);
     call.post_bias_size = to32Bits(shapes[kPOST_BIAS].d[0]);
-    call.gate = agrees(shapes[kGATE], {call.n, 1, maps.hg, maps.wg}) ? &kMARK : nullptr;
-    call.residual = agrees(shapes[kRESIDUAL], {call.n, call.k, maps.ho, maps.wo}) ? &kMARK : nullptr;
+    call.has_gate = agrees(shapes[kGATE], {call.n, 1, maps.hg, maps.wg}) ? 1 : 0;
+    call.has_residual = agrees(shapes[kRESIDUAL], {call.n, call.k, maps.ho, maps.wo}) ? 1 : 0;
     return maps;
 }
 

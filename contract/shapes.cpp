@@ -1,5 +1,7 @@
 #include "shapes.h"
 
+#include "geometry.h"
+
 #include <stdexcept>
 
 namespace lccl
@@ -56,30 +58,24 @@ Shape ofRank4(Shapes const& shapes, int32_t input)
     return shape;
 }
 
-int64_t convSize(int64_t size, int64_t kernel, int64_t stride, int64_t before, int64_t after, int64_t dilation)
+//! As convSize and gateSize, or -1 where a size is not known.
+int64_t convSizeIfKnown(int64_t size, int64_t kernel, int64_t stride, int64_t before, int64_t after, int64_t dilation)
 {
-    if (size < 0 || kernel < 0)
-    {
-        return -1;
-    }
-    int64_t const span = size + before + after - dilation * (kernel - 1) - 1;
-    return span < 0 ? 0 : span / stride + 1;
+    return size < 0 || kernel < 0 ? -1 : convSize(size, kernel, stride, before, after, dilation);
 }
 
-int64_t blocks(int64_t size, int64_t grid)
+int64_t gateSizeIfKnown(int64_t size, int64_t grid)
 {
-    return size < 0 ? -1 : (size + grid - 1) / grid;
+    return size < 0 ? -1 : gateSize(size, grid);
 }
 
 void checkGate(Attributes const& a, Shape const& x, Shape const& gateWeight, Maps const& maps)
 {
-    int64_t const h = convSize(x.d[2], gateWeight.d[1], a.gate_strides[0], a.gate_pads[0], a.gate_pads[2], a.gate_dilations[0]);
-    int64_t const w = convSize(x.d[3], gateWeight.d[2], a.gate_strides[1], a.gate_pads[1], a.gate_pads[3], a.gate_dilations[1]);
+    int64_t const h = convSizeIfKnown(x.d[2], gateWeight.d[1], a.gate_strides[0], a.gate_pads[0], a.gate_pads[2], a.gate_dilations[0]);
+    int64_t const w = convSizeIfKnown(x.d[3], gateWeight.d[2], a.gate_strides[1], a.gate_pads[1], a.gate_pads[3], a.gate_dilations[1]);
     if (!agree(h, maps.hg) || !agree(w, maps.wg))
     {
-        throw std::invalid_argument("the gate's convolution gives " + toText(h) + "x" + toText(w) + ", but an output of "
-            + toText(maps.ho) + "x" + toText(maps.wo) + " with G = " + std::to_string(a.grid()) + " needs " + toText(maps.hg) + "x"
-            + toText(maps.wg));
+        throw std::invalid_argument(gateSizeText(h, w, maps.ho, maps.wo, a.grid(), maps.hg, maps.wg));
     }
 }
 
@@ -118,9 +114,9 @@ std::string toText(Shape const& shape)
 
 Maps mapsOf(Attributes const& a, Shape const& x, Shape const& w)
 {
-    int64_t const ho = convSize(x.d[2], w.d[1], a.strides[0], a.pads[0], a.pads[2], a.dilations[0]);
-    int64_t const wo = convSize(x.d[3], w.d[2], a.strides[1], a.pads[1], a.pads[3], a.dilations[1]);
-    return {ho, wo, blocks(ho, a.grid()), blocks(wo, a.grid())};
+    int64_t const ho = convSizeIfKnown(x.d[2], w.d[1], a.strides[0], a.pads[0], a.pads[2], a.dilations[0]);
+    int64_t const wo = convSizeIfKnown(x.d[3], w.d[2], a.strides[1], a.pads[1], a.pads[3], a.dilations[1]);
+    return {ho, wo, gateSizeIfKnown(ho, a.grid()), gateSizeIfKnown(wo, a.grid())};
 }
 
 Maps checkShapes(Attributes const& attributes, Shapes const& shapes)
@@ -142,8 +138,7 @@ Maps checkShapes(Attributes const& attributes, Shapes const& shapes)
     Maps const maps = mapsOf(attributes, x, w);
     if (maps.ho == 0 || maps.wo == 0)
     {
-        throw std::invalid_argument("X of " + toText(x.d[2]) + "x" + toText(x.d[3]) + " is smaller than the kernel " + toText(w.d[1])
-            + "x" + toText(w.d[2]) + " with its pads");
+        throw std::invalid_argument(noPixelText(x.d[2], x.d[3], w.d[1], w.d[2]));
     }
     checkGate(attributes, x, gateWeight, maps);
     requireShape(shapes, kB, {w.d[0]});

@@ -79,7 +79,7 @@ def sweep(
             form = replace(form, integers=True, gate_max=2.0) if rng.random() < 0.5 else form
         faults += check_form(bench, form, calls)
         forms += 1
-    built = [c for c in bench.library.configs() if c.built]
+    built = bench.library.configs()
     idle = [c.name for c in built if not calls.number[c.name]]
     if idle and forms == count:
         faults.append(f"no form ran on {', '.join(idle)}")

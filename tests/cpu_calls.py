@@ -39,7 +39,7 @@ POISON = 0x7FC5A5A5
 """Every float32 of y before a call: a NaN that no arithmetic makes."""
 NO_COUNT = -77
 """The count of active pixels before a call."""
-ABI = 1
+ABI = 2
 
 
 class LevelId(IntEnum):
@@ -111,7 +111,10 @@ class Params(Structure):
         ("gate_strides", c_int32 * 2),
         ("gate_pads", c_int32 * 4),
         ("gate_dilations", c_int32 * 2),
-        *((name, c_int32) for name in ("grid", "post_scale_size", "post_bias_size")),
+        *(
+            (name, c_int32)
+            for name in ("grid", "post_scale_size", "post_bias_size", "has_gate_weight", "has_gate", "has_residual")
+        ),
         *(
             (name, c_float)
             for name in ("activation_alpha", "gate_slope", "gate_max", "gate_threshold", "post_alpha", "density")
@@ -195,6 +198,8 @@ class Layer:
         params = Params(
             abi=ABI, n=n, c=c, h=h, w=w, k=k, r=r, s=s, gate_r=gate_r, gate_s=gate_s, grid=a.grid, threads=1,
             post_scale_size=sizes["post_scale"], post_bias_size=sizes["post_bias"],
+            has_gate_weight=given["gate_W"] is not None, has_gate=given["gate"] is not None,
+            has_residual=given["residual"] is not None,
             activation_alpha=a.activation_alpha, gate_slope=a.gate_slope, gate_max=a.gate_max,
             gate_threshold=a.gate_threshold, post_alpha=a.post_alpha,
         )  # fmt: skip

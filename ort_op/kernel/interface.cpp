@@ -71,6 +71,20 @@ bool pointersAreValid(lccl_cpu_params const& p)
             return false;
         }
     }
+    struct
+    {
+        bool isGiven;
+        bool isNeeded;
+    } const optional[] = {{p.gate_weight != nullptr, p.has_gate_weight != 0}, {p.gate != nullptr, p.has_gate != 0},
+        {p.residual != nullptr, p.has_residual != 0}, {p.post_scale != nullptr, p.post_scale_size != 0},
+        {p.post_bias != nullptr, p.post_bias_size != 0}};
+    for (auto const& tensor : optional)
+    {
+        if (tensor.isGiven != tensor.isNeeded)
+        {
+            return false;
+        }
+    }
     for (float const* tensor : {p.x, p.bias, p.gate_weight, p.gate_bias, p.gate, p.post_scale, p.post_bias, p.residual})
     {
         if (!isAligned(tensor, alignof(float)))

@@ -22,7 +22,7 @@ extern "C" {
 #endif
 
 /* Raised with every change of a struct below; the functions refuse another caller's. */
-#define LCCL_CPU_ABI 1
+#define LCCL_CPU_ABI 2
 
 /* One call. Tensors are dense, row-major and need no alignment beyond float's; nothing is read or written outside of them. */
 typedef struct lccl_cpu_params {
@@ -33,7 +33,10 @@ typedef struct lccl_cpu_params {
   int32_t gate_r, gate_s;                    /* gate_weight: [1, gate_r, gate_s, c] */
   int32_t gate_strides[2], gate_pads[4], gate_dilations[2];
   int32_t grid;                            /* G, the side of a block of pixels that shares a gate value; from 1 */
-  int32_t post_scale_size, post_bias_size; /* 1 or k; 0 with a null pointer */
+  int32_t post_scale_size, post_bias_size; /* 1 or k; 0: 1 and 0 for all channels */
+  int32_t has_gate_weight;                 /* 0: logit is gate_bias everywhere */
+  int32_t has_gate;                        /* 0: the map is 1 */
+  int32_t has_residual;                    /* 0: the residual is 0 */
   float activation_alpha, gate_slope, gate_max, gate_threshold, post_alpha;
   float density;   /* expected fraction of active pixels: decides how work is cut, never what comes out; -1: unknown */
   int32_t threads; /* how many threads the caller's `parallel` has, from 1 */
@@ -41,12 +44,12 @@ typedef struct lccl_cpu_params {
   const float* x;
   const void* packed_weight; /* by lccl_cpu_pack, of the same level */
   const float* bias;         /* [k] */
-  const float* gate_weight;  /* [1, gate_r, gate_s, c]; null: logit is gate_bias everywhere */
+  const float* gate_weight;  /* [1, gate_r, gate_s, c]; null without has_gate_weight */
   const float* gate_bias;    /* [1]; null: 1 */
-  const float* gate;         /* [n, 1, ceil(ho / G), ceil(wo / G)]; null: 1 */
-  const float* post_scale;   /* [post_scale_size]; null: 1 */
-  const float* post_bias;    /* [post_bias_size]; null: 0 */
-  const float* residual;     /* [n, k, ho, wo]; null: 0 */
+  const float* gate;         /* [n, 1, ceil(ho / G), ceil(wo / G)]; null without has_gate */
+  const float* post_scale;   /* [post_scale_size] */
+  const float* post_bias;    /* [post_bias_size] */
+  const float* residual;     /* [n, k, ho, wo]; null without has_residual */
   float* y;                  /* [n, k, ho, wo]; must not overlap any other tensor */
   int64_t* active;           /* [1], out: how many of the n * ho * wo output pixels were active; null: not wanted */
 } lccl_cpu_params;
@@ -93,7 +96,7 @@ typedef void (*lccl_cpu_parallel)(void* pool, size_t count, void (*task)(void* d
 typedef enum lccl_cpu_status {
   LCCL_CPU_OK = 0,
   LCCL_CPU_NOT_SUPPORTED = 1,  /* lccl_cpu_supported says why */
-  LCCL_CPU_INVALID_POINTER = 2,  /* a null pointer where data is needed, or one that is not aligned as said */
+  LCCL_CPU_INVALID_POINTER = 2,  /* null where data is needed or the other way round, or not aligned as said */
   LCCL_CPU_SHORT_WORKSPACE = 3
 } lccl_cpu_status;
 

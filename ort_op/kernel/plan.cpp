@@ -1,11 +1,16 @@
 #include "plan.h"
 
+#include "contract/geometry.h"
+
 #include <algorithm>
 #include <cstdarg>
 #include <cstdio>
 
 namespace lccl_cpu
 {
+
+using lccl::convSize;
+using lccl::gateSize;
 
 namespace
 {
@@ -43,12 +48,6 @@ __attribute__((format(printf, 2, 3))) bool refuse(Reason reason, char const* for
     return false;
 }
 
-int64_t convSize(int64_t size, int64_t kernel, int64_t stride, int64_t before, int64_t after, int64_t dilation)
-{
-    int64_t const covered = size + before + after - dilation * (kernel - 1) - 1;
-    return covered < 0 ? 0 : covered / stride + 1;
-}
-
 bool between(int64_t low, int64_t high, std::initializer_list<int32_t> values)
 {
     return std::all_of(values.begin(), values.end(), [=](int32_t v) { return low <= v && v <= high; });
@@ -56,7 +55,7 @@ bool between(int64_t low, int64_t high, std::initializer_list<int32_t> values)
 
 bool hasGate(lccl_cpu_params const& p)
 {
-    return p.gate_weight != nullptr;
+    return p.has_gate_weight != 0;
 }
 
 GateSource gateSource(lccl_cpu_params const& p)
@@ -239,9 +238,7 @@ bool gateFits(lccl_cpu_params const& p, OutputSize const& out, Reason reason)
     int64_t const wg = convSize(p.w, p.gate_s, p.gate_strides[1], p.gate_pads[1], p.gate_pads[3], p.gate_dilations[1]);
     if (hg != out.hg || wg != out.wg)
     {
-        return refuse(reason, "the gate's convolution gives %lld x %lld cells where the output has %lld x %lld",
-            static_cast<long long>(hg), static_cast<long long>(wg), static_cast<long long>(out.hg),
-            static_cast<long long>(out.wg));
+        return refuse(reason, "%s", lccl::gateSizeText(hg, wg, out.ho, out.wo, p.grid, out.hg, out.wg).c_str());
     }
     return true;
 }
@@ -255,7 +252,7 @@ bool sizeFits(lccl_cpu_params const& p, OutputSize const& out, Reason reason)
     }
     if (out.ho < 1 || out.wo < 1)
     {
-        return refuse(reason, "the kernel is larger than the padded input, so that the output is empty");
+        return refuse(reason, "%s", lccl::noPixelText(p.h, p.w, p.r, p.s).c_str());
     }
     double const largest = static_cast<double>(kLARGEST);
     if (1.0 * p.h * p.w > largest || 1.0 * out.ho * out.wo > largest)
@@ -272,8 +269,8 @@ OutputSize outputSize(lccl_cpu_params const& p)
     OutputSize out{};
     out.ho = convSize(p.h, p.r, p.strides[0], p.pads[0], p.pads[2], p.dilations[0]);
     out.wo = convSize(p.w, p.s, p.strides[1], p.pads[1], p.pads[3], p.dilations[1]);
-    out.hg = ceilDiv(out.ho, p.grid);
-    out.wg = ceilDiv(out.wo, p.grid);
+    out.hg = gateSize(out.ho, p.grid);
+    out.wg = gateSize(out.wo, p.grid);
     return out;
 }
 
@@ -309,10 +306,12 @@ bool takesForm(lccl_cpu_params const& p, lccl_cpu_level const* level, Reason rea
     {
         return refuse(reason, "threads has to be positive");
     }
-    if ((p.post_scale_size != 1 && p.post_scale_size != p.k && p.post_scale != nullptr)
-        || (p.post_bias_size != 1 && p.post_bias_size != p.k && p.post_bias != nullptr))
+    for (int32_t const size : {p.post_scale_size, p.post_bias_size})
     {
-        return refuse(reason, "post_scale and post_bias have 1 or k = %d values", p.k);
+        if (size != 0 && size != 1 && size != p.k)
+        {
+            return refuse(reason, "post_scale and post_bias have 0, 1 or k = %d values, not %d", p.k, size);
+        }
     }
     if (hasGate(p)
         && (!between(1, kMOST, {p.gate_r, p.gate_s, p.gate_strides[0], p.gate_strides[1], p.gate_dilations[0], p.gate_dilations[1]})

@@ -277,8 +277,8 @@ Node::Layout Node::layOut(lccl_cpu_params const& call, Tensors const& tensors) c
     {
         return layout;
     }
-    bool const converts[kINPUTS]{true, packs, false, call.gate_weight != nullptr && mGateWeight.size() == 0, false,
-        call.gate != nullptr, false, false, call.residual != nullptr};
+    bool const converts[kINPUTS]{true, packs, false, call.has_gate_weight != 0 && mGateWeight.size() == 0, false,
+        call.has_gate != 0, false, false, call.has_residual != 0};
     for (size_t input = 0; input < kINPUTS; ++input)
     {
         if (converts[input])
@@ -333,12 +333,12 @@ void Node::compute(OrtKernelContext* context) const
     call.gate_bias = static_cast<float const*>(tensors.data[kGATE_B]);
     call.post_scale = static_cast<float const*>(tensors.data[kPOST_SCALE]);
     call.post_bias = static_cast<float const*>(tensors.data[kPOST_BIAS]);
-    if (call.gate_weight != nullptr)
+    if (call.has_gate_weight != 0)
     {
         call.gate_weight = hasGateFloats ? reinterpret_cast<float const*>(mGateWeight.data()) : floats(kGATE_W);
     }
-    call.gate = call.gate == nullptr ? nullptr : floats(kGATE);
-    call.residual = call.residual == nullptr ? nullptr : floats(kRESIDUAL);
+    call.gate = call.has_gate != 0 ? floats(kGATE) : nullptr;
+    call.residual = call.has_residual != 0 ? floats(kRESIDUAL) : nullptr;
     call.y = isFloat32 ? static_cast<float*>(y) : reinterpret_cast<float*>(memory.data() + layout.y);
     int64_t active = 0;
     call.active = &active;

@@ -68,8 +68,12 @@ t.test_blocks_that_take_several_tiles(emulator, 1)
 """
 
 
-def broken_library(mutation: Mutation | None, folder: Path) -> Path:
-    """The emulator library with kernels of which one line is wrong."""
+def broken_library(mutation: Mutation | None, folder: Path, emulator: Path) -> Path:
+    """The emulator library with kernels of which one line is wrong.
+
+    Args:
+        emulator: the right library, beside which CMake has written the files that instantiate kernels.
+    """
     kernels = folder / "kernel"
     shutil.copytree(KERNELS, kernels)
     if mutation:
@@ -79,14 +83,13 @@ def broken_library(mutation: Mutation | None, folder: Path) -> Path:
             f"{mutation.name}: the line is not there once; change the mutation with the code"
         )
         file.write_text(text.replace(mutation.right, mutation.wrong))
-    sources = [p for p in sorted(kernels.glob("*.cpp")) if p.name != "device_query.cpp"] + sorted(
-        kernels.glob("instantiate/*.cu")
-    )
+    written = emulator.parent / "trt_plugin" / "kernel" / "instantiate"
+    sources = [p for p in sorted(kernels.glob("*.cpp")) if p.name != "device_query.cpp"] + sorted(written.glob("*.cu"))
     unity = folder / "unity.cpp"
     unity.write_text("".join(f'#include "{p}"\n' for p in sources))
     machine = [p for p in sorted(EMULATOR.glob("*.cpp")) if not p.name.startswith("selftest")]
     library = folder / "liblccl_emulator.so"
-    includes = [f"-I{p}" for p in (kernels, EMULATOR / "include", EMULATOR)]
+    includes = [f"-I{p}" for p in (kernels, EMULATOR / "include", EMULATOR, ROOT)]
     command = ["g++", *FLAGS, *includes, "-shared", "-o", library, unity, *machine]
     subprocess.run(command, check=True, capture_output=True)
     return library
@@ -102,13 +105,13 @@ def verdict(library: Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda m: m.name)
-def test_a_wrong_line_is_seen(mutation: Mutation, tmp_path: Path) -> None:
-    outcome = verdict(broken_library(mutation, tmp_path))
+def test_a_wrong_line_is_seen(mutation: Mutation, tmp_path: Path, emulator_library_path: Path) -> None:
+    outcome = verdict(broken_library(mutation, tmp_path, emulator_library_path))
     assert "AssertionError" in outcome.stderr, outcome.stderr
     assert mutation.seen in outcome.stderr, outcome.stderr[-3000:]
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
-def test_the_right_lines_pass(tmp_path: Path) -> None:
-    outcome = verdict(broken_library(None, tmp_path))
+def test_the_right_lines_pass(tmp_path: Path, emulator_library_path: Path) -> None:
+    outcome = verdict(broken_library(None, tmp_path, emulator_library_path))
     assert outcome.returncode == 0, outcome.stderr[-3000:]

@@ -4,6 +4,7 @@
 
 #include "gemm.h"
 #include "simt.h"
+#include "tiles.h"
 
 namespace lccl
 {
@@ -13,21 +14,16 @@ namespace
 template <int32_t kFamily, int32_t kTile, typename Kernel>
 constexpr lccl_conv_config mmaRow(char const* name, int32_t registers)
 {
-    return {configurationId(kFamily, LCCL_MMA, kTile), name, kFamily, LCCL_MMA, 1, Kernel::kTileM, Kernel::kTileN, Kernel::kTileK,
+    return {configurationId(kFamily, LCCL_MMA, kTile), name, kFamily, LCCL_MMA, Kernel::kTileM, Kernel::kTileN, Kernel::kTileK,
         Kernel::kStages, Kernel::kWarpsM, Kernel::kWarpsN, Kernel::kSharedBytes, registers, Kernel::kBlocksPerSm};
 }
 
 template <int32_t kFamily>
 constexpr lccl_conv_config simtRow(char const* name)
 {
-    using Kernel = SimtGemm<float>;
-    return {configurationId(kFamily, LCCL_SIMT, 1), name, kFamily, LCCL_SIMT, 1, Kernel::kTileM, Kernel::kTileN, Kernel::kTileK,
+    using Kernel = SimtGemm;
+    return {configurationId(kFamily, LCCL_SIMT, 1), name, kFamily, LCCL_SIMT, Kernel::kTileM, Kernel::kTileN, Kernel::kTileK,
         Kernel::kStages, Kernel::kWarpsM, Kernel::kWarpsN, Kernel::kSharedBytes, 128, Kernel::kBlocksPerSm};
-}
-
-constexpr lccl_conv_config reservedRow(int32_t family, int32_t engine, char const* name)
-{
-    return {configurationId(family, engine, 1), name, family, engine, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0};
 }
 
 #define LCCL_ROW(FAMILY, PREFIX, NUMBER, M, N, STAGES, WARPS_M, WARPS_N, BLOCKS, REGISTERS)                                                 \
@@ -42,9 +38,6 @@ constexpr lccl_conv_config kConfigurations[] = {
     simtRow<LCCL_DENSE>("dense-simt-64x64"),
     simtRow<LCCL_BLOCK>("block-simt-64x64"),
     simtRow<LCCL_PIXEL>("pixel-simt-64x64"),
-    reservedRow(LCCL_BLOCK, LCCL_WGMMA_TMA, "block-wgmma-tma"),
-    reservedRow(LCCL_PIXEL, LCCL_PATCH, "pixel-patch"),
-    reservedRow(LCCL_PIXEL, LCCL_WGMMA, "pixel-wgmma"),
 };
 
 } // namespace

@@ -1,4 +1,4 @@
-// The kernels that exist. Each is compiled in a file of its own, in instantiate/; everybody else sees a declaration.
+// The kernels that exist. Each is compiled in a file of its own, which CMake writes; everybody else sees a declaration.
 #pragma once
 
 #include "configurations.h"
@@ -6,6 +6,7 @@
 #include "list.h"
 #include "pack.h"
 #include "simt.h"
+#include "tiles.h"
 
 #if defined(__CUDACC__)
 #include "launch_cuda.cuh"
@@ -27,9 +28,7 @@ namespace lccl
 LCCL_MMA_TILES(LCCL_DECLARE_TILE)
 #undef LCCL_DECLARE_TILE
 
-LCCL_DECLARE_KERNEL(SimtGemm<float>);
-LCCL_DECLARE_KERNEL(SimtGemm<Half>);
-LCCL_DECLARE_KERNEL(SimtGemm<Bfloat16>);
+LCCL_DECLARE_KERNEL(SimtGemm);
 LCCL_DECLARE_KERNEL(GateKernel<float>);
 LCCL_DECLARE_KERNEL(GateKernel<Half>);
 LCCL_DECLARE_KERNEL(GateKernel<Bfloat16>);

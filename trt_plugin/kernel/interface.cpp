@@ -35,28 +35,74 @@ std::string reject(lccl_conv_params const& params, lccl_device const& device, in
     return lccl::rejectConfiguration(params, device, *config);
 }
 
-//! What lccl_conv_launch needs besides a call that is supported.
-bool pointersAreRight(lccl_conv_params const& p, void const* workspace)
+//! A pointer of a call, and what the call's sizes and flags say of it.
+struct Pointer
 {
-    for (void const* const needed : {p.x, p.weight, static_cast<void const*>(p.bias), static_cast<void const*>(p.y), workspace})
+    char const* name;
+    void const* address;
+    bool isNeeded;
+    bool mayBeNull; //!< where it is needed: it then has a value of its own
+    bool isVector;  //!< read or written 16 bytes at a time
+};
+
+std::string rejectPointer(Pointer const& pointer)
+{
+    if (pointer.isNeeded && !pointer.mayBeNull && pointer.address == nullptr)
     {
-        if (needed == nullptr)
+        return std::string(pointer.name) + " is null, and the call needs it";
+    }
+    if (!pointer.isNeeded && pointer.address != nullptr)
+    {
+        return std::string(pointer.name) + " is given, and the call says that it has none: set its flag or size, or leave it null";
+    }
+    if (pointer.isVector && reinterpret_cast<uintptr_t>(pointer.address) % 16 != 0)
+    {
+        return std::string(pointer.name) + " is not aligned: its address must be a multiple of 16";
+    }
+    return {};
+}
+
+//! Why lccl_conv_launch refuses the pointers of a call that is supported, or an empty string.
+std::string rejectPointers(
+    lccl_conv_params const& p, lccl_device const& device, int32_t config, void const* workspace, size_t workspaceSize)
+{
+    Pointer const pointers[] = {
+        {"x", p.x, true, false, true},
+        {"weight", p.weight, true, false, true},
+        {"bias", p.bias, true, false, false},
+        {"gate_weight", p.gate_weight, p.has_gate_weight != 0, false, true},
+        {"gate_bias", p.gate_bias, true, true, false},
+        {"gate", p.gate, p.has_gate != 0, false, false},
+        {"post_scale", p.post_scale, p.post_scale_size != 0, false, false},
+        {"post_bias", p.post_bias, p.post_bias_size != 0, false, false},
+        {"residual", p.residual, p.has_residual != 0, false, true},
+        {"y", p.y, true, false, true},
+        {"the workspace", workspace, true, false, true},
+    };
+    for (Pointer const& pointer : pointers)
+    {
+        std::string const reason = rejectPointer(pointer);
+        if (!reason.empty())
         {
-            return false;
+            return reason;
         }
     }
-    if ((p.post_scale_size > 0 && p.post_scale == nullptr) || (p.post_bias_size > 0 && p.post_bias == nullptr))
+    size_t const needed = lccl_conv_workspace(&p, &device, config);
+    if (workspaceSize < needed)
     {
-        return false;
+        return "the workspace has " + std::to_string(workspaceSize) + " bytes, and the call needs " + std::to_string(needed);
     }
-    for (void const* const vectors : {p.x, p.weight, p.gate_weight, p.residual, static_cast<void const*>(p.y), workspace})
+    return {};
+}
+
+//! Why a configuration, which must be named, cannot run a call, or an empty string.
+std::string rejectNamed(lccl_conv_params const* params, lccl_device const* device, int32_t config)
+{
+    if (params == nullptr || device == nullptr)
     {
-        if (reinterpret_cast<uintptr_t>(vectors) % 16 != 0)
-        {
-            return false;
-        }
+        return "params and device must not be null";
     }
-    return true;
+    return config == 0 ? "0 names no configuration: lccl_conv_choose gives one" : reject(*params, *device, config);
 }
 
 } // namespace
@@ -83,13 +129,19 @@ int32_t lccl_conv_supported(
     return why.empty() ? 1 : 0;
 }
 
-double lccl_conv_predict(lccl_conv_params const* params, lccl_device const* device, int32_t config)
+void lccl_conv_rates(lccl_device const* device, lccl_rates* rates)
 {
-    if (config == 0 || lccl_conv_supported(params, device, config, nullptr, 0) == 0)
+    *rates = lccl::ratesOf(*device);
+}
+
+double lccl_conv_predict(
+    lccl_conv_params const* params, lccl_device const* device, int32_t config, lccl_rates const* rates)
+{
+    if (!rejectNamed(params, device, config).empty())
     {
         return -1;
     }
-    return lccl::predict(*params, *device, *lccl::findConfiguration(config));
+    return lccl::predict(*params, *device, *lccl::findConfiguration(config), rates == nullptr ? lccl::ratesOf(*device) : *rates);
 }
 
 int32_t lccl_conv_choose(lccl_conv_params const* params, lccl_device const* device)
@@ -99,7 +151,7 @@ int32_t lccl_conv_choose(lccl_conv_params const* params, lccl_device const* devi
     for (int32_t i = 0; i < lccl::configurationCount(); ++i)
     {
         int32_t const id = lccl::configurationAt(i)->id;
-        double const time = lccl_conv_predict(params, device, id);
+        double const time = lccl_conv_predict(params, device, id, nullptr);
         if (time >= 0 && (best == 0 || time < bestTime))
         {
             best = id;
@@ -111,30 +163,44 @@ int32_t lccl_conv_choose(lccl_conv_params const* params, lccl_device const* devi
 
 size_t lccl_conv_workspace(lccl_conv_params const* params, lccl_device const* device, int32_t config)
 {
-    if (config == 0 || lccl_conv_supported(params, device, config, nullptr, 0) == 0)
+    if (!rejectNamed(params, device, config).empty())
     {
         return 0;
     }
     return lccl::layOutWorkspace(*params, *device, *lccl::findConfiguration(config)).bytes;
 }
 
+int32_t lccl_conv_resident_blocks(lccl_device const* device, int32_t config)
+{
+    lccl_conv_config const* const found = lccl::findConfiguration(config);
+    return found == nullptr || device == nullptr ? 0 : lccl::residentBlocks(*device, *found);
+}
+
 cudaError_t lccl_conv_load(lccl_conv_params const* params, lccl_device const* device, int32_t config)
 {
-    if (config == 0 || lccl_conv_supported(params, device, config, nullptr, 0) == 0)
+    if (!rejectNamed(params, device, config).empty())
     {
         return cudaErrorNotSupported;
     }
     return params->n == 0 ? cudaSuccess : lccl::load(*params, *device, *lccl::findConfiguration(config));
 }
 
+int32_t lccl_conv_check(lccl_conv_params const* params, lccl_device const* device, int32_t config, void const* workspace,
+    size_t workspace_size, char* reason, size_t reason_size)
+{
+    std::string why = rejectNamed(params, device, config);
+    if (why.empty() && params->n > 0)
+    {
+        why = rejectPointers(*params, *device, config, workspace, workspace_size);
+    }
+    copyReason(why, reason, reason_size);
+    return why.empty() ? 1 : 0;
+}
+
 cudaError_t lccl_conv_launch(lccl_conv_params const* params, lccl_device const* device, int32_t config, void* workspace,
     size_t workspace_size, cudaStream_t stream)
 {
-    if (params == nullptr || device == nullptr)
-    {
-        return cudaErrorInvalidValue;
-    }
-    if (config == 0 || lccl_conv_supported(params, device, config, nullptr, 0) == 0)
+    if (!rejectNamed(params, device, config).empty())
     {
         return cudaErrorNotSupported;
     }
@@ -142,7 +208,7 @@ cudaError_t lccl_conv_launch(lccl_conv_params const* params, lccl_device const* 
     {
         return cudaSuccess;
     }
-    if (!pointersAreRight(*params, workspace) || workspace_size < lccl_conv_workspace(params, device, config))
+    if (!rejectPointers(*params, *device, config, workspace, workspace_size).empty())
     {
         return cudaErrorInvalidValue;
     }

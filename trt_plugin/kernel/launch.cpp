@@ -44,19 +44,20 @@ cudaError_t startMain(Plan const& plan, lccl_conv_config const& config, cudaStre
 {
     if constexpr (sizeof(T) == 2)
     {
-        if (config.engine == LCCL_MMA)
-        {
-            return startTile<T>(plan, tileNumber(config), stream);
-        }
+        return startTile<T>(plan, tileNumber(config), stream);
     }
-    return start<SimtGemm<T>>(plan, plan.mainBlocks, stream);
+    return start<SimtGemm>(plan, plan.mainBlocks, stream);
 }
 
 template <typename T>
 cudaError_t startAll(Plan const& plan, lccl_conv_config const& config, cudaStream_t stream)
 {
-    cudaError_t error = plan.packs ? startPack<T>(plan, stream) : cudaSuccess;
-    if (error == cudaSuccess)
+    cudaError_t error = cudaSuccess;
+    if (plan.packs)
+    {
+        error = startPack<T>(plan, stream);
+    }
+    if (error == cudaSuccess && plan.gates)
     {
         error = start<GateKernel<T>>(plan, plan.gateBlocks, stream);
     }
@@ -64,7 +65,7 @@ cudaError_t startAll(Plan const& plan, lccl_conv_config const& config, cudaStrea
     {
         error = start<ListKernel>(plan, plan.listBlocks, stream);
     }
-    return error == cudaSuccess ? startMain<T>(plan, config, stream) : error;
+    return error == cudaSuccess && plan.multiplies ? startMain<T>(plan, config, stream) : error;
 }
 
 cudaError_t startAs(int32_t dtype, Plan const& plan, lccl_conv_config const& config, cudaStream_t stream)

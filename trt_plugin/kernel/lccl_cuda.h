@@ -28,7 +28,7 @@ extern "C" {
 #endif
 
 /* Raised with every change of a struct below; a library refuses another caller's. */
-#define LCCL_CUDA_ABI 2
+#define LCCL_CUDA_ABI 3
 
 typedef enum lccl_dtype { LCCL_FLOAT32 = 0, LCCL_FLOAT16 = 1, LCCL_BFLOAT16 = 2 } lccl_dtype;
 
@@ -38,8 +38,15 @@ typedef enum lccl_dtype { LCCL_FLOAT32 = 0, LCCL_FLOAT16 = 1, LCCL_BFLOAT16 = 2 
  * LCCL_NCHW: [n, channels, h, w] (TensorRT's kLINEAR); float32 only. */
 typedef enum lccl_layout { LCCL_NHWC = 0, LCCL_NCHW = 1 } lccl_layout;
 
-/* One call. Pointers are device pointers; x, weight, gate_weight, residual, y and the workspace are aligned to 16 bytes.
- * T is dtype. */
+/* Kernels of a call, as bits. */
+typedef enum lccl_kernel {
+  LCCL_KERNEL_PACK = 1, /* pads the channels of the weights; only where c is no multiple of 8 */
+  LCCL_KERNEL_GATE = 2, /* the gate of each cell, and the lists of active and inactive cells */
+  LCCL_KERNEL_MAIN = 4  /* multiplies the rows of active cells, fills the others */
+} lccl_kernel;
+
+/* One call. T is dtype. Sizes, numbers and the three flags say what it is; only lccl_conv_check and lccl_conv_launch look at
+ * pointers, which are device pointers: x, weight, gate_weight, residual, y and the workspace are aligned to 16 bytes. */
 typedef struct lccl_conv_params {
   uint32_t abi;        /* LCCL_CUDA_ABI */
   int32_t dtype;       /* lccl_dtype */
@@ -50,21 +57,26 @@ typedef struct lccl_conv_params {
   int32_t gate_r, gate_s;                    /* gate_weight: [1, gate_r, gate_s, c] */
   int32_t gate_strides[2], gate_pads[4], gate_dilations[2];
   int32_t grid;                                   /* G, the side of a block of pixels that shares a gate value; 1 to 16 */
-  int32_t post_scale_size, post_bias_size;        /* 1 or k; 0 with a null pointer */
+  int32_t post_scale_size, post_bias_size;        /* 1 or k; 0: 1 and 0 for all channels */
+  int32_t has_gate_weight;                        /* 0: logit is gate_bias everywhere */
+  int32_t has_gate;                               /* 0: the map is 1 */
+  int32_t has_residual;                           /* 0: the residual is 0 */
   float activation_alpha, gate_slope, gate_max, gate_threshold, post_alpha;
   float density; /* expected fraction of active cells, for lccl_conv_choose and simulate_gate; -1: unknown, taken as 0.5 */
   int32_t simulate_gate; /* 0: the op. 1: for timing on inputs that mean nothing: gates are computed, then replaced by 1 in
                             about `density` of the cells, in clusters as gates have them, and by 0 elsewhere */
+  int32_t kernels; /* 0: the op. For timing, bits of lccl_kernel: only these run, on what a whole call left in the workspace */
 
   const void* x;            /* T, in `layout` */
   const void* weight;       /* T [k, r, s, c], not padded */
   const float* bias;        /* [k] */
-  const void* gate_weight;  /* T [1, gate_r, gate_s, c], not padded; null: logit is gate_bias everywhere */
+  const void* gate_weight;  /* T [1, gate_r, gate_s, c], not padded; null without has_gate_weight */
   const float* gate_bias;   /* [1]; null: 1 */
-  const void* gate;         /* T [n, 1, ceil(ho / G), ceil(wo / G)]; null: 1 */
-  const float* post_scale;  /* [post_scale_size]; null: 1 */
-  const float* post_bias;   /* [post_bias_size]; null: 0 */
-  const void* residual;     /* as y, may be y itself (then a closed pixel to which nothing else is done is not written); null: 0 */
+  const void* gate;         /* T [n, 1, ceil(ho / G), ceil(wo / G)]; null without has_gate */
+  const float* post_scale;  /* [post_scale_size] */
+  const float* post_bias;   /* [post_bias_size] */
+  const void* residual;     /* as y, may be y itself (then a closed pixel to which nothing else is done is not written); null
+                               without has_residual */
   void* y;                  /* T, in `layout`; must not overlap x */
 } lccl_conv_params;
 
@@ -83,13 +95,10 @@ typedef enum lccl_family {
   LCCL_PIXEL = 3   /* G = 1: active pixels, from a list */
 } lccl_family;
 
-/* How a configuration multiplies. */
+/* How a configuration multiplies. 2 to 4 were given away for kernels that never came: they are not used again. */
 typedef enum lccl_engine {
-  LCCL_SIMT = 0,      /* CUDA cores, float32 arithmetic, any shape and layout */
-  LCCL_MMA = 1,       /* mma.sync and cp.async, from sm_80 */
-  LCCL_WGMMA_TMA = 2, /* reserved: block lists by TMA boxes and wgmma, sm_90a */
-  LCCL_PATCH = 3,     /* reserved: patch in shared memory, rows to wgmma from registers, sm_90a */
-  LCCL_WGMMA = 4      /* reserved: gathered rows and wgmma, sm_90a */
+  LCCL_SIMT = 0, /* CUDA cores, float32, either layout */
+  LCCL_MMA = 1   /* mma.sync and cp.async, float16 and bfloat16, from sm_80 */
 } lccl_engine;
 
 /* One row of the table of configurations. */
@@ -98,7 +107,6 @@ typedef struct lccl_conv_config {
   const char* name;
   int32_t family;      /* lccl_family */
   int32_t engine;      /* lccl_engine */
-  int32_t built;       /* 0: the id is reserved, the kernel is not in this version */
   int32_t tile_m, tile_n, tile_k, stages, warps_m, warps_n;
   int32_t shared_bytes;   /* dynamic, per block */
   int32_t max_registers;  /* per thread, on every architecture; held by a test */
@@ -113,8 +121,11 @@ LCCL_API const lccl_conv_config* lccl_conv_config_at(int32_t index);
 /* Fills in what planning needs to know of a CUDA device; `ordinal` -1: the calling thread's current one. */
 LCCL_API cudaError_t lccl_device_query(int32_t ordinal, lccl_device* device);
 
+/* Blocks of a configuration's main kernel that run at once on the device; 0 if there is no such configuration. */
+LCCL_API int32_t lccl_conv_resident_blocks(const lccl_device* device, int32_t config);
+
 /* 1 if the configuration can run the call, else 0 and a sentence in `reason` (cut to `reason_size`, which may be 0).
- * Reads no tensor pointer. config 0 asks whether any can. */
+ * config 0 asks whether any can. */
 LCCL_API int32_t lccl_conv_supported(const lccl_conv_params* params, const lccl_device* device, int32_t config, char* reason,
                                      size_t reason_size);
 
@@ -122,20 +133,47 @@ LCCL_API int32_t lccl_conv_supported(const lccl_conv_params* params, const lccl_
  * lccl_conv_predict gives the prediction. */
 LCCL_API int32_t lccl_conv_choose(const lccl_conv_params* params, const lccl_device* device);
 
-/* Predicted microseconds of a configuration, a model and no measurement; negative if it cannot run the call. */
-LCCL_API double lccl_conv_predict(const lccl_conv_params* params, const lccl_device* device, int32_t config);
+/* Constants of the model behind predictions. Rates are of one second. */
+typedef struct lccl_rates {
+  double tensor_flops;    /* tensor cores with float32 sums, of one multiprocessor */
+  double core_flops;      /* CUDA cores, float32, of one multiprocessor */
+  double tile_base;       /* share of tensor_flops that a tile keeps: tile_base + tile_reuse * reuse, at most tile_most */
+  double tile_reuse;      /* for each element that a warp uses again: 16 for 32x32, 32 for 64x64 */
+  double tile_most;
+  double cache_bytes;     /* L2, of one multiprocessor */
+  double dram_bytes;      /* of the device */
+  double first_launch;    /* seconds until the first kernel of a call runs */
+  double next_launch;     /* seconds between one kernel's end and the next one's begin */
+  double gate_latency;    /* seconds of the gate kernel's longest chain, however little it reads */
+  double main_latency;    /* seconds of the main kernel before its first product and after its last */
+  double gate_bytes;      /* x that the gate kernel reads, of one multiprocessor: what its loads under way allow */
+  double fill_bytes;      /* y that is filled, of one multiprocessor: what the instructions of a store allow */
+} lccl_rates;
+
+/* The model's constants for a device. */
+LCCL_API void lccl_conv_rates(const lccl_device* device, lccl_rates* rates);
+
+/* Predicted microseconds of a configuration, a model and no measurement; negative if it cannot run the call.
+ * `rates` null: those of the device. */
+LCCL_API double lccl_conv_predict(const lccl_conv_params* params, const lccl_device* device, int32_t config,
+                                  const lccl_rates* rates);
 
 /* Bytes of workspace, which may hold anything at entry; never smaller for larger n, h or w. */
 LCCL_API size_t lccl_conv_workspace(const lccl_conv_params* params, const lccl_device* device, int32_t config);
 
 /* Loads the code of the call's kernels on the current device, which the first launch would do otherwise; cudaErrorNoKernelImageForDevice
- * or cudaErrorInvalidDeviceFunction: this library was built for other GPUs. Reads no tensor pointer. */
+ * or cudaErrorInvalidDeviceFunction: this library was built for other GPUs. */
 LCCL_API cudaError_t lccl_conv_load(const lccl_conv_params* params, const lccl_device* device, int32_t config);
+
+/* 1 if lccl_conv_launch would start the call with these pointers, else 0 and a sentence in `reason`: an unsupported call, a
+ * pointer that is null or not aligned, a workspace that is too small. */
+LCCL_API int32_t lccl_conv_check(const lccl_conv_params* params, const lccl_device* device, int32_t config, const void* workspace,
+                                 size_t workspace_size, char* reason, size_t reason_size);
 
 /* Enqueues the call.
  *
- * cudaErrorNotSupported: lccl_conv_supported says why. cudaErrorInvalidValue: a null pointer where data is needed, one that
- * is not aligned, or too small a workspace. Otherwise the error of the first launch that failed. */
+ * cudaErrorNotSupported: lccl_conv_supported says why. cudaErrorInvalidValue: lccl_conv_check says why. Otherwise the error of
+ * the first launch that failed. */
 LCCL_API cudaError_t lccl_conv_launch(const lccl_conv_params* params, const lccl_device* device, int32_t config, void* workspace,
                                       size_t workspace_size, cudaStream_t stream);
 

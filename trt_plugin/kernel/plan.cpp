@@ -2,6 +2,8 @@
 
 #include "plan.h"
 
+#include "contract/geometry.h"
+
 #include <algorithm>
 #include <cstdarg>
 #include <cstdio>
@@ -19,14 +21,6 @@ constexpr int64_t kCoordinateLimit = int64_t{1} << 29;
 constexpr int32_t kMaxSegments = 2048;
 constexpr int32_t kMinSegmentCells = 8;
 constexpr int32_t kListCells = 256;
-//! Above this share of all pixels, computing every row costs less than following the list.
-constexpr double kIdentityShare = 0.85;
-
-int64_t convolved(int64_t size, int64_t kernel, int64_t stride, int64_t padBegin, int64_t padEnd, int64_t dilation)
-{
-    int64_t const span = size + padBegin + padEnd - dilation * (kernel - 1) - 1;
-    return span < 0 ? 0 : span / stride + 1;
-}
 
 //! A product of numbers that are not negative, or 2^62 if it is more.
 int64_t product(int64_t a, int64_t b)
@@ -94,6 +88,10 @@ std::string rejectTypes(lccl_conv_params const& p)
     if (p.layout != LCCL_NHWC && p.layout != LCCL_NCHW)
     {
         return words("layout %d is neither NHWC nor NCHW", p.layout);
+    }
+    if (p.kernels < 0 || p.kernels > (LCCL_KERNEL_PACK | LCCL_KERNEL_GATE | LCCL_KERNEL_MAIN))
+    {
+        return words("kernels has bits of lccl_kernel, or is 0 for the op, not %d", p.kernels);
     }
     if (p.layout == LCCL_NCHW && p.dtype != LCCL_FLOAT32)
     {
@@ -165,7 +163,7 @@ std::string rejectIndices(lccl_conv_params const& p, Sizes const& sizes)
 
 std::string rejectGate(lccl_conv_params const& p, Sizes const& sizes)
 {
-    if (p.gate_weight == nullptr)
+    if (p.has_gate_weight == 0)
     {
         return {};
     }
@@ -177,13 +175,11 @@ std::string rejectGate(lccl_conv_params const& p, Sizes const& sizes)
     {
         return "the gate's weights have nearly 2^31 elements or more";
     }
-    int64_t const h = convolved(p.h, p.gate_r, p.gate_strides[0], p.gate_pads[0], p.gate_pads[2], p.gate_dilations[0]);
-    int64_t const w = convolved(p.w, p.gate_s, p.gate_strides[1], p.gate_pads[1], p.gate_pads[3], p.gate_dilations[1]);
+    int64_t const h = convSize(p.h, p.gate_r, p.gate_strides[0], p.gate_pads[0], p.gate_pads[2], p.gate_dilations[0]);
+    int64_t const w = convSize(p.w, p.gate_s, p.gate_strides[1], p.gate_pads[1], p.gate_pads[3], p.gate_dilations[1]);
     if (h != sizes.hg || w != sizes.wg)
     {
-        return words("the gate's convolution gives %lldx%lld, but an output of %lldx%lld with G = %d needs %lldx%lld", static_cast<long long>(h),
-            static_cast<long long>(w), static_cast<long long>(sizes.ho), static_cast<long long>(sizes.wo), p.grid,
-            static_cast<long long>(sizes.hg), static_cast<long long>(sizes.wg));
+        return gateSizeText(h, w, sizes.ho, sizes.wo, p.grid, sizes.hg, sizes.wg);
     }
     return {};
 }
@@ -214,10 +210,10 @@ int32_t segmentCellsOf(int64_t cells)
 Sizes sizesOf(lccl_conv_params const& p)
 {
     Sizes sizes{};
-    sizes.ho = convolved(p.h, p.r, p.strides[0], p.pads[0], p.pads[2], p.dilations[0]);
-    sizes.wo = convolved(p.w, p.s, p.strides[1], p.pads[1], p.pads[3], p.dilations[1]);
-    sizes.hg = (sizes.ho + p.grid - 1) / p.grid;
-    sizes.wg = (sizes.wo + p.grid - 1) / p.grid;
+    sizes.ho = convSize(p.h, p.r, p.strides[0], p.pads[0], p.pads[2], p.dilations[0]);
+    sizes.wo = convSize(p.w, p.s, p.strides[1], p.pads[1], p.pads[3], p.dilations[1]);
+    sizes.hg = gateSize(sizes.ho, p.grid);
+    sizes.wg = gateSize(sizes.wo, p.grid);
     sizes.cells = product(p.n, product(sizes.hg, sizes.wg));
     sizes.pixels = product(p.n, product(sizes.ho, sizes.wo));
     sizes.channelChunks = (int64_t{p.c} + kChunkElements - 1) / kChunkElements;
@@ -228,7 +224,7 @@ Sizes sizesOf(lccl_conv_params const& p)
 std::string rejectCall(lccl_conv_params const& p)
 {
     for (std::string const& reason : {rejectTypes(p), rejectSizes(p), rejectGeometry("", p.strides, p.pads, p.dilations),
-             p.gate_weight == nullptr ? std::string{} : rejectGeometry("the gate's ", p.gate_strides, p.gate_pads, p.gate_dilations)})
+             p.has_gate_weight == 0 ? std::string{} : rejectGeometry("the gate's ", p.gate_strides, p.gate_pads, p.gate_dilations)})
     {
         if (!reason.empty())
         {
@@ -238,7 +234,7 @@ std::string rejectCall(lccl_conv_params const& p)
     Sizes const sizes = sizesOf(p);
     if (sizes.ho < 1 || sizes.wo < 1)
     {
-        return words("x of %dx%d is smaller than the kernel %dx%d", p.h, p.w, p.r, p.s);
+        return noPixelText(p.h, p.w, p.r, p.s);
     }
     std::string const reason = rejectIndices(p, sizes);
     return reason.empty() ? rejectGate(p, sizes) : reason;
@@ -246,10 +242,6 @@ std::string rejectCall(lccl_conv_params const& p)
 
 std::string rejectConfiguration(lccl_conv_params const& p, lccl_device const& device, lccl_conv_config const& config)
 {
-    if (config.built == 0)
-    {
-        return words("%s is reserved: its kernel is not in this version", config.name);
-    }
     if (config.family == LCCL_BLOCK && p.grid < 2)
     {
         return words("%s skips blocks, and this gate has a value for each pixel", config.name);
@@ -261,6 +253,10 @@ std::string rejectConfiguration(lccl_conv_params const& p, lccl_device const& de
     if (config.engine == LCCL_MMA && p.dtype == LCCL_FLOAT32)
     {
         return words("%s takes float16 and bfloat16, not float32", config.name);
+    }
+    if (config.engine == LCCL_SIMT && p.dtype != LCCL_FLOAT32)
+    {
+        return words("%s takes float32; float16 and bfloat16 go to tensor cores", config.name);
     }
     if (device.compute_capability < 80)
     {
@@ -420,13 +416,17 @@ Plan makePlan(lccl_conv_params const& p, lccl_device const& device, lccl_conv_co
     a.segmentCells = segmentCellsOf(a.cells);
     a.segments = static_cast<int32_t>((sizes.cells + a.segmentCells - 1) / a.segmentCells);
     a.listSegments = std::max(1, kListCells / a.segmentCells);
-    int64_t const gateSteps = p.gate_weight == nullptr
+    int64_t const gateSteps = p.has_gate_weight == 0
         ? 1
         : int64_t{p.gate_r} * p.gate_s * (p.dtype == LCCL_FLOAT32 ? int64_t{p.c} : sizes.channelChunks);
     a.gateLanes = powerOfTwoFrom(std::min<int64_t>(gateSteps, kWarpSize));
 
-    plan.packs = layout.packs;
-    plan.lists = config.family != LCCL_DENSE;
+    constexpr int32_t kAllKernels = LCCL_KERNEL_PACK | LCCL_KERNEL_GATE | LCCL_KERNEL_MAIN;
+    int32_t const kernels = p.kernels == 0 ? kAllKernels : p.kernels;
+    plan.packs = layout.packs && (kernels & LCCL_KERNEL_PACK) != 0;
+    plan.gates = (kernels & LCCL_KERNEL_GATE) != 0;
+    plan.lists = plan.gates && config.family != LCCL_DENSE;
+    plan.multiplies = (kernels & LCCL_KERNEL_MAIN) != 0;
     plan.packBlocks = static_cast<int32_t>(std::min<int64_t>(
         (int64_t{p.k} * p.r * p.s * a.channelChunks + 255) / 256, int64_t{device.sm_count} * 4));
     plan.gateBlocks = a.segments;

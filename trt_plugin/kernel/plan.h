@@ -12,6 +12,8 @@ namespace lccl
 
 //! Density of a gate that nobody has measured.
 constexpr float kDensityIfUnknown = 0.5F;
+//! Above this share of all pixels, computing every row costs less than following the list.
+constexpr double kIdentityShare = 0.85;
 
 //! Sizes that follow from the parameters, in 64 bits until they are known to fit.
 struct Sizes
@@ -26,7 +28,7 @@ struct Sizes
 
 Sizes sizesOf(lccl_conv_params const& params);
 
-//! Why no configuration can run the call, or an empty string. Reads no tensor pointer but to see whether it is null.
+//! Why no configuration can run the call, or an empty string.
 std::string rejectCall(lccl_conv_params const& params);
 
 //! Why this configuration cannot, or an empty string.
@@ -58,8 +60,10 @@ Workspace layOutWorkspace(lccl_conv_params const& params, lccl_device const& dev
 struct Plan
 {
     Arguments arguments;
-    bool packs;
+    bool packs; //!< Whether each kernel runs.
+    bool gates;
     bool lists;
+    bool multiplies;
     bool loadOnly; //!< Kernels are loaded, and nothing is enqueued.
     int32_t packBlocks;
     int32_t gateBlocks;
@@ -70,7 +74,11 @@ struct Plan
 //! For a call and a configuration that were not rejected, with n > 0.
 Plan makePlan(lccl_conv_params const& params, lccl_device const& device, lccl_conv_config const& config, void* workspace);
 
-//! Predicted microseconds of a configuration that was not rejected: a model, calibrated by nothing.
-double predict(lccl_conv_params const& params, lccl_device const& device, lccl_conv_config const& config);
+//! The model's constants for a device.
+lccl_rates ratesOf(lccl_device const& device);
+
+//! Predicted microseconds of a configuration that was not rejected.
+double predict(
+    lccl_conv_params const& params, lccl_device const& device, lccl_conv_config const& config, lccl_rates const& rates);
 
 } // namespace lccl

@@ -1,4 +1,5 @@
-// The model behind the choice of a configuration: a roofline with the tile grid's rounding. Nothing in it is measured.
+// The model behind the choice of a configuration: a roofline with the tile grid's rounding. Its constants are from public data
+// sheets; scripts/gpu_fit.py fits them to what a GPU measured.
 
 #include "plan.h"
 
@@ -10,107 +11,150 @@ namespace lccl
 namespace
 {
 
-//! Rates of one multiprocessor and of the whole device, from public data sheets; clocks near the boost clock.
-struct Rates
+//! What the model has for one kind of GPU, a clock near the boost clock assumed.
+struct Kind
 {
-    double tensorFlops;  //!< mma.sync with float32 sums, per second and multiprocessor
-    double coreFlops;    //!< float32 FMA on CUDA cores, per second and multiprocessor
-    double dramBytes;    //!< per second
-    double cacheBytes;   //!< L2, per second and multiprocessor
+    double tensorFlopsPerClock; //!< of one multiprocessor
+    double coreFlopsPerClock;
+    double cacheBytesPerClock;
+    double dramBytes; //!< per second
 };
 
-Rates ratesOf(int32_t computeCapability)
+Kind kindOf(int32_t computeCapability)
 {
-    constexpr double kClock = 1.6e9;
     switch (computeCapability)
     {
     // mma.sync reaches about 0.62 of what wgmma does on 9.0.
-    case 90: return {0.62 * 4096 * kClock, 256 * kClock, 4.3e12, 27 * kClock};
-    case 80: return {2048 * kClock, 128 * kClock, 1.9e12, 40 * kClock};
+    case 90: return {0.62 * 4096, 256, 27, 4.3e12};
+    case 80: return {2048, 128, 40, 1.9e12};
     case 86:
-    case 89: return {512 * kClock, 256 * kClock, 0.9e12, 30 * kClock};
-    default: return {1024 * kClock, 256 * kClock, 1.5e12, 30 * kClock};
+    case 89: return {512, 256, 30, 0.9e12};
+    default: return {1024, 256, 30, 1.5e12};
     }
 }
 
 //! Share of the tensor rate that a tile's main loop keeps: it falls with the bytes of shared memory read per product.
-double tileEfficiency(lccl_conv_config const& config)
+double tileEfficiency(lccl_conv_config const& config, lccl_rates const& rates)
 {
     double const rows = static_cast<double>(config.tile_m) / config.warps_m;
     double const columns = static_cast<double>(config.tile_n) / config.warps_n;
     double const reuse = rows * columns / (rows + columns); // 16 for 32x32, 21 for 64x32, 32 for 64x64
-    return std::min(0.85, 0.45 + 0.0125 * reuse);
+    return std::min(rates.tile_most, rates.tile_base + rates.tile_reuse * reuse);
 }
 
-constexpr double kFirstLaunch = 2.5e-6;
-constexpr double kNextLaunch = 1.0e-6;
+//! Share of CUDA cores' rate that the plain kernel's main loop keeps.
+constexpr double kCoreEfficiency = 0.4;
 
-//! Rows that the main kernel computes.
-double expectedRows(lccl_conv_params const& p, Sizes const& sizes, lccl_conv_config const& config)
+//! A call's sizes as the model sees them.
+struct Amounts
 {
+    double elementBytes;
+    double pixels;
+    double rows;       //!< that the main kernel computes
+    double closedRows; //!< that it fills
+    double xBytes;
+    double rowBytes; //!< of y
+};
+
+Amounts amountsOf(lccl_conv_params const& p, Sizes const& sizes, lccl_conv_config const& config)
+{
+    Amounts amounts{};
+    amounts.elementBytes = p.dtype == LCCL_FLOAT32 ? 4 : 2;
+    amounts.pixels = static_cast<double>(sizes.pixels);
     double const share = p.density < 0 ? kDensityIfUnknown : p.density;
     double const listed = share * static_cast<double>(sizes.cells) * p.grid * p.grid;
-    bool const all = config.family == LCCL_DENSE || listed > 0.85 * static_cast<double>(sizes.pixels);
-    return all ? static_cast<double>(sizes.pixels) : std::max(listed, 1.0);
+    bool const all = config.family == LCCL_DENSE || listed > kIdentityShare * amounts.pixels;
+    amounts.rows = all ? amounts.pixels : std::max(listed, 1.0);
+    amounts.closedRows = all ? 0 : (1 - share) * amounts.pixels;
+    amounts.xBytes = static_cast<double>(p.n) * p.h * p.w * p.c * amounts.elementBytes;
+    amounts.rowBytes = static_cast<double>(sizes.outputChannels) * amounts.elementBytes;
+    return amounts;
 }
 
-double gateSeconds(lccl_conv_params const& p, Sizes const& sizes, Rates const& rates, int32_t sms)
+double gateSeconds(lccl_conv_params const& p, Sizes const& sizes, Amounts const& amounts, lccl_rates const& rates, int32_t sms)
 {
-    if (p.gate_weight == nullptr)
+    double const cells = static_cast<double>(sizes.cells);
+    double const lists = cells * 8 / rates.dram_bytes; // a gate and a number for each cell
+    if (p.has_gate_weight == 0)
     {
-        return 0.5e-6;
+        return rates.gate_latency + lists;
     }
-    double const products = static_cast<double>(sizes.cells) * p.gate_r * p.gate_s * p.c;
-    double const elementBytes = p.dtype == LCCL_FLOAT32 ? 4 : 2;
-    double const read = std::min(products, static_cast<double>(p.n) * p.h * p.w * p.c) * elementBytes;
+    double const products = cells * p.gate_r * p.gate_s * p.c;
+    double const asked = products * amounts.elementBytes;
+    double const read = std::min(asked, amounts.xBytes);
     // A product costs its FMA and about as much again for the conversion of its operands.
-    return std::max(4 * products / (rates.coreFlops * sms), read / rates.dramBytes) + 1.5e-6;
+    double const cores = 4 * products / (rates.core_flops * sms);
+    double const loads = asked / (rates.gate_bytes * sms);
+    return rates.gate_latency + lists + std::max({cores, loads, read / rates.dram_bytes});
+}
+
+double mainSeconds(lccl_conv_params const& p, lccl_device const& device, Sizes const& sizes, Amounts const& amounts,
+    lccl_conv_config const& config, lccl_rates const& rates)
+{
+    int32_t const sms = device.sm_count;
+    bool const mma = config.engine == LCCL_MMA;
+    double const tiles
+        = std::ceil(amounts.rows / config.tile_m) * std::ceil(static_cast<double>(sizes.outputChannels) / config.tile_n);
+    double const depth = mma ? static_cast<double>(sizes.channelChunks) * kChunkElements : p.c;
+    double const steps = std::ceil(static_cast<double>(p.r) * p.s * depth / config.tile_k);
+    double const resident = residentBlocks(device, config);
+    double const splits = mayShareTiles(config) && tiles * 2 <= resident
+        ? std::max(1.0, std::min({std::floor(resident / tiles), std::floor(steps / kMinSplitSteps), static_cast<double>(kMaxSplits)}))
+        : 1.0;
+    double const rounds = std::ceil(tiles * splits / sms);
+    double const unitFlops = 2.0 * config.tile_m * config.tile_n * config.tile_k * steps / splits;
+    double const rate = mma ? rates.tensor_flops * tileEfficiency(config, rates) : rates.core_flops * kCoreEfficiency;
+    double const math = rounds * unitFlops / rate;
+
+    // Closed pixels are filled between products: their instructions take turns with those of the main loop.
+    double const fill = amounts.closedRows * amounts.rowBytes / (rates.fill_bytes * sms);
+    double const stepBytes = (config.tile_m + config.tile_n) * static_cast<double>(config.tile_k) * amounts.elementBytes;
+    double const cache = rounds * steps / splits * stepBytes / rates.cache_bytes;
+    double const touched = std::min(1.0, amounts.rows * p.r * p.s / amounts.pixels);
+    double const yBytes = amounts.pixels * amounts.rowBytes * (p.has_residual == 0 ? 1 : 2);
+    double const dram = (touched * amounts.xBytes + yBytes) / rates.dram_bytes;
+    double const join = splits > 1 ? 2 * tiles * splits * config.tile_m * config.tile_n * 4 / (rates.cache_bytes * sms) : 0;
+    return rates.main_latency + std::max({math + fill, cache, dram}) + join;
 }
 
 } // namespace
 
-double predict(lccl_conv_params const& p, lccl_device const& device, lccl_conv_config const& config)
+lccl_rates ratesOf(lccl_device const& device)
+{
+    constexpr double kClock = 1.6e9;
+    Kind const kind = kindOf(device.compute_capability);
+    lccl_rates rates{};
+    rates.tensor_flops = kind.tensorFlopsPerClock * kClock;
+    rates.core_flops = kind.coreFlopsPerClock * kClock;
+    rates.tile_base = 0.45;
+    rates.tile_reuse = 0.0125;
+    rates.tile_most = 0.85;
+    rates.cache_bytes = kind.cacheBytesPerClock * kClock;
+    rates.dram_bytes = kind.dramBytes;
+    rates.first_launch = 2.5e-6;
+    rates.next_launch = 1.0e-6;
+    rates.gate_latency = 1.5e-6;
+    rates.main_latency = 1.0e-6;
+    // Two blocks of 256 threads with four loads of 16 bytes each, answered after 0.6 us.
+    rates.gate_bytes = 2 * 256 * 4 * 16 / 0.6e-6;
+    // About 8 instructions for each 16 bytes of a lane, four instructions of a warp a clock.
+    rates.fill_bytes = 4 * 32 * 16 / 8.0 * kClock;
+    return rates;
+}
+
+double predict(lccl_conv_params const& p, lccl_device const& device, lccl_conv_config const& config, lccl_rates const& rates)
 {
     Sizes const sizes = sizesOf(p);
     if (sizes.pixels == 0)
     {
         return 0;
     }
-    Rates const rates = ratesOf(device.compute_capability);
-    int32_t const sms = device.sm_count;
-    bool const mma = config.engine == LCCL_MMA;
-    double const rows = expectedRows(p, sizes, config);
-    double const tilesM = std::ceil(rows / config.tile_m);
-    double const tiles = tilesM * std::ceil(static_cast<double>(sizes.outputChannels) / config.tile_n);
-    double const steps = std::ceil(static_cast<double>(p.r) * p.s * (mma ? sizes.channelChunks * 8.0 : p.c) / config.tile_k);
-    double const resident = residentBlocks(device, config);
-
-    double const splits = mayShareTiles(config) && tiles * 2 <= resident
-        ? std::max(1.0, std::min({std::floor(resident / tiles), std::floor(steps / kMinSplitSteps), static_cast<double>(kMaxSplits)}))
-        : 1.0;
-    double const rounds = std::ceil(tiles * splits / sms);
-    double const unitFlops = 2.0 * config.tile_m * config.tile_n * config.tile_k * steps / splits;
-    double const rate = mma ? rates.tensorFlops * tileEfficiency(config) : rates.coreFlops * 0.4;
-    double const math = rounds * unitFlops / rate;
-
-    double const elementBytes = p.dtype == LCCL_FLOAT32 ? 4 : 2;
-    double const stepBytes = (config.tile_m + config.tile_n) * static_cast<double>(config.tile_k) * elementBytes;
-    double const cache = rounds * steps / splits * stepBytes / rates.cacheBytes;
-    double const pixels = static_cast<double>(sizes.pixels);
-    double const touched = std::min(1.0, rows * p.r * p.s / pixels);
-    double const xBytes = static_cast<double>(p.n) * p.h * p.w * p.c * elementBytes;
-    double const yBytes = pixels * static_cast<double>(sizes.outputChannels) * elementBytes * (p.residual == nullptr ? 1 : 2);
-    double const dram = (touched * xBytes + yBytes) / rates.dramBytes;
-    double const join = splits > 1 ? 2 * tiles * splits * config.tile_m * config.tile_n * 4 / (rates.cacheBytes * sms) : 0;
-
-    double seconds = kFirstLaunch + kNextLaunch + gateSeconds(p, sizes, rates, sms) + std::max({math, cache, dram}) + join;
-    if (config.family != LCCL_DENSE)
+    Amounts const amounts = amountsOf(p, sizes, config);
+    double seconds = rates.first_launch + rates.next_launch + gateSeconds(p, sizes, amounts, rates, device.sm_count)
+        + mainSeconds(p, device, sizes, amounts, config, rates);
+    if (config.engine == LCCL_MMA && p.c % kChunkElements != 0)
     {
-        seconds += kNextLaunch + 1.0e-6 + static_cast<double>(sizes.cells) * 12 / rates.dramBytes;
-    }
-    if (mma && p.c % kChunkElements != 0)
-    {
-        seconds += kNextLaunch;
+        seconds += rates.next_launch; // of the kernel that packs the weights
     }
     return seconds * 1e6;
 }

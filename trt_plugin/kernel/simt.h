@@ -1,4 +1,4 @@
-// The plain kernel: the same rows and the same results on CUDA cores, for float32 and for what tensor cores cannot take.
+// The plain kernel: the same rows and the same results on CUDA cores, for float32.
 #pragma once
 
 #include "epilogue.h"
@@ -7,10 +7,8 @@ namespace lccl
 {
 
 //! y[rows, k] in tiles of 64 x 64 x 16, four by four results a thread, float32 arithmetic, any layout.
-template <typename T_>
 struct SimtGemm
 {
-    using T = T_;
     static constexpr int32_t kTileM = 64;
     static constexpr int32_t kTileN = 64;
     static constexpr int32_t kTileK = 16;
@@ -29,7 +27,7 @@ struct SimtGemm
     {
         int32_t const thread = machine::threadIndex();
         Work const work = findWork(a);
-        fillInactiveElements<T>(a, work, thread, kThreads);
+        fillInactiveElements<float>(a, work, thread, kThreads);
 
         int32_t const steps = ceilDivide(a.r * a.s * a.c, kTileK);
         int32_t const tilesN = ceilDivide(a.outputChannels, kTileN);
@@ -84,7 +82,7 @@ private:
                 int64_t const pixel = static_cast<int64_t>(table().origin(row) + distance);
                 int64_t const offset
                     = table().image(row) * a.xStrides.n + pixel * a.xStrides.w + tap.channel * a.xStrides.channel;
-                x = machine::toFloat(machine::loadConstant(static_cast<T const*>(a.x) + offset));
+                x = machine::loadConstant(static_cast<float const*>(a.x) + offset);
             }
             machine::storeShared(placeA(row, k), x);
 
@@ -92,7 +90,7 @@ private:
             float weight = 0.0F;
             if (index < depth && column < a.k)
             {
-                weight = machine::toFloat(machine::loadConstant(static_cast<T const*>(a.weight) + static_cast<int64_t>(column) * depth + index));
+                weight = machine::loadConstant(static_cast<float const*>(a.weight) + static_cast<int64_t>(column) * depth + index);
             }
             machine::storeShared(placeB(row, k), weight);
         }
@@ -141,7 +139,7 @@ private:
                 int32_t const column = firstColumn + thread % 16 + j * 16;
                 if (column < a.outputChannels)
                 {
-                    storeElement<T>(a, offset, column, acc[i][j], table().gate(row));
+                    storeElement<float>(a, offset, column, acc[i][j], table().gate(row));
                 }
             }
         }

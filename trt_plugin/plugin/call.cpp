@@ -106,7 +106,7 @@ lccl_conv_params makeCall(Attributes const& attributes, PluginTensorDesc const* 
     call.layout = inputs[kX].type == DataType::kFLOAT ? LCCL_NCHW : LCCL_NHWC;
     setCall(call, attributes, shapes);
     bool const residualLiesAsY = inputs[kRESIDUAL].format == inputs[kX].format;
-    call.residual = residualLiesAsY ? call.residual : nullptr;
+    call.has_residual = residualLiesAsY ? call.has_residual : 0;
     return call;
 }
 
@@ -115,12 +115,12 @@ void setPointers(lccl_conv_params& call, void const* const* inputs, void* output
     call.x = inputs[kX];
     call.weight = inputs[kW];
     call.bias = static_cast<float const*>(inputs[kB]);
-    call.gate_weight = call.gate_weight == nullptr ? nullptr : inputs[kGATE_W];
+    call.gate_weight = call.has_gate_weight != 0 ? inputs[kGATE_W] : nullptr;
     call.gate_bias = static_cast<float const*>(inputs[kGATE_B]);
-    call.gate = call.gate == nullptr ? nullptr : inputs[kGATE];
+    call.gate = call.has_gate != 0 ? inputs[kGATE] : nullptr;
     call.post_scale = static_cast<float const*>(inputs[kPOST_SCALE]);
     call.post_bias = static_cast<float const*>(inputs[kPOST_BIAS]);
-    call.residual = call.residual == nullptr ? nullptr : inputs[kRESIDUAL];
+    call.residual = call.has_residual != 0 ? inputs[kRESIDUAL] : nullptr;
     call.y = output;
 }
 

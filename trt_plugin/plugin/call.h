@@ -16,12 +16,12 @@ bool takesFormat(Attributes const& attributes, int32_t position, nvinfer1::Dynam
 //! \throw std::invalid_argument with a sentence: types that the op does not take
 nvinfer1::DataType outputType(nvinfer1::DataType const* inputs);
 
-//! The call that the nine inputs make, without pointers but for a mark where a tensor is real.
+//! The call that the nine inputs make, without its pointers.
 //! \param inputs with all dimensions known
 //! \throw std::invalid_argument with a sentence: shapes that the op does not allow
 lccl_conv_params makeCall(Attributes const& attributes, nvinfer1::PluginTensorDesc const* inputs);
 
-//! Puts the tensors of a call in the place of its marks.
+//! Sets the pointers of a call.
 void setPointers(lccl_conv_params& call, void const* const* inputs, void* output);
 
 } // namespace lccl::plugin

@@ -90,17 +90,16 @@ def _table(library: Any) -> tuple[dict[str, Any], str]:
             c.name,
             c.family.name.lower(),
             c.engine.name.lower(),
-            "yes" if c.built else "reserved",
-            f"{c.tile_m}x{c.tile_n}x{c.tile_k}" if c.built else "-",
-            str(c.stages) if c.built else "-",
-            f"{c.warps_m}x{c.warps_n}" if c.built else "-",
-            f"{c.shared_bytes:,}" if c.built else "-",
-            str(c.max_registers) if c.built else "-",
+            f"{c.tile_m}x{c.tile_n}x{c.tile_k}",
+            str(c.stages),
+            f"{c.warps_m}x{c.warps_n}",
+            f"{c.shared_bytes:,}",
+            str(c.max_registers),
         )
         for c in library.configs()
     ]
-    head = ("id", "name", "family", "engine", "built", "tile", "stages", "warps", "shared bytes", "registers")
-    return {"library": str(library.path), "configs": [c.as_dict() for c in library.configs()]}, table(head, rows, right=(8, 9))
+    head = ("id", "name", "family", "engine", "tile", "stages", "warps", "shared bytes", "registers")
+    return {"library": str(library.path), "configs": [c.as_dict() for c in library.configs()]}, table(head, rows, right=(7, 8))
 
 
 def _first_device(library: Any) -> Any:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from ctypes import POINTER, Structure, c_char_p, c_double, c_float, c_int, c_int32, c_size_t, c_uint32, c_void_p
-from enum import IntEnum
+from enum import IntEnum, IntFlag
 from typing import Any
 
-ABI = 2
+ABI = 3
 """LCCL_CUDA_ABI."""
 ALIGNMENT = 16
 """Bytes that every pointer of a call is a multiple of."""
@@ -42,9 +42,14 @@ class Engine(IntEnum):
 
     SIMT = 0
     MMA = 1
-    WGMMA_TMA = 2
-    PATCH = 3
-    WGMMA = 4
+
+
+class Kernels(IntFlag):
+    """lccl_kernel: kernels of a call. 0 in ``ConvParams.kernels`` is the op; bits, for timing, only these kernels."""
+
+    PACK = 1
+    GATE = 2
+    MAIN = 4
 
 
 class ConvParams(Structure):
@@ -72,6 +77,9 @@ class ConvParams(Structure):
         ("grid", c_int32),
         ("post_scale_size", c_int32),
         ("post_bias_size", c_int32),
+        ("has_gate_weight", c_int32),
+        ("has_gate", c_int32),
+        ("has_residual", c_int32),
         ("activation_alpha", c_float),
         ("gate_slope", c_float),
         ("gate_max", c_float),
@@ -79,6 +87,7 @@ class ConvParams(Structure):
         ("post_alpha", c_float),
         ("density", c_float),
         ("simulate_gate", c_int32),
+        ("kernels", c_int32),
         ("x", c_void_p),
         ("weight", c_void_p),
         ("bias", c_void_p),
@@ -111,7 +120,6 @@ class ConvConfig(Structure):
         ("name", c_char_p),
         ("family", c_int32),
         ("engine", c_int32),
-        ("built", c_int32),
         ("tile_m", c_int32),
         ("tile_n", c_int32),
         ("tile_k", c_int32),
@@ -121,6 +129,26 @@ class ConvConfig(Structure):
         ("shared_bytes", c_int32),
         ("max_registers", c_int32),
         ("blocks_per_sm", c_int32),
+    )
+
+
+class Rates(Structure):
+    """lccl_rates: the constants of the model behind predictions, of one second."""
+
+    _fields_ = (
+        ("tensor_flops", c_double),
+        ("core_flops", c_double),
+        ("tile_base", c_double),
+        ("tile_reuse", c_double),
+        ("tile_most", c_double),
+        ("cache_bytes", c_double),
+        ("dram_bytes", c_double),
+        ("first_launch", c_double),
+        ("next_launch", c_double),
+        ("gate_latency", c_double),
+        ("main_latency", c_double),
+        ("gate_bytes", c_double),
+        ("fill_bytes", c_double),
     )
 
 
@@ -135,11 +163,14 @@ PROTOTYPES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "lccl_conv_config_count": (c_int32, ()),
     "lccl_conv_config_at": (POINTER(ConvConfig), (c_int32,)),
     "lccl_device_query": (CUDA_ERROR, (c_int32, POINTER(Device))),
+    "lccl_conv_resident_blocks": (c_int32, (POINTER(Device), c_int32)),
     "lccl_conv_supported": (c_int32, (*_CALL, c_char_p, c_size_t)),
     "lccl_conv_choose": (c_int32, (POINTER(ConvParams), POINTER(Device))),
-    "lccl_conv_predict": (c_double, _CALL),
+    "lccl_conv_rates": (None, (POINTER(Device), POINTER(Rates))),
+    "lccl_conv_predict": (c_double, (*_CALL, POINTER(Rates))),
     "lccl_conv_workspace": (c_size_t, _CALL),
     "lccl_conv_load": (CUDA_ERROR, _CALL),
+    "lccl_conv_check": (c_int32, (*_CALL, c_void_p, c_size_t, c_char_p, c_size_t)),
     "lccl_conv_launch": (CUDA_ERROR, (*_CALL, c_void_p, c_size_t, CUDA_STREAM)),
 }
 """Function name -> (type of its result, types of its arguments), in the header's order."""

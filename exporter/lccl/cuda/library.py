@@ -24,6 +24,7 @@ from lccl.cuda.interface import (
     Dtype,
     Engine,
     Family,
+    Rates,
 )
 from lccl.cuda.planning import conv_params, layer_attributes, layer_shapes
 from lccl.errors import ContractError, UserError, first_line
@@ -53,8 +54,6 @@ class Config:
     name: str
     family: Family
     engine: Engine
-    built: bool
-    """False: the id is reserved, the kernel is not in this version."""
     tile_m: int
     tile_n: int
     tile_k: int
@@ -86,7 +85,7 @@ class Support:
 class Library:
     """The kernels' C interface (``lccl_cuda.h``), loaded from a shared library.
 
-    All methods but :meth:`launch` only plan: they look at sizes and at which pointers are null, never behind a pointer.
+    All methods but :meth:`launch` only plan: they look at sizes and flags, at no pointer.
 
     Raises:
         UserError: a file that is missing, does not load, or has another version's interface.
@@ -106,7 +105,7 @@ class Library:
         return self._functions[name](*arguments)
 
     def configs(self) -> list[Config]:
-        """The table of configurations, reserved ones too, in its order."""
+        """The table of configurations, in its order."""
         return list(self._configs)
 
     def config(self, id_or_name: int | str) -> Config:
@@ -142,9 +141,24 @@ class Library:
         """Id of the configuration with the smallest predicted time; 0 if none can run the call."""
         return int(self.call("lccl_conv_choose", byref(params), byref(device)))
 
-    def predict(self, params: ConvParams, device: Device, config: int) -> float | None:
-        """Predicted microseconds, a model and no measurement; None if the configuration cannot run the call."""
-        time = float(self.call("lccl_conv_predict", byref(params), byref(device), config))
+    def resident_blocks(self, device: Device, config: int) -> int:
+        """Blocks of the configuration's main kernel that run at once on the device; 0 if there is no such configuration."""
+        return int(self.call("lccl_conv_resident_blocks", byref(device), config))
+
+    def rates(self, device: Device) -> Rates:
+        """The constants of the model behind :meth:`predict` for a device."""
+        rates = Rates()
+        self.call("lccl_conv_rates", byref(device), byref(rates))
+        return rates
+
+    def predict(self, params: ConvParams, device: Device, config: int, rates: Rates | None = None) -> float | None:
+        """Predicted microseconds, a model and no measurement; None if the configuration cannot run the call.
+
+        Args:
+            rates: the model's constants; None: those of the device.
+        """
+        given = None if rates is None else byref(rates)
+        time = float(self.call("lccl_conv_predict", byref(params), byref(device), config, given))
         return None if time < 0 else time
 
     def workspace(self, params: ConvParams, device: Device, config: int) -> int:
@@ -167,15 +181,13 @@ class Library:
         error = self.call("lccl_conv_launch", byref(params), byref(device), config, workspace, workspace_bytes, stream)
         if error == SUCCESS:
             return
+        reason = create_string_buffer(_REASON_BYTES)
+        call = (byref(params), byref(device), config, workspace, workspace_bytes)
+        said = "" if self.call("lccl_conv_check", *call, reason, _REASON_BYTES) else reason.value.decode(errors="replace")
         if error == NOT_SUPPORTED:
-            named = "choose one by Library.choose, 0 names none" if config == 0 else ""
-            raise ContractError(self.supported(params, device, config).reason or named or _meaning(error))
-        if error == INVALID_VALUE:
-            needed = self.workspace(params, device, config)
-            raise UserError(
-                "a pointer of the call is null or no multiple of 16, or the workspace is too small: "
-                f"it has {workspace_bytes} bytes and needs {needed}"
-            )
+            raise ContractError(said or _meaning(error))
+        if error == INVALID_VALUE and said:
+            raise UserError(said)
         raise UserError(f"a kernel could not be started: {_meaning(error)}")
 
 
@@ -226,7 +238,6 @@ def _read_config(library: Library, index: int) -> Config:
             "name": row.name.decode(),
             "family": Family(row.family),
             "engine": Engine(row.engine),
-            "built": bool(row.built),
         }
     )
 

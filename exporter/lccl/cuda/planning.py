@@ -22,8 +22,6 @@ POINTERS = {
 """Input of the contract -> pointer of the call."""
 DTYPES = {"float32": Dtype.FLOAT32, "float16": Dtype.FLOAT16, "bfloat16": Dtype.BFLOAT16}
 _LARGEST = 2**31 - 1
-_PLANNED = 256
-"""Stands for a tensor where only its presence counts; never read."""
 
 _SHARED = {
     (7, 0): (98304, 98304),
@@ -72,7 +70,7 @@ def real_inputs(shapes: Mapping[str, Sequence[int]], attributes: Attributes) -> 
 def conv_params(
     shapes: Mapping[str, Sequence[int]], attributes: Attributes, dtype: Dtype, layout: Layout | None = None
 ) -> ConvParams:
-    """A call without its tensors: pointers of real inputs are marked but must not be read.
+    """A call without its tensors: all pointers are null.
 
     Args:
         shapes: input name -> shape, all nine, as the contract has them.
@@ -89,6 +87,7 @@ def conv_params(
     whole = {
         "n": n, "c": c, "h": h, "w": w, "k": k, "r": r, "s": s, "gate_r": gate_r, "gate_s": gate_s, "grid": a.grid,
         "post_scale_size": shapes["post_scale"][0], "post_bias_size": shapes["post_bias"][0],
+        "has_gate_weight": int("gate_W" in real), "has_gate": int("gate" in real), "has_residual": int("residual" in real),
     }  # fmt: skip
     rows = {
         "strides": a.strides,
@@ -106,9 +105,6 @@ def conv_params(
         getattr(params, name)[:] = numbers
     for name in ("activation_alpha", "gate_slope", "gate_max", "gate_threshold", "post_alpha", "density"):
         setattr(params, name, getattr(a, name))
-    for name, field in POINTERS.items():
-        setattr(params, field, _PLANNED if name in real else None)
-    params.y = _PLANNED
     return params
 
 

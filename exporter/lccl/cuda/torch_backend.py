@@ -91,7 +91,7 @@ class _Template:
     """A call without its tensors."""
 
     params: bytes
-    """A ConvParams in which addresses only say whether an input is real."""
+    """A ConvParams without addresses."""
     real: frozenset[str]
     shape: Shape
     """Of Y."""

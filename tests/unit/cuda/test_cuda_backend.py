@@ -117,7 +117,7 @@ def test_a_workspace_of_the_caller(emulator_library: Library) -> None:
     y = run(emulator_library, H200, inputs, case.attributes, config=config, workspace=workspace)
     assert_close(y, expected(inputs, case.attributes))
     assert (workspace != 0xFF).any()
-    with pytest.raises(UserError, match="the workspace is too small"):
+    with pytest.raises(UserError, match="the workspace has 16 bytes, and the call needs"):
         run(emulator_library, H200, inputs, case.attributes, config=config, workspace=workspace[:16])
 
 

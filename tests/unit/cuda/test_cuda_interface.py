@@ -6,7 +6,7 @@ import ctypes
 import re
 import shutil
 import subprocess
-from enum import IntEnum
+from enum import IntEnum, IntFlag
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +14,23 @@ import pytest
 
 from conftest import ROOT
 from lccl.cuda import interface
-from lccl.cuda.interface import PROTOTYPES, ConvConfig, ConvParams, Device, Dtype, Engine, Family, Layout
+from lccl.cuda.interface import PROTOTYPES, ConvConfig, ConvParams, Device, Dtype, Engine, Family, Kernels, Layout, Rates
 
 HEADER = ROOT / "trt_plugin" / "kernel" / "lccl_cuda.h"
 STRUCTS: dict[str, type[ctypes.Structure]] = {
     "lccl_conv_params": ConvParams,
     "lccl_device": Device,
     "lccl_conv_config": ConvConfig,
+    "lccl_rates": Rates,
 }
-ENUMS: dict[str, type[IntEnum]] = {"lccl_dtype": Dtype, "lccl_layout": Layout, "lccl_family": Family, "lccl_engine": Engine}
+ENUMS: dict[str, tuple[type[IntEnum] | type[IntFlag], str]] = {
+    "lccl_dtype": (Dtype, "LCCL_"),
+    "lccl_layout": (Layout, "LCCL_"),
+    "lccl_kernel": (Kernels, "LCCL_KERNEL_"),
+    "lccl_family": (Family, "LCCL_"),
+    "lccl_engine": (Engine, "LCCL_"),
+}
+"""C enum -> its mirror, and what its names have before them in C."""
 SCALARS = {
     "int32_t": ctypes.c_int32,
     "uint32_t": ctypes.c_uint32,
@@ -41,6 +49,8 @@ def without_comments(text: str) -> str:
 def ctype(words: str) -> Any:
     """A C type as ctypes has it: pointers to char are strings, to structs typed, to anything else void pointers."""
     plain = words.replace("const ", "").strip()
+    if plain == "void":
+        return None
     if plain in SCALARS:
         return SCALARS[plain]
     assert plain.endswith("*"), words
@@ -68,7 +78,7 @@ def structs_of(header: str) -> dict[str, list[tuple[str, Any]]]:
 
 def enums_of(header: str) -> dict[str, dict[str, int]]:
     return {
-        name: {key.removeprefix("LCCL_"): int(value) for key, value in re.findall(r"(\w+) = (\d+)", body)}
+        name: {key: int(value) for key, value in re.findall(r"(\w+) = (\d+)", body)}
         for name, body in re.findall(r"typedef enum (\w+) \{(.*?)\}", without_comments(header), re.DOTALL)
     }
 
@@ -93,7 +103,9 @@ def test_structs(header: str) -> None:
 
 
 def test_enums(header: str) -> None:
-    assert enums_of(header) == {name: {m.name: m.value for m in mirror} for name, mirror in ENUMS.items()}
+    assert enums_of(header) == {
+        name: {f"{prefix}{m.name}": m.value for m in mirror} for name, (mirror, prefix) in ENUMS.items()
+    }
 
 
 def test_functions(header: str) -> None:

@@ -89,10 +89,8 @@ def test_configurations(emulator_library: Library) -> None:
     configs = emulator_library.configs()
     assert len({c.id for c in configs}) == len({c.name for c in configs}) == len(configs)
     assert all(c.id > 0 for c in configs)
-    built = [c for c in configs if c.built]
-    assert {c.family for c in built} == set(Family)
-    assert {c.engine for c in built} >= {Engine.SIMT, Engine.MMA}
-    assert all(c.tile_m > 0 and c.shared_bytes > 0 and 0 < c.max_registers <= 255 for c in built)
+    assert {(c.family, c.engine) for c in configs} == {(f, e) for f in Family for e in Engine}
+    assert all(c.tile_m > 0 and c.shared_bytes > 0 and 0 < c.max_registers <= 255 for c in configs)
     assert configs[0].as_dict()["family"] == configs[0].family.name.lower()
 
 
@@ -110,7 +108,7 @@ def test_support_is_true_or_says_why(emulator_library: Library) -> None:
     for params, family in ((layer(1), Family.BLOCK), (layer(4), Family.PIXEL)):
         for config in emulator_library.configs():
             support = emulator_library.supported(params, H200, config.id)
-            assert bool(support) == (config.built and config.family != family), config.name
+            assert bool(support) == (config.engine == Engine.MMA and config.family != family), config.name
             assert bool(support) == (support.reason == "")
             assert support or config.name in support.reason
     assert emulator_library.supported(layer(), H200).as_dict() == {"supported": True, "reason": ""}
@@ -149,15 +147,41 @@ def test_workspace_grows_with_the_input(emulator_library: Library) -> None:
 
 
 def test_a_launch_that_is_refused(emulator_library: Library) -> None:
-    blocks = next(c for c in emulator_library.configs() if c.built and c.family == Family.BLOCK)
+    blocks = next(c for c in emulator_library.configs() if c.family == Family.BLOCK)
     with pytest.raises(ContractError, match="skips blocks"):
         emulator_library.launch(layer(1), H200, blocks.id, 256, 1 << 30)
-    with pytest.raises(ContractError, match=r"choose one by Library\.choose"):
+    with pytest.raises(ContractError, match="lccl_conv_choose gives one"):
         emulator_library.launch(layer(1), H200, 0, 256, 1 << 30)
     chosen = emulator_library.choose(layer(1), H200)
     needed = emulator_library.workspace(layer(1), H200, chosen)
-    with pytest.raises(UserError, match=f"workspace is too small: it has {needed - 1} bytes and needs {needed}"):
-        emulator_library.launch(layer(1), H200, chosen, 256, needed - 1)
+    call = layer(1)
+    for name in ("x", "weight", "bias", "gate_weight", "gate_bias", "post_scale", "post_bias", "y"):
+        setattr(call, name, 256)  # never read: the call is refused
+    with pytest.raises(UserError, match=f"the workspace has {needed - 1} bytes, and the call needs {needed}"):
+        emulator_library.launch(call, H200, chosen, 256, needed - 1)
+
+
+def test_rates_move_predictions(emulator_library: Library) -> None:
+    """Each constant counts for some call, and the device's own are what a prediction has without any."""
+    rates = emulator_library.rates(H200)
+    assert all(getattr(rates, name) > 0 for name, _ in rates._fields_)
+    calls = [(layer(1, 0.05), "pixel"), (layer(1, 0.9), "dense"), (layer(8, 0.25, batch=1, size=7), "block")]
+    chosen = [(p, c.id) for p, family in calls for c in emulator_library.configs() if c.name.startswith(f"{family}-mma")]
+    float32 = layer(1, 0.5, Dtype.FLOAT32)
+    chosen.append((float32, emulator_library.choose(float32, H200)))
+    before = [emulator_library.predict(p, H200, c) for p, c in chosen]
+    assert before == [emulator_library.predict(p, H200, c, rates) for p, c in chosen]
+    for name, _ in rates._fields_:
+        other = emulator_library.rates(H200)
+        setattr(other, name, getattr(rates, name) / 100)
+        assert [emulator_library.predict(p, H200, c, other) for p, c in chosen] != before, name
+
+
+def test_blocks_that_run_at_once(emulator_library: Library) -> None:
+    config = emulator_library.config("pixel-mma-64x64-s4-w2x2")
+    assert emulator_library.resident_blocks(H200, config.id) == 132 * 3
+    assert emulator_library.resident_blocks(Device(86, 84, 101376, 102400), config.id) == 84
+    assert emulator_library.resident_blocks(H200, 12345) == 0
 
 
 def test_the_device_of_the_library(emulator_library: Library) -> None:

@@ -53,8 +53,9 @@ def test_every_field_says_what_the_contract_says() -> None:
     for name in ("activation_alpha", "gate_slope", "gate_max", "gate_threshold", "post_alpha", "density"):
         assert getattr(params, name) == pytest.approx(getattr(a, name)), name
     assert (params.grid, params.post_scale_size, params.post_bias_size) == (a.grid, case.k, case.k)
-    for name, field in POINTERS.items():
-        assert bool(getattr(params, field)) == (name in real_inputs(shapes, a)), name
+    for name in ("gate_W", "gate", "residual"):
+        assert bool(getattr(params, f"has_{POINTERS[name]}")) == (name in real_inputs(shapes, a)), name
+    assert not any(getattr(params, field) for field in (*POINTERS.values(), "y"))
 
 
 def test_layouts() -> None:

@@ -1,8 +1,0 @@
-#include "instantiations.h"
-
-namespace lccl
-{
-
-LCCL_DEFINE_KERNEL(GateKernel<Half>);
-
-} // namespace lccl

@@ -1,8 +1,0 @@
-#include "instantiations.h"
-
-namespace lccl
-{
-
-LCCL_DEFINE_KERNEL(GatedGemm<Bfloat16, 128, 128, 3, 2, 4, 1>);
-
-} // namespace lccl
