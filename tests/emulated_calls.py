@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from ctypes import CDLL, c_char_p, c_int32, c_size_t, c_uint64, c_void_p, create_string_buffer
 from dataclasses import dataclass
 from typing import Any
@@ -68,6 +68,7 @@ class Emulator:
         in_place: bool = False,
         simulate: bool = False,
         padding: float = np.nan,
+        kernels: Sequence[int] = (0,),
     ) -> Emulated:
         """The op on one configuration.
 
@@ -78,6 +79,7 @@ class Emulator:
             in_place: the residual's memory is the output's.
             simulate: gates are simulated by density.
             padding: value of the padded channels of x and the residual.
+            kernels: bits of ``Kernels`` of each launch, one after the other; 0: the whole op.
         """
         params = conv_params({name: inputs[name].shape for name in INPUT_NAMES}, attributes, dtype, layout)
         params.simulate_gate = simulate
@@ -99,7 +101,9 @@ class Emulator:
         params.y = y.ctypes.data
         self._register(y.ctypes.data, y.nbytes, self._access(inputs, attributes, nhwc, in_place, config), b"Y")
         self._register(workspace.ctypes.data, workspace.nbytes, SCRATCH, b"workspace")
-        self.library.launch(params, device, config, workspace.ctypes.data, workspace.nbytes)
+        for bits in kernels:
+            params.kernels = bits
+            self.library.launch(params, device, config, workspace.ctypes.data, workspace.nbytes)
         report = create_string_buffer(8192)
         count = self._finish(report, len(report))
         errors = report.value.decode() if count else ""

@@ -26,6 +26,7 @@ char const* nameOf(Operation operation)
     case Operation::kSyncWarp: return "syncWarp";
     case Operation::kShuffleFloat: return "shuffleXor of floats";
     case Operation::kShuffleInt: return "shuffleXor of integers";
+    case Operation::kShuffleLane: return "shuffle";
     case Operation::kBallot: return "ballot";
     case Operation::kLoadMatrices: return "loadMatrices";
     case Operation::kMultiplyHalf: return "multiplyAccumulate of Half";

@@ -32,6 +32,7 @@ enum class Operation
     kSyncWarp,
     kShuffleFloat,
     kShuffleInt,
+    kShuffleLane,
     kBallot,
     kLoadMatrices,
     kMultiplyHalf,

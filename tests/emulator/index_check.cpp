@@ -164,29 +164,84 @@ bool scheduleFitsTheBlocks()
     return true;
 }
 
-//! A list is a permutation: active cells ascend from the front, inactive ones from the back.
-bool listIsAPermutation()
+//! Segments' lists are a permutation of the cells; by rank, active cells come in ascending order, and inactive ones segment by
+//! segment, each from its last place to its first: in ascending order, too.
+bool ranksFindEveryCell()
 {
     std::mt19937 random(2);
-    for (int32_t cells = 1; cells < 500; cells += 7)
+    for (int32_t cells = 1; cells < 4000; cells += 37)
     {
-        std::vector<int32_t> list(cells, -1);
-        int32_t active = 0;
-        for (int32_t cell = 0; cell < cells; ++cell)
+        for (int32_t const density : {0, 1, 5, 9, 10})
         {
-            bool const on = random() % 3 == 0;
-            int32_t const place = listPlace(cell, active, on, cells);
-            if (place < 0 || place >= cells || list[place] != -1)
+            for (int32_t const segmentCells : {8, 16, 24, 4000})
             {
-                return false;
+                int32_t const segments = ceilDivide(cells, segmentCells);
+                if (segments > kMaxSegments)
+                {
+                    continue;
+                }
+                std::vector<int32_t> list(cells, -1);
+                std::vector<int32_t> before(segments, 0);
+                std::vector<int32_t> active, inactive;
+                for (int32_t segment = 0; segment < segments; ++segment)
+                {
+                    before[segment] = static_cast<int32_t>(active.size());
+                    int32_t const first = segment * segmentCells;
+                    int32_t const end = smaller(first + segmentCells, cells);
+                    for (int32_t cell = first; cell < end; ++cell)
+                    {
+                        bool const on = static_cast<int32_t>(random() % 10) < density;
+                        int32_t const activeBefore = static_cast<int32_t>(active.size()) - before[segment];
+                        int32_t const place = listPlace(cell, first, end, activeBefore, on);
+                        if (place < first || place >= end || list[place] != -1)
+                        {
+                            return false;
+                        }
+                        list[place] = cell;
+                        (on ? active : inactive).push_back(cell);
+                    }
+                }
+                auto const activeBefore = [&](int32_t segment) { return before[segment]; };
+                for (size_t rank = 0; rank < active.size(); ++rank)
+                {
+                    if (list[placeOfActive(static_cast<int32_t>(rank), segments, segmentCells, activeBefore)] != active[rank])
+                    {
+                        return false;
+                    }
+                }
+                for (size_t rank = 0; rank < inactive.size(); ++rank)
+                {
+                    int32_t const place
+                        = placeOfInactive(static_cast<int32_t>(rank), segments, segmentCells, cells, activeBefore);
+                    if (list[place] != inactive[rank])
+                    {
+                        return false;
+                    }
+                }
             }
-            list[place] = cell;
-            active += on ? 1 : 0;
         }
-        for (int32_t i = 1; i < cells; ++i)
+    }
+    return true;
+}
+
+//! Every unit of a launch is one block's, and blocks differ by at most one.
+bool unitsAreShared()
+{
+    for (int32_t blocks = 1; blocks < 40; ++blocks)
+    {
+        for (int32_t units = 0; units < 200; ++units)
         {
-            bool const ascending = i < active ? list[i - 1] < list[i] : i == active || list[i - 1] > list[i];
-            if (!ascending)
+            int32_t sum = 0;
+            for (int32_t block = 0; block < blocks; ++block)
+            {
+                int32_t const own = unitsOf(block, blocks, units);
+                if (own < units / blocks || own > ceilDivide(units, blocks))
+                {
+                    return false;
+                }
+                sum += own;
+            }
+            if (sum != units)
             {
                 return false;
             }
@@ -291,7 +346,8 @@ int main()
     report("a swizzled tile has no bank conflicts and loses nothing", swizzleHasNoConflicts());
     report("splits cover the reduction", splitsCoverTheReduction());
     report("a schedule gives each part of each tile to one block", scheduleFitsTheBlocks());
-    report("a list is a permutation, in order", listIsAPermutation());
+    report("ranks find every cell, in order", ranksFindEveryCell());
+    report("units are shared among blocks", unitsAreShared());
     report("offsets beyond 2^31 elements are right", largeOffsetsAreRight());
     report("origins on the padding wrap around", wrappedOriginsAreRight());
     report("calls beyond 32-bit indices are refused", hugeCallsAreRefused());

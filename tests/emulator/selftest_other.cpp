@@ -112,6 +112,14 @@ struct ShuffleTooFar : Threads<32>
     }
 };
 
+struct ShuffleFromBeyond : Threads<32>
+{
+    static void run(Arguments const&)
+    {
+        machine::shuffle(thread(), 32);
+    }
+};
+
 struct DeepStack : Threads<32>
 {
     static void run(Arguments const&)
@@ -215,6 +223,7 @@ void testDivergence()
     expect<ExitBeforeBarrier>("an output that a failed launch left unwritten", stuck);
     expect<UnequalWork>("lanes that come late", {nullptr});
     expect<ShuffleTooFar>("a shuffle beyond the warp", {"bad argument"});
+    expect<ShuffleFromBeyond>("a shuffle from a lane that is not there", {"bad argument"});
 }
 
 void testStacks()

@@ -166,7 +166,8 @@ struct WarpOperations : Threads<64>
         machine::storeGlobal(a.output + thread * 4, sum);
         machine::storeGlobal(a.output + thread * 4 + 1, static_cast<int32_t>(thirds));
         machine::storeGlobal(a.output + thread * 4 + 2, static_cast<int32_t>(product) * 100 + machine::popcount(thirds));
-        machine::storeGlobal(a.output + thread * 4 + 3, other);
+        int32_t const beside = machine::shuffle(thread, (thread * 5 + 3) % 32); // another lane for each
+        machine::storeGlobal(a.output + thread * 4 + 3, other * 100 + beside);
     }
 };
 
@@ -187,7 +188,7 @@ void testWarpOperations()
         int32_t const* const got = run.output.value + thread * 4;
         int32_t const sums[2] = {31 * 32 / 2, 31 * 32 / 2 + 32 * 32};
         bool const right = got[0] == sums[warp] && static_cast<uint32_t>(got[1]) == thirds
-            && got[2] == 800 + __builtin_popcount(thirds) && got[3] == sums[1 - warp];
+            && got[2] == 800 + __builtin_popcount(thirds) && got[3] == sums[1 - warp] * 100 + warp * 32 + (thread * 5 + 3) % 32;
         wrong += right ? 0 : 1;
     }
     check(outcome.faults == 0 && wrong == 0, "shuffles, ballot, popcount", std::to_string(wrong) + " wrong threads; " + outcome.report);

@@ -20,8 +20,8 @@ def test_index_functions(tmp_path: Path) -> None:
     machine = [p for p in EMULATOR.glob("*.cpp") if not p.name.startswith(("selftest", "index_check", "device_query"))]
     sources = [EMULATOR / "index_check.cpp", KERNELS / "plan.cpp", KERNELS / "configurations.cpp", *machine]
     flags = ("-O2", "-std=c++17", "-Wall", "-Wextra", "-Werror", "-fsanitize=undefined", "-fno-sanitize-recover=all")
-    includes = [f"-I{p}" for p in (KERNELS, EMULATOR / "include", EMULATOR)]
+    includes = [f"-I{p}" for p in (KERNELS, EMULATOR / "include", EMULATOR, ROOT)]
     subprocess.run(["g++", *flags, *includes, "-o", program, *sources], check=True)
     done = subprocess.run([program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.count("ok  ") == 8
+    assert done.stdout.count("ok  ") == 9

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 
 import numpy as np
 import pytest
 
 from cases import CASES, Case
 from emulated_calls import STORAGE, Array, Emulated, Emulator
-from lccl.cuda.interface import Device, Dtype, Engine, Family, Layout
+from lccl.cuda.interface import Device, Dtype, Engine, Family, Kernels, Layout
 from lccl.cuda.library import Config, Library
 from lccl.errors import ContractError
 from lccl.op.contract import FLT_MAX
@@ -166,6 +167,42 @@ def test_blocks_that_share_a_tile(emulator: Emulator, channels: int) -> None:
         for result in results:
             check(case, inputs, Dtype.FLOAT16, result)
             assert result.y.tobytes() == results[0].y.tobytes(), config.name
+
+
+def test_segments_of_several_rounds(emulator: Emulator) -> None:
+    """So many cells that a block of the gate kernel takes its segment in two rounds; active ones at the seams."""
+    case = Case("rounds", "many cells", n=1, c=8, k=8, hw=(520, 521), kernel=(1, 1), pads=(0, 0, 0, 0), gate="external")
+    inputs = inputs_of(case, Dtype.FLOAT16)
+    cells = 520 * 521
+    segment = (cells // 256 // 8 + 1) * 8
+    assert 1024 < segment < 2048
+    for density in ("seams", "half"):
+        gate = np.zeros(cells, np.float16)
+        if density == "half":
+            gate[np.random.default_rng(3).integers(0, cells, cells // 2)] = 1
+        for first in (0, segment, 255 * segment):
+            gate[[i for i in (first - 1, first, first + 1023, first + 1024, cells - 1) if 0 <= i < cells]] = 0.5
+        inputs["gate"] = gate.reshape(1, 1, 520, 521)
+        config = emulator.library.config("pixel-mma-128x128-s3-w2x4")
+        result = emulator.run(inputs, case.attributes, Dtype.FLOAT16, BIG, config.id, checked=density == "seams")
+        check(case, inputs, Dtype.FLOAT16, result)
+        assert result.active == np.count_nonzero(gate)
+
+
+@pytest.mark.parametrize("grid", [1, 4])
+def test_kernels_by_themselves(emulator: Emulator, grid: int) -> None:
+    """For timing: each kernel runs alone on what the others left, and again; a split tile's counter is back at 0."""
+    case = wide_case("by themselves", n=1, c=100, k=24, hw=(9, 10), grid=grid, residual=True)
+    inputs = inputs_of(case, Dtype.FLOAT16)
+    pack, gate, main = Kernels
+    for config in configs_for(emulator.library, grid, Dtype.FLOAT16):
+        run = partial(emulator.run, inputs, case.attributes, Dtype.FLOAT16, BIG, config.id)
+        whole = run()
+        check(case, inputs, Dtype.FLOAT16, whole)
+        for kernels in ((pack, gate, main), (pack | gate, main), (0, main, main), (0, gate, main)):
+            parts = run(kernels=kernels, checked=False)
+            assert parts.y.tobytes() == whole.y.tobytes(), (config.name, kernels)
+        assert "never written" in run(kernels=(pack, gate)).errors
 
 
 def test_results_do_not_depend_on_the_order_of_blocks(emulator: Emulator) -> None:

@@ -31,25 +31,34 @@ class Mutation:
 
 
 LOOP_BARRIER = "machine::waitCopies<kStages - 2>();\n                    machine::syncThreads();"
+BEFORE_GATES = "            machine::syncThreads();\n            active += decideRound"
 MUTATIONS = (
     Mutation("copies are not waited for", "gemm.h", LOOP_BARRIER, "machine::syncThreads();", "copy of thread"),
     Mutation("no barrier after the wait", "gemm.h", LOOP_BARRIER, "machine::waitCopies<kStages - 2>();", "shared memory"),
-    Mutation("a stage is read that was never filled", "gemm.h", "if (!last || step + 1 < end)", "if (true)", "has not written"),
+    Mutation("a stage is read that was never filled", "gemm.h", "if (!last || step + 1 < range.end)", "if (true)", "has not written"),
     Mutation(
         "no barrier between tiles",
         "gemm.h",
-        "            }\n            machine::syncThreads();\n        }\n    }\n\nprivate",
-        "            }\n        }\n    }\n\nprivate",
+        "                }\n                machine::syncThreads();\n            }\n        }\n    }\n\nprivate",
+        "                }\n            }\n        }\n    }\n\nprivate",
         "no barrier between",
     ),
     Mutation("parts are delivered without a fence", "gemm.h", "        machine::fenceDevice();\n        machine::syncThreads();", "        machine::syncThreads();", "fence"),
     Mutation("parts are taken without a fence", "gemm.h", "        machine::fenceDevice();\n        acc = {};", "        acc = {};", "fence"),
     Mutation("weights beyond the last channel", "gemm.h", "inside && column < a.k", "inside", "out of bounds"),
-    Mutation("border blocks are not clipped", "rows.h", "ho < a.ho && wo < a.wo};", "true};", "written twice"),
+    Mutation("border blocks are not clipped", "rows.h", "ho < a.ho && wo < a.wo};", "true};", "out of bounds"),
     Mutation("counters are left as they were", "gate.h", "machine::storeGlobal(a.tileCounters + i, 0);", "", "nothing has written"),
     Mutation("lanes of a fragment are mixed up", "index.h", "(step * 2) ^ (lane >> 4)};", "(step * 2) ^ ((lane >> 3) & 1)};", "Not equal"),
     Mutation("a closed pixel's sum is looked at", "epilogue.h", "gate > 0.0F ? u * gate : 0.0F", "u * gate", "Not equal"),
     Mutation("padding of x is multiplied", "gemm.h", "? a.lastChunkBytes : 16;", "? 16 : 16;", "Not equal"),
+    Mutation("padding of x is gated", "gate.h", "kWhole || e < channels ? xs", "true ? xs", "active that should not"),
+    Mutation("gates are decided before their sums are there", "gate.h", BEFORE_GATES, "            active += decideRound", "shared memory"),
+    Mutation("a round's counts are read too early", "gate.h", "        machine::syncThreads();\n        // Each lane", "        // Each lane", "shared memory"),
+    Mutation("a part of the fill is left out", "fill.h", "round < end; ++round", "round < end - 1; ++round", "never written"),
+    Mutation("blocks without a tile do not fill", "gemm.h", "units > 0 ? units : 1", "units", "never written"),
+    Mutation("lines of a border block are not clipped", "fill.h", "smaller(a.grid, a.wo - p.wo)", "a.grid", "two blocks"),
+    Mutation("closed channels of the padding keep what is there", "fill.h", "channel + e < a.k ? leaky(", "true ? leaky(", "padding of y"),
+    Mutation("segments begin one cell too late", "rows.h", "(thread * kOwn + i) * 4, before);", "(thread * kOwn + i) * 4, before + 1);", "written"),
 )  # fmt: skip
 
 SCRIPT = """

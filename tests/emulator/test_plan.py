@@ -62,7 +62,7 @@ def test_retired_ids_are_refused(emulator_library: Library, id_: int) -> None:
         ("dense-simt-64x64", layer(dtype=Dtype.BFLOAT16), H200, "takes float32"),
         ("pixel-mma-64x64-s4-w2x2", layer(), TURING, "needs compute capability 8.0, and the device has 7.5"),
         ("pixel-simt-64x64", layer(dtype=Dtype.FLOAT32), TURING, "pixel-simt-64x64 needs compute capability 8.0"),
-        ("pixel-mma-128x256-s3-w2x4", layer(), GA102, "150016 bytes of shared memory"),
+        ("pixel-mma-128x256-s3-w2x4", layer(), GA102, "150528 bytes of shared memory"),
     ],
 )
 def test_a_configuration_says_why_not(

@@ -164,7 +164,8 @@ void perform(Warp& warp)
     {
     case Operation::kSyncWarp: break;
     case Operation::kShuffleFloat:
-    case Operation::kShuffleInt: performShuffle(warp); break;
+    case Operation::kShuffleInt:
+    case Operation::kShuffleLane: performShuffle(warp); break;
     case Operation::kBallot: performBallot(warp); break;
     case Operation::kLoadMatrices: performLoadMatrices(warp); break;
     case Operation::kMultiplyHalf: performMultiply<true>(warp); break;

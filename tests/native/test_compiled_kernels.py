@@ -30,7 +30,7 @@ TILES = [
 """Rows of tiles.h."""
 FILES = sorted(
     [f"mma_{m}x{n}_s{stages}_w{wm}x{wn}_{t}" for _, m, n, stages, wm, wn, *_ in TILES for t in ("float16", "bfloat16")]
-    + ["simt_64x64_float32", "list", "gate_float16", "gate_bfloat16", "gate_float32", "pack_float16", "pack_bfloat16"]
+    + ["simt_64x64_float32", "gate_float16", "gate_bfloat16", "gate_float32", "pack_float16", "pack_bfloat16"]
 )
 """That CMake writes and compiles, without .cu."""
 ARCHITECTURES = {"80", "86", "89", "90", "120"}
@@ -40,7 +40,7 @@ DTYPES = {
     Engine.SIMT: (Dtype.FLOAT32,),
 }
 HELPERS = {"gate": tuple(Dtype), "pack": (Dtype.FLOAT16, Dtype.BFLOAT16)}
-"""Kernels that are no configuration, one for each type; ``list`` is one for all types."""
+"""Kernels that are no configuration, one for each type."""
 REGISTERS_PER_SM = 65536
 
 
@@ -80,7 +80,7 @@ def sass(cuda_library_path: Path, disassembler: Disassembler) -> dict[tuple[str,
 
 def test_there_is_a_file_for_each_kernel_of_the_table_and_no_other(cuda_library: Library) -> None:
     helpers = {f"{name}_{dtype.name.lower()}" for name, dtypes in HELPERS.items() for dtype in dtypes}
-    assert set(FILES) == set(configs_by_file(cuda_library)) | helpers | {"list"}
+    assert set(FILES) == set(configs_by_file(cuda_library)) | helpers
 
 
 def test_cmake_writes_these_files_and_no_others(cuda_library_path: Path) -> None:

@@ -62,11 +62,15 @@ def includes(source: str) -> list[str]:
 
 
 def is_allowed(include: str, folder: Path = KERNEL) -> bool:
-    """True for files of the folder, C++'s and C's headers, processors' and three of CUDA's; no framework's header is one of
-    these."""
+    """True for files of the folder and of the contract, C++'s and C's headers, processors' and three of CUDA's; no framework's
+    header is one of these."""
     name = include[1:-1]
     if include.startswith('"'):
-        return name == MACHINE or (folder / name.removeprefix("../")).is_file()
+        return (
+            name == MACHINE
+            or (name.startswith("contract/") and (ROOT / name).is_file())
+            or (folder / name.removeprefix("../")).is_file()
+        )
     return name in CUDA_HEADERS | C_HEADERS | VECTOR_HEADERS or re.fullmatch(r"[a-z_]+", name) is not None
 
 

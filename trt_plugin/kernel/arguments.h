@@ -31,9 +31,8 @@ struct Arguments
 
     // Workspace.
     float* cellGate;         //!< [cells] the gate of each cell, 0 where inactive
-    int32_t* cellList;       //!< [cells] active cells from the front in ascending order, inactive ones from the back
+    int32_t* cellList;       //!< [cells] each segment's cells: active ones from the front, inactive ones from the back
     int32_t* segmentCounts;  //!< [segments] active cells
-    int32_t* activeCount;    //!< [1]
     int32_t* tileCounters;   //!< [counters] blocks that have delivered their part of a tile
     float* partials;         //!< [blocks][tile] partial sums
     void* packedWeight;      //!< T [k, r, s, ceil8(c)]; null where c is a multiple of 8 or the kernel needs none
@@ -56,9 +55,9 @@ struct Arguments
     int32_t identityAbove;   //!< With more active cells than this, all rows are computed; -1: always
     int32_t maxSplits;
     int32_t segments;
-    int32_t segmentCells;    //!< Cells that a block of the gate kernel computes; a power of two.
-    int32_t listSegments;    //!< Segments that a block of the list kernel sorts.
+    int32_t segmentCells;    //!< Cells that a block of the gate kernel computes and lists.
     int32_t gateLanes;       //!< Lanes that share a cell's gate; a power of two up to 32.
+    int32_t fillLanes;       //!< Lanes that share an inactive pixel; a power of two up to 32.
     int32_t counters;
 
     float activationAlpha, gateSlope, gateMax, gateThreshold, postAlpha;

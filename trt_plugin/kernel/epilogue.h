@@ -1,4 +1,4 @@
-// What follows the sums: bias, activation, gate, affine, residual, activation; and the rows that have no sums.
+// What follows the sums: bias, activation, gate, affine, residual, activation.
 #pragma once
 
 #include "rows.h"
@@ -40,7 +40,13 @@ LCCL_DEVICE float finish(Arguments const& a, Channel const& channel, float sum, 
     return leaky(v * channel.scale + channel.shift + residual, a.postAlpha);
 }
 
-//! Eight elements in their 16 bytes.
+//! y of an inactive pixel before the residual and the last activation.
+LCCL_DEVICE float closedValue(Channel const& channel)
+{
+    return 0.0F * channel.scale + channel.shift;
+}
+
+//! An element of eight in their 16 bytes.
 template <typename T>
 LCCL_DEVICE T element(Vec16 const& vector, int32_t index)
 {
@@ -48,12 +54,17 @@ LCCL_DEVICE T element(Vec16 const& vector, int32_t index)
     return T{static_cast<uint16_t>((index & 1) != 0 ? word >> 16 : word)};
 }
 
+//! Eight values in their 16 bytes.
 template <typename T>
-LCCL_DEVICE void setElement(Vec16& vector, int32_t index, float value)
+LCCL_DEVICE Vec16 packEight(float const (&values)[8])
 {
-    uint32_t const bits = machine::fromFloat<T>(value).bits;
-    uint32_t const word = vector.word[index >> 1];
-    vector.word[index >> 1] = (index & 1) != 0 ? (word & 0xffffU) | (bits << 16) : (word & 0xffff0000U) | bits;
+    Vec16 packed;
+    LCCL_UNROLL
+    for (int32_t i = 0; i < 4; ++i)
+    {
+        packed.word[i] = machine::packPair<T>(values[2 * i], values[2 * i + 1]);
+    }
+    return packed;
 }
 
 //! Eight channels of a pixel in NHWC with padded channels, 16-bit elements; padding is written as 0.
@@ -66,14 +77,14 @@ LCCL_DEVICE void storeChunk(
     {
         residual = machine::loadOwned(reinterpret_cast<Vec16 const*>(static_cast<T const*>(a.residual) + offset));
     }
-    Vec16 result{{0, 0, 0, 0}};
+    float values[kChunkElements];
     LCCL_UNROLL
     for (int32_t e = 0; e < kChunkElements; ++e)
     {
         float const value = finish(a, channels[e], sums[e], gate, machine::toFloat(element<T>(residual, e)));
-        setElement<T>(result, e, firstChannel + e < a.k ? value : 0.0F);
+        values[e] = firstChannel + e < a.k ? value : 0.0F;
     }
-    machine::storeGlobal(reinterpret_cast<Vec16*>(static_cast<T*>(a.y) + offset), result);
+    machine::storeGlobal(reinterpret_cast<Vec16*>(static_cast<T*>(a.y) + offset), packEight<T>(values));
 }
 
 //! One channel of a pixel, any layout; a channel of the padding is written as 0.
@@ -92,70 +103,6 @@ LCCL_DEVICE void storeElement(Arguments const& a, int64_t pixelOffset, int32_t k
         value = finish(a, loadChannel(a, k), sum, gate, residual);
     }
     machine::storeGlobal(static_cast<T*>(a.y) + offset, machine::fromFloat<T>(value));
-}
-
-//! Whether inactive pixels hold their result already: y is the residual, and nothing is done to that.
-LCCL_DEVICE bool inactiveIsDone(Arguments const& a)
-{
-    return a.residual == a.y && a.postAlpha == 1.0F && a.outputChannels == a.k && a.postBiasStep == 0
-        && (a.postBias == nullptr || machine::loadConstant(a.postBias) == 0.0F);
-}
-
-//! Writes the block's share of the inactive pixels, 16 bytes at a time. The stores need no answer, so they leave while the
-//! block goes on to its first tile.
-template <typename T>
-LCCL_DEVICE void fillInactive(Arguments const& a, Work const& work, int32_t thread, int32_t threads)
-{
-    if (inactiveIsDone(a))
-    {
-        return;
-    }
-    int32_t const chunks = a.outputChannels / kChunkElements;
-    int32_t lanes = 1;
-    while (lanes < chunks && lanes < kWarpSize)
-    {
-        lanes *= 2;
-    }
-    int32_t const rowsAtOnce = threads / lanes;
-    float const zeros[8] = {};
-    for (int32_t chunk = thread % lanes; chunk < chunks; chunk += lanes)
-    {
-        Channel channels[8];
-        LCCL_UNROLL
-        for (int32_t e = 0; e < kChunkElements; ++e)
-        {
-            channels[e] = loadChannel(a, chunk * kChunkElements + e);
-        }
-        for (int64_t row = static_cast<int64_t>(machine::blockIndex()) * rowsAtOnce + thread / lanes; row < work.inactiveRows;
-             row += static_cast<int64_t>(machine::gridSize()) * rowsAtOnce)
-        {
-            Pixel const p = inactivePixel(a, static_cast<int32_t>(row));
-            if (p.valid)
-            {
-                int32_t const first = chunk * kChunkElements;
-                storeChunk<T>(a, outputOffset(a, p) + first, first, channels, zeros, 0.0F);
-            }
-        }
-    }
-}
-
-//! The same, element by element, for any layout.
-template <typename T>
-LCCL_DEVICE void fillInactiveElements(Arguments const& a, Work const& work, int32_t thread, int32_t threads)
-{
-    if (inactiveIsDone(a))
-    {
-        return;
-    }
-    for (int64_t row = static_cast<int64_t>(machine::blockIndex()) * threads + thread; row < work.inactiveRows;
-         row += static_cast<int64_t>(machine::gridSize()) * threads)
-    {
-        Pixel const p = inactivePixel(a, static_cast<int32_t>(row));
-        for (int32_t k = 0; p.valid && k < a.outputChannels; ++k)
-        {
-            storeElement<T>(a, outputOffset(a, p), k, 0.0F, 0.0F);
-        }
-    }
 }
 
 } // namespace lccl

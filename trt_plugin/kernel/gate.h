@@ -1,4 +1,4 @@
-// The gate kernel: the gate of every cell in float32, and how many cells of each segment are active.
+// The gate kernel: the gate of every cell in float32, and the list of each segment's cells.
 #pragma once
 
 #include "epilogue.h"
@@ -6,40 +6,20 @@
 namespace lccl
 {
 
-//! Sum over the threads of a block, known to all of them. Uses the first 4 bytes of shared memory for each warp.
-template <int32_t kThreads>
-LCCL_DEVICE int32_t sumOverBlock(int32_t value, int32_t thread)
-{
-    constexpr int32_t kWarps = kThreads / kWarpSize;
-    LCCL_UNROLL
-    for (int32_t mask = kWarpSize / 2; mask > 0; mask /= 2)
-    {
-        value += machine::shuffleXor(value, mask);
-    }
-    uint32_t const base = machine::sharedBase();
-    machine::syncThreads();
-    if (thread % kWarpSize == 0)
-    {
-        machine::storeShared(base + thread / kWarpSize * 4, value);
-    }
-    machine::syncThreads();
-    int32_t sum = 0;
-    LCCL_UNROLL
-    for (int32_t warp = 0; warp < kWarps; ++warp)
-    {
-        sum += machine::loadShared<int32_t>(base + warp * 4);
-    }
-    return sum;
-}
-
+//! One block a segment, in rounds: sums of a round's cells, by lanes that share a cell; then gates and list places, a thread a cell.
 template <typename T>
 struct GateKernel
 {
     static constexpr int32_t kThreads = 256;
-    static constexpr int32_t kBlocksPerSm = 4;
-    static constexpr int32_t kSharedBytes = 4 * kThreads / kWarpSize;
+    static constexpr int32_t kBlocksPerSm = 2;
+    static constexpr int32_t kWarps = kThreads / kWarpSize;
+    //! Cells of a round that a thread decides.
+    static constexpr int32_t kOwnCells = 4;
+    static constexpr int32_t kRoundCells = kThreads * kOwnCells;
+    static constexpr int32_t kCountsBytes = kOwnCells * kWarps * 4;
+    static constexpr int32_t kSharedBytes = kRoundCells * 4 + kCountsBytes;
+    static_assert(kOwnCells * kWarps == kWarpSize, "the lanes of a warp add up the counts of a round");
 
-    //! One block a segment. Lanes that share a cell share its sum, in an order that depends on nothing but sizes.
     static LCCL_DEVICE void run(Arguments const& a)
     {
         int32_t const thread = machine::threadIndex();
@@ -48,29 +28,17 @@ struct GateKernel
         {
             machine::storeGlobal(a.tileCounters + i, 0);
         }
-        int32_t const lane = thread & (a.gateLanes - 1);
-        int32_t const cellsAtOnce = kThreads / a.gateLanes;
-        int64_t const first = static_cast<int64_t>(segment) * a.segmentCells;
+        Range const cells{segment * a.segmentCells, smaller((segment + 1) * a.segmentCells, a.cells)};
         int32_t active = 0;
-        for (int32_t i = 0; i < a.segmentCells; i += cellsAtOnce)
+        for (int32_t round = cells.first; round < cells.end; round += kRoundCells)
         {
-            int32_t const inSegment = i + thread / a.gateLanes;
-            int64_t const cell = first + inSegment;
-            bool const valid = inSegment < a.segmentCells && cell < a.cells;
-            float sum = valid && a.gateWeight != nullptr ? partialLogit(a, static_cast<int32_t>(cell), lane) : 0.0F;
-            for (int32_t mask = a.gateLanes / 2; mask > 0; mask /= 2)
+            if (a.gateWeight != nullptr)
             {
-                sum += machine::shuffleXor(sum, mask);
+                sumRound(a, {round, smaller(round + kRoundCells, cells.end)}, thread);
             }
-            if (valid && lane == 0)
-            {
-                float gate = decide(a, static_cast<int32_t>(cell), sum);
-                gate = a.simulatedDensity < 0.0F ? gate : simulate(a, static_cast<int32_t>(cell));
-                machine::storeGlobal(a.cellGate + cell, gate);
-                active += gate > 0.0F ? 1 : 0;
-            }
+            machine::syncThreads();
+            active += decideRound(a, cells, round, active, thread);
         }
-        active = sumOverBlock<kThreads>(active, thread);
         if (thread == 0)
         {
             machine::storeGlobal(a.segmentCounts + segment, active);
@@ -78,78 +46,295 @@ struct GateKernel
     }
 
 private:
-    //! The lane's share of gate_weight * x.
-    static LCCL_DEVICE float partialLogit(Arguments const& a, int32_t cell, int32_t lane)
+    //! Cells first to end - 1.
+    struct Range
     {
+        int32_t first;
+        int32_t end;
+    };
+
+    //! Elements that one load of x brings.
+    static constexpr int32_t kVector = sizeof(T) == 2 ? kChunkElements : 1;
+
+    static LCCL_DEVICE uint32_t sumPlace(int32_t inRound)
+    {
+        return machine::sharedBase() + inRound * 4;
+    }
+
+    static LCCL_DEVICE uint32_t countPlace(int32_t number)
+    {
+        return machine::sharedBase() + kRoundCells * 4 + number * 4;
+    }
+
+    // ---- sums ---------------------------------------------------------------------------------------------------------------
+
+    //! gate_weight * x of each cell, into shared memory. Where lanes have several cells each, four cells are summed side by side;
+    //! where they have one, four steps of the sum: either way a thread has four loads under way. The order of a cell's sum depends
+    //! on nothing but sizes.
+    static LCCL_DEVICE void sumRound(Arguments const& a, Range const& round, int32_t thread)
+    {
+        if (a.segmentCells > kThreads / a.gateLanes)
+        {
+            sumCells<4, 1>(a, round, thread);
+        }
+        else
+        {
+            sumCells<1, 4>(a, round, thread);
+        }
+    }
+
+    template <int32_t kCells, int32_t kSteps>
+    static LCCL_DEVICE void sumCells(Arguments const& a, Range const& round, int32_t thread)
+    {
+        int32_t const lane = thread & (a.gateLanes - 1);
+        int32_t const cellsAtOnce = kThreads / a.gateLanes;
+        LCCL_NO_UNROLL
+        for (int32_t begin = round.first; begin < round.end; begin += cellsAtOnce * kCells)
+        {
+            Window windows[kCells];
+            float sums[kCells];
+            LCCL_UNROLL
+            for (int32_t i = 0; i < kCells; ++i)
+            {
+                windows[i] = windowOf(a, begin + i * cellsAtOnce + thread / a.gateLanes, round.end);
+                sums[i] = 0.0F;
+            }
+            if (kVector == 1 || a.c % kVector == 0)
+            {
+                addProducts<kCells, kSteps, true>(a, windows, sums, lane);
+            }
+            else
+            {
+                addProducts<kCells, kSteps, false>(a, windows, sums, lane);
+            }
+            LCCL_UNROLL
+            for (int32_t i = 0; i < kCells; ++i)
+            {
+                for (int32_t mask = a.gateLanes / 2; mask > 0; mask /= 2)
+                {
+                    sums[i] += machine::shuffleXor(sums[i], mask);
+                }
+                int32_t const cell = begin + i * cellsAtOnce + thread / a.gateLanes;
+                if (lane == 0 && cell < round.end)
+                {
+                    machine::storeShared(sumPlace(cell - round.first), sums[i]);
+                }
+            }
+        }
+    }
+
+    //! What a cell's gate sees of x.
+    struct Window
+    {
+        int64_t image; //!< Offset of the image; -1: there is no such cell.
+        int32_t h;
+        int32_t w;
+    };
+
+    static LCCL_DEVICE Window windowOf(Arguments const& a, int32_t cell, int32_t end)
+    {
+        if (cell >= end)
+        {
+            return {-1, 0, 0};
+        }
         int32_t const line = a.byGateWidth.quotient(cell);
         int32_t const n = a.byGateHeight.quotient(line);
-        int32_t const h0 = a.byGateHeight.remainder(line, n) * a.gateStrideH - a.gatePadTop;
-        int32_t const w0 = a.byGateWidth.remainder(cell, line) * a.gateStrideW - a.gatePadLeft;
-        bool const vector = sizeof(T) == 2;
-        FastDivisor const& byChannels = vector ? a.byChannelChunks : a.byChannels;
-        int32_t const steps = a.gateR * a.gateS * static_cast<int32_t>(byChannels.divisor);
-        float sum = 0.0F;
-        for (int32_t step = lane; step < steps; step += a.gateLanes)
-        {
-            Tap const tap = decodeTap(step, byChannels, a.byGateKernelWidth);
-            int32_t const h = h0 + tap.r * a.gateDilationH;
-            int32_t const w = w0 + tap.s * a.gateDilationW;
-            if (onInput(h, w, a.h, a.w))
-            {
-                int64_t const pixel = n * a.xStrides.n + h * a.xStrides.h + w * a.xStrides.w;
-                if constexpr (sizeof(T) == 2)
-                {
-                    sum += chunkProduct(a, pixel, step, tap.channel);
-                }
-                else
-                {
-                    float const x = machine::loadConstant(static_cast<T const*>(a.x) + pixel + tap.channel * a.xStrides.channel);
-                    sum += x * machine::loadConstant(static_cast<T const*>(a.gateWeight) + step);
-                }
-            }
-        }
-        return sum;
+        return {n * a.xStrides.n, a.byGateHeight.remainder(line, n) * a.gateStrideH - a.gatePadTop,
+            a.byGateWidth.remainder(cell, line) * a.gateStrideW - a.gatePadLeft};
     }
 
-    //! Eight channels of a pixel; x is padded to whole chunks, the weights are not, and the padding is not looked at.
-    static LCCL_DEVICE float chunkProduct(Arguments const& a, int64_t pixel, int32_t step, int32_t chunk)
+    //! What one load brings: eight 16-bit elements, or a float.
+    struct Loaded
     {
-        T const* const x = static_cast<T const*>(a.x) + pixel + chunk * kChunkElements;
-        T const* const weights = static_cast<T const*>(a.gateWeight);
-        Vec16 const xs = machine::loadConstant(reinterpret_cast<Vec16 const*>(x));
-        float sum = 0.0F;
-        if (a.c % kChunkElements == 0)
+        Vec16 bits;
+
+        LCCL_DEVICE float value(int32_t e) const
         {
-            Vec16 const ws = machine::loadConstant(reinterpret_cast<Vec16 const*>(weights + static_cast<int64_t>(step) * kChunkElements));
+            if constexpr (kVector == 1)
+            {
+                return machine::floatFromBits(bits.word[0]);
+            }
+            else
+            {
+                return machine::toFloat(element<T>(bits, e));
+            }
+        }
+    };
+
+    static LCCL_DEVICE Loaded load(T const* address)
+    {
+        Loaded loaded{{{0, 0, 0, 0}}};
+        if constexpr (kVector == 1)
+        {
+            loaded.bits.word[0] = machine::bitsOfFloat(machine::loadConstant(address));
+        }
+        else
+        {
+            loaded.bits = machine::loadConstant(reinterpret_cast<Vec16 const*>(address));
+        }
+        return loaded;
+    }
+
+    //! Adds the lane's share of each cell's products, step by step.
+    //! \tparam kWhole whether all loads bring channels only; else a pixel's last one brings padding, too, which is not looked at
+    template <int32_t kCells, int32_t kSteps, bool kWhole>
+    static LCCL_DEVICE void addProducts(Arguments const& a, Window const (&windows)[kCells], float (&sums)[kCells], int32_t lane)
+    {
+        FastDivisor const& byLoads = kVector == 1 ? a.byChannels : a.byChannelChunks;
+        int32_t const steps = a.gateR * a.gateS * static_cast<int32_t>(byLoads.divisor);
+        T const* const x = static_cast<T const*>(a.x);
+        LCCL_NO_UNROLL
+        for (int32_t first = lane; first < steps; first += a.gateLanes * kSteps)
+        {
+            Loaded xs[kSteps][kCells];
+            bool seen[kSteps][kCells];
             LCCL_UNROLL
-            for (int32_t e = 0; e < kChunkElements; ++e)
+            for (int32_t s = 0; s < kSteps; ++s)
             {
-                sum += machine::toFloat(element<T>(xs, e)) * machine::toFloat(element<T>(ws, e));
+                int32_t const step = first + s * a.gateLanes;
+                Tap const tap = decodeTap(step, byLoads, a.byGateKernelWidth);
+                int64_t const channel = tap.channel * kVector * a.xStrides.channel;
+                LCCL_UNROLL
+                for (int32_t i = 0; i < kCells; ++i)
+                {
+                    int32_t const h = windows[i].h + tap.r * a.gateDilationH;
+                    int32_t const w = windows[i].w + tap.s * a.gateDilationW;
+                    seen[s][i] = step < steps && windows[i].image >= 0 && onInput(h, w, a.h, a.w);
+                    xs[s][i] = {{{0, 0, 0, 0}}};
+                    if (seen[s][i])
+                    {
+                        xs[s][i] = load(x + windows[i].image + h * a.xStrides.h + w * a.xStrides.w + channel);
+                    }
+                }
             }
-            return sum;
-        }
-        int64_t const firstWeight = static_cast<int64_t>(step / a.channelChunks) * a.c + chunk * kChunkElements;
-        LCCL_UNROLL
-        for (int32_t e = 0; e < kChunkElements; ++e)
-        {
-            if (chunk * kChunkElements + e < a.c)
+            LCCL_UNROLL
+            for (int32_t s = 0; s < kSteps; ++s)
             {
-                sum += machine::toFloat(element<T>(xs, e)) * machine::toFloat(machine::loadConstant(weights + firstWeight + e));
+                int32_t const step = first + s * a.gateLanes;
+                if (step < steps)
+                {
+                    addStep<kCells, kWhole>(a, xs[s], seen[s], sums, step, byLoads);
+                }
             }
         }
-        return sum;
     }
 
-    //! The cell's gate; 0 where it is not above the threshold, or a NaN.
-    static LCCL_DEVICE float decide(Arguments const& a, int32_t cell, float sum)
+    template <int32_t kCells, bool kWhole>
+    static LCCL_DEVICE void addStep(Arguments const& a, Loaded const (&xs)[kCells], bool const (&seen)[kCells], float (&sums)[kCells],
+        int32_t step, FastDivisor const& byLoads)
     {
-        float const logit = sum + (a.gateBias == nullptr ? 1.0F : machine::loadConstant(a.gateBias));
+        T const* const weights = static_cast<T const*>(a.gateWeight);
+        float weight[kVector];
+        int32_t channels = kVector;
+        if constexpr (kWhole)
+        {
+            Loaded const loaded = load(weights + static_cast<int64_t>(step) * kVector);
+            LCCL_UNROLL
+            for (int32_t e = 0; e < kVector; ++e)
+            {
+                weight[e] = loaded.value(e);
+            }
+        }
+        else
+        {
+            int32_t const tap = byLoads.quotient(step);
+            int32_t const channel = byLoads.remainder(step, tap) * kVector;
+            channels = smaller(kVector, a.c - channel);
+            LCCL_UNROLL
+            for (int32_t e = 0; e < kVector; ++e)
+            {
+                weight[e] = 0.0F;
+                if (e < channels)
+                {
+                    weight[e] = machine::toFloat(machine::loadConstant(weights + static_cast<int64_t>(tap) * a.c + channel + e));
+                }
+            }
+        }
+        LCCL_UNROLL
+        for (int32_t i = 0; i < kCells; ++i)
+        {
+            float sum = 0.0F;
+            LCCL_UNROLL
+            for (int32_t e = 0; e < kVector; ++e)
+            {
+                sum += kWhole || e < channels ? xs[i].value(e) * weight[e] : 0.0F;
+            }
+            sums[i] += seen[i] ? sum : 0.0F;
+        }
+    }
+
+    // ---- gates and places -----------------------------------------------------------------------------------------------------
+
+    //! Gates of a round's cells, and their places in the segment's list; returns how many are active.
+    static LCCL_DEVICE int32_t decideRound(Arguments const& a, Range const& cells, int32_t round, int32_t activeBefore, int32_t thread)
+    {
+        int32_t const lane = thread % kWarpSize;
+        int32_t const warp = thread / kWarpSize;
+        float external[kOwnCells];
+        LCCL_UNROLL
+        for (int32_t i = 0; i < kOwnCells; ++i)
+        {
+            int32_t const cell = round + i * kThreads + thread;
+            external[i] = 1.0F;
+            if (a.gate != nullptr && cell < cells.end)
+            {
+                external[i] = machine::toFloat(machine::loadConstant(static_cast<T const*>(a.gate) + cell));
+            }
+        }
+        float const bias = a.gateBias == nullptr ? 1.0F : machine::loadConstant(a.gateBias);
+        uint32_t masks[kOwnCells];
+        LCCL_UNROLL
+        for (int32_t i = 0; i < kOwnCells; ++i)
+        {
+            int32_t const cell = round + i * kThreads + thread;
+            float gate = 0.0F;
+            if (cell < cells.end)
+            {
+                float const sum = a.gateWeight == nullptr ? 0.0F : machine::loadShared<float>(sumPlace(cell - round));
+                gate = a.simulatedDensity < 0.0F ? decide(a, sum + bias, external[i]) : simulate(a, cell);
+                machine::storeGlobal(a.cellGate + cell, gate);
+            }
+            masks[i] = machine::ballot(gate > 0.0F);
+            if (lane == 0)
+            {
+                machine::storeShared(countPlace(i * kWarps + warp), machine::popcount(masks[i]));
+            }
+        }
+        machine::syncThreads();
+        // Each lane adds up one of the round's counts: of the cells i * kThreads + warp * 32 and the 31 after, number i * kWarps + warp.
+        int32_t const count = machine::loadShared<int32_t>(countPlace(lane));
+        int32_t sum = count;
+        LCCL_UNROLL
+        for (int32_t distance = 1; distance < kWarpSize; distance *= 2)
+        {
+            int32_t const other = machine::shuffle(sum, lane < distance ? lane : lane - distance);
+            sum += lane < distance ? 0 : other;
+        }
+        LCCL_UNROLL
+        for (int32_t i = 0; i < kOwnCells; ++i)
+        {
+            int32_t const cell = round + i * kThreads + thread;
+            int32_t const inRound = machine::shuffle(sum - count, i * kWarps + warp);
+            int32_t const before = activeBefore + inRound + machine::popcount(masks[i] & ((1U << lane) - 1U));
+            if (cell < cells.end && a.identityAbove >= 0) // else nobody asks for the list
+            {
+                bool const active = ((masks[i] >> lane) & 1U) != 0;
+                machine::storeGlobal(a.cellList + listPlace(cell, cells.first, cells.end, before, active), cell);
+            }
+        }
+        machine::syncThreads();
+        return machine::shuffle(sum, kWarpSize - 1);
+    }
+
+    //! A cell's gate; 0 where it is not above the threshold, or a NaN.
+    static LCCL_DEVICE float decide(Arguments const& a, float logit, float external)
+    {
         float gate = a.gateSlope * logit;
         gate = gate > 0.0F ? gate : 0.0F;
         gate = gate < a.gateMax ? gate : a.gateMax;
         if (a.gate != nullptr)
         {
-            gate *= machine::toFloat(machine::loadConstant(static_cast<T const*>(a.gate) + cell));
+            gate *= external;
         }
         return gate > a.gateThreshold ? gate : 0.0F;
     }

@@ -1,7 +1,7 @@
 // The tensor-core kernel: an implicit GEMM over the rows that rows.h names, by mma.sync and cp.async.
 #pragma once
 
-#include "epilogue.h"
+#include "fill.h"
 
 namespace lccl
 {
@@ -28,7 +28,7 @@ struct GatedGemm
 
     static constexpr int32_t kStageBytes = (kTileM + kTileN) * kRowBytes;
     static constexpr int32_t kTableBytes = RowTable<kTileM>::kBytes;
-    static constexpr int32_t kSharedBytes = kStages * kStageBytes + kTableBytes;
+    static constexpr int32_t kSharedBytes = kStages * kStageBytes + kTableBytes + SegmentTable::kBytes;
 
     //! Rows of a tile that one pass of all threads copies: eight threads a row, 16 bytes each.
     static constexpr int32_t kCopyRows = kThreads / kRowChunks;
@@ -50,37 +50,54 @@ struct GatedGemm
     static LCCL_DEVICE void run(Arguments const& a)
     {
         int32_t const thread = machine::threadIndex();
-        Work const work = findWork(a);
-        fillInactive<T>(a, work, thread, kThreads);
-
+        Work const work = findWork<kThreads>(a, {machine::sharedBase() + kStages * kStageBytes + kTableBytes}, thread);
         int32_t const steps = ceilDivide(a.r * a.s * a.channelChunks, kRowChunks);
         int32_t const tilesN = ceilDivide(a.outputChannels, kTileN);
         Schedule const schedule = makeSchedule(work.rows, kTileM, tilesN, steps, machine::gridSize(), a.maxSplits);
+        int32_t const units = unitsOf(machine::blockIndex(), machine::gridSize(), schedule.units);
+        int32_t const slices = units > 0 ? units : 1;
         LCCL_NO_UNROLL
-        for (int32_t number = machine::blockIndex(); number < schedule.units; number += machine::gridSize())
+        for (int32_t i = 0; i < slices; ++i)
         {
-            Unit const unit = decodeUnit(number, schedule);
-            table().describe(a, work, unit.tileM * kTileM, thread, kThreads);
-            machine::syncThreads();
-
-            Accumulators acc = {};
-            int32_t const begin = splitBegin(steps, unit.split, schedule.splits);
-            int32_t const end = splitBegin(steps, unit.split + 1, schedule.splits);
-            multiply(a, acc, unit.tileN * kTileN, begin, end, thread);
-            bool complete = true;
-            if constexpr (kSplits)
+            bool const multiplies = i < units; // a block without a unit only fills
+            Unit const unit = decodeUnit(machine::blockIndex() + i * machine::gridSize(), schedule);
+            int32_t const firstColumn = unit.tileN * kTileN;
+            Range const range{splitBegin(steps, unit.split, schedule.splits), splitBegin(steps, unit.split + 1, schedule.splits)};
+            Copier copier;
+            if (multiplies)
             {
-                complete = schedule.splits == 1 || joinSplits(a, acc, unit, schedule.splits, thread);
+                table().describe(a, work, unit.tileM * kTileM, thread, kThreads);
+                machine::syncThreads();
+                copier = makeCopier(thread);
+                startCopies(a, copier, firstColumn, range);
             }
-            if (complete)
+            Fill<T, kThreads>::slice(a, work, i, slices, thread); // while the first copies are under way
+            if (multiplies)
             {
-                writeTile(a, acc, unit.tileN * kTileN, thread);
+                Accumulators acc = {};
+                multiply(a, acc, copier, firstColumn, range, thread);
+                bool complete = true;
+                if constexpr (kSplits)
+                {
+                    complete = schedule.splits == 1 || joinSplits(a, acc, unit, schedule.splits, thread);
+                }
+                if (complete)
+                {
+                    writeTile(a, acc, firstColumn, thread);
+                }
+                machine::syncThreads();
             }
-            machine::syncThreads();
         }
     }
 
 private:
+    //! Steps begin to end - 1 of the reduction.
+    struct Range
+    {
+        int32_t begin;
+        int32_t end;
+    };
+
     struct Accumulators
     {
         float value[kFragmentsM][kFragmentsN][4];
@@ -110,7 +127,7 @@ private:
         uint32_t taps[kCopiesA];
     };
 
-    static LCCL_DEVICE Copier makeCopier(Arguments const& a, int32_t thread)
+    static LCCL_DEVICE Copier makeCopier(int32_t thread)
     {
         Copier copier;
         copier.row = thread / kRowChunks;
@@ -119,7 +136,7 @@ private:
         for (int32_t i = 0; i < kCopiesA; ++i)
         {
             int32_t const row = copier.row + i * kCopyRows;
-            copier.pixel[i] = static_cast<uint32_t>(table().image(row) * a.h * a.w) + table().origin(row);
+            copier.pixel[i] = table().origin(row);
             copier.taps[i] = table().taps(row);
         }
         return copier;
@@ -203,21 +220,27 @@ private:
         }
     }
 
-    //! acc += the steps begin to end - 1. Fragments of the next 16 elements are loaded while these are multiplied.
-    //!
-    //! A stage is written again one step after its last fragments were read: the barrier of that step lies between.
-    static LCCL_DEVICE void multiply(Arguments const& a, Accumulators& acc, int32_t firstColumn, int32_t begin, int32_t end, int32_t thread)
+    //! Starts the copies of the first steps, one group for each stage but the last.
+    static LCCL_DEVICE void startCopies(Arguments const& a, Copier const& copier, int32_t firstColumn, Range const& range)
     {
-        Copier const copier = makeCopier(a, thread);
         LCCL_UNROLL
         for (int32_t s = 0; s < kStages - 1; ++s)
         {
-            if (begin + s < end)
+            if (range.begin + s < range.end)
             {
-                copyStep(a, copier, firstColumn, begin + s, s);
+                copyStep(a, copier, firstColumn, range.begin + s, s);
             }
             machine::commitCopies();
         }
+    }
+
+    //! acc += the steps of the range, of which startCopies has begun the first. Fragments of the next 16 elements are loaded
+    //! while these are multiplied.
+    //!
+    //! A stage is written again one step after its last fragments were read: the barrier of that step lies between.
+    static LCCL_DEVICE void multiply(
+        Arguments const& a, Accumulators& acc, Copier const& copier, int32_t firstColumn, Range const& range, int32_t thread)
+    {
         machine::waitCopies<kStages - 2>();
         machine::syncThreads();
 
@@ -231,7 +254,7 @@ private:
         int32_t reading = 0;
         int32_t writing = kStages - 1;
         LCCL_NO_UNROLL
-        for (int32_t step = begin; step < end; ++step)
+        for (int32_t step = range.begin; step < range.end; ++step)
         {
             LCCL_UNROLL
             for (int32_t kStep = 0; kStep < kRowSteps; ++kStep)
@@ -249,7 +272,7 @@ private:
                     machine::syncThreads();
                     reading = reading == kStages - 1 ? 0 : reading + 1;
                 }
-                if (!last || step + 1 < end)
+                if (!last || step + 1 < range.end)
                 {
                     loadA(fragmentsA[next], reading, (kStep + 1) % kRowSteps, thread);
                     if (kAheadB)
@@ -259,7 +282,7 @@ private:
                 }
                 if (kStep == 0)
                 {
-                    if (step + kStages - 1 < end)
+                    if (step + kStages - 1 < range.end)
                     {
                         copyStep(a, copier, firstColumn, step + kStages - 1, writing);
                     }
@@ -274,7 +297,7 @@ private:
     }
 
     //! Delivers the block's part of a tile. The last block to deliver adds up all parts in their order, so that the sum does
-    //! not depend on who is last, and gets true.
+    //! not depend on who is last, gets true, and leaves the tile's counter at 0.
     static LCCL_DEVICE bool joinSplits(Arguments const& a, Accumulators& acc, Unit const& unit, int32_t splits, int32_t thread)
     {
         constexpr int64_t kTileElements = static_cast<int64_t>(kTileM) * kTileN;
@@ -304,6 +327,10 @@ private:
         if (!lastToDeliver)
         {
             return false;
+        }
+        if (thread == 0)
+        {
+            machine::atomicAddGlobal(a.tileCounters + unit.tile, -splits);
         }
         machine::fenceDevice();
         acc = {};

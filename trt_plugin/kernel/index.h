@@ -148,7 +148,7 @@ LCCL_HOST_DEVICE constexpr bool tapIsOnInput(uint32_t bits, Tap const& tap)
 }
 
 //! Part `part` of `parts` of the steps 0 to steps - 1; never empty while parts <= steps.
-LCCL_HOST_DEVICE int32_t splitBegin(int32_t steps, int32_t part, int32_t parts)
+LCCL_HOST_DEVICE constexpr int32_t splitBegin(int32_t steps, int32_t part, int32_t parts)
 {
     return static_cast<int32_t>(static_cast<int64_t>(steps) * part / parts);
 }
@@ -187,6 +187,12 @@ LCCL_HOST_DEVICE Schedule makeSchedule(int32_t rows, int32_t tileRows, int32_t t
     return {tilesN, splits, tiles * splits};
 }
 
+//! Units that the block of this number takes of a launch's.
+LCCL_HOST_DEVICE constexpr int32_t unitsOf(int32_t block, int32_t blocks, int32_t units)
+{
+    return block < units ? (units - 1 - block) / blocks + 1 : 0;
+}
+
 //! One block's share of a tile.
 struct Unit
 {
@@ -204,13 +210,54 @@ LCCL_HOST_DEVICE Unit decodeUnit(int32_t unit, Schedule const& schedule)
     return {tile, tileM, tile - tileM * schedule.tilesN, unit - tile * schedule.splits};
 }
 
-// ---- compaction -----------------------------------------------------------------------------------------------------------
+// ---- segments and their lists ------------------------------------------------------------------------------------------------
+//
+// The cells of a gate map are cut into segments, one for each block of the gate kernel. A segment lists its own cells, active ones
+// from the front and inactive ones from the back, both in ascending order, so that no block waits for another. The main kernel adds
+// up the segments' counts and finds a cell by its rank among all active or all inactive ones.
 
-//! Place of a cell in the list: active cells from the front, inactive ones from the back.
-//! \param activeBefore active cells with a smaller number
-LCCL_HOST_DEVICE constexpr int32_t listPlace(int32_t cell, int32_t activeBefore, bool active, int32_t cells)
+//! Segments at most: as many counts are kept in a block's shared memory.
+constexpr int32_t kMaxSegments = 256;
+
+//! Place of a cell in the list.
+//! \param first, end cells of its segment
+//! \param activeBefore active cells of the segment with a smaller number
+LCCL_HOST_DEVICE constexpr int32_t listPlace(int32_t cell, int32_t first, int32_t end, int32_t activeBefore, bool active)
 {
-    return active ? activeBefore : cells - 1 - (cell - activeBefore);
+    return active ? first + activeBefore : end - 1 - (cell - first - activeBefore);
+}
+
+//! The last segment before which `before` counts at most `rank` cells.
+//! \param before(segment) ascending, 0 for segment 0
+template <typename Before>
+LCCL_HOST_DEVICE int32_t segmentOfRank(int32_t rank, int32_t segments, Before const& before)
+{
+    int32_t found = 0;
+    for (int32_t step = kMaxSegments / 2; step > 0; step /= 2)
+    {
+        int32_t const next = found + step;
+        found = next < segments && before(next) <= rank ? next : found;
+    }
+    return found;
+}
+
+//! Place in the list of the cell of rank `rank` among all active cells.
+//! \param activeBefore(segment) active cells in all segments before it
+template <typename ActiveBefore>
+LCCL_HOST_DEVICE int32_t placeOfActive(int32_t rank, int32_t segments, int32_t segmentCells, ActiveBefore const& activeBefore)
+{
+    int32_t const segment = segmentOfRank(rank, segments, activeBefore);
+    return segment * segmentCells + rank - activeBefore(segment);
+}
+
+//! The same among all inactive cells.
+template <typename ActiveBefore>
+LCCL_HOST_DEVICE int32_t placeOfInactive(
+    int32_t rank, int32_t segments, int32_t segmentCells, int32_t cells, ActiveBefore const& activeBefore)
+{
+    auto const inactiveBefore = [&](int32_t segment) { return segment * segmentCells - activeBefore(segment); };
+    int32_t const segment = segmentOfRank(rank, segments, inactiveBefore);
+    return smaller((segment + 1) * segmentCells, cells) - 1 - (rank - inactiveBefore(segment));
 }
 
 // ---- simulated gates -------------------------------------------------------------------------------------------------------

@@ -43,7 +43,6 @@ endforeach()
 foreach(dtype float16 bfloat16)
   lccl_instantiate(pack_${dtype} "PackKernel<${types_${dtype}}>")
 endforeach()
-lccl_instantiate(list ListKernel)
 lccl_instantiate(simt_64x64_float32 SimtGemm)
 
 # What an earlier list left behind.

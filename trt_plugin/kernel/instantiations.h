@@ -2,8 +2,8 @@
 #pragma once
 
 #include "configurations.h"
+#include "gate.h"
 #include "gemm.h"
-#include "list.h"
 #include "pack.h"
 #include "simt.h"
 #include "tiles.h"
@@ -34,6 +34,5 @@ LCCL_DECLARE_KERNEL(GateKernel<Half>);
 LCCL_DECLARE_KERNEL(GateKernel<Bfloat16>);
 LCCL_DECLARE_KERNEL(PackKernel<Half>);
 LCCL_DECLARE_KERNEL(PackKernel<Bfloat16>);
-LCCL_DECLARE_KERNEL(ListKernel);
 
 } // namespace lccl

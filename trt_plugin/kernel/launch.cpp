@@ -61,10 +61,6 @@ cudaError_t startAll(Plan const& plan, lccl_conv_config const& config, cudaStrea
     {
         error = start<GateKernel<T>>(plan, plan.gateBlocks, stream);
     }
-    if (error == cudaSuccess && plan.lists)
-    {
-        error = start<ListKernel>(plan, plan.listBlocks, stream);
-    }
     return error == cudaSuccess && plan.multiplies ? startMain<T>(plan, config, stream) : error;
 }
 

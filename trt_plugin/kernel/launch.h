@@ -6,7 +6,7 @@
 namespace lccl
 {
 
-//! Enqueues pack (where weights need it), gate, list (where rows come from a list) and the main kernel.
+//! Enqueues pack (where weights need it), gate and the main kernel.
 //! \return the first error
 cudaError_t launch(
     lccl_conv_params const& params, lccl_device const& device, lccl_conv_config const& config, void* workspace, cudaStream_t stream);

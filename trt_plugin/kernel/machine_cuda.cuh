@@ -79,6 +79,24 @@ LCCL_DEVICE Bfloat16 fromFloat<Bfloat16>(float value)
     return Bfloat16{__bfloat16_as_ushort(__float2bfloat16_rn(value))};
 }
 
+//! Two elements in a word, the first in its lower half.
+template <typename T>
+LCCL_DEVICE uint32_t packPair(float first, float second);
+
+template <>
+LCCL_DEVICE uint32_t packPair<Half>(float first, float second)
+{
+    __half2 const pair = __floats2half2_rn(first, second);
+    return static_cast<uint32_t>(__half_as_ushort(__high2half(pair))) << 16 | __half_as_ushort(__low2half(pair));
+}
+
+template <>
+LCCL_DEVICE uint32_t packPair<Bfloat16>(float first, float second)
+{
+    __nv_bfloat162 const pair = __floats2bfloat162_rn(first, second);
+    return static_cast<uint32_t>(__bfloat16_as_ushort(__high2bfloat16(pair))) << 16 | __bfloat16_as_ushort(__low2bfloat16(pair));
+}
+
 LCCL_DEVICE float floatFromBits(uint32_t bits)
 {
     return __uint_as_float(bits);
@@ -208,6 +226,12 @@ LCCL_DEVICE float shuffleXor(float value, int32_t mask)
 LCCL_DEVICE int32_t shuffleXor(int32_t value, int32_t mask)
 {
     return __shfl_xor_sync(0xffffffffu, value, mask);
+}
+
+//! The value of lane `source`, which may differ from lane to lane; all lanes take part.
+LCCL_DEVICE int32_t shuffle(int32_t value, int32_t source)
+{
+    return __shfl_sync(0xffffffffu, value, source);
 }
 
 //! Bit i: whether the condition holds in lane i; all lanes take part.

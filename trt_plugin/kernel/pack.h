@@ -22,17 +22,15 @@ struct PackKernel
         {
             int32_t const tap = a.byChannelChunks.quotient(static_cast<int32_t>(i));
             int32_t const channel = a.byChannelChunks.remainder(static_cast<int32_t>(i), tap) * kChunkElements;
-            Vec16 packed{{0, 0, 0, 0}};
+            T const* const weight = static_cast<T const*>(a.weight) + static_cast<int64_t>(tap) * a.c + channel;
+            float values[kChunkElements];
             LCCL_UNROLL
             for (int32_t e = 0; e < kChunkElements; ++e)
             {
-                if (channel + e < a.c)
-                {
-                    T const* const weight = static_cast<T const*>(a.weight) + static_cast<int64_t>(tap) * a.c + channel + e;
-                    setElement<T>(packed, e, machine::toFloat(machine::loadConstant(weight)));
-                }
+                values[e] = channel + e < a.c ? machine::toFloat(machine::loadConstant(weight + e)) : 0.0F;
             }
-            machine::storeGlobal(reinterpret_cast<Vec16*>(static_cast<T*>(a.packedWeight) + i * kChunkElements), packed);
+            machine::storeGlobal(
+                reinterpret_cast<Vec16*>(static_cast<T*>(a.packedWeight) + i * kChunkElements), packEight<T>(values));
         }
     }
 };

@@ -17,10 +17,8 @@ namespace
 constexpr int64_t kIndexLimit = (int64_t{1} << 31) - (int64_t{1} << 16);
 //! Coordinates stay so small that sums of a few of them fit into 32 bits.
 constexpr int64_t kCoordinateLimit = int64_t{1} << 29;
-//! Blocks of the gate kernel at most; the list kernel adds up their counts.
-constexpr int32_t kMaxSegments = 2048;
-constexpr int32_t kMinSegmentCells = 8;
-constexpr int32_t kListCells = 256;
+//! A segment has a multiple of so many cells, so that small maps use many blocks of the gate kernel.
+constexpr int64_t kSegmentStep = 8;
 
 //! A product of numbers that are not negative, or 2^62 if it is more.
 int64_t product(int64_t a, int64_t b)
@@ -194,15 +192,10 @@ Strides stridesOf(int32_t layout, int64_t channels, int64_t h, int64_t w)
     return {h * w * pitch, 1, w * pitch, pitch};
 }
 
-//! Cells that a block of the gate kernel computes: few, so that small maps use many blocks, but not too many blocks.
+//! Cells that a block of the gate kernel computes: few, but no more than kMaxSegments blocks.
 int32_t segmentCellsOf(int64_t cells)
 {
-    int32_t size = kMinSegmentCells;
-    while ((cells + size - 1) / size > kMaxSegments)
-    {
-        size *= 2;
-    }
-    return size;
+    return static_cast<int32_t>(std::max(kSegmentStep, roundUp((cells + kMaxSegments - 1) / kMaxSegments, kSegmentStep)));
 }
 
 } // namespace
@@ -304,7 +297,6 @@ Workspace layOutWorkspace(lccl_conv_params const& p, lccl_device const& device, 
     layout.cellGate = place(sizes.cells * 4);
     layout.cellList = place(sizes.cells * 4);
     layout.segmentCounts = place(kMaxSegments * 4);
-    layout.activeCount = place(4);
     layout.tileCounters = place(splits ? blocks * 4 : 0);
     layout.partials = place(splits ? blocks * config.tile_m * config.tile_n * 4 : 0);
     layout.packedWeight = place(layout.packs ? int64_t{p.k} * p.r * p.s * sizes.channelChunks * 16 : 0);
@@ -338,7 +330,6 @@ void describeWorkspace(Arguments& a, Workspace const& layout, void* workspace)
     a.cellGate = reinterpret_cast<float*>(base + layout.cellGate);
     a.cellList = reinterpret_cast<int32_t*>(base + layout.cellList);
     a.segmentCounts = reinterpret_cast<int32_t*>(base + layout.segmentCounts);
-    a.activeCount = reinterpret_cast<int32_t*>(base + layout.activeCount);
     a.tileCounters = reinterpret_cast<int32_t*>(base + layout.tileCounters);
     a.partials = reinterpret_cast<float*>(base + layout.partials);
     a.packedWeight = layout.packs ? base + layout.packedWeight : nullptr;
@@ -415,22 +406,21 @@ Plan makePlan(lccl_conv_params const& p, lccl_device const& device, lccl_conv_co
     a.counters = mayShareTiles(config) ? resident : 0;
     a.segmentCells = segmentCellsOf(a.cells);
     a.segments = static_cast<int32_t>((sizes.cells + a.segmentCells - 1) / a.segmentCells);
-    a.listSegments = std::max(1, kListCells / a.segmentCells);
     int64_t const gateSteps = p.has_gate_weight == 0
         ? 1
         : int64_t{p.gate_r} * p.gate_s * (p.dtype == LCCL_FLOAT32 ? int64_t{p.c} : sizes.channelChunks);
     a.gateLanes = powerOfTwoFrom(std::min<int64_t>(gateSteps, kWarpSize));
+    int32_t const vectorElements = p.dtype == LCCL_FLOAT32 ? 4 : 8;
+    a.fillLanes = powerOfTwoFrom(std::min(ceilDivide(a.outputChannels, vectorElements), kWarpSize));
 
     constexpr int32_t kAllKernels = LCCL_KERNEL_PACK | LCCL_KERNEL_GATE | LCCL_KERNEL_MAIN;
     int32_t const kernels = p.kernels == 0 ? kAllKernels : p.kernels;
     plan.packs = layout.packs && (kernels & LCCL_KERNEL_PACK) != 0;
     plan.gates = (kernels & LCCL_KERNEL_GATE) != 0;
-    plan.lists = plan.gates && config.family != LCCL_DENSE;
     plan.multiplies = (kernels & LCCL_KERNEL_MAIN) != 0;
     plan.packBlocks = static_cast<int32_t>(std::min<int64_t>(
         (int64_t{p.k} * p.r * p.s * a.channelChunks + 255) / 256, int64_t{device.sm_count} * 4));
     plan.gateBlocks = a.segments;
-    plan.listBlocks = ceilDivide(a.segments, a.listSegments);
     int64_t const mostRows = std::max<int64_t>(a.pixels, sizes.cells * area);
     int64_t const mostTiles = (mostRows + config.tile_m - 1) / config.tile_m * ((a.outputChannels + config.tile_n - 1) / config.tile_n);
     plan.mainBlocks = static_cast<int32_t>(std::min<int64_t>(mostTiles * a.maxSplits, resident));

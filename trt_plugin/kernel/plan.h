@@ -46,7 +46,6 @@ struct Workspace
     size_t cellGate;
     size_t cellList;
     size_t segmentCounts;
-    size_t activeCount;
     size_t tileCounters;
     size_t partials;
     size_t packedWeight;
@@ -62,12 +61,10 @@ struct Plan
     Arguments arguments;
     bool packs; //!< Whether each kernel runs.
     bool gates;
-    bool lists;
     bool multiplies;
     bool loadOnly; //!< Kernels are loaded, and nothing is enqueued.
     int32_t packBlocks;
     int32_t gateBlocks;
-    int32_t listBlocks;
     int32_t mainBlocks;
 };
 

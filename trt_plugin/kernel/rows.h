@@ -50,28 +50,97 @@ LCCL_HOST_DEVICE int64_t outputOffset(Arguments const& a, Pixel const& p)
     return p.n * a.yStrides.n + p.ho * a.yStrides.h + p.wo * a.yStrides.w;
 }
 
+//! How many cells are active before each segment, in shared memory.
+struct SegmentTable
+{
+    static constexpr int32_t kBytes = kMaxSegments * 4;
+
+    uint32_t base;
+
+    LCCL_DEVICE int32_t operator()(int32_t segment) const
+    {
+        return machine::loadShared<int32_t>(base + segment * 4);
+    }
+};
+
 //! The rows of a launch.
 struct Work
 {
     bool identity; //!< Every pixel is a row; else the rows are the pixels of the active cells.
-    int32_t active;
     int32_t rows;
-    int32_t inactiveRows; //!< Pixels that are only filled.
+    int32_t inactiveCells; //!< Their pixels are only filled.
+    SegmentTable segments; //!< Unless `identity`.
 };
 
-LCCL_DEVICE Work findWork(Arguments const& a)
+//! A sum over threads.
+struct Scan
 {
+    int32_t before; //!< of the threads with a smaller number
+    int32_t total;
+};
+
+//! \param scratch a word of shared memory for each warp; the caller synchronises before it is used again
+template <int32_t kThreads>
+LCCL_DEVICE Scan scanOverBlock(int32_t value, int32_t thread, uint32_t scratch)
+{
+    int32_t const lane = thread % kWarpSize;
+    int32_t sum = value;
+    LCCL_UNROLL
+    for (int32_t distance = 1; distance < kWarpSize; distance *= 2)
+    {
+        int32_t const other = machine::shuffle(sum, lane < distance ? lane : lane - distance);
+        sum += lane < distance ? 0 : other;
+    }
+    if (lane == kWarpSize - 1)
+    {
+        machine::storeShared(scratch + thread / kWarpSize * 4, sum);
+    }
+    machine::syncThreads();
+    Scan scan{sum - value, 0};
+    LCCL_UNROLL
+    for (int32_t warp = 0; warp < kThreads / kWarpSize; ++warp)
+    {
+        int32_t const count = machine::loadShared<int32_t>(scratch + warp * 4);
+        scan.before += warp < thread / kWarpSize ? count : 0;
+        scan.total += count;
+    }
+    return scan;
+}
+
+//! Called by every thread of the block. Synchronises; uses the first bytes of shared memory.
+template <int32_t kThreads>
+LCCL_DEVICE Work findWork(Arguments const& a, SegmentTable const& segments, int32_t thread)
+{
+    constexpr int32_t kOwn = kMaxSegments / kThreads;
+    static_assert(kOwn * kThreads == kMaxSegments, "each thread adds up as many segments");
     if (a.identityAbove < 0)
     {
-        return {true, a.cells, a.pixels, 0};
+        return {true, a.pixels, 0, segments};
     }
-    int32_t const active = machine::loadConstant(a.activeCount);
-    if (active > a.identityAbove)
+    int32_t counts[kOwn];
+    int32_t sum = 0;
+    LCCL_UNROLL
+    for (int32_t i = 0; i < kOwn; ++i)
     {
-        return {true, active, a.pixels, 0};
+        int32_t const segment = thread * kOwn + i;
+        counts[i] = segment < a.segments ? machine::loadConstant(a.segmentCounts + segment) : 0;
+        sum += counts[i];
+    }
+    Scan const scan = scanOverBlock<kThreads>(sum, thread, machine::sharedBase());
+    int32_t before = scan.before;
+    LCCL_UNROLL
+    for (int32_t i = 0; i < kOwn; ++i)
+    {
+        machine::storeShared(segments.base + (thread * kOwn + i) * 4, before);
+        before += counts[i];
+    }
+    machine::syncThreads();
+    if (scan.total > a.identityAbove)
+    {
+        return {true, a.pixels, 0, segments};
     }
     int32_t const area = static_cast<int32_t>(a.byCellArea.divisor);
-    return {false, active, active * area, (a.cells - active) * area};
+    return {false, scan.total * area, a.cells - scan.total, segments};
 }
 
 LCCL_DEVICE Pixel pixelOfRow(Arguments const& a, Work const& work, int32_t row)
@@ -80,21 +149,17 @@ LCCL_DEVICE Pixel pixelOfRow(Arguments const& a, Work const& work, int32_t row)
     {
         return pixelOfIndex(a, row);
     }
-    int32_t const place = a.byCellArea.quotient(row);
-    return pixelOfCell(a, machine::loadConstant(a.cellList + place), a.byCellArea.remainder(row, place));
-}
-
-LCCL_DEVICE Pixel inactivePixel(Arguments const& a, int32_t row)
-{
-    int32_t const place = a.byCellArea.quotient(row);
-    return pixelOfCell(a, machine::loadConstant(a.cellList + (a.cells - 1 - place)), a.byCellArea.remainder(row, place));
+    int32_t const rank = a.byCellArea.quotient(row);
+    int32_t const place = placeOfActive(rank, a.segments, a.segmentCells, work.segments);
+    return pixelOfCell(a, machine::loadConstant(a.cellList + place), a.byCellArea.remainder(row, rank));
 }
 
 //! The rows of a tile, described once in shared memory for all threads.
-template <int32_t kRows>
+//! \tparam kImages whether the image of each row is kept, too
+template <int32_t kRows, bool kImages = false>
 struct RowTable
 {
-    static constexpr int32_t kBytes = kRows * 20;
+    static constexpr int32_t kBytes = kRows * (kImages ? 20 : 16);
 
     uint32_t base;
 
@@ -103,25 +168,25 @@ struct RowTable
     {
         return machine::loadShared<uint32_t>(base + row * 4);
     }
-    //! Image of the row.
-    LCCL_DEVICE int32_t image(int32_t row) const
-    {
-        return machine::loadShared<int32_t>(base + kRows * 4 + row * 4);
-    }
-    //! Number in its image of the pixel under the row's first tap, h * width + w. On the padding it means nothing alone; added
-    //! to a tap's distance it is right, modulo 2^32, for every tap that lies on x.
+    //! Number of the pixel of x under the row's first tap, (image * height + h) * width + w. On the padding it means nothing alone;
+    //! added to a tap's distance it is right, modulo 2^32, for every tap that lies on x.
     LCCL_DEVICE uint32_t origin(int32_t row) const
     {
-        return machine::loadShared<uint32_t>(base + kRows * 8 + row * 4);
+        return machine::loadShared<uint32_t>(base + kRows * 4 + row * 4);
     }
     //! Number of the row's pixel in y, (n * ho + row) * wo + column, or -1 if the row is none.
     LCCL_DEVICE int32_t pixel(int32_t row) const
     {
-        return machine::loadShared<int32_t>(base + kRows * 12 + row * 4);
+        return machine::loadShared<int32_t>(base + kRows * 8 + row * 4);
     }
     LCCL_DEVICE float gate(int32_t row) const
     {
-        return machine::loadShared<float>(base + kRows * 16 + row * 4);
+        return machine::loadShared<float>(base + kRows * 12 + row * 4);
+    }
+    LCCL_DEVICE int32_t image(int32_t row) const
+    {
+        static_assert(kImages, "images are not kept");
+        return machine::loadShared<int32_t>(base + kRows * 16 + row * 4);
     }
 
     //! Called by every thread of the block; the caller synchronises before and after.
@@ -130,7 +195,6 @@ struct RowTable
         for (int32_t row = thread; row < kRows; row += threads)
         {
             uint32_t taps = 0;
-            int32_t image = 0;
             uint32_t origin = 0;
             int32_t pixel = -1;
             float gate = 0.0F;
@@ -140,16 +204,19 @@ struct RowTable
                 int32_t const h = p.ho * a.strideH - a.padTop;
                 int32_t const w = p.wo * a.strideW - a.padLeft;
                 taps = tapsOnInput(h, w, a.h, a.w, a.dilationH, a.dilationW);
-                image = p.n;
-                origin = static_cast<uint32_t>(h) * static_cast<uint32_t>(a.w) + static_cast<uint32_t>(w);
+                uint32_t const line = static_cast<uint32_t>(p.n) * static_cast<uint32_t>(a.h) + static_cast<uint32_t>(h);
+                origin = line * static_cast<uint32_t>(a.w) + static_cast<uint32_t>(w);
                 pixel = pixelIndex(a, p);
                 gate = machine::loadConstant(a.cellGate + p.cell);
             }
             machine::storeShared(base + row * 4, taps);
-            machine::storeShared(base + kRows * 4 + row * 4, image);
-            machine::storeShared(base + kRows * 8 + row * 4, origin);
-            machine::storeShared(base + kRows * 12 + row * 4, pixel);
-            machine::storeShared(base + kRows * 16 + row * 4, gate);
+            machine::storeShared(base + kRows * 4 + row * 4, origin);
+            machine::storeShared(base + kRows * 8 + row * 4, pixel);
+            machine::storeShared(base + kRows * 12 + row * 4, gate);
+            if (kImages)
+            {
+                machine::storeShared(base + kRows * 16 + row * 4, p.n);
+            }
         }
     }
 };

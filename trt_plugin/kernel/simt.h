@@ -1,7 +1,7 @@
 // The plain kernel: the same rows and the same results on CUDA cores, for float32.
 #pragma once
 
-#include "epilogue.h"
+#include "fill.h"
 
 namespace lccl
 {
@@ -21,19 +21,26 @@ struct SimtGemm
     //! Floats in a row of a tile; one more than its columns, against bank conflicts.
     static constexpr int32_t kPitch = kTileK + 1;
     static constexpr int32_t kTileBytes = kTileM * kPitch * 4;
-    static constexpr int32_t kSharedBytes = 2 * kTileBytes + RowTable<kTileM>::kBytes;
+    using Table = RowTable<kTileM, true>;
+    static constexpr int32_t kSharedBytes = 2 * kTileBytes + Table::kBytes + SegmentTable::kBytes;
 
     static LCCL_DEVICE void run(Arguments const& a)
     {
         int32_t const thread = machine::threadIndex();
-        Work const work = findWork(a);
-        fillInactiveElements<float>(a, work, thread, kThreads);
-
+        Work const work = findWork<kThreads>(a, {machine::sharedBase() + 2 * kTileBytes + Table::kBytes}, thread);
         int32_t const steps = ceilDivide(a.r * a.s * a.c, kTileK);
         int32_t const tilesN = ceilDivide(a.outputChannels, kTileN);
         Schedule const schedule = makeSchedule(work.rows, kTileM, tilesN, steps, machine::gridSize(), 1);
-        for (int32_t number = machine::blockIndex(); number < schedule.units; number += machine::gridSize())
+        int32_t const units = unitsOf(machine::blockIndex(), machine::gridSize(), schedule.units);
+        int32_t const slices = units > 0 ? units : 1;
+        for (int32_t i = 0; i < slices; ++i)
         {
+            Fill<float, kThreads>::slice(a, work, i, slices, thread);
+            if (i == units)
+            {
+                return;
+            }
+            int32_t const number = machine::blockIndex() + i * machine::gridSize();
             Unit const unit = decodeUnit(number, schedule);
             table().describe(a, work, unit.tileM * kTileM, thread, kThreads);
             machine::syncThreads();
@@ -51,7 +58,7 @@ struct SimtGemm
     }
 
 private:
-    static LCCL_DEVICE RowTable<kTileM> table()
+    static LCCL_DEVICE Table table()
     {
         return {machine::sharedBase() + 2 * kTileBytes};
     }
@@ -79,9 +86,10 @@ private:
             float x = 0.0F;
             if (index < depth && tapIsOnInput(table().taps(row), tap))
             {
+                // In NHWC images follow each other as pixels do, in NCHW their channels lie between.
                 int64_t const pixel = static_cast<int64_t>(table().origin(row) + distance);
-                int64_t const offset
-                    = table().image(row) * a.xStrides.n + pixel * a.xStrides.w + tap.channel * a.xStrides.channel;
+                int64_t const others = table().image(row) * (a.xStrides.n - a.xStrides.w * a.h * a.w);
+                int64_t const offset = others + pixel * a.xStrides.w + tap.channel * a.xStrides.channel;
                 x = machine::loadConstant(static_cast<float const*>(a.x) + offset);
             }
             machine::storeShared(placeA(row, k), x);

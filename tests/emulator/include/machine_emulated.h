@@ -105,6 +105,13 @@ inline Bfloat16 fromFloat<Bfloat16>(float value)
     return Bfloat16{static_cast<uint16_t>((bits + 0x7fffU + ((bits >> 16) & 1U)) >> 16)};
 }
 
+//! Two elements in a word, the first in its lower half.
+template <typename T>
+uint32_t packPair(float first, float second)
+{
+    return static_cast<uint32_t>(fromFloat<T>(second).bits) << 16 | fromFloat<T>(first).bits;
+}
+
 // ---- global memory ----------------------------------------------------------------------------------------------------
 
 //! A value that is read by one instruction.
@@ -247,6 +254,13 @@ inline float shuffleXor(float value, int32_t mask)
 inline int32_t shuffleXor(int32_t value, int32_t mask)
 {
     return static_cast<int32_t>(emulator::shuffleXor(emulator::Operation::kShuffleInt, static_cast<uint32_t>(value), mask));
+}
+
+//! The value of lane `source`, which may differ from lane to lane; all lanes take part.
+inline int32_t shuffle(int32_t value, int32_t source)
+{
+    int32_t const mask = source ^ (emulator::threadIndex() % kWarpSize);
+    return static_cast<int32_t>(emulator::shuffleXor(emulator::Operation::kShuffleLane, static_cast<uint32_t>(value), mask));
 }
 
 //! Bit i: whether the condition holds in lane i; all lanes take part.
