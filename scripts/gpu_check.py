@@ -14,6 +14,7 @@ import json
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -60,8 +61,8 @@ MARGIN_S = 3.0
 """Before a step's end, its process stops by itself."""
 
 
-class Interrupted(Exception):
-    """A signal asks the check to end."""
+class InterruptedCheckError(BaseException):
+    """A signal asks the check to end; no step takes it for a failure of its own."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -156,12 +157,19 @@ class Check:
             began = time.monotonic()
             share = WEIGHTS[step] / sum(WEIGHTS[s] for s in self.steps[number:])
             if step == "build" or self.end - began > LEAST_S:
-                done = self._step(step, began + share * (self.end - began))
+                done = self._attempt(step, began + share * (self.end - began))
             else:
                 done = outcome("partial", "the time was up before it began")
             self.results.add("step", step=step, seconds=round(time.monotonic() - began, 1), **done)
             self.write()
             print(f"{step}: {done['status']}: {done['words']}".replace("\n", " ")[:300], file=sys.stderr, flush=True)
+
+    def _attempt(self, step: str, until: float) -> Record:
+        """A fault of this check ends one step and not the others."""
+        try:
+            return self._step(step, until)
+        except Exception as error:
+            return outcome("failed", "the check itself failed", traceback.format_exc().splitlines()[-8:] or [str(error)])
 
     def _step(self, step: str, until: float) -> Record:
         if step == "build":
@@ -274,7 +282,7 @@ class Check:
 def _interrupt(number: int, _frame: Any) -> None:
     for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(name, signal.SIG_IGN)  # the end takes seconds, and must not be ended
-    raise Interrupted(signal.Signals(number).name)
+    raise InterruptedCheckError(signal.Signals(number).name)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -296,7 +304,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         refusal = check.begin()
         if not refusal:
             check.run()
-    except Interrupted as stop:
+    except InterruptedCheckError as stop:
         check.results.add("interrupted", words=f"by {stop}, {check.end - time.monotonic():.0f} s before its time was up")
     finally:
         check.close()

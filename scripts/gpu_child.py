@@ -74,11 +74,11 @@ def facts(options: argparse.Namespace) -> dict[str, Any]:
     from gpu_layers import gpu_refusal, with_peak
 
     if options.place == "cpu":
-        return {"status": "passed", "facts": cpu_facts([options.command])}
+        return {"status": "passed", "words": "", "facts": cpu_facts([options.command])}
     refusal = gpu_refusal()
     if refusal:
         return {"status": "refused", "words": refusal}
-    return {"status": "passed", "facts": with_peak(gpu_facts([options.command]), options.peak)}
+    return {"status": "passed", "words": "", "facts": with_peak(gpu_facts([options.command]), options.peak)}
 
 
 def run(options: argparse.Namespace, until: float) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -60,6 +60,11 @@ class Form:
     integers: bool = False
     """Small integers, whose sums have no rounding: results must be exact."""
     seed: int = 0
+
+    def __str__(self) -> str:
+        """What is not as it is by default."""
+        given = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
+        return f"Form({', '.join(f'{name}={value}' for name, value in given.items())})"
 
     def attributes(self) -> Attributes:
         """Of the op; raises ContractError where the gate's kernel cannot cover the convolution."""

@@ -74,10 +74,13 @@ def _smoke(records: Sequence[Record]) -> list[str]:
         return []
     again = " (of an earlier run, same library)" if of_kind(records, "smoke_reused") else ""
     lines = [f"smoke: {gpu_smoke.counts(found)}, of (configuration, type){again}"]
-    names = [f"{config} {dtype} {found[config, dtype]}" for config, dtype in sorted(gpu_smoke.bad(found))]
-    if names:
-        more = f" and {len(names) - 6} more" if len(names) > 6 else ""
-        lines.append(f"left out from then on: {', '.join(names[:6])}{more}")
+    groups: dict[tuple[str, str], list[str]] = {}
+    for config, dtype in sorted(gpu_smoke.bad(found)):
+        groups.setdefault((found[config, dtype], config), []).append(dtype)
+    names = [f"{config} {what} ({', '.join(types)})" for (what, config), types in groups.items()]
+    for first in range(0, min(len(names), 6), 3):
+        more = f" and {len(names) - 6} more" if first and len(names) > 6 else ""
+        lines.append(f"left out from then on: {'; '.join(names[first : first + 3])}{more}")
     return lines
 
 
