@@ -153,6 +153,7 @@ class Check:
 
     def run(self) -> None:
         """All steps; the report and the verdict are written after each."""
+        self.write()
         for number, step in enumerate(self.steps):
             began = time.monotonic()
             share = WEIGHTS[step] / sum(WEIGHTS[s] for s in self.steps[number:])
