@@ -81,6 +81,10 @@ class Refusal:
         return asdict(self)
 
 
+class BrokenDeviceError(RuntimeError):
+    """An error after which this process can use the GPU no more."""
+
+
 def _unwatched(_config: str, _setting: str, _number: int) -> AbstractContextManager[Any]:
     return nullcontext()
 
@@ -122,6 +126,9 @@ class Contest:
         Args:
             keep: called after each setting, so that what there is survives whatever comes.
             first: number of the setting to begin with.
+
+        Raises:
+            BrokenDeviceError: the process can use the GPU no more; what was measured before stays.
         """
         self.complete = first >= len(settings)
         for number, setting in list(enumerate(settings))[first:]:
@@ -151,10 +158,14 @@ class Contest:
         """After an error that breaks the process's use of the GPU, no other setting can be measured in it.
 
         Raises:
-            RuntimeError: the device takes no more calls.
+            BrokenDeviceError: the device takes no more calls.
         """
-        if self.place.type == "cuda":
+        if self.place.type != "cuda":
+            return
+        try:
             torch.cuda.synchronize(self.place)
+        except RuntimeError as error:
+            raise BrokenDeviceError(first_line(error)) from None
 
     def _refuse(self, setting: Setting, config: str, reason: str, failed: bool = False) -> None:
         self.refusals.append(Refusal(setting.words, config, reason, failed))

@@ -68,7 +68,7 @@ def measure(options: argparse.Namespace, facts: dict[str, Any], tell: Callable[[
     Raises:
         UserError: no library, a layer that is written otherwise, or a file that cannot be written.
     """
-    from gpu_contest import Contest
+    from gpu_contest import BrokenDeviceError, Contest
 
     from lccl.cuda.library import load
 
@@ -79,7 +79,10 @@ def measure(options: argparse.Namespace, facts: dict[str, Any], tell: Callable[[
     masks = QUICK_MASKS if options.quick else MASKS
     settings = settings_of(layers_of(options.layers, options.quick), densities, masks, options.forms)
     files = gpu_report.Files(options, facts)
-    contest.run(settings, tell, lambda: files.keep(contest))
+    try:
+        contest.run(settings, tell, lambda: files.keep(contest))
+    except BrokenDeviceError as error:
+        tell(f"the rest was not measured: {error}")
     files.write(contest)
     return contest
 

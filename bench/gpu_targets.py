@@ -118,11 +118,17 @@ def outcomes(rows: Sequence[Row], compute_capability: str) -> list[Outcome]:
     if compute_capability != COMPUTE_CAPABILITY:
         return []
     chosen = [row for row in rows if row.chosen]
-    return [_outcome(target, [row for row in chosen if target.covers(row)]) for target in TARGETS]
+    return [_outcome(target, chosen) for target in TARGETS]
+
+
+def _values(target: Target, rows: Sequence[Row]) -> list[tuple[float, str]]:
+    """Of each of the target's settings: the ratio or the break-even density, and its name."""
+    covered = [row for row in rows if target.covers(row)]
+    return _break_evens(target, covered) if target.break_even else _ratios(target, covered)
 
 
 def _outcome(target: Target, rows: Sequence[Row]) -> Outcome:
-    values = _break_evens(target, rows) if target.break_even else _ratios(target, rows)
+    values = _values(target, rows)
     if not values:
         return Outcome(target.words, target.least, None, "", 0, NOT_MEASURED)
     least, where = min(values)
@@ -210,11 +216,15 @@ def predicted_rows(library: Library, device: str = DEVICE) -> list[Predicted]:
 
 def reach(rows: Sequence[Any]) -> list[str]:
     """A table of the targets; everything in it is predicted."""
-    lines = ["| target | at least | predicted | of settings | least in | by this model |", "|---|---|---|---|---|---|"]
-    for o in outcomes(rows, COMPUTE_CAPABILITY):
+    lines = [
+        "| target | at least | predicted | settings that reach it | least in | by this model |",
+        "|---|---|---|---|---|---|",
+    ]
+    for target, o in zip(TARGETS, outcomes(rows, COMPUTE_CAPABILITY), strict=True):
         said = {HELD: WITHIN_REACH, SHORT: WAITS}.get(o.result, "no setting says it")
         predicted = "-" if o.measured is None else f"{o.measured:.2f}"
-        lines.append(f"| {o.target} | {o.least} | {predicted} | {o.settings} | {o.where} | {said} |")
+        reached = sum(value >= target.least for value, _ in _values(target, rows))
+        lines.append(f"| {o.target} | {o.least} | {predicted} | {reached} of {o.settings} | {o.where} | {said} |")
     return lines
 
 

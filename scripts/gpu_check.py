@@ -232,7 +232,7 @@ class Check:
             items = [r for r in of_kind(known, "item") if r["step"] == "smoke"]
             self.results.add("smoke_reused")
             for item in items:
-                self.results.add(item.pop("kind"), **{key: value for key, value in item.items() if key != "at"})
+                self.results.add("item", **{key: value for key, value in item.items() if key not in ("kind", "at")})
             words = f"the library is the one of an earlier run: {gpu_smoke.counts(gpu_smoke.verdicts(known))}"
             return outcome("failed" if self.bad else "skipped", words)
         done = self._supervised("smoke", until, most_restarts=200)

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import gpu_smoke
-from gpu_results import RESULTS, Record, of_kind
+from gpu_process import ROOT
+from gpu_results import REPORT, RESULTS, VERDICT, Record, last_run, of_kind, read
+
+sys.path.insert(0, str(ROOT / "bench"))
 
 LINES, WIDTH = 20, 240
 GOOD = ("passed", "skipped")
@@ -253,3 +258,21 @@ def _target_table(records: Sequence[Record]) -> list[str]:
     import gpu_targets
 
     return gpu_targets.markdown(targets_of(records)) if of_kind(records, "row") else []
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Writes report.md and verdict.txt again beside a results file, as after a run that was killed; its exit code."""
+    results = Path((sys.argv[1:] if arguments is None else arguments)[0])
+    if not results.is_file():
+        print(f"error: there is no results file at {results}", file=sys.stderr)
+        return REFUSED
+    records = last_run(read(results))
+    lines = verdict(records)
+    (results.parent / VERDICT).write_text("\n".join(lines) + "\n")
+    (results.parent / REPORT).write_text(report(records))
+    print("\n".join(lines))
+    return exit_code(records)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
