@@ -152,6 +152,8 @@ def _next(records: Sequence[Record], steps: dict[str, Record], asked: Sequence[s
     """One sentence."""
     build = steps.get("build")
     if not of_kind(records, "library"):
+        if build is None and any("the time was up" in step["words"] for step in steps.values()):
+            return "nothing ran: the time was up; give more --minutes"
         why = f" ({build['faults'][0]})" if build and build["faults"] else ""
         return f"nothing ran: mend the build{why}, see build.log, or carry a library and name it by --library"
     smoke = gpu_smoke.verdicts(records)
