@@ -193,6 +193,8 @@ class Contest:
             try:
                 with self.item(config.name, setting.words, self._number):
                     wrong = self._difference(calls[0], config, workspace, expected)
+                    if wrong <= TOLERANCE:
+                        graphs[config.name] = capture(self._call(calls, config, workspace), len(sets), self.place)
             except (RuntimeError, UserError) as error:
                 self._refuse(setting, config.name, f"error: {first_line(error)}", failed=True)
                 self._require_context()
@@ -200,7 +202,6 @@ class Contest:
             if wrong > TOLERANCE:
                 self._refuse(setting, config.name, f"wrong: off by {wrong:.2g} of the largest output", failed=True)
                 continue
-            graphs[config.name] = capture(self._call(calls, config, workspace), len(sets), self.place)
             timed.append(config)
         with self.item("", setting.words, self._number + 1):
             times = time_graphs(graphs, REPLAYS, REPLAY_BUDGET_S)

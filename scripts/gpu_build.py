@@ -142,6 +142,8 @@ class Build:
             return False
         began = time.monotonic()
         self._process = Process(command, self._results.log("build"))
+        if self._stopped:  # since it was asked above
+            self._process.end()
         done = self._process.wait(self._until)
         seconds = round(time.monotonic() - began, 1)
         if done.code == 0:
