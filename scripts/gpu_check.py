@@ -218,7 +218,7 @@ class Check:
         """What an earlier run of the first calls said of the same library, if it came to its end."""
         for records in (self._earlier, read(self._kept())):
             last = last_run(records)
-            ended = [r for r in of_kind(last, "step") if r["step"] == "smoke" and r["status"] in ("passed", "failed")]
+            ended = [r for r in of_kind(last, "step") if r["step"] == "smoke" and r.get("complete")]
             same = [r for r in of_kind(last, "library") if r["sha256"] == sha256]
             if ended and same and gpu_smoke.verdicts(last):
                 return last
@@ -242,7 +242,7 @@ class Check:
         found = gpu_smoke.verdicts(self.results.records())
         self.bad = gpu_smoke.bad(found)
         done["words"] = f"{gpu_smoke.counts(found)}; {done['words']}"
-        if done["status"] in ("passed", "failed"):
+        if done.get("complete"):
             kinds = ("run", "library", "item")
             kept = [r for r in self.results.records() if r["kind"] in kinds] + [{"kind": "step", "step": "smoke", **done}]
             self._kept().parent.mkdir(parents=True, exist_ok=True)

@@ -63,7 +63,9 @@ class Supervised:
         self._most_restarts = most_restarts
         self._faults: list[str] = []
         self._current: Record | None = None
+        self._resume = 0
         self._stalls = 0
+        """Processes, one after the other, that went away between calls."""
         self._leaving = False
         """The child said that it ends, because its context is broken."""
         self._process: Process | None = None
@@ -101,14 +103,16 @@ class Supervised:
         process = self._process = Process(self._command(self.state), log)
         limit = time.monotonic() + self._limits.idle
         while True:
+            if time.monotonic() >= until:  # whatever it still has to say
+                process.end()
+                what = f", in {self._words()}" if self._current else ""
+                return outcome("partial", f"the time was up{what}")
             try:
                 message = process.next_message(min(limit, until))
             except TimeoutError:
-                late = time.monotonic() >= until
+                if time.monotonic() >= until:
+                    continue
                 ended = process.end()
-                if late:
-                    what = f", in {self._words()}" if self._current else ""
-                    return outcome("partial", f"the time was up{what}")
                 self._lost(HANG, "" if ended else "; the process cannot be killed", process)
                 return None
             if message is None:
@@ -119,6 +123,7 @@ class Supervised:
             now = time.monotonic()
             if event == "begin":
                 self._current = message
+                self._resume = int(message.get("resume", 0))
                 limit = now + self._limits.item
             elif event == "end":
                 self._end(message)
@@ -152,6 +157,7 @@ class Supervised:
             return
         if begun is None:
             self._stalls += 1
+            self.state.first = max(self.state.first, self._resume)
             words = f"{verdict} between calls: {said or 'nothing was heard of it in time'}"
             self._fault(words, last_lines(process.output))
             return

@@ -125,6 +125,7 @@ def test_each_failure_costs_its_configuration_alone(check: Runner) -> None:
     rows = ran.kind("row")
     assert {row["config"] for row in rows} <= {DENSE, PIXEL}
     assert {row["density"] for row in rows} == {0.25, 0.5}
+    assert sum(row["chosen"] for row in rows) == 4, "one in each setting, though the library would choose another"
     names = {record["name"] for record in ran.kind("ceiling")}
     assert {"copy", "fill", "launch gap", "cuBLAS float16"} < names
     parts = next(record["us"] for record in ran.kind("ceiling") if record["name"].startswith("kernels 12@8"))
@@ -404,6 +405,27 @@ def test_a_step_whose_time_is_up_is_partial(tmp_path: Path) -> None:
     assert time.monotonic() - began < 10
     assert done["faults"] == ["one"], "what it had told stays"
     assert of_kind(records, "fault")[0]["words"] == "one"
+
+
+def test_a_step_that_talks_on_is_ended_in_time(tmp_path: Path) -> None:
+    code = "while True:\n    say(event='begin', config='a', dtype='t', form='f', resume=0)\n    say(event='end')\n    time.sleep(0.01)"
+    began = time.monotonic()
+    done, _, _ = supervised(tmp_path, code, seconds=1.5)
+    assert time.monotonic() - began < 10
+    assert done["status"] == "partial"
+
+
+def test_a_process_that_goes_away_between_calls_goes_on_where_it_was(tmp_path: Path) -> None:
+    code = """
+if state["first"] == 0:
+    say(event="begin", config="a", dtype="float16", form="f", resume=5)
+    say(event="end")
+    os._exit(3)
+say(event="done", result={"status": "passed", "words": f"from {state['first']}", "faults": []})
+"""
+    done, _, state = supervised(tmp_path, code)
+    assert (done["status"], state.without) == ("failed", set())
+    assert done["words"] == "from 5; 1 more processes"
 
 
 # ---- results and verdict ------------------------------------------------------------------------------------------------
