@@ -107,7 +107,7 @@ def smoke(bench: Bench, deadline: float, *, first: int = 0, small: bool = False)
 
 
 class _Ready:
-    """Inputs and references of one type, on the CPU, where no kernel writes."""
+    """Inputs, references and plans of one type, on the CPU, where no kernel writes."""
 
     def __init__(self) -> None:
         self._dtype: Any = None
@@ -117,11 +117,14 @@ class _Ready:
         import torch
         from gpu_common import reference64
 
+        from lccl.cuda.torch_backend import prepare
+
         if form.dtype != self._dtype:
             self._dtype, self._made = form.dtype, {}
         if form not in self._made:
             inputs = form.inputs(torch.device("cpu"))
-            self._made[form] = (inputs, reference64(inputs, form.attributes()))
+            plan = prepare(inputs, form.attributes(), layout=form.layout).params
+            self._made[form] = (inputs, reference64(inputs, form.attributes()), plan)
         return self._made[form]
 
 
@@ -129,11 +132,8 @@ def _one(bench: Bench, form: Form, config: Any, resume: int, ready: _Ready) -> s
     from gpu_forms import fault
     from gpu_sanitized import on_cpu
 
-    from lccl.cuda.torch_backend import prepare
-
-    inputs, reference = ready.of(form)
-    planned = prepare(inputs, form.attributes(), layout=form.layout)
-    support = bench.library.supported(planned.params, bench.device, config.id)
+    inputs, reference, plan = ready.of(form)
+    support = bench.library.supported(plan, bench.device, config.id)
     name = str(form.dtype).removeprefix("torch.")
     if not support:
         message = {"config": config.name, "dtype": name, "verdict": REFUSED, "form": str(form), "words": support.reason}

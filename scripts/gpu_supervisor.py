@@ -25,7 +25,7 @@ class Limits:
 
     item: float = 10.0
     """From the beginning of a call to its end."""
-    idle: float = 60.0
+    idle: float = 90.0
     """Between calls, and for a new process to begin: PyTorch is imported and a context is made."""
 
 
