@@ -230,7 +230,7 @@ class Check:
 
     def _smoke(self, until: float) -> Record:
         assert self.library is not None
-        known = self._known(gpu_build.digest(self.library))
+        known = [] if self.options.part == "A" else self._known(gpu_build.digest(self.library))
         if known:
             items = [r for r in of_kind(known, "item") if r["step"] == "smoke"]
             self.results.add("smoke_reused")
