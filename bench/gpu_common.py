@@ -7,16 +7,19 @@ import platform
 import shutil
 import statistics
 import subprocess
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from gpu_settings import Layer
 from torch import Tensor
 
 from lccl.op.contract import Attributes, grid_hw
 
+GPU = torch.device("cuda", 0)
 MIN_INSTANCES = 20
 MAX_INSTANCES = 200
 """Calls in one graph."""
@@ -43,10 +46,24 @@ def gpu_facts(command: Sequence[str]) -> dict[str, Any]:
         "gpu": facts.name,
         "compute_capability": f"{facts.major}.{facts.minor}",
         "multiprocessors": facts.multi_processor_count,
+        "shared_per_block": facts.shared_memory_per_block_optin,
+        "shared_per_multiprocessor": facts.shared_memory_per_multiprocessor,
         "l2_bytes": facts.L2_cache_size,
         "driver": driver_version(),
         "cuda": torch.version.cuda,
         "cudnn": cudnn.version(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "command": " ".join(command),
+    }
+
+
+def cpu_facts(command: Sequence[str]) -> dict[str, Any]:
+    """The same of a rehearsal on the CPU, whose times mean nothing."""
+    return {
+        "gpu": "none: a rehearsal on the CPU",
+        "compute_capability": "none",
         "torch": torch.__version__,
         "python": platform.python_version(),
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
@@ -89,37 +106,6 @@ def mask(n: int, hw: tuple[int, int], density: float, kind: str, generator: torc
     active = torch.zeros(field.numel(), dtype=torch.bool, device=field.device)
     active[field.flatten().topk(round(density * field.numel())).indices] = True
     return active.view(field.shape)
-
-
-@dataclass(frozen=True)
-class Layer:
-    """A 3x3 convolution with a pad of 1, which at stride 1 keeps its size."""
-
-    channels: int
-    size: int
-    """Of the input."""
-    batch: int
-    outputs: int = 0
-    """Output channels; 0: as many as channels."""
-    stride: int = 1
-
-    @property
-    def name(self) -> str:
-        outputs = f"-{self.outputs}" if self.outputs else ""
-        return f"{self.channels}{outputs}@{self.size}{f's{self.stride}' if self.stride > 1 else ''} b{self.batch}"
-
-    @property
-    def out_channels(self) -> int:
-        return self.outputs or self.channels
-
-    @property
-    def out_size(self) -> int:
-        return -(-self.size // self.stride)
-
-    @property
-    def flops(self) -> float:
-        """Of the convolution with every pixel computed, a multiply-accumulate counted as two."""
-        return 2.0 * self.batch * self.out_size**2 * self.channels * self.out_channels * 9
 
 
 def layer_inputs(
@@ -237,11 +223,28 @@ def buffers_needed(bytes_each: int, l2_bytes: int) -> int:
     return min(MAX_INSTANCES, max(2, -(-int(L2_MARGIN * l2_bytes) // max(bytes_each, 1))))
 
 
-def capture(call: Callable[[int], Any], sets: int) -> tuple[torch.cuda.CUDAGraph, int]:
+class Calls:
+    """Stands for a CUDA graph where there is no GPU, so that a benchmark can be rehearsed: the calls, one after the other."""
+
+    def __init__(self, call: Callable[[int], Any], sets: int) -> None:
+        self._call = call
+        self._sets = sets
+
+    def replay(self) -> None:
+        for i in range(self._sets):
+            self._call(i)
+
+
+Graph = torch.cuda.CUDAGraph | Calls
+
+
+def capture(call: Callable[[int], Any], sets: int, place: torch.device = GPU) -> tuple[Graph, int]:
     """A CUDA graph of 20 calls or more, in which call i works on set i; and the number of calls.
 
     What the calls return is kept until its set comes round again, so that outputs rotate as inputs do.
     """
+    if place.type != "cuda":
+        return Calls(call, sets), sets
     instances = max(MIN_INSTANCES, sets)
     cuda: Any = torch.cuda
     side = cuda.Stream()
@@ -258,32 +261,40 @@ def capture(call: Callable[[int], Any], sets: int) -> tuple[torch.cuda.CUDAGraph
     return graph, instances
 
 
-def time_graphs(graphs: dict[str, tuple[torch.cuda.CUDAGraph, int]], replays: int, budget_s: float) -> dict[str, Times]:
+def time_graphs(graphs: dict[str, tuple[Graph, int]], replays: int, budget_s: float) -> dict[str, Times]:
     """Times of all graphs, replayed in turn so that a drift of the clocks meets all of them alike.
 
     Args:
         graphs: name -> graph and its number of calls.
         replays: of each graph; fewer, but at least 3, where they would take more than ``budget_s`` seconds.
     """
-    cuda: Any = torch.cuda
     names = list(graphs)
     samples: dict[str, list[float]] = {name: [] for name in names}
     spent = 0.0
     for i in range(replays + 1):
         for name in names:
             graph, instances = graphs[name]
-            start, end = cuda.Event(enable_timing=True), cuda.Event(enable_timing=True)
-            start.record()
-            graph.replay()
-            end.record()
-            end.synchronize()
-            elapsed = start.elapsed_time(end)
+            elapsed = _replay_ms(graph)
             spent += elapsed / 1e3
             if i > 0:  # the first replay uploads the graph
                 samples[name].append(elapsed * 1e3 / instances)
         if i >= 3 and spent > budget_s:
             break
     return {name: summary(values, graphs[name][1]) for name, values in samples.items()}
+
+
+def _replay_ms(graph: Graph) -> float:
+    if isinstance(graph, Calls):
+        began = time.perf_counter()
+        graph.replay()
+        return (time.perf_counter() - began) * 1e3
+    cuda: Any = torch.cuda
+    start, end = cuda.Event(enable_timing=True), cuda.Event(enable_timing=True)
+    start.record()
+    graph.replay()
+    end.record()
+    end.synchronize()
+    return float(start.elapsed_time(end))
 
 
 def summary(microseconds: Sequence[float], instances: int) -> Times:

@@ -3,53 +3,30 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from gpu_common import Layer, Times, buffers_needed, capture, layer_inputs, mask, spread, time_graphs
+from gpu_common import GPU, Times, buffers_needed, capture, layer_inputs, mask, spread, time_graphs
+from gpu_settings import Setting
 from torch import Tensor
 
 from lccl.cuda.interface import Device
 from lccl.cuda.library import Config, Library
-from lccl.cuda.planning import layer_attributes
 from lccl.cuda.torch_backend import Prepared, device_of, launch, new_workspace, prepare
 from lccl.errors import UserError, first_line
 from lccl.op.contract import Attributes
 
 DTYPE = torch.float16
+DENSE = ("dense", "dense in two")
+"""Ways to conv + bias + ReLU."""
 REPLAYS = 15
 REPLAY_BUDGET_S = 1.0
 TOLERANCE = 1e-2
 """Of the largest output: a configuration whose result is further off is reported and not timed."""
-
-
-@dataclass(frozen=True)
-class Setting:
-    """What a layer is run with."""
-
-    layer: Layer
-    grid: int
-    mask: str
-    """iid or clustered, of cells."""
-    external: bool
-    density: float
-
-    @property
-    def form(self) -> str:
-        return "external" if self.external else "fused"
-
-    @property
-    def words(self) -> str:
-        return f"{self.layer.name} G={self.grid} {self.mask} {self.form} {self.density}"
-
-    def attributes(self) -> Attributes:
-        """ReLU of the convolution, times a gate of kernel 1x1 or from outside."""
-        return layer_attributes(
-            (3, 3), stride=self.layer.stride, grid=self.grid, activation_alpha=0.0, density=self.density, external=self.external
-        )
 
 
 @dataclass(frozen=True)
@@ -104,6 +81,14 @@ class Refusal:
         return asdict(self)
 
 
+class BrokenDeviceError(RuntimeError):
+    """An error after which this process can use the GPU no more."""
+
+
+def _unwatched(_config: str, _setting: str, _number: int) -> AbstractContextManager[Any]:
+    return nullcontext()
+
+
 @dataclass
 class Contest:
     """Rows as they come."""
@@ -114,23 +99,40 @@ class Contest:
     """Configurations predicted to take more than this many times the chosen one's time are not timed; 0: all are."""
     deadline: float = float("inf")
     """time.monotonic() at which to stop."""
+    place: torch.device = GPU
+    """The CPU only rehearses: nothing that it measures means anything."""
+    without: frozenset[str] = frozenset()
+    """Configurations that are not to run; the chosen one is then the best predicted of the others."""
+    item: Callable[[str, str, int], AbstractContextManager[Any]] = _unwatched
+    """Around what may not come back: configuration or "", setting, number of the setting."""
 
     def __post_init__(self) -> None:
         self.rows: list[Row] = []
         self.refusals: list[Refusal] = []
         self.complete = False
-        self.device: Device = device_of(torch.device("cuda", 0))
+        self.l2_bytes = 0
+        self._number = 0
+        if self.place.type != "cuda":
+            self.device: Device = self.library.device()
+            return
+        self.device = device_of(self.place)
         facts: Any = torch.cuda.get_device_properties(0)
         self.l2_bytes = int(facts.L2_cache_size)
         torch.backends.cudnn.benchmark = True
 
-    def run(self, settings: Sequence[Setting], tell: Callable[[str], None], keep: Callable[[], None]) -> None:
+    def run(self, settings: Sequence[Setting], tell: Callable[[str], None], keep: Callable[[], None], first: int = 0) -> None:
         """Measures the settings in their order until the deadline; ``complete`` says whether all were.
 
         Args:
             keep: called after each setting, so that what there is survives whatever comes.
+            first: number of the setting to begin with.
+
+        Raises:
+            BrokenDeviceError: the process can use the GPU no more; what was measured before stays.
         """
-        for number, setting in enumerate(settings):
+        self.complete = first >= len(settings)
+        for number, setting in list(enumerate(settings))[first:]:
+            self._number = number
             if time.monotonic() > self.deadline:
                 tell(f"time is up after {number} of {len(settings)} settings")
                 return
@@ -143,19 +145,36 @@ class Contest:
         """An error ends one setting and not the others."""
         try:
             self._measure(setting)
-            torch.cuda.empty_cache()
+            if self.place.type == "cuda":
+                torch.cuda.empty_cache()
         except torch.cuda.OutOfMemoryError:
             self._refuse(setting, "all", "out of device memory")
             torch.cuda.empty_cache()
         except (RuntimeError, UserError) as error:
             self._refuse(setting, "all", f"error: {first_line(error)}", failed=True)
+            self._require_context()
+
+    def _require_context(self) -> None:
+        """After an error that breaks the process's use of the GPU, no other setting can be measured in it.
+
+        Raises:
+            BrokenDeviceError: the device takes no more calls.
+        """
+        if self.place.type != "cuda":
+            return
+        try:
+            torch.cuda.synchronize(self.place)
+        except RuntimeError as error:
+            raise BrokenDeviceError(first_line(error)) from None
 
     def _refuse(self, setting: Setting, config: str, reason: str, failed: bool = False) -> None:
         self.refusals.append(Refusal(setting.words, config, reason, failed))
 
     def _measure(self, setting: Setting) -> None:
         layer = setting.layer
-        generator = torch.Generator("cuda").manual_seed(hash((layer.channels, layer.size, layer.batch, setting.grid)) % 2**31)
+        generator = torch.Generator(self.place).manual_seed(
+            hash((layer.channels, layer.size, layer.batch, setting.grid)) % 2**31
+        )
         cells = -(-layer.out_size // setting.grid)
         active = mask(layer.batch, (cells, cells), setting.density, setting.mask, generator)
         attributes = setting.attributes()
@@ -163,20 +182,29 @@ class Contest:
         sets = self._copies(inputs, 2 * layer.batch * layer.out_size**2 * layer.out_channels)
         dense = Dense(sets, attributes)
         calls = [prepare(copy, attributes) for copy in sets]
-        graphs = {name: capture(call, len(sets)) for name, call in dense.calls().items()}
-        chosen = self.library.choose(calls[0].params, self.device)
+        graphs = {name: capture(call, len(sets), self.place) for name, call in dense.calls().items()}
+        predicted = self._predictions(calls[0])
+        chosen = self._choose(calls[0], predicted)
         size = max(self.library.workspace(calls[0].params, self.device, c.id) for c in self.library.configs())
         workspace = new_workspace(size, inputs["X"])
         expected = dense.gated(0)
         timed: list[Config] = []
-        for config in self._worth_timing(setting, calls[0], chosen):
-            wrong = self._difference(calls[0], config, workspace, expected)
+        for config in self._worth_timing(setting, predicted, chosen):
+            try:
+                with self.item(config.name, setting.words, self._number):
+                    wrong = self._difference(calls[0], config, workspace, expected)
+                    if wrong <= TOLERANCE:
+                        graphs[config.name] = capture(self._call(calls, config, workspace), len(sets), self.place)
+            except (RuntimeError, UserError) as error:
+                self._refuse(setting, config.name, f"error: {first_line(error)}", failed=True)
+                self._require_context()
+                continue
             if wrong > TOLERANCE:
                 self._refuse(setting, config.name, f"wrong: off by {wrong:.2g} of the largest output", failed=True)
                 continue
-            graphs[config.name] = capture(self._call(calls, config, workspace), len(sets))
             timed.append(config)
-        times = time_graphs(graphs, REPLAYS, REPLAY_BUDGET_S)
+        with self.item("", setting.words, self._number + 1):
+            times = time_graphs(graphs, REPLAYS, REPLAY_BUDGET_S)
         share = float(spread(active, setting.grid, (layer.out_size, layer.out_size)).float().mean())
         for config in timed:
             self.rows.append(self._row(setting, config, config.id == chosen, calls[0], times, share))
@@ -187,16 +215,27 @@ class Contest:
         count = buffers_needed(bytes_each, self.l2_bytes)
         return [inputs] + [{name: tensor.clone() for name, tensor in inputs.items()} for _ in range(count - 1)]
 
-    def _worth_timing(self, setting: Setting, call: Prepared, chosen: int) -> Iterator[Config]:
-        best = self.library.predict(call.params, self.device, chosen) or 0.0
-        for config in self.library.configs():
-            predicted = self.library.predict(call.params, self.device, config.id)
-            if predicted is None:
-                continue
-            if self.within and predicted > self.within * best:
-                self._refuse(setting, config.name, f"predicted {predicted:.0f} us, the chosen one {best:.0f}")
-                continue
-            yield config
+    def _predictions(self, call: Prepared) -> dict[int, float]:
+        """Id -> predicted microseconds, of the configurations that may run the call."""
+        allowed = (c.id for c in self.library.configs() if c.name not in self.without)
+        times = {id_: self.library.predict(call.params, self.device, id_) for id_ in allowed}
+        return {id_: us for id_, us in times.items() if us is not None}
+
+    def _choose(self, call: Prepared, predicted: dict[int, float]) -> int:
+        """What the library chooses, or the best of what is left; 0 if nothing is."""
+        chosen = self.library.choose(call.params, self.device)
+        return chosen if chosen in predicted else min(predicted, key=lambda id_: predicted[id_], default=0)
+
+    def _worth_timing(self, setting: Setting, predicted: dict[int, float], chosen: int) -> list[Config]:
+        best = predicted.get(chosen, 0.0)
+        worth = []
+        for id_, us in predicted.items():
+            config = self.library.config(id_)
+            if self.within and us > self.within * best:
+                self._refuse(setting, config.name, f"predicted {us:.0f} us, the chosen one {best:.0f}")
+            else:
+                worth.append(config)
+        return worth
 
     def _difference(self, call: Prepared, config: Config, workspace: Tensor, expected: Tensor) -> float:
         """Largest difference from cuDNN's result, relative to the largest output."""
@@ -230,7 +269,7 @@ class Contest:
             chosen=chosen,
             predicted_us=self.library.predict(call.params, self.device, config.id),
             times=mine,
-            dense=min((times["dense"], times["dense in two"]), key=lambda t: t.median),
+            dense=min((times[name] for name in DENSE if name in times), key=lambda t: t.median),
             gated_dense=times["gated"],
             peak_percent=peak,
         )
@@ -254,10 +293,14 @@ class Dense:
 
     def calls(self) -> dict[str, Callable[[int], Any]]:
         """Name -> a call on set i."""
-        return {"dense": self.fused, "dense in two": self.in_two, "gated": self.gated}
+        fused, in_two = DENSE
+        ways = {fused: self.fused, in_two: self.in_two, "gated": self.gated}
+        return ways if self._sets[0]["X"].is_cuda else {name: call for name, call in ways.items() if name != fused}
 
     def fused(self, i: int) -> Tensor:
-        """conv + bias + ReLU as one cuDNN call."""
+        """conv + bias + ReLU as one cuDNN call; without a GPU in two."""
+        if not self._sets[i]["X"].is_cuda:
+            return self.in_two(i)
         y: Tensor = torch.cudnn_convolution_relu(
             self._sets[i]["X"], self._weights[i], self._biases[i], self._strides, (1, 1), (1, 1), 1
         )

@@ -6,32 +6,19 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import gpu_report
+from gpu_settings import DENSITIES, FORMS, MASKS, QUICK_DENSITIES, QUICK_MASKS, layers_of, settings_of
 
 if TYPE_CHECKING:
-    from gpu_common import Layer
-    from gpu_contest import Contest, Setting
+    from gpu_contest import Contest
 
 ROOT = Path(__file__).resolve().parent.parent
 for _folder in ("bench", "exporter"):
     sys.path.insert(0, str(ROOT / _folder))
-
-RESNET = ((64, 56), (128, 28), (256, 14), (512, 7))
-"""Channels and size of the layers of stride 1 in ResNet-18, 34 and 50."""
-RESNET_HALVING = ((64, 56, 128), (128, 28, 256), (256, 14, 512), (128, 56, 128), (256, 28, 256), (512, 14, 512))
-"""Channels, size and output channels of those of stride 2: three of ResNet-18 and 34, three of ResNet-50."""
-RESNET_BATCHES = (1, 8, 32, 128)
-LARGE_CHANNELS, LARGE_SIZES, LARGE_BATCHES = (64, 128, 256), (160, 320, 512), (1, 8)
-DENSITIES = (0.1, 0.25, 0.35, 0.5, 0.65, 0.8, 1.0)
-MASKS = ((1, "iid"), (1, "clustered"), (4, "iid"), (8, "iid"), (16, "iid"))
-"""Grid, and how its cells are drawn."""
-QUICK_LAYERS = ((64, 56, 32), (128, 28, 32), (256, 14, 32), (128, 160, 1))
-QUICK_DENSITIES = (0.25, 0.5, 0.8)
-QUICK_MASKS = ((1, "iid"), (8, "iid"))
 
 
 class _Parser(argparse.ArgumentParser):
@@ -51,8 +38,8 @@ def parser() -> argparse.ArgumentParser:
         "--layers", nargs="+", metavar="LAYER", help="such as 64@56x8 or 64-128@56s2x8 (default: see bench/README.md)"
     )
     p.add_argument("--densities", nargs="+", type=float, metavar="D", help="fractions of active cells")
-    p.add_argument("--forms", nargs="+", choices=("external", "fused"), default=["external", "fused"], help="of the gate")
-    p.add_argument("--quick", action="store_true", help="four layers, three densities, two masks")
+    p.add_argument("--forms", nargs="+", choices=FORMS, default=list(FORMS), help="of the gate")
+    p.add_argument("--quick", action="store_true", help="four layers, four densities, two masks")
     p.add_argument("--within", type=float, default=4.0, metavar="F", help="skip what is predicted F times the chosen (0: none)")
     p.add_argument(
         "--peak", type=float, metavar="TFLOPS", help="of the GPU, to give times in per cent of it (default: its data sheet's)"
@@ -75,61 +62,13 @@ def gpu_refusal() -> str:
     return ""
 
 
-def layers_of(texts: Sequence[str] | None, quick: bool) -> list[Layer]:
-    """Layers as the command line has them.
-
-    Raises:
-        UserError: one that is written otherwise.
-    """
-    import re
-
-    from gpu_common import Layer
-
-    from lccl.errors import UserError
-
-    if texts:
-        layers = []
-        for text in texts:
-            match = re.fullmatch(r"(\d+)(?:-(\d+))?@(\d+)(?:s(\d+))?x(\d+)", text)
-            numbers = [int(number) for number in match.groups(default="1")] if match else [0]
-            if match is None or min(numbers) < 1:
-                raise UserError(
-                    "a layer is written like 64@56x8 (channels@size x batch), or 64-128@56s2x8 with other output channels and "
-                    f"a stride, not {text!r}"
-                )
-            channels, outputs, size, stride, batch = numbers
-            layers.append(Layer(channels, size, batch, outputs if match[2] else 0, stride))
-        return layers
-    if quick:
-        return [Layer(*numbers) for numbers in QUICK_LAYERS]
-    resnet = [Layer(c, size, batch) for c, size in RESNET for batch in RESNET_BATCHES]
-    resnet += [Layer(c, size, batch, k if k != c else 0, 2) for c, size, k in RESNET_HALVING for batch in RESNET_BATCHES]
-    return resnet + [Layer(c, size, batch) for c in LARGE_CHANNELS for size in LARGE_SIZES for batch in LARGE_BATCHES]
-
-
-def settings_of(
-    layers: Sequence[Layer], densities: Sequence[float], masks: Iterable[tuple[int, str]], forms: Sequence[str]
-) -> list[Setting]:
-    """Everything to measure, layer by layer."""
-    from gpu_contest import Setting
-
-    return [
-        Setting(layer, grid, kind, form == "external", density)
-        for layer in layers
-        for grid, kind in masks
-        if grid <= layer.out_size
-        for form in forms
-        for density in densities
-    ]
-
-
 def measure(options: argparse.Namespace, facts: dict[str, Any], tell: Callable[[str], None]) -> Contest:
     """Runs what the options ask for, and writes files while it does.
 
     Raises:
         UserError: no library, a layer that is written otherwise, or a file that cannot be written.
     """
-    from gpu_contest import Contest
+    from gpu_contest import BrokenDeviceError, Contest
 
     from lccl.cuda.library import load
 
@@ -140,7 +79,10 @@ def measure(options: argparse.Namespace, facts: dict[str, Any], tell: Callable[[
     masks = QUICK_MASKS if options.quick else MASKS
     settings = settings_of(layers_of(options.layers, options.quick), densities, masks, options.forms)
     files = gpu_report.Files(options, facts)
-    contest.run(settings, tell, lambda: files.keep(contest))
+    try:
+        contest.run(settings, tell, lambda: files.keep(contest))
+    except BrokenDeviceError as error:
+        tell(f"the rest was not measured: {error}")
     files.write(contest)
     return contest
 

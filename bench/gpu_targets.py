@@ -1,19 +1,36 @@
-"""The ratios that the kernels are held to on a Hopper GPU (H100, H200), and whether what was measured reaches them."""
+#!/usr/bin/env python3
+"""The ratios that the kernels are held to on a Hopper GPU (H100, H200), and whether what was measured reaches them.
+
+As a command: which of them these kernels can reach by their own model. Needs no GPU and no PyTorch.
+"""
 
 from __future__ import annotations
 
+import argparse
 import math
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
     from gpu_contest import Row
+    from gpu_settings import Layer
+
+    from lccl.cuda.library import Library
 
 COMPUTE_CAPABILITY = "9.0"
 """That the targets are for."""
 HELD, SHORT, NOT_MEASURED = "held", "fell short", "not measured"
+WITHIN_REACH, WAITS = "within reach", "waits for the Hopper kernels"
+DEVICE = "9.0x132"
+"""H100 SXM, H200."""
+DENSE_TFLOPS, DENSE_BYTES, DENSE_CALL_US = 790.0, 4.3e12, 2.5
+"""Of a dense layer: the tensor cores' rate, the memory's, and what a call takes beside them. Assumed, not measured here."""
+DENSE_EFFICIENCY = {64: 0.60, 128: 0.75}
+"""Least number of channels -> the share of the rate that cuDNN reaches. Assumed."""
 
 
 @dataclass(frozen=True)
@@ -101,11 +118,17 @@ def outcomes(rows: Sequence[Row], compute_capability: str) -> list[Outcome]:
     if compute_capability != COMPUTE_CAPABILITY:
         return []
     chosen = [row for row in rows if row.chosen]
-    return [_outcome(target, [row for row in chosen if target.covers(row)]) for target in TARGETS]
+    return [_outcome(target, chosen) for target in TARGETS]
+
+
+def _values(target: Target, rows: Sequence[Row]) -> list[tuple[float, str]]:
+    """Of each of the target's settings: the ratio or the break-even density, and its name."""
+    covered = [row for row in rows if target.covers(row)]
+    return _break_evens(target, covered) if target.break_even else _ratios(target, covered)
 
 
 def _outcome(target: Target, rows: Sequence[Row]) -> Outcome:
-    values = _break_evens(target, rows) if target.break_even else _ratios(target, rows)
+    values = _values(target, rows)
     if not values:
         return Outcome(target.words, target.least, None, "", 0, NOT_MEASURED)
     least, where = min(values)
@@ -143,3 +166,106 @@ def markdown(results: Sequence[Outcome]) -> list[str]:
         measured = "-" if o.measured is None else f"{o.measured:.2f}"
         lines.append(f"| {o.target} | {o.least} | {measured} | {o.settings} | {o.where} | {o.result} |")
     return lines
+
+
+# ---- the command: what the kernels' own model says ----------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """A row of which nothing was measured."""
+
+    layer: str
+    channels: int
+    size: int
+    batch: int
+    grid: int
+    mask: str
+    form: str
+    density: float
+    ratio: float
+    chosen: bool = True
+
+
+def assumed_dense_us(layer: Layer) -> float:
+    """Microseconds of the dense layer in cuDNN, by assumption."""
+    efficiency = DENSE_EFFICIENCY[
+        max(least for least in DENSE_EFFICIENCY if least <= max(layer.channels, min(DENSE_EFFICIENCY)))
+    ]
+    math_us = layer.flops / (efficiency * DENSE_TFLOPS * 1e6)
+    return max(math_us, layer.bytes / DENSE_BYTES * 1e6) + DENSE_CALL_US
+
+
+def predicted_rows(library: Library, device: str = DEVICE) -> list[Predicted]:
+    """Every setting of the benchmark, with the chosen configuration's predicted time."""
+    from gpu_settings import DENSITIES, FORMS, MASKS, layers_of, settings_of
+
+    from lccl.cuda.planning import parse_device
+
+    gpu = parse_device(device)
+    rows = []
+    for s in settings_of(layers_of(None, False), DENSITIES, MASKS, FORMS):
+        params = s.params()
+        us = library.predict(params, gpu, library.choose(params, gpu))
+        if us:
+            layer = s.layer
+            sizes = (layer.name, layer.channels, layer.size, layer.batch)
+            rows.append(Predicted(*sizes, s.grid, s.mask, s.form, s.density, assumed_dense_us(layer) / us))
+    return rows
+
+
+def reach(rows: Sequence[Any]) -> list[str]:
+    """A table of the targets; everything in it is predicted."""
+    lines = [
+        "| target | at least | predicted | settings that reach it | least in | by this model |",
+        "|---|---|---|---|---|---|",
+    ]
+    for target, o in zip(TARGETS, outcomes(rows, COMPUTE_CAPABILITY), strict=True):
+        said = {HELD: WITHIN_REACH, SHORT: WAITS}.get(o.result, "no setting says it")
+        predicted = "-" if o.measured is None else f"{o.measured:.2f}"
+        reached = sum(value >= target.least for value, _ in _values(target, rows))
+        lines.append(f"| {o.target} | {o.least} | {predicted} | {reached} of {o.settings} | {o.where} | {said} |")
+    return lines
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        print(f"error: {message} (see {self.prog} --help)", file=sys.stderr)
+        raise SystemExit(1)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command's arguments."""
+    p = _Parser(
+        "gpu_targets.py", description="Which of the targets the kernels can reach by their own model. Nothing is measured."
+    )
+    p.add_argument("--library", metavar="PATH", help="that has the model (default: $LCCL_CUDA_LIBRARY, else the package's own)")
+    p.add_argument("--device", default=DEVICE, metavar="CCxSMS", help="(default: %(default)s)")
+    return p
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit code: 0, or 1 after one sentence."""
+    options = parser().parse_args(arguments)
+    root = Path(__file__).resolve().parent.parent
+    sys.path[:0] = [str(root / "bench"), str(root / "exporter")]
+    from lccl.cuda.library import load
+    from lccl.errors import UserError
+
+    try:
+        rows = predicted_rows(load(options.library), options.device)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    shares = ", ".join(f"{share:.2f} from {least} channels" for least, share in DENSE_EFFICIENCY.items())
+    print(f"Predicted for {options.device}, not measured: dense time over the chosen configuration's.\n")
+    print("\n".join(reach(rows)))
+    print(
+        f"\nOurs: the kernels' own model. Dense, assumed: {DENSE_TFLOPS:g} TFLOP/s times {shares}, or {DENSE_BYTES / 1e12:g} TB/s,"
+    )
+    print(f"whichever takes longer, and {DENSE_CALL_US:g} us a call.")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

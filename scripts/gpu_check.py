@@ -1,47 +1,72 @@
 #!/usr/bin/env python3
-"""Builds the CUDA kernels on a machine with a GPU and checks them there: one command, one JSON file, one Markdown table.
+"""Builds the CUDA kernels on a machine with a GPU, checks them there and measures them: one command for a GPU that is at hand for
+minutes. What it learns is in the folder of results from the first second on.
 
-Each part runs in a process of its own, so that a kernel that hangs or breaks the GPU's context ends one part and not all.
-Nothing is downloaded. Needs PyTorch with CUDA, nvcc and cmake.
+Nothing that touches the GPU runs in this process, so that a kernel that hangs or breaks a context ends its own step at most.
+Nothing is downloaded. Needs PyTorch with CUDA; nvcc and cmake, or a library that was built elsewhere.
 """
 
 from __future__ import annotations
 
 import argparse
+import datetime
 import json
-import os
-import shutil
+import signal
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Sequence
+import traceback
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from gpu_plugin import HOST, check_plugin
-from gpu_process import ROOT, finish, last_lines, nvcc_path, outcome, start
+import gpu_build
+import gpu_smoke
+import gpu_verdict
+from gpu_build import Build, chosen_library, compute_capability
+from gpu_process import ROOT
+from gpu_profile import profile
+from gpu_results import REPORT, VERDICT, Record, Results, last_run, of_kind, outcome, read
 from gpu_sanitizer import sanitize
+from gpu_supervisor import Limits, State, Supervised
+from gpu_verdict import REFUSED
 
-for _folder in ("bench", "scripts", "tests", "tests/trt", "exporter"):
-    sys.path.insert(0, str(ROOT / _folder))
+sys.path.insert(0, str(ROOT / "bench"))
 
 WEIGHTS = {
-    "build": 1.5,
+    "build": 2.0,
+    "smoke": 2.0,
+    "ceilings": 1.5,
     "sweep": 2.0,
     "masks": 0.5,
     "offsets": 0.5,
     "graph": 0.5,
     "streams": 0.5,
     "plugin": 0.5,
-    "sanitizer": 1.5,
-    "bench": 1.5,
+    "bench": 3.0,
+    "sanitizer": 2.0,
+    "profile": 2.0,
 }
-"""Part -> its share of the time."""
-FORMS = {"sweep": 3000, "masks": 300}
-"""Part -> random forms that make it complete."""
-START_S = 15
-"""Seconds that a process takes to import PyTorch and make a CUDA context, at most."""
-PASSED, REFUSED, FAILED, INCOMPLETE = 0, 1, 2, 3
+"""Step -> its share of the time; what one leaves goes to those after it."""
+PARTS = {
+    "A": ("build", "smoke", "ceilings", "bench"),
+    "B": ("build", "smoke", "sweep", "masks", "offsets", "graph", "streams", "plugin", "bench", "sanitizer"),
+    "profile": ("build", "profile"),
+}
+MINUTES = {"A": 2.5, "B": 8.0, "profile": 3.0}
+REHEARSED = ("build", "smoke", "ceilings", "sweep", "masks", "bench")
+"""Steps that the emulated machine can do."""
+SLOWER = {"ceilings": 3.0, "offsets": 3.0, "bench": 3.0}
+"""Step -> how many times longer than in the others one of its items may take."""
+SILENT = ("plugin",)
+"""Steps whose process says nothing before its end."""
+LEAST_S = 8.0
+"""Seconds without which a step is not begun."""
+MARGIN_S = 3.0
+"""Before a step's end, its process stops by itself."""
+
+
+class InterruptedCheckError(BaseException):
+    """A signal asks the check to end; no step takes it for a failure of its own."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -54,234 +79,247 @@ def parser() -> argparse.ArgumentParser:
     """The command's arguments."""
     p = _Parser(
         "gpu_check.py",
-        description="Builds the CUDA kernels for this machine's GPU and checks them on it.",
+        description="Builds the CUDA kernels for this machine's GPU, checks them on it and measures them.",
         epilog="exit code: 0 all passed, 1 cannot run here, 2 something failed, 3 nothing failed but not all was done",
     )
-    p.add_argument("--only", metavar="PARTS", default=",".join(WEIGHTS), help="with commas between (default: %(default)s)")
-    p.add_argument("--minutes", type=float, default=8.0, help="for everything; parts stop in time (default: %(default)s)")
-    p.add_argument("--library", type=Path, metavar="PATH", help="a library that is built already (then nothing is built)")
     p.add_argument(
-        "--out", type=Path, default=ROOT / "build" / "gpu_check", metavar="FOLDER", help="for gpu_check.json and .md"
+        "--part", choices=PARTS, default="B", help="A: build, first calls, ceilings; B: all checks; profile: ncu (%(default)s)"
     )
+    p.add_argument("--only", metavar="STEPS", help=f"with commas between, of {','.join(WEIGHTS)}")
+    p.add_argument("--minutes", type=float, help=f"for everything; steps stop in time (default: {MINUTES})")
+    p.add_argument("--library", type=Path, metavar="PATH", help="used where the build fails or is not done in time")
+    p.add_argument("--no-build", action="store_true", help="use --library at once")
+    p.add_argument(
+        "--out",
+        type=Path,
+        default=ROOT / "build" / "gpu_check",
+        metavar="FOLDER",
+        help="for results (default: build/gpu_check)",
+    )
+    p.add_argument("--planted", action="store_true", help="also show compute-sanitizer faults that it has to see")
     p.add_argument("--peak", type=float, metavar="TFLOPS", help="of the GPU, for the benchmark's per cent")
-    p.add_argument("--part", help=argparse.SUPPRESS)
-    p.add_argument("--seconds", type=float, help=argparse.SUPPRESS)
-    p.add_argument("--sanitized-child", metavar="TOOL", help=argparse.SUPPRESS)
-    p.add_argument("--planted", action="store_true", help=argparse.SUPPRESS)
+    p.add_argument("--place", choices=("cuda", "cpu"), default="cuda", help=argparse.SUPPRESS)
+    p.add_argument("--item-seconds", type=float, default=10.0, help=argparse.SUPPRESS)
+    p.add_argument("--build-folder", type=Path, default=gpu_build.FOLDER, help=argparse.SUPPRESS)
     return p
 
 
-# ---- parts --------------------------------------------------------------------------------------------------------------
+def steps_of(options: argparse.Namespace) -> list[str]:
+    """The steps that are asked for, in the order in which they run; empty where one is unknown."""
+    if options.only is None:
+        return list(PARTS[options.part])
+    asked = [step.strip() for step in options.only.split(",") if step.strip()]
+    return [] if set(asked) - set(WEIGHTS) else [step for step in WEIGHTS if step in asked]
 
 
 class Check:
-    """The parts, in their order, and what they left behind."""
+    """One run."""
 
-    def __init__(self, options: argparse.Namespace, scratch: Path) -> None:
+    def __init__(self, options: argparse.Namespace, steps: Sequence[str], command: str) -> None:
         self.options = options
-        self.scratch = scratch
-        self.library: Path | None = options.library.resolve() if options.library else None
-        self.bench: dict[str, Any] = {}
-        self.bench_table = ""
+        self.steps = list(steps)
+        self.command = command
+        self.results = Results(options.out)
+        self.end = time.monotonic() + 60 * (options.minutes or MINUTES[options.part])
+        self.library: Path | None = None
+        self.build: Build | None = None
+        self.bad: set[tuple[str, str]] = set()
+        self.peak: float | None = options.peak
+        date = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
+        self._earlier = read(self.results.path)
+        self.results.add("run", part=options.part, steps=self.steps, command=command, date=date)
 
-    def run(self, part: str, until: float) -> dict[str, Any]:
-        """One part, which ends before time.monotonic() is ``until``."""
-        if part == "build":
+    # ---- before the steps ----
+
+    def begin(self) -> str:
+        """Starts the compiler before PyTorch is imported anywhere, then asks for the device. Why nothing can run here, or ""."""
+        builds = "build" in self.steps and not self.options.no_build
+        capability = compute_capability() if builds else ""
+        if capability:
+            self.build = self._new_build(capability)
+        told = self._supervised("facts", min(self.end, time.monotonic() + 90))
+        if told["status"] == "refused":
+            self.results.add("refused", words=told["words"])
+            return str(told["words"])
+        if "facts" in told:
+            self.results.add("facts", facts=told["facts"])
+            self.peak = told["facts"].get("peak_tflops")
+        if builds and self.build is None:
+            version = str(told.get("facts", {}).get("compute_capability", ""))
+            self.build = self._new_build(version.replace(".", "") if version[:1].isdigit() else "")
+        return ""
+
+    def _new_build(self, capability: str) -> Build:
+        return Build(capability, self.results, self.options.build_folder, until=self.end)
+
+    # ---- steps ----
+
+    def run(self) -> None:
+        """All steps; the report and the verdict are written after each."""
+        self.write()
+        for number, step in enumerate(self.steps):
+            began = time.monotonic()
+            share = WEIGHTS[step] / sum(WEIGHTS[s] for s in self.steps[number:])
+            if step == "build" or self.end - began > LEAST_S:
+                done = self._attempt(step, began + share * (self.end - began))
+            else:
+                done = outcome("partial", "the time was up before it began")
+            self.results.add("step", step=step, seconds=round(time.monotonic() - began, 1), **done)
+            self.write()
+            print(f"{step}: {done['status']}: {done['words']}".replace("\n", " ")[:300], file=sys.stderr, flush=True)
+
+    def _attempt(self, step: str, until: float) -> Record:
+        """A fault of this check ends one step and not the others."""
+        try:
+            return self._step(step, until)
+        except Exception as error:
+            return outcome("failed", "the check itself failed", traceback.format_exc().splitlines()[-8:] or [str(error)])
+
+    def _step(self, step: str, until: float) -> Record:
+        if step == "build":
             return self._build(until)
-        if self.library is None or not self.library.is_file():
+        if self.library is None:
+            self._use(self._found())
+        if self.library is None:
             return outcome("partial", "there is no library: the build failed or was not asked for; give one by --library")
-        if part == "sanitizer":
-            return sanitize(Path(__file__), self.library, self.scratch, until)
-        if part == "plugin":
-            return check_plugin(self.library.parent, self.scratch, until)
-        return self._bench(until) if part == "bench" else self._child(part, until)
+        if self.options.place == "cpu" and step not in REHEARSED:
+            return outcome("skipped", "needs a GPU")
+        if step == "smoke":
+            return self._smoke(until)
+        if step == "sanitizer":
+            return sanitize(self.library, self.results, until, planted=self.options.planted, without=sorted(self.bad))
+        if step == "profile":
+            return profile(self.library, self.results, until, sorted(self.bad))
+        if step == "plugin" and self.build is not None:
+            self.build.done[gpu_build.HOST].wait(max(0.0, until - time.monotonic() - LEAST_S))
+        return self._supervised(step, until)
 
-    def _build(self, until: float) -> dict[str, Any]:
-        if self.library is not None:
-            return outcome("skipped", f"--library names {self.library}")
-        nvcc = nvcc_path()
-        missing = [name for name, path in (("cmake", shutil.which("cmake")), ("nvcc", nvcc)) if path is None]
-        if missing:
-            said = f"no {' and no '.join(missing)} on the PATH"
-            return outcome("failed", said, [said])
-        import torch
+    def _build(self, until: float) -> Record:
+        library, done = chosen_library(self.build, self.options.library, until)
+        self._use(library)
+        return done
 
-        cuda: Any = torch.cuda
-        major, minor = cuda.get_device_capability(0)
-        folder = ROOT / "build" / "gpu_check_library"
-        jobs = str(os.cpu_count() or 1)
-        steps = (
-            ["cmake", "-S", str(ROOT), "-B", str(folder), *build_settings(f"{major}{minor}", str(nvcc))],
-            ["cmake", "--build", str(folder), "--target", "lccl_cuda", "lccl_trt_plugin", HOST, "--parallel", jobs],
-        )
-        for number, step in enumerate(steps):
-            log = self.scratch / f"build{number}.log"
-            done = finish(start(step, log), log, until)
-            if done.code != 0:
-                said = "the time was up" if done.code is None else f"exit code {done.code}"
-                return outcome("failed", f"{' '.join(step[:2])}: {said}", last_lines(done.output))
-        found = sorted(folder.rglob("liblccl_cuda.so"), key=lambda p: p.stat().st_mtime)
-        if not found:
-            return outcome("failed", "the build left no liblccl_cuda.so", last_lines(done.output))
-        self.library = found[-1]
-        return outcome("passed", f"{self.library.relative_to(ROOT)} for compute capability {major}.{minor}, {jobs} jobs")
+    def _found(self) -> Path | None:
+        """The library where no build was asked for: as given, else what an earlier run built."""
+        if self.options.library is not None:
+            return self.options.library if self.options.library.is_file() else None
+        return next(iter(sorted(self.options.build_folder.rglob(gpu_build.LIBRARY))), None)
 
-    def _child(self, part: str, until: float) -> dict[str, Any]:
-        log, out = self.scratch / f"{part}.log", self.scratch / f"{part}.json"
-        seconds = max(1.0, until - time.monotonic() - START_S)
-        command = [sys.executable, __file__, "--part", part, "--library", str(self.library), "--seconds", str(seconds)]
-        done = finish(start([*command, "--out", str(out)], log), log, until)
-        if done.code == 0 and out.is_file():
-            return dict(json.loads(out.read_text()))
-        said = "it did not end in time and was ended" if done.code is None else f"its process ended with exit code {done.code}"
-        return outcome("failed", said, last_lines(done.output))
+    def _use(self, library: Path | None) -> None:
+        if library is None:
+            return
+        self.library = library.resolve()
+        facts = gpu_build.facts_of(self.library)
+        self.results.add("library", **facts)
+        known = self._known(facts["sha256"])
+        self.bad = gpu_smoke.bad(gpu_smoke.verdicts(known))
 
-    def _bench(self, until: float) -> dict[str, Any]:
-        log, out, table = (self.scratch / f"bench.{end}" for end in ("log", "json", "md"))
-        minutes = max(5.0, until - time.monotonic() - START_S) / 60
-        command = [sys.executable, str(ROOT / "bench" / "gpu_layers.py"), "--quick", "--library", str(self.library)]
-        command += ["--minutes", f"{minutes:.2f}", "--json", str(out), "--markdown", str(table)]
-        command += ["--peak", str(self.options.peak)] if self.options.peak else []
-        done = finish(start(command, log), log, until)
-        self.bench = json.loads(out.read_text()) if out.is_file() else {}
-        self.bench_table = table.read_text() if table.is_file() else ""
-        words = bench_words(self.bench)
-        if done.code == 0:
-            return outcome("passed" if self.bench.get("complete") else "partial", words)
-        if done.code is None:
-            return outcome("partial" if self.bench.get("rows") else "failed", f"{words}; it did not end in time and was ended")
-        return outcome("failed", f"{words}; exit code {done.code}", last_lines(done.output))
+    def _known(self, sha256: str) -> list[Record]:
+        """What an earlier run of the first calls said of the same library, if it came to its end."""
+        for records in (self._earlier, read(self._kept())):
+            last = last_run(records)
+            ended = [r for r in of_kind(last, "step") if r["step"] == "smoke" and r.get("complete")]
+            same = [r for r in of_kind(last, "library") if r["sha256"] == sha256]
+            if ended and same and gpu_smoke.verdicts(last):
+                return last
+        return []
 
+    def _kept(self) -> Path:
+        """What the last run found in the first calls, beside what it built."""
+        return Path(f"{self.options.build_folder}.smoke.jsonl")
 
-def build_settings(architecture: str, nvcc: str) -> list[str]:
-    """CMake's settings for one GPU. Another compiler than the tests' may warn of more; that is no reason not to run."""
-    generator = ["-G", "Ninja"] if shutil.which("make") is None and shutil.which("ninja") else []
-    switches = ("LCCL_CUDA=ON", "LCCL_EMULATOR=OFF", "LCCL_WARNINGS_ARE_ERRORS=OFF", f"LCCL_NVCC={nvcc}")
-    return [
-        *generator,
-        f"-DCMAKE_CUDA_ARCHITECTURES={architecture}",
-        "-DCMAKE_BUILD_TYPE=Release",
-        *(f"-D{s}" for s in switches),
-    ]
+    def _smoke(self, until: float) -> Record:
+        assert self.library is not None
+        known = [] if self.options.part == "A" else self._known(gpu_build.digest(self.library))
+        if known:
+            items = [r for r in of_kind(known, "item") if r["step"] == "smoke"]
+            self.results.add("smoke_reused")
+            for item in items:
+                self.results.add("item", **{key: value for key, value in item.items() if key not in ("kind", "at")})
+            words = f"the library is the one of an earlier run: {gpu_smoke.counts(gpu_smoke.verdicts(known))}"
+            return outcome("failed" if self.bad else "skipped", words)
+        done = self._supervised("smoke", until, most_restarts=200)
+        found = gpu_smoke.verdicts(self.results.records())
+        self.bad = gpu_smoke.bad(found)
+        done["words"] = f"{gpu_smoke.counts(found)}; {done['words']}"
+        if done.get("complete"):
+            kinds = ("run", "library", "item")
+            kept = [r for r in self.results.records() if r["kind"] in kinds] + [{"kind": "step", "step": "smoke", **done}]
+            self._kept().parent.mkdir(parents=True, exist_ok=True)
+            self._kept().write_text("".join(f"{json.dumps(record)}\n" for record in kept))
+        return done
 
+    def _supervised(self, step: str, until: float, most_restarts: int = 6) -> Record:
+        """A step in a process of its own."""
 
-def bench_words(bench: dict[str, Any]) -> str:
-    """How much was measured, and how many of the ratios that it is held to were reached."""
-    results = [target["result"] for target in bench.get("targets", ())]
-    held = ", ".join(f"{results.count(word)} {word}" for word in dict.fromkeys(results))
-    return f"{len(bench.get('rows', ()))} rows" + (f"; targets: {held}" if held else "")
+        def command(state: State) -> list[str]:
+            seconds = max(1.0, until - time.monotonic() - MARGIN_S)
+            options: dict[str, Any] = {
+                "--place": self.options.place,
+                "--seconds": f"{seconds:.1f}",
+                "--state": json.dumps(state.as_dict()),
+                "--library": self.library,
+                "--peak": self.peak,
+                "--quick": "mini" if self.options.part == "A" else "full",
+                "--command": self.command,
+            }
+            given = [text for name, value in options.items() if value is not None for text in (name, str(value))]
+            return [sys.executable, str(ROOT / "scripts" / "gpu_child.py"), step, *given]
 
+        idle = max(1.0, until - time.monotonic()) if step in SILENT else Limits.idle
+        limits = Limits(self.options.item_seconds * SLOWER.get(step, 1.0), idle)
+        state = State(without=set(self.bad))
+        return Supervised(step, command, self.results, state, limits, most_restarts=most_restarts).run(until)
 
-def child(options: argparse.Namespace) -> int:
-    """One part in this process."""
-    import torch
-    from gpu_forms import Bench
-    from gpu_offsets import offsets
-    from gpu_parts import graph, masks, streams, sweep
-    from gpu_sanitized import planted_fault, sanitized
+    # ---- the end ----
 
-    from lccl.cuda.library import load
-    from lccl.cuda.torch_backend import device_of
+    def write(self) -> None:
+        """The report and the verdict of what there is."""
+        records = self.results.records()
+        self.results.write(VERDICT, "\n".join(gpu_verdict.verdict(records)) + "\n")
+        self.results.write(REPORT, gpu_verdict.report(records))
 
-    place = torch.device("cuda", 0)
-    bench = Bench(load(options.library), device_of(place), place)
-    if options.planted:
-        planted_fault(bench, options.sanitized_child)
-    if options.sanitized_child:
-        return sanitized(bench, poison=options.sanitized_child != "initcheck")
-    deadline = time.monotonic() + options.seconds
-    parts: dict[str, Callable[[], dict[str, Any]]] = {
-        "sweep": lambda: sweep(bench, deadline, FORMS["sweep"]),
-        "masks": lambda: masks(bench, deadline, FORMS["masks"]),
-        "offsets": lambda: offsets(bench, deadline),
-        "graph": lambda: graph(bench, deadline),
-        "streams": lambda: streams(bench, deadline),
-    }
-    options.out.write_text(json.dumps(parts[options.part]()))
-    return 0
+    def close(self) -> None:
+        if self.build is not None:
+            self.build.stop()
+        self.write()
 
 
-# ---- report -------------------------------------------------------------------------------------------------------------
-
-
-def markdown(report: dict[str, Any], bench_table: str) -> str:
-    """The report as people read it."""
-    lines = ["# The CUDA kernels on a GPU", "", *(f"* {name}: {value}" for name, value in report["facts"].items()), ""]
-    if not report["complete"]:
-        lines += ["**Not complete: see the parts that are not passed.**", ""]
-    lines += ["| part | result | seconds | |", "|---|---|---|---|"]
-    for name, part in report["parts"].items():
-        lines.append(f"| {name} | {part['status']} | {part['seconds']:.0f} | {part['words']} |")
-    for name, part in report["parts"].items():
-        if part["faults"]:
-            lines += ["", f"## {name}: {part['fault_count']} faults", "", "```text", *part["faults"], "```"]
-    return "\n".join(lines) + "\n" + (f"\n{bench_table}" if bench_table else "")
-
-
-def write(out: Path, report: dict[str, Any], check: Check) -> None:
-    """Both files, after each part, so that what there is survives whatever comes."""
-    from lccl.files import atomic_path
-
-    out.mkdir(parents=True, exist_ok=True)
-    texts = {"json": json.dumps({**report, "bench": check.bench}, indent=1), "md": markdown(report, check.bench_table)}
-    for end, text in texts.items():
-        with atomic_path(out / f"gpu_check.{end}") as path:
-            path.write_text(text)
-
-
-def parts_of(text: str) -> list[str]:
-    """The parts that are asked for, in the order in which they run; empty where one is unknown."""
-    asked = [part.strip() for part in text.split(",") if part.strip()]
-    return [] if set(asked) - set(WEIGHTS) else [part for part in WEIGHTS if part in asked]
-
-
-def run_parts(check: Check, parts: Sequence[str], report: dict[str, Any], end: float) -> None:
-    """Runs the parts; what one leaves of its time goes to those after it."""
-    for number, part in enumerate(parts):
-        began = time.monotonic()
-        share = WEIGHTS[part] / sum(WEIGHTS[p] for p in parts[number:])
-        print(f"{part} ...", file=sys.stderr, flush=True)
-        if end - began > START_S:
-            done = check.run(part, began + share * (end - began))
-        else:
-            done = outcome("partial", "the time was up before it began")
-        done["seconds"] = time.monotonic() - began
-        report["parts"][part] = done
-        report["complete"] = set(parts) == set(report["parts"]) and all(
-            p["status"] in ("passed", "skipped") for p in report["parts"].values()
-        )
-        print(f"{part}: {done['status']}: {done['words']}", file=sys.stderr, flush=True)
-        write(check.options.out, report, check)
+def _interrupt(number: int, _frame: Any) -> None:
+    for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(name, signal.SIG_IGN)  # the end takes seconds, and must not be ended
+    raise InterruptedCheckError(signal.Signals(number).name)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command's exit code; see the parser's last line."""
     options = parser().parse_args(arguments)
-    if options.part or options.sanitized_child:
-        return child(options)
-    began = time.monotonic()
-    parts = parts_of(options.only)
-    if not parts:
-        print(f"error: --only takes parts of {','.join(WEIGHTS)}, not {options.only!r}", file=sys.stderr)
+    steps = steps_of(options)
+    if not steps:
+        print(f"error: --only takes steps of {','.join(WEIGHTS)}, not {options.only!r}", file=sys.stderr)
         return REFUSED
-    from gpu_layers import gpu_refusal
-
-    refusal = gpu_refusal()
+    if options.no_build and options.library is None:
+        print("error: --no-build needs --library PATH", file=sys.stderr)
+        return REFUSED
+    command = " ".join(("scripts/gpu_check.py", *(sys.argv[1:] if arguments is None else arguments)))
+    for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(name, _interrupt)
+    check = Check(options, steps, command)
+    refusal = ""
+    try:
+        refusal = check.begin()
+        if not refusal:
+            check.run()
+    except InterruptedCheckError as stop:
+        check.results.add("interrupted", words=f"by {stop}, {check.end - time.monotonic():.0f} s before its time was up")
+    finally:
+        check.close()
     if refusal:
         print(f"error: {refusal}", file=sys.stderr)
         return REFUSED
-    from gpu_common import gpu_facts
-
-    command = ("scripts/gpu_check.py", *(sys.argv[1:] if arguments is None else arguments))
-    report: dict[str, Any] = {"facts": gpu_facts(command), "complete": False, "parts": {}}
-    with tempfile.TemporaryDirectory() as scratch:
-        check = Check(options, Path(scratch))
-        run_parts(check, parts, report, began + 60 * options.minutes)
-    print((options.out / "gpu_check.md").read_text())
-    states = {part["status"] for part in report["parts"].values()}
-    if "failed" in states:
-        return FAILED
-    return PASSED if report["complete"] else INCOMPLETE
+    records = check.results.records()
+    print("\n".join(gpu_verdict.verdict(records)), flush=True)
+    return gpu_verdict.exit_code(records)
 
 
 if __name__ == "__main__":

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
 from gpu_common import Reference, spread
 from torch import Tensor
 
-from lccl.cuda.interface import Device, Layout
+from lccl.cuda.interface import Device, Dtype, Layout
 from lccl.cuda.library import Config, Library
 from lccl.cuda.planning import padded
 from lccl.cuda.torch_backend import Prepared, launch, new_workspace, prepare
@@ -60,6 +60,11 @@ class Form:
     integers: bool = False
     """Small integers, whose sums have no rounding: results must be exact."""
     seed: int = 0
+
+    def __str__(self) -> str:
+        """What is not as it is by default."""
+        given = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
+        return f"Form({', '.join(f'{name}={value}' for name, value in given.items())})"
 
     def attributes(self) -> Attributes:
         """Of the op; raises ContractError where the gate's kernel cannot cover the convolution."""
@@ -222,6 +227,10 @@ def undecided(reference: Reference, a: Attributes) -> Tensor:
     return (near & (reference.magnitude > 0)) | bounded
 
 
+def _silent(**_: Any) -> None:
+    """Tells nobody."""
+
+
 @dataclass
 class Bench:
     """A library on a device, and a workspace that grows."""
@@ -229,6 +238,12 @@ class Bench:
     library: Library
     device: Device
     place: torch.device
+    without: frozenset[tuple[str, str]] = frozenset()
+    """(configuration, type) that are not to run."""
+    tell: Callable[..., None] = _silent
+    """Says what is running, to whoever has to know which call it was that did not come back."""
+    resume: int = 0
+    """Number of the form at which a new process goes on after a call that did not come back."""
 
     def __post_init__(self) -> None:
         self._workspace = torch.empty(0, dtype=torch.uint8, device=self.place)
@@ -236,8 +251,18 @@ class Bench:
         self._streams = [cuda.Stream(self.place) for _ in range(2)] if self.place.type == "cuda" else [None, None]
 
     def configs(self, call: Prepared) -> list[Config]:
-        """Those that can run the call."""
-        return [c for c in self.library.configs() if self.library.supported(call.params, self.device, c.id)]
+        """Those that can run the call and are not left out."""
+        dtype = Dtype(call.params.dtype).name.lower()
+        allowed = (c for c in self.library.configs() if (c.name, dtype) not in self.without)
+        return [c for c in allowed if self.library.supported(call.params, self.device, c.id)]
+
+    @contextmanager
+    def item(self, config: str, form: Form, resume: int | None = None) -> Iterator[None]:
+        """Tells that a call begins and that it ended; not the end where it raised."""
+        at = self.resume if resume is None else resume
+        self.tell(event="begin", config=config, dtype=str(form.dtype).removeprefix("torch."), form=str(form), resume=at)
+        yield
+        self.tell(event="end")
 
     def workspace(self, call: Prepared, config: Config) -> Tensor:
         """The shared one: poisoned, and not a byte larger than asked for."""
@@ -252,6 +277,11 @@ class Bench:
 
     def twice(self, form: Form, inputs: dict[str, Tensor], config: Config) -> tuple[Prepared, str]:
         """The call on one stream and again on another, from poisoned memory; the second call, and how the two differ."""
+        with self.item(config.name, form):
+            return self.calls_twice(form, inputs, config)
+
+    def calls_twice(self, form: Form, inputs: dict[str, Tensor], config: Config) -> tuple[Prepared, str]:
+        """The same without telling of it."""
         results: list[Tensor] = []
         for stream in self._streams:
             with self._after_this_one(stream):
@@ -286,6 +316,23 @@ class Bench:
             return nullcontext()
         stream.wait_stream(torch.cuda.current_stream(self.place))
         return torch.cuda.stream(stream)
+
+
+class Faults(list[str]):
+    """What was wrong, told as it is found: the process may not live to its end."""
+
+    def __init__(self, bench: Bench) -> None:
+        super().__init__()
+        self._bench = bench
+
+    def __iadd__(self, sentences: Iterable[str]) -> Faults:
+        for sentence in sentences:
+            self.append(sentence)
+        return self
+
+    def append(self, sentence: str) -> None:
+        super().append(sentence)
+        self._bench.tell(event="fault", words=sentence)
 
 
 def _bytes(tensor: Tensor) -> Tensor:

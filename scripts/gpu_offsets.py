@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 from gpu_common import reference64
-from gpu_forms import Bench, Form, fault
-from gpu_process import outcome
+from gpu_forms import Bench, Faults, Form, fault
+from gpu_results import outcome
 from torch import Tensor
 
 from lccl.cuda.library import Config
@@ -33,7 +33,7 @@ def offsets(bench: Bench, deadline: float, forms: tuple[Form, ...] = FORMS) -> d
         free = torch.cuda.mem_get_info(bench.place)[0]
         if free < NEEDED:
             return outcome("skipped", f"the GPU has {free / 2**30:.1f} GiB free, and this takes {NEEDED / 2**30:.0f}")
-    faults: list[str] = []
+    faults = Faults(bench)
     done, complete = 0, True
     for form in forms:
         inputs = large_inputs(form, bench.place)
@@ -82,8 +82,9 @@ def _rows(inputs: dict[str, Tensor], band: Band) -> dict[str, Tensor]:
 
 def _check(bench: Bench, form: Form, inputs: dict[str, Tensor], config: Config, wanted: list[tuple[Band, Any]]) -> list[str]:
     call = bench.prepare(form, inputs)
-    launch(bench.library, bench.device, call, config.id, bench.own_workspace(call, config))
-    bench.wait()
+    with bench.item(config.name, form):
+        launch(bench.library, bench.device, call, config.id, bench.own_workspace(call, config))
+        bench.wait()
     faults = []
     for (images, rows), reference in wanted:
         part = replace(call, memory=call.memory[images, rows], output=call.output[images, :, rows])

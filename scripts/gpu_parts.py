@@ -14,17 +14,16 @@ from typing import Any
 
 import torch
 from gpu_common import Reference, reference64
-from gpu_forms import CHANNELS, DTYPES, GATE_TOLERANCE, TOLERANCE, Bench, Form, fault, random_form, undecided
+from gpu_forms import CHANNELS, DTYPES, GATE_TOLERANCE, TOLERANCE, Bench, Faults, Form, fault, random_form, undecided
+from gpu_results import outcome
 from torch import Tensor
 
-from lccl.cuda.interface import Device, Engine, Family, Layout
+from lccl.cuda.interface import Engine, Family, Layout
 from lccl.cuda.library import Config
 from lccl.cuda.planning import padded
 from lccl.cuda.torch_backend import launch, prepare
 from lccl.op.contract import FLT_MAX, INPUT_NAMES
 
-MOST_FAULTS = 20
-"""That are written out; all are counted."""
 LOOPING = (
     Form(n=16, c=32, k=64, hw=(112, 112)),
     Form(n=16, c=32, k=128, hw=(112, 112), gate="external", grid=8),
@@ -47,9 +46,8 @@ EMPTY = Form(n=0, integers=True)
 
 
 def result(faults: list[str], complete: bool, words: str, **numbers: Any) -> dict[str, Any]:
-    """A part's outcome; "partial" where it was stopped in time and had no fault."""
-    status = "failed" if faults else "passed" if complete else "partial"
-    return {"status": status, "words": words, "faults": faults[:MOST_FAULTS], "fault_count": len(faults), **numbers}
+    """A step's outcome; "partial" where it was stopped in time and had no fault."""
+    return outcome("failed" if faults else "passed" if complete else "partial", words, faults, **numbers)
 
 
 # ---- sweep --------------------------------------------------------------------------------------------------------------
@@ -64,30 +62,39 @@ def sweep(
     largest: int = 40,
     channels: tuple[int, ...] = CHANNELS,
     large: tuple[Form, ...] = LARGE,
+    first: int = 0,
 ) -> dict[str, Any]:
-    """Random forms, every twentieth a large one, on every configuration that can run them, each twice, against float64."""
+    """Random forms, every twentieth a large one, on every configuration that can run them, each twice, against float64.
+
+    Args:
+        first: number of the form to begin with.
+    """
     unchecked = "" if find_spec("onnx") else "; without onnx the float64 reference was not held against the package's own"
-    faults = [] if unchecked else check_reference(bench.place)
+    faults = Faults(bench)
+    bench.resume = first
+    faults += [] if unchecked else check_reference(bench.place)
     faults += check_form(bench, EMPTY, Calls())
-    rng = random.Random(seed)
     calls = Calls()
-    forms = 0
+    forms = first
     while forms < count and time.monotonic() < deadline:
+        bench.resume = forms
+        rng = random.Random(f"{seed} {forms}")
         form = random_form(rng, largest=largest, channels=channels)
         if large and forms % EVERY == 0:
             form = replace(large[forms // EVERY % len(large)], dtype=rng.choice(DTYPES[:2]), seed=forms)
             form = replace(form, integers=True, gate_max=2.0) if rng.random() < 0.5 else form
         faults += check_form(bench, form, calls)
         forms += 1
-    built = bench.library.configs()
-    idle = [c.name for c in built if not calls.number[c.name]]
-    if idle and forms == count:
+    configs = bench.library.configs()
+    left_out = {name for name, _ in bench.without}
+    idle = [c.name for c in configs if not calls.number[c.name] and c.name not in left_out]
+    if idle and forms == count and first == 0:
         faults.append(f"no form ran on {', '.join(idle)}")
-    resident = {c.name: resident_blocks(bench.device, c) for c in built if c.engine == Engine.MMA}
-    once = [name for name, blocks in resident.items() if calls.tiles[name] <= blocks]
-    if once and large == LARGE and forms > EVERY * (len(LOOPING) - 1):
+    resident = {c.name: bench.library.resident_blocks(bench.device, c.id) for c in configs if c.engine == Engine.MMA}
+    once = [name for name, blocks in resident.items() if calls.tiles[name] <= blocks and name not in left_out]
+    if once and large == LARGE and forms > EVERY * (len(LOOPING) - 1) and first == 0:
         faults.append(f"no block of {', '.join(once)} went on to a second tile")
-    words = f"{forms} forms, {calls.number.total()} calls on {len(calls.number)} of {len(built)} configurations, each twice"
+    words = f"{forms} forms, {calls.number.total()} calls on {len(calls.number)} of {len(configs)} configurations, each twice"
     most = {name: {"tiles": calls.tiles[name], "resident_blocks": blocks} for name, blocks in resident.items()}
     return result(faults, forms == count, words + unchecked, forms=forms, calls=dict(calls.number), most_tiles=most)
 
@@ -114,12 +121,6 @@ def tiles_of(config: Config, form: Form, reference: Reference) -> int:
     return int(lines * columns)
 
 
-def resident_blocks(device: Device, config: Config) -> int:
-    """Blocks that run at once: as many as registers and shared memory, 1 KiB a block of it CUDA's own, leave room for."""
-    by_shared = device.shared_per_sm // (config.shared_bytes + 1024)
-    return int(max(1, min(config.blocks_per_sm, by_shared)) * device.sm_count)
-
-
 def check_reference(place: torch.device) -> list[str]:
     """The float64 reference of this check against the package's own, on the named cases of the tests."""
     import numpy as np
@@ -142,7 +143,7 @@ def check_form(bench: Bench, form: Form, calls: Calls) -> list[str]:
     inputs = form.inputs(bench.place)
     reference = reference64(inputs, form.attributes())
     configs = bench.configs(prepare(inputs, form.attributes(), layout=form.layout))
-    faults = [] if configs else [f"no configuration runs {form}"]
+    faults = [] if configs or bench.without else [f"no configuration runs {form}"]
     for config in configs:
         call, differs = bench.twice(form, inputs, config)
         calls.count(config, form, reference)
@@ -156,13 +157,22 @@ def check_form(bench: Bench, form: Form, calls: Calls) -> list[str]:
 
 
 def masks(
-    bench: Bench, deadline: float, count: int, *, seed: int = 1, largest: int = 24, channels: tuple[int, ...] = CHANNELS
+    bench: Bench,
+    deadline: float,
+    count: int,
+    *,
+    seed: int = 1,
+    largest: int = 24,
+    channels: tuple[int, ...] = CHANNELS,
+    first: int = 0,
 ) -> dict[str, Any]:
     """Which cells are active, and each gate's value: with W = 0 and B = 1 the output is the gate itself."""
-    rng = random.Random(seed)
-    faults: list[str] = []
-    cells = near = forms = 0
+    faults = Faults(bench)
+    cells = near = 0
+    forms = first
     while forms < count and time.monotonic() < deadline:
+        bench.resume = forms
+        rng = random.Random(f"{seed} {forms}")
         form = random_form(rng, largest=largest, channels=channels)
         form = replace(
             form, k=rng.choice((1, 8)), activation_alpha=1.0, post="none", residual="none", post_alpha=1.0, integers=False
@@ -221,7 +231,7 @@ GRAPH_FORMS = (
 
 def graph(bench: Bench, deadline: float) -> dict[str, Any]:
     """A graph captured once, replayed on other inputs whose active cells go from none to all and back."""
-    faults: list[str] = []
+    faults = Faults(bench)
     replays = captured = 0
     complete = True
     for form in GRAPH_FORMS:
@@ -246,11 +256,12 @@ def _replay(bench: Bench, form: Form, config: Config) -> tuple[list[str], int]:
     if moved:
         return [f"{config.name}: {', '.join(moved)} had to be copied, so a replay would not read them: {form}"], 0
     workspace = bench.own_workspace(call, config)
-    launch(bench.library, bench.device, call, config.id, workspace)  # loads the kernels before the capture
-    bench.wait()
-    captured = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(captured):
-        launch(bench.library, bench.device, call, config.id, workspace)
+    with bench.item(config.name, form):
+        launch(bench.library, bench.device, call, config.id, workspace)  # loads the kernels before the capture
+        bench.wait()
+        captured = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(captured):
+            launch(bench.library, bench.device, call, config.id, workspace)
     faults = []
     fills = ("all off", "random", "all on", "all off", "one cell", "all on", "random")
     for number, fill in enumerate(fills):
@@ -259,8 +270,9 @@ def _replay(bench: Bench, form: Form, config: Config) -> tuple[list[str], int]:
         _copy_into(inputs, values)
         workspace.fill_(0xFF)
         call.memory.view(torch.uint8).fill_(0xFF)
-        captured.replay()
-        bench.wait()
+        with bench.item(config.name, filled):
+            captured.replay()
+            bench.wait()
         other, _ = bench.twice(filled, values, config)
         reference = reference64(values, attributes)
         what = fault(filled, reference, call)
@@ -277,27 +289,31 @@ STREAM_FORMS = (
 )
 
 
-def streams(bench: Bench, deadline: float, rounds: int = 30) -> dict[str, Any]:
+def streams(bench: Bench, deadline: float, rounds: int = 30, first: int = 0) -> dict[str, Any]:
     """Two calls on two streams at once, over and over, each with its own workspace: the same bytes as alone."""
-    faults: list[str] = []
+    faults = Faults(bench)
     cuda: Any = torch.cuda
     lanes = [cuda.Stream(bench.place), cuda.Stream(bench.place)]
     inputs = [form.inputs(bench.place) for form in STREAM_FORMS]
     lists = [bench.configs(prepare(i, f.attributes())) for f, i in zip(STREAM_FORMS, inputs, strict=True)]
     pairs = [(lists[0][i % len(lists[0])], lists[1][i % len(lists[1])]) for i in range(max(map(len, lists)))]
-    done = 0
-    for pair in pairs:
+    done = first
+    for number, pair in enumerate(pairs):
+        if number < first:
+            continue
+        bench.resume = number + 1
         if time.monotonic() > deadline:
             break
         alone = [bench.twice(f, i, c)[0].memory.clone() for f, i, c in zip(STREAM_FORMS, inputs, pair, strict=True)]
         calls = [[prepare(i, f.attributes()) for _ in range(rounds)] for f, i in zip(STREAM_FORMS, inputs, strict=True)]
         spaces = [bench.own_workspace(group[0], config) for group, config in zip(calls, pair, strict=True)]
         bench.wait()
-        for number in range(rounds):
-            for lane in (0, 1):
-                with torch.cuda.stream(lanes[lane]):
-                    launch(bench.library, bench.device, calls[lane][number], pair[lane].id, spaces[lane])
-        bench.wait()
+        with bench.item("", STREAM_FORMS[0]):  # which of the two it was would not be known
+            for turn in range(rounds):
+                for lane in (0, 1):
+                    with torch.cuda.stream(lanes[lane]):
+                        launch(bench.library, bench.device, calls[lane][turn], pair[lane].id, spaces[lane])
+            bench.wait()
         for lane in (0, 1):
             others = sum(not torch.equal(call.memory, alone[lane]) for call in calls[lane])
             if others:

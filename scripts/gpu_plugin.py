@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from gpu_process import outcome
+from gpu_results import outcome
 
 HOST, LIBRARY = "lccl_trt_gpu_host", "liblccl_trt_plugin.so"
 RUNTIMES = {"tensorrt_lean_libs": "libnvinfer_lean.so.*", "tensorrt_libs": "libnvinfer.so.*"}

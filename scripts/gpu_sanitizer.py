@@ -6,16 +6,19 @@ read from its log: a planted fault takes the child's CUDA context with it, so ex
 
 from __future__ import annotations
 
+import json
 import re
-import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gpu_process import ROOT, Done, finish, last_lines, nvcc_path, outcome, start
+from gpu_build import nvcc_path, tool_path
+from gpu_process import ROOT, Done, Process, last_lines
+from gpu_results import Results, outcome
 
 SEEN = {
     "memcheck": "Invalid __global__ write",
@@ -56,43 +59,57 @@ class Verdict:
 
 def sanitizer_path() -> str | None:
     """compute-sanitizer, on the PATH or where the toolkit of nvcc has it."""
-    found = shutil.which("compute-sanitizer")
-    nvcc = nvcc_path()
-    if found or nvcc is None:
-        return found
-    toolkit = Path(nvcc).resolve().parent.parent
-    beside = (toolkit / "bin" / "compute-sanitizer", toolkit / "compute-sanitizer" / "compute-sanitizer")
-    return next((str(path) for path in beside if path.is_file()), None)
+    return tool_path("compute-sanitizer", "compute-sanitizer/compute-sanitizer")
 
 
-def sanitize(check: Path, library: Path, scratch: Path, until: float) -> dict[str, Any]:
+def sanitize(
+    library: Path, results: Results, until: float, *, planted: bool = False, without: Sequence[tuple[str, str]] = ()
+) -> dict[str, Any]:
     """All tools at once, until time.monotonic() is ``until``.
 
     Args:
-        check: the command that takes ``--sanitized-child TOOL``.
+        planted: also the faults that each tool has to see.
+        without: (configuration, type) that are not to run.
     """
     tool = sanitizer_path()
     if tool is None:
         return outcome("partial", "compute-sanitizer is neither on the PATH nor beside nvcc")
-    asked = subprocess.run([tool, "--help"], capture_output=True, text=True, check=False)
+    try:
+        asked = subprocess.run([tool, "--help"], capture_output=True, text=True, check=False, timeout=60)
+    except (subprocess.TimeoutExpired, OSError) as error:
+        return outcome("partial", f"compute-sanitizer does not answer: {type(error).__name__}")
     known = asked.stdout + asked.stderr
-    planted, why_not = compile_planted(scratch)
-    child = [sys.executable, str(check), "--library", str(library), "--sanitized-child"]
-    running = {}
-    for run in (Run(name, fault) for fault in (False, True) for name in SEEN):
-        if run.planted and run.tool in COMPILED:
-            if planted is None:
-                continue
-            target = [str(planted), run.tool]
-        else:
-            target = [*child, run.tool, *(["--planted"] if run.planted else [])]
-        log = scratch / f"{run.label.replace(' ', '-')}.log"
-        # Without PyTorch's own cache every tensor is an allocation whose bounds the tool knows.
-        running[run] = (start([tool, *arguments(run.tool, known), *target], log, PYTORCH_NO_CUDA_MEMORY_CACHING="1"), log)
-    verdicts = {run: judge(run, finish(process, log, until)) for run, (process, log) in running.items()}
+    with tempfile.TemporaryDirectory() as scratch:
+        program, why_not = compile_planted(Path(scratch)) if planted else (None, "")
+        running: dict[Run, Process] = {}
+        try:
+            for run in (Run(name, fault) for fault in ((False, True) if planted else (False,)) for name in SEEN):
+                if run.planted and run.tool in COMPILED:
+                    if program is None:
+                        continue
+                    target = [str(program), run.tool]
+                else:
+                    target = child(library, run, without)
+                command = [tool, *arguments(run.tool, known), *target]
+                # Without PyTorch's own cache every tensor is an allocation whose bounds the tool knows.
+                running[run] = Process(command, results.log("sanitizer"), label=run.label, PYTORCH_NO_CUDA_MEMORY_CACHING="1")
+            verdicts = {}
+            for run, process in running.items():
+                verdicts[run] = judge(run, process.wait(until))
+                results.add("sanitizer", tool=run.label, state=verdicts[run].state, faults=list(verdicts[run].faults))
+        finally:
+            for process in running.values():
+                process.end()
     if why_not:
         verdicts |= {Run(name, planted=True): Verdict(f"not planted: {why_not}") for name in COMPILED}
     return summed_up(verdicts)
+
+
+def child(library: Path, run: Run, without: Sequence[tuple[str, str]]) -> list[str]:
+    """The command that a tool looks at."""
+    state = json.dumps({"without": sorted(without), "first": 0})
+    command = [sys.executable, str(ROOT / "scripts" / "gpu_child.py"), "sanitized", "--library", str(library)]
+    return [*command, "--tool", run.tool, "--state", state, *(["--planted"] if run.planted else [])]
 
 
 def arguments(tool: str, known: str) -> list[str]:
@@ -104,6 +121,8 @@ def arguments(tool: str, known: str) -> list[str]:
     chosen = ["--tool", tool, "--error-exitcode", str(FOUND), "--target-processes", "all"]
     if "--launch-timeout" in known:
         chosen += ["--launch-timeout", "120"]  # several processes import PyTorch at once
+    if "--print-limit" in known:
+        chosen += ["--print-limit", "20"]
     if tool == "memcheck":
         # PyTorch's calls that fail on purpose are no faults; a launch that fails raises in the child.
         chosen += ["--report-api-errors", "no"]
@@ -120,7 +139,10 @@ def compile_planted(scratch: Path) -> tuple[Path | None, str]:
         return None, "there is no nvcc"
     program = scratch / "planted"
     command = [nvcc, "-arch=native", "-lineinfo", "-o", str(program), str(ROOT / "scripts" / "gpu_planted.cu")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    except subprocess.TimeoutExpired:
+        return None, "nvcc took too long"
     if done.returncode == 0:
         return program, ""
     return None, f"nvcc failed: {' '.join(last_lines(done.stderr, 1))}"

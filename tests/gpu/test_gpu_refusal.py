@@ -11,6 +11,7 @@ import pytest
 from conftest import ROOT
 
 COMMANDS = ("scripts/gpu_check.py", "bench/gpu_layers.py")
+WITHOUT_A_GPU = ("scripts/gpu_fit.py", "bench/gpu_targets.py")
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -27,7 +28,7 @@ def test_refusal(command: str) -> None:
     assert len(out.stderr.splitlines()) == 1
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", [*COMMANDS, *WITHOUT_A_GPU])
 def test_help_loads_nothing_heavy(command: str) -> None:
     folder, _, name = command.partition("/")
     code = (
@@ -43,8 +44,10 @@ def test_help_loads_nothing_heavy(command: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("scripts/gpu_check.py", "--only", "sweep,other"), "--only takes parts of build,sweep"),
+        (("scripts/gpu_check.py", "--only", "sweep,other"), "--only takes steps of build,smoke"),
         (("scripts/gpu_check.py", "--minutes", "long"), "argument --minutes: invalid float value"),
+        (("scripts/gpu_check.py", "--part", "C"), "argument --part: invalid choice"),
+        (("scripts/gpu_fit.py", "no/results.jsonl"), "there is no results file at no/results.jsonl"),
         (("bench/gpu_layers.py", "--forms", "other"), "argument --forms: invalid choice"),
     ],
 )

@@ -17,13 +17,23 @@ from conftest import ROOT
 
 sys.path[:0] = [str(ROOT / folder) for folder in ("bench", "scripts")]
 
-import gpu_check  # noqa: E402
 import gpu_contest  # noqa: E402
 import gpu_layers  # noqa: E402
 import gpu_report  # noqa: E402
 import gpu_targets  # noqa: E402
-from gpu_common import Layer, buffers_needed, layer_inputs, mask, peak_of, reference64, spread, summary  # noqa: E402
-from gpu_contest import Refusal, Row, Setting  # noqa: E402
+from gpu_common import buffers_needed, layer_inputs, mask, peak_of, reference64, spread, summary  # noqa: E402
+from gpu_contest import Refusal, Row  # noqa: E402
+from gpu_settings import (  # noqa: E402
+    DENSITIES,
+    FORMS,
+    MASKS,
+    QUICK_DENSITIES,
+    QUICK_MASKS,
+    Layer,
+    Setting,
+    layers_of,
+    settings_of,
+)
 
 from lccl.cuda.library import Library  # noqa: E402
 from lccl.cuda.torch_backend import run  # noqa: E402
@@ -123,20 +133,20 @@ def test_the_benchmarks_report(tmp_path: Path) -> None:
 
 
 def test_settings_of_the_benchmark() -> None:
-    layers = gpu_layers.layers_of(None, False)
+    layers = layers_of(None, False)
     assert len(layers) == 58
-    settings = gpu_layers.settings_of(layers, gpu_layers.DENSITIES, gpu_layers.MASKS, ("external", "fused"))
+    settings = settings_of(layers, DENSITIES, MASKS, FORMS)
     assert {s.layer.out_size for s in settings if s.grid == 8} == {56, 28, 14, 160, 320, 512}
     halving = {(s.channels, s.out_channels, s.size) for s in layers if s.stride == 2}
     assert halving == {(64, 128, 56), (128, 256, 28), (256, 512, 14), (128, 128, 56), (256, 256, 28), (512, 512, 14)}
     assert Setting(Layer(64, 56, 8), 16, "iid", True, 0.35) in settings
-    assert gpu_layers.layers_of(["64@56x8", "64-128@56s2x8"], False) == [Layer(64, 56, 8), Layer(64, 56, 8, 128, 2)]
+    assert layers_of(["64@56x8", "64-128@56s2x8"], False) == [Layer(64, 56, 8), Layer(64, 56, 8, 128, 2)]
     assert [Layer(64, 56, 8).name, Layer(64, 56, 8, 128, 2).name] == ["64@56 b8", "64-128@56s2 b8"]
     assert Layer(64, 56, 8, 128, 2).flops == 2 * 8 * 28**2 * 64 * 128 * 9
     from lccl.errors import UserError
 
     with pytest.raises(UserError, match="a layer is written like 64@56x8"):
-        gpu_layers.layers_of(["64x56"], False)
+        layers_of(["64x56"], False)
 
 
 @pytest.mark.parametrize(
@@ -155,6 +165,14 @@ def test_peaks(gpu: str, peak: float | None) -> None:
     facts = gpu_layers.with_peak({"gpu": gpu}, None)
     assert (facts["peak_tflops"], "--peak" in facts["peak_is"]) == (peak, peak is None)
     assert gpu_layers.with_peak({"gpu": gpu}, 500.0)["peak_tflops"] == 500
+
+
+def test_the_benchmark_goes_breadth_first() -> None:
+    layers = layers_of(None, True)
+    settings = settings_of(layers, QUICK_DENSITIES, QUICK_MASKS, FORMS)
+    assert [s.layer for s in settings[: len(layers)]] == layers, "every layer comes before any comes again"
+    assert list(dict.fromkeys(s.density for s in settings)) == [0.25, 0.35, 0.5, 0.65]
+    assert [s.density for s in settings] == sorted(s.density for s in settings)
 
 
 # ---- targets ------------------------------------------------------------------------------------------------------------
@@ -229,7 +247,6 @@ def test_targets_are_reported() -> None:
     assert "| pixels, density 0.5 | 1.3 | - | 0 |  | not measured |" in text
     said = gpu_report.report(facts, measured)
     assert said["targets"][0]["result"] == "held"
-    assert gpu_check.bench_words(said) == "5 rows; targets: 5 held, 4 not measured"
 
 
 # ---- what survives ------------------------------------------------------------------------------------------------------
@@ -256,7 +273,7 @@ def test_an_error_ends_one_setting_and_files_are_kept_after_each(tmp_path: Path)
     files = gpu_report.Files(options, facts)
     files.SHARE = 0
     library: Any = None
-    contest = Failing(library)
+    contest = Failing(library, place=torch.device("cpu"))
     kept: list[tuple[int, bool]] = []
 
     def keep() -> None:
@@ -275,6 +292,6 @@ def test_an_error_ends_one_setting_and_files_are_kept_after_each(tmp_path: Path)
 
 def test_a_benchmark_without_time_is_not_complete() -> None:
     library: Any = None
-    contest = Failing(library, deadline=time.monotonic() - 1)
+    contest = Failing(library, place=torch.device("cpu"), deadline=time.monotonic() - 1)
     contest.run([Setting(Layer(64, 56, 8), 1, "iid", True, 0.25)], lambda line: None, lambda: None)
     assert (contest.rows, contest.complete) == ([], False)

@@ -117,7 +117,7 @@ def test_blocks_of_every_tile_go_on_to_a_second_one(emulator_library: Library, d
             columns = -(-form.k // config.tile_n)
             tiles = form.n * (gpu_parts.tiles_of(config, one, reference) - 1) * columns
             most[config.name] = max(most.get(config.name, 0), tiles)
-    resident = {c.name: gpu_parts.resident_blocks(device, c) for c in configs}
+    resident = {c.name: emulator_library.resident_blocks(device, c.id) for c in configs}
     assert {name for name, blocks in resident.items() if most[name] > blocks} == set(resident)
 
 

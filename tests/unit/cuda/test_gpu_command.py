@@ -1,290 +1,491 @@
-"""The GPU check's command: its processes, its parts' results, its report, and how it reads compute-sanitizer's logs."""
+"""The GPU check's command, without a GPU: a fake device some of whose configurations crash, hang or are wrong; builds that fail; runs
+that are interrupted. What was learnt stays readable."""
 
 from __future__ import annotations
 
 import json
 import os
 import shutil
+import signal
+import subprocess
 import sys
 import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from conftest import ROOT
 
 sys.path[:0] = [str(ROOT / folder) for folder in ("bench", "scripts")]
 
+import gpu_build  # noqa: E402
 import gpu_check  # noqa: E402
 import gpu_process  # noqa: E402
-import gpu_sanitizer  # noqa: E402
-from gpu_process import Done  # noqa: E402
-from gpu_sanitizer import Run  # noqa: E402
+import gpu_results  # noqa: E402
+import gpu_smoke  # noqa: E402
+import gpu_verdict  # noqa: E402
+from gpu_process import Process  # noqa: E402
+from gpu_results import Results, of_kind, outcome  # noqa: E402
+from gpu_supervisor import Limits, State, Supervised  # noqa: E402
 
-from lccl.cuda.library import Library  # noqa: E402
+DENSE, BLOCK, PIXEL = "dense-mma-64x64-s4-w2x2", "block-mma-64x64-s4-w2x2", "pixel-mma-64x64-s4-w2x2"
+OTHER, PLAIN = "pixel-mma-128x64-s3-w2x2", "pixel-simt-64x64"
 
 
-def test_a_process_that_hangs_is_ended_with_its_children(tmp_path: Path) -> None:
-    mark = tmp_path / "mark"
-    code = (
-        f"import subprocess, sys; subprocess.Popen(['sh', '-c', 'sleep 3; touch {mark}']); print('begun', flush=True); input()"
+@pytest.fixture(scope="session")
+def fake_library(tmp_path_factory: pytest.TempPathFactory, emulator_library_path: Path) -> Path:
+    """The emulated machine behind configurations that go wrong as the environment says."""
+    path = tmp_path_factory.mktemp("fake") / "libfake.so"
+    include = [f"-I{ROOT / folder}" for folder in ("trt_plugin/kernel", "tests/emulator/include")]
+    source = str(Path(__file__).parent / "fake_device.cpp")
+    command = ["g++", "-std=c++17", "-O1", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", *include, source, "-o", str(path)]
+    subprocess.run([*command, "-ldl"], check=True)
+    return path
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What a run of the command left."""
+
+    code: int
+    out: str
+    err: str
+    folder: Path
+
+    @property
+    def records(self) -> list[dict[str, Any]]:
+        return gpu_results.last_run(gpu_results.read(self.folder / "results.jsonl"))
+
+    @property
+    def verdict(self) -> str:
+        return (self.folder / "verdict.txt").read_text()
+
+    def kind(self, kind: str) -> list[dict[str, Any]]:
+        return of_kind(self.records, kind)
+
+    @property
+    def steps(self) -> dict[str, str]:
+        return {record["step"]: record["status"] for record in self.kind("step")}
+
+    @property
+    def smoke(self) -> dict[tuple[str, str], str]:
+        return gpu_smoke.verdicts(self.records)
+
+
+class Runner:
+    """Runs the command on the fake device."""
+
+    def __init__(self, folder: Path, library: Path, emulator: Path) -> None:
+        self.folder = folder
+        self.library = library
+        self.environment = {"LCCL_FAKE_LIBRARY": str(emulator)}
+
+    def command(self, *arguments: str) -> list[str]:
+        """Without a library."""
+        command = [sys.executable, str(ROOT / "scripts" / "gpu_check.py"), "--place", "cpu", "--item-seconds", "1.5"]
+        return [*command, "--build-folder", str(self.folder / "library"), "--out", str(self.folder / "out"), *arguments]
+
+    def __call__(self, *arguments: str, **faults: str) -> Ran:
+        """With the fake library at once; faults: ONLY, CRASH, HANG, WRONG, ERROR."""
+        return self.run(self.command("--no-build", "--library", str(self.library), *arguments), **faults)
+
+    def run(self, command: list[str], **faults: str) -> Ran:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=self.variables(**faults), timeout=300)
+        return Ran(done.returncode, done.stdout, done.stderr, self.folder / "out")
+
+    def variables(self, **faults: str) -> dict[str, str]:
+        return {**os.environ, **self.environment, **{f"LCCL_FAKE_{name}": value for name, value in faults.items()}}
+
+
+@pytest.fixture
+def check(tmp_path: Path, fake_library: Path, emulator_library_path: Path) -> Runner:
+    return Runner(tmp_path, fake_library, emulator_library_path)
+
+
+# ---- a device that goes wrong -------------------------------------------------------------------------------------------
+
+
+def test_each_failure_costs_its_configuration_alone(check: Runner) -> None:
+    """A crash, a hang, a wrong result and a CUDA error; then the later steps run without them."""
+    block = "block-simt-64x64"
+    ran = check(
+        "--part", "A", "--only", "smoke,ceilings,masks,bench",
+        ONLY=f"{DENSE},{BLOCK},{PIXEL},{OTHER},{PLAIN},{block}", CRASH=BLOCK, HANG=OTHER, WRONG=PLAIN, ERROR=block,
+    )  # fmt: skip
+    assert ran.code == gpu_verdict.FAILED, ran.err
+    half = ("float16", "bfloat16")
+    expected = {(name, dtype): "right" for name in (DENSE, PIXEL) for dtype in half}
+    expected |= {(BLOCK, dtype): "crash" for dtype in half} | {(OTHER, dtype): "hang" for dtype in half}
+    expected |= {(PLAIN, "float32"): "wrong", (block, "float32"): "crash"}
+    assert {key: what for key, what in ran.smoke.items() if what != "refused"} == expected
+    assert ran.steps == {"smoke": "failed", "ceilings": "passed", "masks": "passed", "bench": "passed"}
+    rows = ran.kind("row")
+    assert {row["config"] for row in rows} <= {DENSE, PIXEL}
+    assert {row["density"] for row in rows} == {0.25, 0.5}
+    assert sum(row["chosen"] for row in rows) == 4, "one in each setting, though the library would choose another"
+    names = {record["name"] for record in ran.kind("ceiling")}
+    assert {"copy", "fill", "launch gap", "cuBLAS float16"} < names
+    parts = next(record["us"] for record in ran.kind("ceiling") if record["name"].startswith("kernels 12@8"))
+    assert set(parts) == {"all", "pack", "gate", "main", "closed"}
+    words = " ".join(fault["words"] for fault in ran.kind("fault"))
+    assert "ended by SIGSEGV" in words
+    assert "no answer within 1.5 s" in words
+    assert "a kernel failed" in words
+    for said in (f"{BLOCK} crash", f"{OTHER} hang", f"{PLAIN} wrong", "4 right, 1 wrong, 2 hang, 3 crash"):
+        assert said in ran.verdict, said
+    assert ran.out == ran.verdict
+    assert len(ran.out.splitlines()) <= 20
+    assert len(ran.out) + len(ran.err) < 12_000
+    report = (ran.folder / "report.md").read_text()
+    assert f"| {OTHER} | hang | hang | refused |" in report
+    assert "| kernels 16@8 b1 G=1 |" in report
+    files = sorted(path.name for path in ran.folder.iterdir())
+    assert set(files) <= {"results.jsonl", "report.md", "verdict.txt", *gpu_results.LOGS}
+    assert len(files) <= 8
+
+
+def test_a_call_that_fails_later_is_found_and_left_out(check: Runner) -> None:
+    """The first calls are skipped, so the sweep meets the crash: it goes on without that configuration."""
+    ran = check("--only", "sweep", ONLY=f"{DENSE},{OTHER},{PIXEL}", CRASH=f"{OTHER},{DENSE}")
+    assert ran.code == gpu_verdict.FAILED
+    (step,) = ran.kind("step")
+    assert any(fault.startswith(f"{OTHER} ") and "SIGSEGV" in fault for fault in step["faults"]), step
+    assert {item["verdict"] for item in ran.kind("item")} == {"crash"}
+    assert "more processes" in step["words"]
+    assert "25 forms" in step["words"], "it came to its end"
+
+
+def test_all_right_passes_and_the_next_run_knows_the_first_calls(check: Runner) -> None:
+    first = check("--only", "smoke", ONLY=f"{DENSE},{PIXEL},{PLAIN}")
+    assert first.code == gpu_verdict.PASSED, first.out
+    assert "verdict: all passed" in first.out
+    assert first.out.splitlines()[-1].startswith("next: ")
+    again = check("--only", "smoke", ONLY=f"{DENSE},{PIXEL},{PLAIN}")
+    assert again.steps == {"smoke": "skipped"}
+    assert again.smoke == first.smoke
+    assert "of an earlier run" in again.verdict
+    shutil.rmtree(check.folder / "out")
+    assert check("--only", "smoke", ONLY=f"{DENSE}").steps == {"smoke": "skipped"}, "kept beside the build, too"
+    other = check.folder / "other.so"
+    other.write_bytes(check.library.read_bytes() + b"\0")
+    changed = check.run(check.command("--no-build", "--library", str(other), "--only", "smoke"), ONLY=f"{DENSE}")
+    assert changed.steps == {"smoke": "passed"}, "of another library nothing is known"
+
+
+def test_a_step_that_needs_a_gpu_says_so(check: Runner) -> None:
+    ran = check("--only", "graph,sanitizer")
+    assert ran.steps == {"graph": "skipped", "sanitizer": "skipped"}
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=lambda sent: sent.name)
+def test_an_interrupted_run_leaves_what_it_has(check: Runner, sent: signal.Signals) -> None:
+    """Interrupted while a configuration hangs, after others were right."""
+    command = check.command("--no-build", "--library", str(check.library), "--only", "smoke,sweep", "--item-seconds", "60")
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=check.variables(ONLY=f"{DENSE},{OTHER}", HANG=OTHER)
     )
-    log = tmp_path / "log"
-    command = [sys.executable, "-c", f"import time\n{code.replace('input()', 'time.sleep(60)')}"]
-    began = time.monotonic()
-    done = gpu_process.finish(gpu_process.start(command, log), log, began + 1.5)
-    assert done.code is None
-    assert "begun" in done.output
-    assert time.monotonic() - began < 10
-    time.sleep(2.5)
-    assert not mark.exists()
+    results = check.folder / "out" / "results.jsonl"
+    until = time.monotonic() + 120
+    while time.monotonic() < until and not (results.is_file() and "right" in results.read_text()):
+        time.sleep(0.1)
+    time.sleep(1)
+    process.send_signal(sent)
+    out, _ = process.communicate(timeout=30)
+    ran = Ran(process.returncode, out.decode(), "", check.folder / "out")
+    assert ran.smoke[DENSE, "float16"] == "right"
+    assert "device: none: a rehearsal" in ran.verdict
+    assert (ran.folder / "report.md").is_file()
+    if sent == signal.SIGKILL:
+        gpu_verdict.main([str(results)])
+        assert "smoke: 1 right" in ran.verdict
+        return
+    assert ran.code == gpu_verdict.INCOMPLETE
+    assert f"interrupted: by {sent.name}" in ran.out
+    assert "smoke: 1 right" in ran.out
+    assert "not run: smoke, sweep" in ran.out
 
 
-class Scripted(gpu_check.Check):
-    """Parts that end as they are told."""
-
-    def __init__(self, out: Path, outcomes: dict[str, dict[str, Any]]) -> None:
-        super().__init__(gpu_check.parser().parse_args(["--out", str(out)]), out)
-        self.outcomes = outcomes
-        self.given: dict[str, float] = {}
-
-    def run(self, part: str, until: float) -> dict[str, Any]:
-        self.given[part] = until - time.monotonic()
-        return dict(self.outcomes[part])
+def test_a_run_without_time_says_what_is_missing(check: Runner) -> None:
+    ran = check("--only", "smoke,masks", "--minutes", "0.05", ONLY=DENSE)
+    assert ran.code == gpu_verdict.INCOMPLETE
+    assert set(ran.steps.values()) == {"partial"}
+    assert "next: nothing ran: the time was up; give more --minutes" in ran.verdict
 
 
-def test_parts_share_the_time_and_the_report_is_written_after_each(tmp_path: Path) -> None:
-    passed = gpu_process.outcome("passed", "fine")
-    failed = gpu_process.outcome("failed", "not fine", ["a fault"])
-    check = Scripted(tmp_path, {"sweep": passed, "masks": failed})
-    report: dict[str, Any] = {"facts": {"gpu": "a GPU"}, "complete": False, "parts": {}}
-    gpu_check.run_parts(check, ["sweep", "masks"], report, time.monotonic() + 100)
-    assert check.given["sweep"] == pytest.approx(80, abs=1)
-    assert check.given["masks"] == pytest.approx(100, abs=1)
-    assert not report["complete"]
-    text = (tmp_path / "gpu_check.md").read_text()
-    assert "| sweep | passed | 0 | fine |" in text
-    assert "## masks: 1 faults" in text
-    assert "Not complete" in text
-    gpu_check.run_parts(check, ["sweep"], {**report, "parts": {}}, time.monotonic() + 100)
-    assert "Not complete" not in (tmp_path / "gpu_check.md").read_text()
+# ---- the build ----------------------------------------------------------------------------------------------------------
+
+CMAKE = """#!/bin/sh
+echo "cmake $*"
+case "$*" in
+    *{fails}*) echo "a.cu(7): error: a mistake"; exit 1;;
+    *{slow}*) sleep 60;;
+    "--build $1"*|*"--target lccl_cuda"*) cp {library} {folder}/liblccl_cuda.so;;
+    -S*) mkdir -p {folder};;
+esac
+"""
 
 
-def test_a_part_without_time_is_not_begun(tmp_path: Path) -> None:
-    check = Scripted(tmp_path, {})
-    report: dict[str, Any] = {"facts": {}, "complete": True, "parts": {}}
-    gpu_check.run_parts(check, ["sweep"], report, time.monotonic() + 1)
-    assert report["parts"]["sweep"]["status"] == "partial"
-    assert not report["complete"]
+def with_tools(check: Runner, monkeypatch: pytest.MonkeyPatch, *, fails: str = "@", slow: str = "@") -> None:
+    """Programs that stand for nvidia-smi, nvcc and cmake; cmake's calls that have these texts in them fail, or take too long."""
+    tools = check.folder / "tools"
+    tools.mkdir()
+    texts = {
+        "cmake": CMAKE.format(fails=fails, slow=slow, library=check.library, folder=check.folder / "library"),
+        "nvidia-smi": "#!/bin/sh\necho 9.0\n",
+        "nvcc": "#!/bin/sh\n",
+    }
+    for name, text in texts.items():
+        (tools / name).write_text(text)
+        (tools / name).chmod(0o755)
+    monkeypatch.delenv("CUDACXX", raising=False)
+    monkeypatch.setenv("PATH", f"{tools}{os.pathsep}{os.environ['PATH']}")
 
 
-def test_parts_by_name() -> None:
-    assert gpu_check.parts_of("masks, sweep") == ["sweep", "masks"]
-    assert gpu_check.parts_of("sweep,other") == []
+def test_what_was_built_is_used_though_a_later_target_fails(check: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    with_tools(check, monkeypatch, fails="lccl_trt_plugin")
+    ran = check.run(check.command("--only", "build,smoke", "--library", str(check.library)), ONLY=DENSE)
+    assert ran.steps == {"build": "passed", "smoke": "passed"}
+    assert ran.kind("library")[0]["path"] == str(check.folder / "library" / "liblccl_cuda.so")
+    targets = {record["target"]: record["status"] for record in ran.kind("build")}
+    assert targets["lccl_cuda"] == "passed"
+    assert targets["lccl_trt_plugin"] == "failed"
+    assert "CMAKE_CUDA_ARCHITECTURES=90-real" in (ran.folder / "build.log").read_text()
 
 
-def test_without_a_library_nothing_is_checked(tmp_path: Path) -> None:
-    options = gpu_check.parser().parse_args(["--library", str(tmp_path / "none.so")])
-    assert gpu_check.Check(options, tmp_path).run("sweep", time.monotonic() + 300)["status"] == "partial"
-    assert gpu_check.Check(options, tmp_path).run("build", time.monotonic() + 300)["status"] == "skipped"
+def test_a_build_that_fails_falls_back(check: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    with_tools(check, monkeypatch, fails="lccl_cuda")
+    ran = check.run(check.command("--only", "build,smoke", "--library", str(check.library)), ONLY=DENSE)
+    assert ran.code == gpu_verdict.FAILED
+    assert ran.steps == {"build": "failed", "smoke": "passed"}
+    assert ran.kind("library")[0]["path"] == str(check.library)
+    assert "a.cu(7): error: a mistake" in ran.verdict
 
 
-def test_a_part_whose_process_fails_is_a_failure(emulator_library: Library, tmp_path: Path) -> None:
-    """Here by itself: without a GPU the part's process ends with an error."""
-    if torch.cuda.is_available():
-        pytest.skip("there is a GPU here, so the process would not fail")
-    options = gpu_check.parser().parse_args(["--library", str(emulator_library.path)])
-    outcome = gpu_check.Check(options, tmp_path).run("sweep", time.monotonic() + 300)
-    assert outcome["status"] == "failed"
-    assert "exit code 1" in outcome["words"]
-    assert outcome["faults"]
+def test_a_build_that_fails_without_another_library_is_told(check: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    with_tools(check, monkeypatch, fails="lccl_cuda")
+    ran = check.run(check.command("--only", "build,smoke,bench"))
+    assert ran.code == gpu_verdict.FAILED
+    assert ran.steps == {"build": "failed", "smoke": "partial", "bench": "partial"}
+    assert "next: nothing ran: mend the build (a.cu(7): error: a mistake), see build.log" in ran.out
 
 
-# ---- build --------------------------------------------------------------------------------------------------------------
+def test_a_build_that_takes_too_long_falls_back(check: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    with_tools(check, monkeypatch, slow="lccl_cuda")
+    ran = check.run(check.command("--only", "build,smoke", "--minutes", "0.6", "--library", str(check.library)), ONLY=DENSE)
+    assert ran.steps["build"] == "partial"
+    assert ran.kind("library")[0]["path"] == str(check.library)
+    assert ran.smoke[DENSE, "float16"] == "right"
 
 
 @pytest.mark.parametrize(("tools", "generator"), [({"make", "ninja"}, []), ({"ninja"}, ["-G", "Ninja"]), (set(), [])])
 def test_ninja_is_taken_where_there_is_no_make(tools: set[str], generator: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "which", lambda name, path=None: name if name in tools else None)
-    settings = gpu_check.build_settings("90", "/a/nvcc")
+    settings = gpu_build.build_settings("90", "/a/nvcc")
     assert settings[: len(generator)] == generator
-    assert settings[len(generator)] == "-DCMAKE_CUDA_ARCHITECTURES=90"
+    assert settings[len(generator)] == "-DCMAKE_CUDA_ARCHITECTURES=90-real"
     assert "-DLCCL_WARNINGS_ARE_ERRORS=OFF" in settings
 
 
-# ---- the benchmark in the check -----------------------------------------------------------------------------------------
+def test_nvcc_is_looked_for_in_the_usual_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def place(folder: str) -> str:
+        path = tmp_path / folder / "bin" / "nvcc"
+        path.parent.mkdir(parents=True)
+        path.write_text("#!/bin/sh\n")
+        path.chmod(0o755)
+        return str(path)
+
+    for name in ("CUDACXX", "CUDA_PATH", "CUDA_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(gpu_build, "TOOLKIT", str(tmp_path / "usual"))
+    assert gpu_build.nvcc_path() is None
+    usual, home, named = place("usual"), place("home"), place("named")
+    assert gpu_build.nvcc_path() == usual
+    monkeypatch.setenv("CUDA_HOME", str(tmp_path / "home"))
+    assert gpu_build.nvcc_path() == home
+    monkeypatch.setenv("CUDACXX", named)
+    assert gpu_build.nvcc_path() == named
 
 
-def bench_part(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int | None, found: dict[str, Any] | None
-) -> dict[str, Any]:
-    """The part's result where the benchmark left this JSON, no Markdown and this exit code."""
-    check = gpu_check.Check(gpu_check.parser().parse_args([]), tmp_path)
-    if found is not None:
-        (tmp_path / "bench.json").write_text(json.dumps(found))
-    monkeypatch.setattr(gpu_check, "start", lambda command, log: None)
-    monkeypatch.setattr(gpu_check, "finish", lambda process, log, until: Done(code, "a line"))
-    outcome = check._bench(time.monotonic() + 30)
-    assert (check.bench, check.bench_table) == (found or {}, "")
-    return outcome
-
-
-@pytest.mark.parametrize(
-    ("code", "found", "status"),
-    [
-        (0, {"rows": [1], "complete": True}, "passed"),
-        (0, {"rows": [1], "complete": False}, "partial"),
-        (None, {"rows": [1], "complete": False}, "partial"),
-        (None, {"rows": [], "complete": False}, "failed"),
-        (None, None, "failed"),
-        (2, {"rows": [1], "complete": True}, "failed"),
-        (1, None, "failed"),
-    ],
-)
-def test_what_the_benchmark_left_is_kept(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int | None, found: dict[str, Any] | None, status: str
+@pytest.mark.parametrize(("answer", "expected"), [("9.0", "90"), ("12.0\n", "120"), ("[N/A]", ""), ("", "")])
+def test_the_compute_capability_by_nvidia_smi(
+    answer: str, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert bench_part(tmp_path, monkeypatch, code, found)["status"] == status
+    (tmp_path / "nvidia-smi").write_text(f"#!/bin/sh\necho '{answer.strip()}'\n")
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    assert gpu_build.compute_capability() == expected
 
 
-# ---- compute-sanitizer --------------------------------------------------------------------------------------------------
+# ---- processes ----------------------------------------------------------------------------------------------------------
 
-FAKE = """#!{python}
-import os, sys
-arguments = sys.argv[1:]
-if arguments == ["--help"]:
-    print("  --report-api-errors arg\\n  {option} arg\\n  --launch-timeout arg")
-    raise SystemExit
-tool = arguments[arguments.index("--tool") + 1]
-planted = "--planted" in arguments or arguments[-2].endswith("/planted")
-with open({calls!r}, "a") as calls:
-    print(*arguments, file=calls)
-said, code = {logs!r}.get((tool, planted), ("========= ERROR SUMMARY: 0 errors", 0))
-print("========= COMPUTE-SANITIZER\\n" + said)
-raise SystemExit(code)
+
+def python(code: str) -> list[str]:
+    return [sys.executable, "-c", code]
+
+
+def test_a_process_that_hangs_is_ended_with_its_children(tmp_path: Path) -> None:
+    mark = tmp_path / "mark"
+    code = f"import subprocess, time; subprocess.Popen(['sh', '-c', 'sleep 3; touch {mark}']); print('begun', flush=True); time.sleep(60)"
+    began = time.monotonic()
+    done = Process(python(code), tmp_path / "log").wait(began + 1.5)
+    assert done.code is None
+    assert "begun" in done.output
+    assert "begun" in (tmp_path / "log").read_text()
+    assert time.monotonic() - began < 10
+    time.sleep(2.5)
+    assert not mark.exists()
+
+
+def test_a_process_that_cannot_be_killed_is_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    process = Process(python("import time; time.sleep(8)"), tmp_path / "log")
+    monkeypatch.setattr(os, "killpg", lambda pid, number: None)
+    monkeypatch.setattr(gpu_process, "GRACE_S", 0.3)
+    began = time.monotonic()
+    assert process.wait(began + 0.2).code is None
+    assert time.monotonic() - began < 3
+    assert not process.end()
+    monkeypatch.undo()
+    assert process.end()
+
+
+def test_a_log_is_cut_off_where_it_grows_too_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu_process, "LOG_BYTES", 10_000)
+    done = Process(python("for i in range(5000): print('line', i)"), tmp_path / "log").wait(time.monotonic() + 30)
+    assert (tmp_path / "log").stat().st_size < 11_000
+    assert done.output.endswith("line 4999")
+
+
+SAY = "import json, time, os, sys\ndef say(**m): print('@lccl ' + json.dumps(m), flush=True)\n"
+
+
+def supervised(tmp_path: Path, code: str, item: float = 1.0, idle: float = 20.0, seconds: float = 30) -> tuple[Any, ...]:
+    """The outcome of a step whose process runs this code, its records, its state."""
+    results = Results(tmp_path / "out")
+
+    def command(state: State) -> list[str]:
+        return [*python(f"{SAY}state = json.loads(sys.argv[1])\n{code}"), json.dumps(state.as_dict())]
+
+    step = Supervised("sweep", command, results, State(), Limits(item, idle))
+    return step.run(time.monotonic() + seconds), results.records(), step.state
+
+
+def test_a_hang_is_found_by_its_begin_and_a_slow_start_is_none(tmp_path: Path) -> None:
+    code = """
+time.sleep(1.5)
+if not state["without"]:
+    say(event="begin", config="a", dtype="float16", form="f", resume=3)
+    time.sleep(60)
+say(event="done", result={"status": "passed", "words": f"from {state['first']}", "faults": []})
 """
-SEEN = {
-    ("memcheck", True): ("========= Invalid __global__ write of size 16 bytes\n========= ERROR SUMMARY: 3 errors", 9),
-    ("initcheck", True): (
-        "========= Uninitialized __global__ memory read of size 2 bytes\n========= ERROR SUMMARY: 1 error",
-        9,
-    ),
-    ("racecheck", True): (
-        "========= Error: Race reported between Write access at lcclMissingBarrier\n"
-        "========= RACECHECK SUMMARY: 1 hazard displayed (1 error, 0 warnings)",
-        9,
-    ),
-    ("synccheck", True): (
-        "========= Barrier error detected. Divergent thread(s) in block.\n========= ERROR SUMMARY: 16 errors",
-        9,
-    ),
-    ("racecheck", False): ("========= RACECHECK SUMMARY: 0 hazards displayed (0 errors, 0 warnings)", 0),
-}
-"""What the tools say where all is well: (tool, planted) -> log and exit code."""
+    done, records, state = supervised(tmp_path, code)
+    assert done["status"] == "failed"
+    assert done["words"] == "from 3; 1 more processes"
+    assert done["faults"] == ["a float16: hang: no answer within 1 s: f"]
+    assert state.without == {("a", "float16")}
+    assert of_kind(records, "item")[0]["verdict"] == "hang"
 
 
-TOOLS = ("memcheck", "initcheck", "racecheck", "synccheck")
+def test_a_process_that_says_nothing_is_given_up(tmp_path: Path) -> None:
+    done, records, _ = supervised(tmp_path, "time.sleep(60)", idle=0.7)
+    assert (done["status"], len(of_kind(records, "fault"))) == ("failed", 2)
+    assert "hang between calls" in records[0]["words"]
+    done, _, _ = supervised(tmp_path, "sys.exit('no module')")
+    assert done["status"] == "failed"
+    assert "exit code 1" in done["faults"][0]
 
 
-class Sanitizer:
-    """A program that stands for compute-sanitizer."""
-
-    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.folder = folder
-        monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
-        monkeypatch.setattr(gpu_sanitizer, "compile_planted", lambda scratch: (scratch / "planted", ""))
-
-    def says(self, changes: dict[tuple[str, bool], tuple[str, int]], option: str = "--kernel-name") -> dict[str, Any]:
-        """The part's result with these logs."""
-        program = self.folder / "compute-sanitizer"
-        calls = str(self.folder / "calls")
-        program.write_text(FAKE.format(python=sys.executable, option=option, calls=calls, logs=SEEN | changes))
-        program.chmod(0o755)
-        return gpu_sanitizer.sanitize(Path("check.py"), Path("library.so"), self.folder, time.monotonic() + 60)
-
-    def calls(self) -> list[str]:
-        return (self.folder / "calls").read_text().splitlines()
+def test_a_step_whose_time_is_up_is_partial(tmp_path: Path) -> None:
+    code = "say(event='fault', words='one')\nsay(event='begin', config='a', dtype='t', form='f', resume=0)\ntime.sleep(60)"
+    began = time.monotonic()
+    done, records, _ = supervised(tmp_path, code, item=50, seconds=1.5)
+    assert time.monotonic() - began < 10
+    assert done["faults"] == ["one"], "what it had told stays"
+    assert of_kind(records, "fault")[0]["words"] == "one"
 
 
-@pytest.fixture
-def sanitizer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sanitizer:
-    return Sanitizer(tmp_path, monkeypatch)
+def test_a_step_that_talks_on_is_ended_in_time(tmp_path: Path) -> None:
+    code = "while True:\n    say(event='begin', config='a', dtype='t', form='f', resume=0)\n    say(event='end')\n    time.sleep(0.01)"
+    began = time.monotonic()
+    done, _, _ = supervised(tmp_path, code, seconds=1.5)
+    assert time.monotonic() - began < 10
+    assert done["status"] == "partial"
 
 
-@pytest.mark.parametrize("option", ["--kernel-name", "--kernel-regex"])
-def test_clean_logs_and_seen_faults_pass(sanitizer: Sanitizer, option: str) -> None:
-    outcome = sanitizer.says({}, option)
-    assert outcome["status"] == "passed", outcome
-    assert set(outcome["tools"].values()) == {"as it should be"}
-    calls = sanitizer.calls()
-    assert len(calls) == 8
-    for call in calls:
-        assert (f"{option} kns=lccl" in call) == ("--tool initcheck" not in call)
-        assert ("--report-api-errors no" in call) == ("--tool memcheck" in call)
+def test_a_process_that_goes_away_between_calls_goes_on_where_it_was(tmp_path: Path) -> None:
+    code = """
+if state["first"] == 0:
+    say(event="begin", config="a", dtype="float16", form="f", resume=5)
+    say(event="end")
+    os._exit(3)
+say(event="done", result={"status": "passed", "words": f"from {state['first']}", "faults": []})
+"""
+    done, _, state = supervised(tmp_path, code)
+    assert (done["status"], state.without) == ("failed", set())
+    assert done["words"] == "from 5; 1 more processes"
 
 
-def test_a_planted_fault_is_seen_whatever_the_exit_code(sanitizer: Sanitizer) -> None:
-    for code in (0, 1, 255):
-        assert sanitizer.says({("memcheck", True): (SEEN[("memcheck", True)][0], code)})["status"] == "passed"
+# ---- results and verdict ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("tool", TOOLS)
-def test_a_planted_fault_that_is_not_seen_is_a_failure(sanitizer: Sanitizer, tool: str) -> None:
-    outcome = sanitizer.says({(tool, True): ("========= ERROR SUMMARY: 0 errors", 0)})
-    assert outcome["status"] == "failed"
-    assert f"{tool} of a planted fault did not see it, exit code 0" in outcome["faults"]
+def test_half_a_line_spoils_no_other(tmp_path: Path) -> None:
+    results = Results(tmp_path)
+    results.add("run", steps=["sweep"])
+    with results.path.open("a") as file:
+        file.write('{"kind": "row", "us"')
+    again = Results(tmp_path)
+    again.add("fault", step="sweep", words="a word")
+    assert [record["kind"] for record in gpu_results.read(results.path)] == ["run", "fault"]
 
 
-@pytest.mark.parametrize("tool", TOOLS)
-def test_errors_are_faults(sanitizer: Sanitizer, tool: str) -> None:
-    outcome = sanitizer.says({(tool, False): SEEN[(tool, True)]})
-    assert outcome["status"] == "failed"
-    assert outcome["tools"][tool] == "wrong"
-    assert f"{tool}: {SEEN[(tool, True)][0].splitlines()[0]}" in outcome["faults"]
-
-
-def test_a_child_that_fails_under_a_clean_tool_is_a_failure(sanitizer: Sanitizer) -> None:
-    outcome = sanitizer.says({("synccheck", False): ("a result is wrong\n========= ERROR SUMMARY: 0 errors", 3)})
-    assert outcome["status"] == "failed"
-    assert "synccheck reports 0 errors, exit code 3" in outcome["faults"]
+def test_the_verdict_is_short_whatever_happened() -> None:
+    records: list[dict[str, Any]] = [{"kind": "run", "steps": list(gpu_check.WEIGHTS)}]
+    records += [{"kind": "library", "path": "a" * 500, "sha256": "0"}]
+    records += [
+        {"kind": "item", "step": "smoke", "config": f"c{i}", "dtype": d, "verdict": "crash", "words": "w", "form": "f"}
+        for i in range(40)
+        for d in ("float16", "bfloat16")
+    ]
+    records += [
+        {"kind": "step", "step": step, **outcome("failed", "words " * 100, ["fault " * 500] * 50)} for step in gpu_check.WEIGHTS
+    ]
+    lines = gpu_verdict.verdict(records)
+    assert len(lines) <= 20
+    assert max(map(len, lines)) <= 240
+    assert lines[-1].startswith("next: no configuration is right")
 
 
 @pytest.mark.parametrize(
-    ("log", "words"),
+    ("statuses", "code"),
     [
-        (
-            "========= Error: Device not supported. See the manual\n========= ERROR SUMMARY: 0 errors",
-            "Error: Device not supported.",
-        ),
-        ("========= Error: Target application terminated before first instrumented API call", "Error: Target application"),
-        ("a last word", "a last word"),
+        (["passed", "skipped"], gpu_verdict.PASSED),
+        (["passed", "partial"], gpu_verdict.INCOMPLETE),
+        (["passed"], gpu_verdict.INCOMPLETE),
+        (["failed", "partial"], gpu_verdict.FAILED),
     ],
 )
-def test_a_tool_that_cannot_run_is_no_failure(sanitizer: Sanitizer, log: str, words: str) -> None:
-    outcome = sanitizer.says({(tool, planted): (log, 1) for tool in TOOLS for planted in (False, True)})
-    assert outcome["status"] == "partial"
-    assert not outcome["faults"]
-    assert f"memcheck did not run: {words}" in outcome["words"]
+def test_exit_codes(statuses: Sequence[str], code: int) -> None:
+    records: list[dict[str, Any]] = [{"kind": "run", "steps": ["sweep", "masks"]}]
+    records += [{"kind": "step", "step": s, **outcome(w, "")} for s, w in zip(("sweep", "masks"), statuses, strict=False)]
+    assert gpu_verdict.exit_code(records) == code
+    loose = [*records, {"kind": "fault", "step": "bench", "words": "told before its process was killed"}]
+    assert gpu_verdict.exit_code(loose) == gpu_verdict.FAILED
 
 
-def test_a_tool_that_is_late_is_no_failure() -> None:
-    assert gpu_sanitizer.judge(Run("memcheck"), Done(None, "========= COMPUTE-SANITIZER")).state == "not in time"
-    assert gpu_sanitizer.judge(Run("memcheck", planted=True), Done(None, SEEN[("memcheck", True)][0]))
+def test_steps_by_part_and_name() -> None:
+    def steps(*arguments: str) -> list[str]:
+        return gpu_check.steps_of(gpu_check.parser().parse_args(arguments))
+
+    assert steps("--only", "masks, sweep") == ["sweep", "masks"]
+    assert steps("--only", "sweep,other") == []
+    assert steps("--part", "A") == ["build", "smoke", "ceilings", "bench"]
+    assert steps()[-1] == "sanitizer"
+    assert all(set(part) <= set(gpu_check.WEIGHTS) for part in gpu_check.PARTS.values())
 
 
-def test_without_a_compiler_two_faults_are_not_planted(sanitizer: Sanitizer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gpu_sanitizer, "compile_planted", lambda scratch: (None, "there is no nvcc"))
-    outcome = sanitizer.says({})
-    assert outcome["status"] == "partial"
-    assert outcome["tools"]["racecheck of a planted fault"] == "not planted: there is no nvcc"
-
-
-def test_the_planted_faults_compile(tmp_path: Path) -> None:
-    if gpu_process.nvcc_path() is None:
-        pytest.skip("no nvcc")
-    program, why = gpu_sanitizer.compile_planted(tmp_path)
-    assert why == ""
-    assert program is not None
-    assert program.is_file()
+def test_no_library_is_refused_where_nothing_is_built(invoke: Callable[..., Any], capsys: pytest.CaptureFixture[str]) -> None:
+    assert gpu_check.main(["--no-build"]) == gpu_verdict.REFUSED
+    assert capsys.readouterr().err == "error: --no-build needs --library PATH\n"

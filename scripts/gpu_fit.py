@@ -1,0 +1,261 @@
+#!/usr/bin/env python3
+"""Fits the constants of the kernels' time model to what a GPU measured. The model is the library's own; nothing here needs a GPU.
+
+Reads a results file of gpu_check.py, prints the error of the predictions before and after, by family, and the constants as
+``predict.cpp`` has them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from gpu_process import ROOT
+from gpu_results import Record, of_kind, read
+
+for _folder in ("bench", "exporter"):
+    sys.path.insert(0, str(ROOT / _folder))
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from lccl.cuda.interface import ConvParams, Device, Rates
+    from lccl.cuda.library import Library
+
+    Array = npt.NDArray[np.float64]
+
+STEPS = (0.5, 0.25, 0.12, 0.06, 0.03, 0.015)
+"""Of a constant's logarithm, one after the other."""
+ROUNDS = 12
+"""Over all constants with one step, at most."""
+LEAST_GAIN = 1e-4
+"""That a step has to bring: constants of which the measurements say nothing stay as they are."""
+MEAN_WEIGHT = 0.2
+"""Of the mean error beside the median, which alone does not see half of the rows."""
+MEAN_CUT = 1.0
+"""An error counts as no more in the mean."""
+NEARNESS = 0.004
+"""Weight of a constant's way from where it began, in its logarithm: of constants that make up for each other, most stay."""
+STARTS = 12
+"""Descents: each begins beside the best one so far."""
+SHARE = "tile_"
+"""Constants of this beginning are shares of a rate, at most 1."""
+LEAST_ROWS = 8
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One measured call."""
+
+    params: ConvParams
+    config: int
+    family: str
+    us: float
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        print(f"error: {message} (see {self.prog} --help)", file=sys.stderr)
+        raise SystemExit(1)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command's arguments."""
+    p = _Parser("gpu_fit.py", description="Fits the constants of the kernels' time model to a results file of gpu_check.py.")
+    p.add_argument("results", type=Path, nargs="+", help="results.jsonl, of one GPU")
+    p.add_argument("--library", metavar="PATH", help="that has the model (default: $LCCL_CUDA_LIBRARY, else the package's own)")
+    p.add_argument("--device", metavar="CCxSMS", help="such as 9.0x132 (default: as the results say)")
+    return p
+
+
+def device_of(records: Sequence[Record], given: str | None) -> Device:
+    """What the results were measured on.
+
+    Raises:
+        UserError: they do not say it, or name more than one.
+    """
+    from lccl.cuda.planning import parse_device
+    from lccl.errors import UserError
+
+    if given:
+        return parse_device(given)
+    names = ("compute_capability", "multiprocessors", "shared_per_block", "shared_per_multiprocessor")
+    known = [r["facts"] for r in of_kind(records, "facts") if all(name in r["facts"] for name in names)]
+    texts = {"x".join(str(facts[name]) for name in names) for facts in known}
+    if len(texts) != 1:
+        raise UserError(f"the results name {len(texts)} GPUs: say which one it was by --device, such as 9.0x132")
+    return parse_device(texts.pop())
+
+
+def samples_of(records: Sequence[Record], library: Library) -> list[Sample]:
+    """The rows of the benchmark."""
+    from gpu_settings import Layer, Setting
+
+    names = {config.name: config for config in library.configs()}
+    samples = []
+    for row in of_kind(records, "row"):
+        config = names.get(row["config"])
+        us = float(row["times"]["median"])
+        if config is None or us <= 0:
+            continue
+        outputs = row["outputs"] if row["outputs"] != row["channels"] else 0
+        layer = Layer(row["channels"], row["size"], row["batch"], outputs, row["stride"])
+        setting = Setting(layer, row["grid"], row["mask"], row["form"] == "external", row["density"])
+        samples.append(Sample(setting.params(), config.id, config.family.name.lower(), us))
+    return samples
+
+
+# ---- the fit ------------------------------------------------------------------------------------------------------------
+
+
+class Model:
+    """The library's own predictions as a function of its constants."""
+
+    def __init__(self, library: Library, device: Device, samples: Sequence[Sample]) -> None:
+        import numpy as np
+
+        from lccl.cuda.interface import Rates
+
+        self._np = np
+        self._library = library
+        self._device = device
+        self._samples = samples
+        self._measured = np.log([sample.us for sample in samples])
+        self.names = [str(field[0]) for field in Rates._fields_]
+        self._own = self.start()
+
+    def start(self) -> Array:
+        """Logarithms of the device's own constants."""
+        own = self._library.rates(self._device)
+        return self._np.log([getattr(own, name) for name in self.names])
+
+    def rates(self, logs: Array) -> Rates:
+        from lccl.cuda.interface import Rates
+
+        return Rates(*(float(value) for value in self._np.exp(logs)))
+
+    def errors(self, logs: Array) -> Array:
+        """Logarithm of predicted over measured time."""
+        rates = self.rates(logs)
+        predict = self._library.predict
+        times = [predict(s.params, self._device, s.config, rates) or float("nan") for s in self._samples]
+        return self._np.log(times) - self._measured
+
+    def loss(self, logs: Array) -> float:
+        """The median absolute error, and a little of the mean."""
+        errors = self._np.abs(self.errors(logs))
+        shares = [value for name, value in zip(self.names, logs, strict=True) if name.startswith(SHARE)]
+        if not self._np.isfinite(errors).all() or max(shares) > 0:
+            return float("inf")
+        far = NEARNESS * self._np.abs(logs - self._own).mean()
+        return float(self._np.median(errors) + MEAN_WEIGHT * self._np.minimum(errors, MEAN_CUT).mean() + far)
+
+
+def fit(model: Model, tell: Callable[[str], None] = lambda _: None) -> Array:
+    """Logarithms of the constants: the best of several descents from the device's own. The same for the same samples."""
+    import numpy as np
+
+    best = _descend(model, model.start())
+    rng = np.random.default_rng(0)
+    for number in range(1, STARTS):
+        tried = _descend(model, best + rng.normal(0, 0.4, len(best)) * (rng.random(len(best)) < 0.5))
+        if model.loss(tried) < model.loss(best):
+            best = tried
+        tell(f"descent {number + 1} of {STARTS}: {model.loss(best):.4f}")
+    for i, own in enumerate(model.start()):  # what makes no difference goes back to where it was
+        tried = best.copy()
+        tried[i] = own
+        if model.loss(tried) <= model.loss(best) + LEAST_GAIN:
+            best = tried
+    return best
+
+
+def _descend(model: Model, start: Array) -> Array:
+    """Coordinate descent with ever smaller steps."""
+    best, least = start, model.loss(start)
+    for step in STEPS:
+        for _ in range(ROUNDS):
+            before = least
+            for i in range(len(best)):
+                for way in (step, -step):
+                    while True:
+                        tried = best.copy()
+                        tried[i] += way
+                        loss = model.loss(tried)
+                        if not loss < least - LEAST_GAIN:
+                            break
+                        best, least = tried, loss
+            if not before - least >= LEAST_GAIN:
+                break
+    return best
+
+
+def table_of(model: Model, samples: Sequence[Sample], start: Array, end: Array) -> list[str]:
+    """Errors by family: the median of how far off a prediction is, as a factor."""
+    import numpy as np
+
+    from lccl.text import table
+
+    def factor(errors: Array) -> str:
+        return f"{np.exp(np.median(np.abs(errors))):.3f}x"
+
+    before, after = model.errors(start), model.errors(end)
+    rows = []
+    for family in (*dict.fromkeys(sample.family for sample in samples), "all"):
+        mine = np.array([family in (sample.family, "all") for sample in samples])
+        rows.append((family, str(int(mine.sum())), factor(before[mine]), factor(after[mine])))
+    return table(("family", "rows", "off by, before", "after"), rows, right=(1, 2, 3)).splitlines()
+
+
+def code_of(model: Model, start: Array, end: Array) -> list[str]:
+    """The constants as ``ratesOf`` of predict.cpp sets them, with what they were."""
+    import numpy as np
+
+    lines = []
+    for name, old, new in zip(model.names, np.exp(start), np.exp(end), strict=True):
+        said = "" if abs(np.log(new / old)) > 1e-9 else " // as it was: no row speaks against it"
+        lines.append(f"    rates.{name} = {new:.4g};{said or f' // was {old:.4g}'}")
+    return lines
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit code: 0, or 1 after one sentence."""
+    options = parser().parse_args(arguments)
+    from lccl.cuda.library import load
+    from lccl.errors import UserError
+
+    try:
+        records = [record for path in options.results for record in _records(path)]
+        library = load(options.library)
+        device = device_of(records, options.device)
+        samples = samples_of(records, library)
+        if len(samples) < LEAST_ROWS:
+            raise UserError(f"{len(samples)} rows are too few for a fit: run gpu_check.py --part B")
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    model = Model(library, device, samples)
+    start = model.start()
+    end = fit(model, lambda line: print(line, file=sys.stderr, flush=True))
+    print("\n".join(table_of(model, samples, start, end)))
+    where = f"{device.compute_capability / 10:.1f} with {device.sm_count} multiprocessors"
+    print(f"\n// compute capability {where}, {len(samples)} rows of {', '.join(map(str, options.results))}")
+    print("\n".join(code_of(model, start, end)))
+    return 0
+
+
+def _records(path: Path) -> list[Record]:
+    from lccl.errors import UserError
+
+    if not path.is_file():
+        raise UserError(f"there is no results file at {path}")
+    return read(path)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,176 @@
+"""The fit of the time model: constants that are known give rows, and rows give back what those constants predict."""
+
+from __future__ import annotations
+
+import json
+import sys
+from ctypes import Structure
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from conftest import ROOT
+
+sys.path[:0] = [str(ROOT / folder) for folder in ("bench", "scripts")]
+
+import gpu_fit  # noqa: E402
+import gpu_targets  # noqa: E402
+from gpu_settings import FORMS, QUICK_DENSITIES, QUICK_MASKS, Layer, Setting, layers_of, settings_of  # noqa: E402
+
+from lccl.cuda.interface import Rates  # noqa: E402
+from lccl.cuda.library import Library  # noqa: E402
+from lccl.cuda.planning import parse_device  # noqa: E402
+
+H200 = parse_device("9.0x132")
+FACTS = {"compute_capability": "9.0", "multiprocessors": 132, "shared_per_block": 232448, "shared_per_multiprocessor": 233472}
+NOISE = 0.02
+
+
+def changed(library: Library, factors: dict[str, float]) -> Rates:
+    """The device's own constants times factors."""
+    own = library.rates(H200)
+    values = {name: getattr(own, name) * factors.get(name, 1.0) for name, _ in Rates._fields_}
+    return Rates(**values)
+
+
+def rows_of(library: Library, rates: Rates, layers: list[Layer], seed: int) -> list[dict[str, Any]]:
+    """The benchmark's records where the GPU is as these constants say, give or take some noise."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for s in settings_of(layers, QUICK_DENSITIES, QUICK_MASKS, FORMS):
+        params = s.params()
+        for config in library.configs():
+            us = library.predict(params, H200, config.id, rates)
+            if us is None:
+                continue
+            sizes = {"layer": s.layer.name, "channels": s.layer.channels, "size": s.layer.size, "batch": s.layer.batch}
+            kind = {"outputs": s.layer.out_channels, "stride": s.layer.stride, "grid": s.grid, "mask": s.mask, "form": s.form}
+            times = {"median": us * float(np.exp(rng.normal(0, NOISE)))}
+            rows.append({"kind": "row", "density": s.density, "config": config.name, "times": times, **sizes, **kind})
+    return rows
+
+
+FACTORS = (
+    {"tensor_flops": 0.6, "cache_bytes": 1.4, "first_launch": 1.7, "fill_bytes": 0.5},
+    {"tensor_flops": 1.3, "dram_bytes": 0.6, "gate_bytes": 0.4, "main_latency": 8.0, "next_launch": 3.0},
+)
+
+
+@pytest.mark.parametrize("factors", FACTORS)
+def test_predictions_are_recovered(emulator_library: Library, factors: dict[str, float]) -> None:
+    """Those of rows that the fit has not seen, too."""
+    rates = changed(emulator_library, factors)
+    seen = gpu_fit.samples_of(rows_of(emulator_library, rates, layers_of(None, True), 0), emulator_library)
+    other_layers = [Layer(64, 28, 16), Layer(256, 28, 8), Layer(128, 56, 8, 256, 2)]
+    others = gpu_fit.samples_of(rows_of(emulator_library, rates, other_layers, 1), emulator_library)
+    model, unseen = (gpu_fit.Model(emulator_library, H200, samples) for samples in (seen, others))
+    start, end = model.start(), gpu_fit.fit(model)
+
+    def off(of: gpu_fit.Model, logs: Any) -> float:
+        return float(np.median(np.abs(of.errors(logs))))
+
+    assert off(model, start) > 5 * NOISE
+    assert off(model, end) < 1.2 * NOISE
+    assert off(unseen, end) < 2 * NOISE
+    assert off(unseen, end) < off(unseen, start) / 3
+
+
+def test_constants_of_which_no_row_speaks_stay(emulator_library: Library) -> None:
+    rates = changed(emulator_library, {"tensor_flops": 0.5})
+    rows = [row for row in rows_of(emulator_library, rates, layers_of(None, True), 0) if row["form"] == "external"]
+    model = gpu_fit.Model(emulator_library, H200, gpu_fit.samples_of(rows, emulator_library))
+    start, end = model.start(), gpu_fit.fit(model)
+    still = {name for name, old, new in zip(model.names, start, end, strict=True) if old == new}
+    assert {"core_flops", "gate_bytes"} <= still, "no gate is computed here, and nothing runs on CUDA cores"
+    code = gpu_fit.code_of(model, start, end)
+    assert len(code) == len(Rates._fields_)
+    assert next(line for line in code if "rates.gate_bytes" in line).endswith("// as it was: no row speaks against it")
+
+
+def test_a_sample_is_the_row_again(emulator_library: Library) -> None:
+    own = emulator_library.rates(H200)
+    layers = [Layer(64, 56, 32), Layer(64, 56, 8, 128, 2), Layer(128, 28, 8, 0, 2)]
+    rows = rows_of(emulator_library, own, layers, 0)
+    samples = gpu_fit.samples_of(rows, emulator_library)
+    assert len(samples) == len(rows)
+    errors = gpu_fit.Model(emulator_library, H200, samples).errors(gpu_fit.Model(emulator_library, H200, []).start())
+    assert float(np.abs(errors).max()) < 6 * NOISE
+
+
+def test_the_command(emulator_library: Library, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rates = changed(emulator_library, FACTORS[0])
+    path = tmp_path / "results.jsonl"
+    records = [{"kind": "facts", "facts": FACTS}, *rows_of(emulator_library, rates, layers_of(None, True)[:2], 0)]
+    path.write_text("".join(f"{json.dumps(record)}\n" for record in records))
+    library = ["--library", str(emulator_library.path)]
+    assert gpu_fit.main([str(path), *library]) == 0
+    out = capsys.readouterr().out
+    for family in ("dense", "block", "pixel", "all"):
+        (line,) = (line for line in out.splitlines() if line.split()[:1] == [family])
+        before, after = (float(text.removesuffix("x")) for text in line.split()[-2:])
+        assert 1 < after < 1.03 < before
+    assert "compute capability 9.0 with 132 multiprocessors" in out
+    for name, _ in Rates._fields_:
+        assert f"rates.{name} = " in out
+    path.write_text("".join(f"{json.dumps(record)}\n" for record in records[:5]))
+    assert gpu_fit.main([str(path), *library]) == 1
+    assert "4 rows are too few" in capsys.readouterr().err
+    path.write_text("".join(f"{json.dumps(record)}\n" for record in records[1:]))
+    assert gpu_fit.main([str(path), *library]) == 1
+    assert "say which one it was by --device" in capsys.readouterr().err
+
+
+# ---- targets that are predicted -----------------------------------------------------------------------------------------
+
+
+class Fast:
+    """A library whose predictions are divided by a number."""
+
+    def __init__(self, library: Library, factor: float) -> None:
+        self._library = library
+        self._factor = factor
+
+    def choose(self, *call: Structure) -> int:
+        return self._library.choose(*call)  # type: ignore[arg-type]
+
+    def predict(self, *call: Any) -> float | None:
+        us = self._library.predict(*call)
+        return None if us is None else us / self._factor
+
+
+def test_what_waits_for_other_kernels(emulator_library: Library, capsys: pytest.CaptureFixture[str]) -> None:
+    assert gpu_targets.main(["--library", str(emulator_library.path)]) == 0
+    out = capsys.readouterr().out
+    assert "Predicted for 9.0x132, not measured" in out
+    assert "assumed" in out
+    lines = [line for line in out.splitlines() if line.startswith(("| G = 8", "| pixels", "| everywhere"))]
+    assert len(lines) == len(gpu_targets.TARGETS)
+    assert all(gpu_targets.WAITS in line or gpu_targets.WITHIN_REACH in line for line in lines)
+
+    def faster(factor: float) -> list[str]:
+        library: Any = Fast(emulator_library, factor)
+        return gpu_targets.reach(gpu_targets.predicted_rows(library))[2:]
+
+    assert all(gpu_targets.WITHIN_REACH in line for line in faster(100))
+    assert all(gpu_targets.WAITS in line for line in faster(0.01))
+
+
+def test_the_assumed_dense_time() -> None:
+    layer = Layer(128, 160, 8)
+    flops = 2 * 8 * 160**2 * 128 * 128 * 9
+    assert gpu_targets.assumed_dense_us(layer) == pytest.approx(flops / (0.75 * 790e6) + 2.5)
+    small = Layer(64, 56, 32)
+    assert gpu_targets.assumed_dense_us(small) == pytest.approx(2 * 32 * 56**2 * 64 * 64 * 9 / (0.6 * 790e6) + 2.5)
+    memory = Layer(16, 512, 8)
+    assert gpu_targets.assumed_dense_us(memory) == pytest.approx(memory.bytes / 4.3e6 + 2.5)
+
+
+def test_a_prediction_is_of_the_setting(emulator_library: Library) -> None:
+    rows = gpu_targets.predicted_rows(emulator_library)
+    row = next(r for r in rows if (r.layer, r.grid, r.mask, r.form, r.density) == ("64@56 b32", 8, "iid", "fused", 0.25))
+    params = Setting(Layer(64, 56, 32), 8, "iid", False, 0.25).params()
+    ours = emulator_library.predict(params, H200, emulator_library.choose(params, H200))
+    assert ours is not None
+    assert row.ratio == pytest.approx(gpu_targets.assumed_dense_us(Layer(64, 56, 32)) / ours)
