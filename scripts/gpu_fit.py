@@ -1,15 +1,16 @@
 #!/usr/bin/env python3
 """Fits the constants of the kernels' time model to what a GPU measured. The model is the library's own; nothing here needs a GPU.
 
-Reads a results file of gpu_check.py, prints the error of the predictions before and after, by family, and the constants as
-``predict.cpp`` has them.
+Reads a results file of gpu_check.py. Constants that a ceiling is a measurement of are taken from it; the others are fitted to the
+rows of the benchmark. Prints the error of the predictions before and after, by family, and the constants as ``predict.cpp`` has
+them.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -46,6 +47,8 @@ STARTS = 12
 SHARE = "tile_"
 """Constants of this beginning are shares of a rate, at most 1."""
 LEAST_ROWS = 8
+CEILINGS = {"copy": ("dram_bytes", "GB/s", 1e9), "launch gap": ("next_launch", "us", 1e-6)}
+"""Name of a ceiling -> the constant that it measures, and its unit."""
 
 
 @dataclass(frozen=True)
@@ -110,13 +113,28 @@ def samples_of(records: Sequence[Record], library: Library) -> list[Sample]:
     return samples
 
 
+def measured_of(records: Sequence[Record]) -> dict[str, float]:
+    """Constants that the last ceilings measured by themselves."""
+    found = {}
+    for record in of_kind(records, "ceiling"):
+        constant, unit, factor = CEILINGS.get(record["name"], ("", "", 0.0))
+        if constant and record.get("unit") == unit and (record.get("value") or 0) > 0:
+            found[constant] = float(record["value"]) * factor
+    return found
+
+
 # ---- the fit ------------------------------------------------------------------------------------------------------------
 
 
 class Model:
     """The library's own predictions as a function of its constants."""
 
-    def __init__(self, library: Library, device: Device, samples: Sequence[Sample]) -> None:
+    def __init__(
+        self, library: Library, device: Device, samples: Sequence[Sample], measured: Mapping[str, float] | None = None
+    ) -> None:
+        """Args:
+        measured: constants that are known and not fitted.
+        """
         import numpy as np
 
         from lccl.cuda.interface import Rates
@@ -127,12 +145,20 @@ class Model:
         self._samples = samples
         self._measured = np.log([sample.us for sample in samples])
         self.names = [str(field[0]) for field in Rates._fields_]
-        self._own = self.start()
+        self.measured = dict(measured or {})
+        self.free = [i for i, name in enumerate(self.names) if name not in self.measured]
+        """Numbers of the constants that are fitted."""
+        self._start = self.start()
 
-    def start(self) -> Array:
+    def own(self) -> Array:
         """Logarithms of the device's own constants."""
         own = self._library.rates(self._device)
         return self._np.log([getattr(own, name) for name in self.names])
+
+    def start(self) -> Array:
+        """The same with what was measured in its place."""
+        known = [self.measured.get(name, 0.0) for name in self.names]
+        return self._np.array([self._np.log(new) if new else old for new, old in zip(known, self.own(), strict=True)])
 
     def rates(self, logs: Array) -> Rates:
         from lccl.cuda.interface import Rates
@@ -152,7 +178,7 @@ class Model:
         shares = [value for name, value in zip(self.names, logs, strict=True) if name.startswith(SHARE)]
         if not self._np.isfinite(errors).all() or max(shares) > 0:
             return float("inf")
-        far = NEARNESS * self._np.abs(logs - self._own).mean()
+        far = NEARNESS * self._np.abs(logs - self._start).mean()
         return float(self._np.median(errors) + MEAN_WEIGHT * self._np.minimum(errors, MEAN_CUT).mean() + far)
 
 
@@ -163,7 +189,9 @@ def fit(model: Model, tell: Callable[[str], None] = lambda _: None) -> Array:
     best = _descend(model, model.start())
     rng = np.random.default_rng(0)
     for number in range(1, STARTS):
-        tried = _descend(model, best + rng.normal(0, 0.4, len(best)) * (rng.random(len(best)) < 0.5))
+        beside = best.copy()
+        beside[model.free] += rng.normal(0, 0.4, len(model.free)) * (rng.random(len(model.free)) < 0.5)
+        tried = _descend(model, beside)
         if model.loss(tried) < model.loss(best):
             best = tried
         tell(f"descent {number + 1} of {STARTS}: {model.loss(best):.4f}")
@@ -181,7 +209,7 @@ def _descend(model: Model, start: Array) -> Array:
     for step in STEPS:
         for _ in range(ROUNDS):
             before = least
-            for i in range(len(best)):
+            for i in model.free:
                 for way in (step, -step):
                     while True:
                         tried = best.copy()
@@ -218,8 +246,11 @@ def code_of(model: Model, start: Array, end: Array) -> list[str]:
 
     lines = []
     for name, old, new in zip(model.names, np.exp(start), np.exp(end), strict=True):
-        said = "" if abs(np.log(new / old)) > 1e-9 else " // as it was: no row speaks against it"
-        lines.append(f"    rates.{name} = {new:.4g};{said or f' // was {old:.4g}'}")
+        if name in model.measured:
+            said = f"measured as a ceiling; was {old:.4g}"
+        else:
+            said = f"was {old:.4g}" if abs(np.log(new / old)) > 1e-9 else "as it was: no row speaks against it"
+        lines.append(f"    rates.{name} = {new:.4g}; // {said}")
     return lines
 
 
@@ -239,8 +270,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    model = Model(library, device, samples)
-    start = model.start()
+    model = Model(library, device, samples, measured_of(records))
+    start = model.own()
     end = fit(model, lambda line: print(line, file=sys.stderr, flush=True))
     print("\n".join(table_of(model, samples, start, end)))
     where = f"{device.compute_capability / 10:.1f} with {device.sm_count} multiprocessors"

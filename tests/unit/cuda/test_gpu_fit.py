@@ -89,6 +89,27 @@ def test_constants_of_which_no_row_speaks_stay(emulator_library: Library) -> Non
     assert next(line for line in code if "rates.gate_bytes" in line).endswith("// as it was: no row speaks against it")
 
 
+def test_what_a_ceiling_measured_is_not_fitted(emulator_library: Library) -> None:
+    """Launch and latency constants make up for each other in rows: the measured one is right, and stays."""
+    rates = changed(emulator_library, FACTORS[1])
+    rows = rows_of(emulator_library, rates, layers_of(None, True)[:3], 0)
+    ceilings = [
+        {"kind": "ceiling", "name": "copy", "value": rates.dram_bytes / 1e9, "unit": "GB/s"},
+        {"kind": "ceiling", "name": "launch gap", "value": rates.next_launch * 1e6, "unit": "us"},
+        {"kind": "ceiling", "name": "cuBLAS float16", "value": 700.0, "unit": "TFLOP/s"},
+    ]
+    measured = gpu_fit.measured_of(ceilings)
+    assert measured == {"dram_bytes": pytest.approx(rates.dram_bytes), "next_launch": pytest.approx(rates.next_launch)}
+    assert gpu_fit.measured_of([{**ceilings[0], "value": None}, {**ceilings[1], "unit": "ms"}]) == {}
+    model = gpu_fit.Model(emulator_library, H200, gpu_fit.samples_of(rows, emulator_library), measured)
+    end = model.rates(gpu_fit.fit(model))
+    assert end.dram_bytes == pytest.approx(rates.dram_bytes)
+    assert end.next_launch == pytest.approx(rates.next_launch)
+    assert float(np.median(np.abs(model.errors(model.own())))) > 5 * NOISE
+    code = gpu_fit.code_of(model, model.own(), gpu_fit.fit(model))
+    assert next(line for line in code if "rates.next_launch" in line).endswith("// measured as a ceiling; was 1e-06")
+
+
 def test_a_sample_is_the_row_again(emulator_library: Library) -> None:
     own = emulator_library.rates(H200)
     layers = [Layer(64, 56, 32), Layer(64, 56, 8, 128, 2), Layer(128, 28, 8, 0, 2)]
