@@ -206,9 +206,12 @@ def test_exported_symbols_are_the_list_s(library: Path) -> None:
     assert {line.split()[-1] for line in symbols.splitlines()} == listed == {"getCreators", "setLoggerFinder"}
 
 
-def test_fields_are_the_contract_s(trt_host: Path) -> None:
-    """Names, order, types and defaults, as the creator lists them."""
-    listed = json.loads(subprocess.run([str(trt_host), "--fields"], capture_output=True, text=True, check=True).stdout)
+@pytest.mark.parametrize(("host", "plugin"), [("trt_host", ""), ("gpu_host", "trt_plugin")], ids=["emulated", "cuda"])
+def test_fields_are_the_contract_s(request: pytest.FixtureRequest, host: str, plugin: str) -> None:
+    """Names, order, types and defaults, as the creator lists them. The real library needs no GPU for it, either."""
+    command = [str(request.getfixturevalue(host)), "--fields"]
+    command += [str(request.getfixturevalue(plugin))] if plugin else []
+    listed = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
     contract = listed[: len(ATTRIBUTES)]
     for spec, field in zip(ATTRIBUTES, contract, strict=True):
         assert (field["name"], field["type"]) == (spec.name, FIELD_TYPES[spec.kind])
