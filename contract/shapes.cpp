@@ -1,7 +1,5 @@
 #include "shapes.h"
 
-#include "geometry.h"
-
 #include <stdexcept>
 
 namespace lccl
@@ -46,15 +44,12 @@ void requireShape(
 Shape ofRank4(Shapes const& shapes, int32_t input)
 {
     Shape shape = shapes[static_cast<size_t>(input)];
-    if (shape.rank >= 0 && shape.rank != 4)
-    {
-        throw std::invalid_argument(std::string(kINPUT_NAMES[input]) + " must have 4 dimensions, not " + toText(shape));
-    }
     if (shape.rank < 0)
     {
         shape.rank = 4;
         shape.d.fill(-1);
     }
+    requireRank4(shape, input);
     return shape;
 }
 
@@ -110,6 +105,14 @@ std::string toText(Shape const& shape)
         text += (i > 0 ? ", " : "") + toText(shape.d[static_cast<size_t>(i)]);
     }
     return text + "]";
+}
+
+void requireRank4(Shape const& shape, int32_t input)
+{
+    if (shape.rank != 4)
+    {
+        throw std::invalid_argument(std::string(kINPUT_NAMES[input]) + " must have 4 dimensions, not " + toText(shape));
+    }
 }
 
 Maps mapsOf(Attributes const& a, Shape const& x, Shape const& w)

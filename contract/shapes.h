@@ -2,6 +2,7 @@
 #pragma once
 
 #include "attributes.h"
+#include "geometry.h"
 
 #include <array>
 #include <initializer_list>
@@ -43,17 +44,14 @@ struct Shape
 
 using Shapes = std::array<Shape, kINPUTS>;
 
-//! Sizes of the output and of the gate's map; -1: unknown.
-struct Maps
-{
-    int64_t ho, wo, hg, wg;
-};
-
 //! Whether a shape may be this one: each size is the same, or unknown on one side.
 bool agrees(Shape const& shape, std::initializer_list<int64_t> with);
 
 //! "[1, ?, 3]".
 std::string toText(Shape const& shape);
+
+//! \throw std::invalid_argument with a sentence: the shape is not of four dimensions
+void requireRank4(Shape const& shape, int32_t input);
 
 //! Sizes for X and W of four dimensions.
 Maps mapsOf(Attributes const& attributes, Shape const& x, Shape const& w);

@@ -81,6 +81,14 @@ def trt_plugin(request: pytest.FixtureRequest) -> Path:
 
 
 @pytest.fixture(scope="session")
+def gpu_host(request: pytest.FixtureRequest) -> Path:
+    """The host program for a GPU; it is built and starts without one, skips where there is no nvcc."""
+    if why := why_no_cuda():
+        pytest.skip(why)
+    return build(request, "release", "lccl_trt_gpu_host") / "lccl_trt_gpu_host"
+
+
+@pytest.fixture(scope="session")
 def logger_probe(request: pytest.FixtureRequest) -> Path:
     """A plugin library that tells which TensorRT has loaded it."""
     if why := why_no_emulator():

@@ -5,6 +5,8 @@
 #include "pack.h"
 #include "plan.h"
 
+#include "contract/geometry.h"
+
 #include <cstdint>
 #include <initializer_list>
 
@@ -53,7 +55,7 @@ Levels const& levels()
 //! Whether there are weights of this shape.
 bool isPackable(lccl_cpu_params const& p)
 {
-    return p.abi == LCCL_CPU_ABI && p.k > 0 && p.c > 0 && p.r > 0 && p.r <= 7 && p.s > 0 && p.s <= 7;
+    return p.abi == LCCL_CPU_ABI && p.k > 0 && p.c > 0 && lccl::rejectKernelSize(p.r, p.s, kMAX_KERNEL).empty();
 }
 
 bool isAligned(void const* p, uintptr_t bytes)

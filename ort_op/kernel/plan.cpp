@@ -9,8 +9,8 @@
 namespace lccl_cpu
 {
 
-using lccl::convSize;
-using lccl::gateSize;
+using lccl::Maps;
+using lccl::mapsOf;
 
 namespace
 {
@@ -46,6 +46,12 @@ __attribute__((format(printf, 2, 3))) bool refuse(Reason reason, char const* for
         va_end(arguments);
     }
     return false;
+}
+
+//! Whether there is nothing to refuse.
+bool holds(Reason reason, std::string const& refusal)
+{
+    return refusal.empty() || refuse(reason, "%s", refusal.c_str());
 }
 
 bool between(int64_t low, int64_t high, std::initializer_list<int32_t> values)
@@ -205,7 +211,7 @@ Scratch layOut(Plan const& plan, lccl_cpu_params const& p)
 Plan planWithoutScratch(lccl_cpu_params const& p, lccl_cpu_level const& level)
 {
     Plan plan{};
-    OutputSize const out = outputSize(p);
+    Maps const out = mapsOf(p);
     plan.ho = static_cast<int>(out.ho);
     plan.wo = static_cast<int>(out.wo);
     plan.hg = static_cast<int>(out.hg);
@@ -231,20 +237,8 @@ Plan planWithoutScratch(lccl_cpu_params const& p, lccl_cpu_level const& level)
     return plan;
 }
 
-//! Whether the gate's map is as large as the output's grid.
-bool gateFits(lccl_cpu_params const& p, OutputSize const& out, Reason reason)
-{
-    int64_t const hg = convSize(p.h, p.gate_r, p.gate_strides[0], p.gate_pads[0], p.gate_pads[2], p.gate_dilations[0]);
-    int64_t const wg = convSize(p.w, p.gate_s, p.gate_strides[1], p.gate_pads[1], p.gate_pads[3], p.gate_dilations[1]);
-    if (hg != out.hg || wg != out.wg)
-    {
-        return refuse(reason, "%s", lccl::gateSizeText(hg, wg, out.ho, out.wo, p.grid, out.hg, out.wg).c_str());
-    }
-    return true;
-}
-
 //! Whether h and w are of a size that the kernels' offsets hold.
-bool sizeFits(lccl_cpu_params const& p, OutputSize const& out, Reason reason)
+bool sizeFits(lccl_cpu_params const& p, Maps const& out, Reason reason)
 {
     if (p.h < 1 || p.w < 1)
     {
@@ -252,7 +246,7 @@ bool sizeFits(lccl_cpu_params const& p, OutputSize const& out, Reason reason)
     }
     if (out.ho < 1 || out.wo < 1)
     {
-        return refuse(reason, "%s", lccl::noPixelText(p.h, p.w, p.r, p.s).c_str());
+        return holds(reason, lccl::noPixelText(p.h, p.w, p.r, p.s));
     }
     double const largest = static_cast<double>(kLARGEST);
     if (1.0 * p.h * p.w > largest || 1.0 * out.ho * out.wo > largest)
@@ -263,16 +257,6 @@ bool sizeFits(lccl_cpu_params const& p, OutputSize const& out, Reason reason)
 }
 
 } // namespace
-
-OutputSize outputSize(lccl_cpu_params const& p)
-{
-    OutputSize out{};
-    out.ho = convSize(p.h, p.r, p.strides[0], p.pads[0], p.pads[2], p.dilations[0]);
-    out.wo = convSize(p.w, p.s, p.strides[1], p.pads[1], p.pads[3], p.dilations[1]);
-    out.hg = gateSize(out.ho, p.grid);
-    out.wg = gateSize(out.wo, p.grid);
-    return out;
-}
 
 bool takesForm(lccl_cpu_params const& p, lccl_cpu_level const* level, Reason reason)
 {
@@ -290,9 +274,10 @@ bool takesForm(lccl_cpu_params const& p, lccl_cpu_level const* level, Reason rea
     {
         return refuse(reason, "c has to be from 1 to 2^30 / %d, k from 1 to 2^30, and n not negative", kMAX_TAPS);
     }
-    if (!between(1, 7, {p.r, p.s}))
+    if (!holds(reason, lccl::rejectKernelSize(p.r, p.s, kMAX_KERNEL))
+        || !holds(reason, lccl::rejectPostSizes(p.post_scale_size, p.post_bias_size, p.k)))
     {
-        return refuse(reason, "kernels are 1 to 7 pixels wide and high, not %d x %d", p.r, p.s);
+        return false;
     }
     if (!between(1, kMOST, {p.strides[0], p.strides[1], p.dilations[0], p.dilations[1], p.grid}))
     {
@@ -305,13 +290,6 @@ bool takesForm(lccl_cpu_params const& p, lccl_cpu_level const* level, Reason rea
     if (p.threads < 1)
     {
         return refuse(reason, "threads has to be positive");
-    }
-    for (int32_t const size : {p.post_scale_size, p.post_bias_size})
-    {
-        if (size != 0 && size != 1 && size != p.k)
-        {
-            return refuse(reason, "post_scale and post_bias have 0, 1 or k = %d values, not %d", p.k, size);
-        }
     }
     if (hasGate(p)
         && (!between(1, kMOST, {p.gate_r, p.gate_s, p.gate_strides[0], p.gate_strides[1], p.gate_dilations[0], p.gate_dilations[1]})
@@ -328,8 +306,8 @@ bool makePlan(lccl_cpu_params const& p, lccl_cpu_level const* level, Plan& plan,
     {
         return false;
     }
-    OutputSize const out = outputSize(p);
-    if (!sizeFits(p, out, reason) || (hasGate(p) && !gateFits(p, out, reason)))
+    Maps const out = mapsOf(p);
+    if (!sizeFits(p, out, reason) || (hasGate(p) && !holds(reason, lccl::rejectGateSize(p, out))))
     {
         return false;
     }

@@ -18,7 +18,8 @@ enum class GateSource
 };
 
 constexpr int kMAX_PLANE_TAPS = 9;
-constexpr int kMAX_TAPS = 49;
+constexpr int kMAX_KERNEL = 7;
+constexpr int kMAX_TAPS = kMAX_KERNEL * kMAX_KERNEL;
 constexpr int kGROUP = 8;  //!< pixels that are transposed together
 constexpr int kDEPTH = 384; //!< most multiplications of one pixel in a pass of the micro-kernel: weights of a pass stay in L1
 
@@ -79,13 +80,6 @@ struct Plan
 
     Scratch scratch;
 };
-
-struct OutputSize
-{
-    int64_t ho, wo, hg, wg;
-};
-
-OutputSize outputSize(lccl_cpu_params const& params);
 
 //! Where a sentence goes that says why a call cannot be run; nowhere by default.
 struct Reason

@@ -1,7 +1,5 @@
 #include "call.h"
 
-#include <stdexcept>
-
 namespace lccl::ort
 {
 
@@ -34,10 +32,7 @@ lccl_cpu_params formOf(Attributes const& attributes, Shapes const& shapes)
 
 lccl_cpu_params weightsOnly(Shape const& weight)
 {
-    if (weight.rank != 4)
-    {
-        throw std::invalid_argument("W must have 4 dimensions, not " + toText(weight));
-    }
+    requireRank4(weight, kW);
     lccl_cpu_params call{};
     call.abi = LCCL_CPU_ABI;
     call.k = to32Bits(weight.d[0]);

@@ -8,7 +8,7 @@
 namespace lccl::ort
 {
 
-//! The call that inputs of these shapes make, without pointers but for a mark where a tensor is real. All sizes are known.
+//! The call that inputs of these shapes make, without its pointers. All sizes are known.
 //! \param maps set as checkShapes returns them
 //! \throw std::invalid_argument with a sentence: shapes that the op does not allow
 lccl_cpu_params makeCall(Attributes const& attributes, Shapes const& shapes, Maps& maps);

@@ -69,6 +69,12 @@ bool isZero(void const* data, size_t bytes)
     return std::all_of(begin, begin + bytes, [](unsigned char byte) { return byte == 0; });
 }
 
+//! \throw std::invalid_argument with a sentence, unless all inputs are there
+void requireInputs(bool areThere)
+{
+    require(areThere, "all nine inputs must be there, with their neutral values where a form lacks them");
+}
+
 //! \throw std::invalid_argument with a sentence: the kernels do not take the call
 void requireSupported(lccl_cpu_params const& call, int32_t level)
 {
@@ -183,10 +189,7 @@ void Node::keepConstants(OrtKernelInfo const* info)
 {
     size_t count = 0;
     check(mApi, mApi.KernelInfo_GetInputCount(info, &count));
-    if (count != kINPUTS)
-    {
-        throw std::invalid_argument("all nine inputs must be there, with their neutral values where a form lacks them");
-    }
+    requireInputs(count == kINPUTS);
     Shapes shapes;
     for (size_t input = 0; input < kINPUTS; ++input)
     {
@@ -247,10 +250,7 @@ Node::Tensors Node::readTensors(OrtKernelContext* context) const
     {
         OrtValue const* value = nullptr;
         check(mApi, mApi.KernelContext_GetInput(context, input, &value));
-        if (value == nullptr)
-        {
-            throw std::invalid_argument("all nine inputs must be there, with their neutral values where a form lacks them");
-        }
+        requireInputs(value != nullptr);
         void* data = nullptr;
         check(mApi, mApi.GetTensorMutableData(const_cast<OrtValue*>(value), &data));
         tensors.data[input] = data;

@@ -11,7 +11,7 @@ import pytest
 
 from cases import Case
 from cpu_builds import Host
-from cpu_calls import Fault, Layer, Run, Slot, Status, levels_of, run, running_levels
+from cpu_calls import ABI, Fault, Layer, Run, Slot, Status, levels_of, run, running_levels
 
 EVERYTHING = Case("everything", "all tensors", n=2, gate="both", post=True, residual=True)
 HUGE = 2**31 - 1
@@ -27,7 +27,7 @@ class Refusal:
 
 REFUSALS = (
     Refusal("abi-old", {"abi": 0}),
-    Refusal("abi-new", {"abi": 2}),
+    Refusal("abi-new", {"abi": ABI + 1}),
     Refusal("batch-negative", {"n": -1}),
     *(Refusal(f"{name}-{value}", {name: value}) for name in ("c", "h", "w", "k", "r", "s", "gate_r", "gate_s", "grid") for value in (0, -1)),
     Refusal("kernel-8-rows", {"r": 8, "pads": (9, 9, 9, 9)}),
@@ -146,7 +146,14 @@ def test_levels_that_this_machine_does_not_run(cpu_host: Host, tmp_path: Path) -
 
 
 NEEDED = (Slot.X, Slot.BIAS, Slot.PACKED, Slot.WORKSPACE, Slot.Y)
-OPTIONAL = (Slot.GATE_WEIGHT, Slot.GATE_BIAS, Slot.GATE, Slot.POST_SCALE, Slot.POST_BIAS, Slot.RESIDUAL, Slot.ACTIVE)
+DECLARED = {
+    Slot.GATE_WEIGHT: "has_gate_weight",
+    Slot.GATE: "has_gate",
+    Slot.POST_SCALE: "post_scale_size",
+    Slot.POST_BIAS: "post_bias_size",
+    Slot.RESIDUAL: "has_residual",
+}
+"""Tensors that a call has or has not, and the field that says it."""
 
 
 def test_null_pointers(cpu_host: Host, tmp_path: Path) -> None:
@@ -160,12 +167,35 @@ def test_null_pointers(cpu_host: Host, tmp_path: Path) -> None:
 
 
 def test_pointers_that_may_be_null(cpu_host: Host, tmp_path: Path) -> None:
-    """And each of them counts: without it, the result is another one."""
+    """Without gate_bias it is 1, which is another result; the count of active pixels is told to who wants it."""
     for level in running_levels(cpu_host):
-        runs = [Run(level, fault=Fault.NULL, slot=slot) for slot in OPTIONAL]
+        runs = [Run(level), *(Run(level, fault=Fault.NULL, slot=slot) for slot in (Slot.GATE_BIAS, Slot.ACTIVE))]
         (answers,) = run(cpu_host, [(Layer.of(EVERYTHING), runs)], tmp_path)
         assert [answer.status for answer in answers] == [Status.OK] * len(runs)
-        assert len({answer.y.tobytes() for answer in answers}) == len(OPTIONAL)
+        whole, without_bias, without_count = answers
+        assert whole.y.tobytes() == without_count.y.tobytes() != without_bias.y.tobytes()
+
+
+def test_tensors_that_are_declared_but_missing(cpu_host: Host, tmp_path: Path) -> None:
+    runs = [Run(level, fault=Fault.NULL, slot=slot) for level in running_levels(cpu_host) for slot in DECLARED]
+    (answers,) = run(cpu_host, [(Layer.of(EVERYTHING), runs)], tmp_path)
+    assert {answer.status for answer in answers} == {Status.INVALID_POINTER}
+    assert all(answer.supported and answer.untouched for answer in answers)
+
+
+def test_tensors_that_are_given_but_not_declared(cpu_host: Host, tmp_path: Path) -> None:
+    """They are refused, not ignored; left out as well, the call runs, and each tensor counts: the result is another one."""
+    good = Layer.of(EVERYTHING)
+    layers = [dataclasses.replace(good, name=name, changes={name: 0}) for name in DECLARED.values()]
+    for level in running_levels(cpu_host):
+        runs = [
+            (layer, [Run(level), Run(level, fault=Fault.NULL, slot=slot)]) for layer, slot in zip(layers, DECLARED, strict=True)
+        ]
+        ((whole,), *answers) = run(cpu_host, [(good, [Run(level)]), *runs], tmp_path)
+        assert {(given.status, given.untouched, missing.status) for given, missing in answers} == {
+            (Status.INVALID_POINTER, True, Status.OK)
+        }
+        assert len({answer.y.tobytes() for answer in (whole, *(missing for _, missing in answers))}) == 1 + len(DECLARED)
 
 
 def test_workspace_and_packed_weights_must_be_aligned_and_long_enough(cpu_host: Host, tmp_path: Path) -> None:

@@ -348,7 +348,7 @@ def large(ort_library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_layer_that_the_kernels_do_not_take_runs_through_its_function(large: Path) -> None:
-    reason = r"every pixel, through the op's function: .*LCCLConv layer: kernels are 1 to 7 pixels wide and high, not 9 x 9"
+    reason = r"every pixel, through the op's function: .*LCCLConv layer: kernels are 1x1 to 7x7, not 9x9"
     with pytest.warns(RuntimeWarning, match=reason):
         session = lccl.ort.session(large, threads=1)
     assert session.get_session_options().intra_op_num_threads == 1
@@ -358,9 +358,9 @@ def test_a_layer_that_the_kernels_do_not_take_runs_through_its_function(large: P
 
 def test_where_there_is_no_way_back_it_is_an_error(large: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Options of the caller have the library already, nodes alone have no function, and a wrong level is the user's to mend."""
-    with pytest.raises(lccl.UserError, match="kernels are 1 to 7 pixels"):
+    with pytest.raises(lccl.UserError, match="kernels are 1x1 to 7x7"):
         lccl.ort.session(large, options=onnxruntime.SessionOptions())
-    with pytest.raises(lccl.UserError, match="kernels are 1 to 7 pixels"):
+    with pytest.raises(lccl.UserError, match="kernels are 1x1 to 7x7"):
         lccl.ort.session(case_model(TOO_LARGE, function=False)[0])
     monkeypatch.setenv(lccl.ort.LEVEL_ENVIRONMENT, "sse9")
     with pytest.raises(lccl.UserError, match="LCCL_CPU_LEVEL is sse9"):
@@ -384,4 +384,4 @@ def test_it_is_compared_without_the_library(large: Path, tmp_path: Path) -> None
         ("onnxruntime", True),
     ]
     assert "Not run: large.onnx (onnxruntime-lccl): " in str(result)
-    assert "kernels are 1 to 7 pixels wide and high, not 9 x 9" in str(result)
+    assert "kernels are 1x1 to 7x7, not 9x9" in str(result)

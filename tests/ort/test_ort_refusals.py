@@ -131,7 +131,7 @@ def test_a_value_that_the_contract_does_not_allow_is_refused(ort_library: Path, 
         ("gate_W", (1, 1, 1, 7), "gate_W must be [1, Rg, Sg, 8], not [1, 1, 1, 7]"),
         ("gate_W", (1, 3, 3, 8), "the gate's convolution gives 7x9, but an output of 9x11 with G = 1 needs 9x11"),
         ("W", (6, 3, 3, 9), "groups are not part of version 1"),
-        ("W", (6, 9, 9, 8), "kernels are 1 to 7 pixels wide and high, not 9 x 9"),
+        ("W", (6, 9, 9, 8), "kernels are 1x1 to 7x7, not 9x9"),
         ("residual", (1, 6, 9, 12), "residual must be [1, 6, 9, 11] or [1, 1, 1, 1], not [1, 6, 9, 12]"),
     ],
 )
@@ -155,7 +155,7 @@ def test_a_kernel_that_is_too_large_gets_no_session(ort_library: Path, dynamic: 
     model, _ = with_constant("W", (6, 9, 9, 8), dynamic)
     (pads,) = (a for a in model.graph.node[0].attribute if a.name == "pads")
     pads.ints[:] = [4, 4, 4, 4]
-    assert refusal(model, ort_library).endswith("LCCLConv layer: kernels are 1 to 7 pixels wide and high, not 9 x 9")
+    assert refusal(model, ort_library).endswith("LCCLConv layer: kernels are 1x1 to 7x7, not 9x9")
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=[d.name for d in DTYPES])

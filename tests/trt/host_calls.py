@@ -89,16 +89,21 @@ class Answer:
     outputs: dict[str, bytes]
 
 
-def run(program: Path, layers: list[Layer], folder: Path, *arguments: Path, timeout: float = 900) -> tuple[list[Answer], str]:
+def run(
+    program: Path, layers: list[Layer], folder: Path, *libraries: Path, walk: str = "", timeout: float = 900
+) -> tuple[list[Answer], str]:
     """The host's answers and what was printed on stderr, where the plugin's messages go without an engine.
 
     Fails where the program does: a sanitizer's report is in the message.
+
+    Args:
+        libraries: the plugin's, and TensorRT's before it; none where the plugin is linked in.
+        walk: another one than through a life: engine, workspace, pointers or gpus.
     """
     cases, results = folder / "cases.bin", folder / "results.bin"
     cases.write_bytes(_pack(layers))
-    done = subprocess.run(
-        [str(a) for a in (program, cases, results, *arguments)], capture_output=True, text=True, check=False, timeout=timeout
-    )
+    command = [program, *([f"--{walk}"] if walk else []), cases, results, *libraries]
+    done = subprocess.run([str(a) for a in command], capture_output=True, text=True, check=False, timeout=timeout)
     assert done.returncode == 0, done.stderr[-4000:]
     return list(_unpack(results.read_bytes())), done.stderr
 

@@ -1,8 +1,11 @@
-"""The GPU check's part for the plugin, on the emulated machine: it passes where all is well and can fail."""
+"""The GPU check's part for the plugin: on the emulated machine it passes where all is well and can fail; its own host program is
+built, and runs as far as the machine allows."""
 
 from __future__ import annotations
 
 import dataclasses
+import os
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -10,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from conftest import ROOT
-from host_calls import Answer, Layer, run
+from host_calls import Answer, Layer, assert_close, run
 from lccl.cuda.interface import Dtype
+from lccl.run.tensorrt import gpu_missing
 from trt_builds import tensorrt_library
 
 sys.path.insert(0, str(ROOT / "scripts"))
@@ -58,3 +62,46 @@ def test_faults_are_found(registry_host: Path, emulated_plugin: Path, tmp_path: 
     assert len(faults) == 2, "wrong values, and other bytes than the contexts'"
     assert all(label in fault for fault in faults)
     assert list(gpu_plugin.faults_of(layer, Answer("enqueue failed", {}, {}))) == [f"{layer.name}: enqueue failed"]
+
+
+def start(program: Path, *words: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [str(word) for word in (program, *words)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60, env=os.environ | environment)
+
+
+@pytest.mark.parametrize("walk", [(), ("--pointers",)], ids=["life", "pointers"])
+def test_the_host_says_that_there_is_no_gpu(gpu_host: Path, tmp_path: Path, walk: tuple[str, ...]) -> None:
+    """Before it reads or writes a file."""
+    results = tmp_path / "results.bin"
+    done = start(gpu_host, *walk, tmp_path / "absent.bin", results, "absent.so", CUDA_VISIBLE_DEVICES="")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("there is no GPU: ")
+    assert len(done.stderr.splitlines()) == 1
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ((), "a file of cases and one for the results must be named\n"),
+        (("--pointers", "cases.bin"), "a file of cases and one for the results must be named\n"),
+        (("--fields",), "a plugin's library must be named, and before it TensorRT's or none\n"),
+    ],
+)
+def test_the_host_says_what_it_needs(gpu_host: Path, words: tuple[str, ...], sentence: str) -> None:
+    done = start(gpu_host, *words)
+    assert (done.returncode, done.stderr) == (1, sentence)
+
+
+def test_the_host_on_a_gpu(gpu_host: Path, trt_plugin: Path, tmp_path: Path) -> None:
+    """A life with a captured call, and pointers that are refused, with the real library."""
+    if why := gpu_missing():
+        pytest.skip(why)
+    layer = Layer.of(cases.CASES[0], Dtype.FLOAT16)
+    (answer,), _ = run(gpu_host, [layer], tmp_path, trt_plugin)
+    assert list(gpu_plugin.faults_of(layer, answer)) == []
+    assert any(label.startswith("captured") for label in answer.outputs)
+    (answer,), _ = run(gpu_host, [layer], tmp_path, trt_plugin, walk="pointers")
+    assert answer.problem == ""
+    assert "X misaligned" in answer.facts["refused"]
+    assert_close(layer, layer.output(answer.outputs["y"]))

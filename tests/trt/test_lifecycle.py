@@ -19,9 +19,8 @@ from lccl.op.reference import lccl_gate
 
 EMULATED = Device(90, 132, 232448, 233472)
 """What the emulated machine says it is."""
-RESERVED_TACTIC = "block-wgmma-tma is reserved: its kernel is not in this version"
-UNKNOWN_TACTIC = "tactic 2147483647 is of another version of the plugin: build the engine again"
-"""What the host asks for last of all: tactics that the plugin has to refuse."""
+REFUSED_TACTICS = [f"tactic {id_} is of another version of the plugin: build the engine again" for id_ in (0x20201, 0x7FFFFFFF)]
+"""What is said of what the host asks for last of all: a tactic that is retired, and one that never was."""
 
 
 def named(name: str) -> Case:
@@ -59,8 +58,7 @@ def check(layer: Layer, answer: Answer, library: Library) -> None:
 def test_every_form_of_the_op(trt_host: Path, emulator_library: Library, tmp_path: Path, dtype: Dtype) -> None:
     layers = [Layer.of(case, dtype) for case in CASES]
     answers, messages = run(trt_host, layers, tmp_path)
-    last = (RESERVED_TACTIC, UNKNOWN_TACTIC)
-    assert messages.splitlines() == [f"LCCLConv {layer.name}: {words}" for layer in layers for words in last]
+    assert messages.splitlines() == [f"LCCLConv {layer.name}: {words}" for layer in layers for words in REFUSED_TACTICS]
     for layer, answer in zip(layers, answers, strict=True):
         check(layer, answer, emulator_library)
 
@@ -174,6 +172,7 @@ WRONG_FIELDS = {
     "missing": (without("pads"), "field pads is missing"),
     "unknown": (having("groups", 5, 1, b"\x02\0\0\0"), "there is no field groups"),
     "internal": (having("planned_device", 5, 4, b"\0" * 16), "there is no field planned_device"),
+    "workspace": (having("workspace_bytes", 5, 2, b"\1" * 8), "there is no field workspace_bytes"),
     "type": (having("density", 5, 1, b"\0\0\0\0"), "field density is of type FLOAT32, not INT32"),
     "length": (having("strides", 5, 1, b"\x01\0\0\0"), "field strides takes 2 numbers, not 1"),
     "value": (having("gate_source", 6, 4, b"self"), "gate_source must be fused or external"),

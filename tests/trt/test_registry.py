@@ -107,7 +107,7 @@ def test_plugins_are_created_for_both_phases(lean: Path, library: Path) -> None:
         + create_script()
         + """
 built = create(BUILD)
-run = create(RUNTIME, alias_residual=(5, [0]), time_by_density=(5, [0]), planned_device=(5, [90, 132, 232448, 233472]))
+run = create(RUNTIME, alias_residual=(5, [0]), time_by_density=(5, [0]), planned_device=(5, [90, 132, 232448, 233472]), workspace_bytes=(5, [0, 1]))
 kinds = (trt.PluginCapabilityType.CORE, trt.PluginCapabilityType.BUILD, trt.PluginCapabilityType.RUNTIME)
 print(json.dumps({
     "built": [type(built.get_capability_interface(k)).__name__ for k in kinds],
@@ -134,7 +134,7 @@ print(json.dumps([
     create(BUILD, strides=(1, [1.0, 1.0])) is None,
     create(BUILD, groups=(5, [2])) is None,
     create(RUNTIME) is None,
-    create(RUNTIME, alias_residual=(5, [0]), time_by_density=(5, [0]), planned_device=(5, [0, 0, 0, 0])) is None,
+    create(RUNTIME, alias_residual=(5, [0]), time_by_density=(5, [0]), planned_device=(5, [0, 0, 0, 0]), workspace_bytes=(5, [0, 1])) is None,
 ]))
 """,
     )
@@ -144,7 +144,7 @@ print(json.dumps([
         "LCCLConv layer7: density must be -1 or between 0 and 1",
         "LCCLConv layer7: field strides is of type INT32, not FLOAT32",
         "LCCLConv layer7: there is no field groups: the model is not of version 1 of the op",
-        "LCCLConv layer7: field alias_residual is missing: every attribute is written on every node",
+        "LCCLConv layer7: field alias_residual is missing: the engine is of another version of the plugin, build it again",
         "LCCLConv layer7: planned_device is empty: the engine was not built with this plugin",
     ]
 
@@ -206,9 +206,12 @@ def test_exported_symbols_are_the_list_s(library: Path) -> None:
     assert {line.split()[-1] for line in symbols.splitlines()} == listed == {"getCreators", "setLoggerFinder"}
 
 
-def test_fields_are_the_contract_s(trt_host: Path) -> None:
-    """Names, order, types and defaults, as the creator lists them."""
-    listed = json.loads(subprocess.run([str(trt_host), "--fields"], capture_output=True, text=True, check=True).stdout)
+@pytest.mark.parametrize(("host", "plugin"), [("trt_host", ""), ("gpu_host", "trt_plugin")], ids=["emulated", "cuda"])
+def test_fields_are_the_contract_s(request: pytest.FixtureRequest, host: str, plugin: str) -> None:
+    """Names, order, types and defaults, as the creator lists them. The real library needs no GPU for it, either."""
+    command = [str(request.getfixturevalue(host)), "--fields"]
+    command += [str(request.getfixturevalue(plugin))] if plugin else []
+    listed = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
     contract = listed[: len(ATTRIBUTES)]
     for spec, field in zip(ATTRIBUTES, contract, strict=True):
         assert (field["name"], field["type"]) == (spec.name, FIELD_TYPES[spec.kind])

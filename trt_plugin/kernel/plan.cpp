@@ -104,22 +104,12 @@ std::string rejectSizes(lccl_conv_params const& p)
     {
         return words("sizes must be positive (the batch may be 0), not x [%d, %d, %d, %d] and %d output channels", p.n, p.c, p.h, p.w, p.k);
     }
-    if (p.r < 1 || p.s < 1 || p.r > kMaxKernel || p.s > kMaxKernel)
-    {
-        return words("kernels are 1x1 to 7x7, not %dx%d", p.r, p.s);
-    }
     if (p.grid < 1 || p.grid > 16)
     {
         return words("gate_upsample is 1 to 16, not %d", p.grid);
     }
-    for (int32_t const size : {p.post_scale_size, p.post_bias_size})
-    {
-        if (size != 0 && size != 1 && size != p.k)
-        {
-            return words("post_scale and post_bias have 1 or %d elements, not %d", p.k, size);
-        }
-    }
-    return {};
+    std::string const reason = rejectKernelSize(p.r, p.s, kMaxKernel);
+    return reason.empty() ? rejectPostSizes(p.post_scale_size, p.post_bias_size, p.k) : reason;
 }
 
 std::string rejectIndices(lccl_conv_params const& p, Sizes const& sizes)
@@ -173,13 +163,7 @@ std::string rejectGate(lccl_conv_params const& p, Sizes const& sizes)
     {
         return "the gate's weights have nearly 2^31 elements or more";
     }
-    int64_t const h = convSize(p.h, p.gate_r, p.gate_strides[0], p.gate_pads[0], p.gate_pads[2], p.gate_dilations[0]);
-    int64_t const w = convSize(p.w, p.gate_s, p.gate_strides[1], p.gate_pads[1], p.gate_pads[3], p.gate_dilations[1]);
-    if (h != sizes.hg || w != sizes.wg)
-    {
-        return gateSizeText(h, w, sizes.ho, sizes.wo, p.grid, sizes.hg, sizes.wg);
-    }
-    return {};
+    return rejectGateSize(p, {sizes.ho, sizes.wo, sizes.hg, sizes.wg});
 }
 
 Strides stridesOf(int32_t layout, int64_t channels, int64_t h, int64_t w)
@@ -202,11 +186,12 @@ int32_t segmentCellsOf(int64_t cells)
 
 Sizes sizesOf(lccl_conv_params const& p)
 {
+    Maps const maps = mapsOf(p);
     Sizes sizes{};
-    sizes.ho = convSize(p.h, p.r, p.strides[0], p.pads[0], p.pads[2], p.dilations[0]);
-    sizes.wo = convSize(p.w, p.s, p.strides[1], p.pads[1], p.pads[3], p.dilations[1]);
-    sizes.hg = gateSize(sizes.ho, p.grid);
-    sizes.wg = gateSize(sizes.wo, p.grid);
+    sizes.ho = maps.ho;
+    sizes.wo = maps.wo;
+    sizes.hg = maps.hg;
+    sizes.wg = maps.wg;
     sizes.cells = product(p.n, product(sizes.hg, sizes.wg));
     sizes.pixels = product(p.n, product(sizes.ho, sizes.wo));
     sizes.channelChunks = (int64_t{p.c} + kChunkElements - 1) / kChunkElements;

@@ -72,10 +72,29 @@ void checkValues(Attributes const& a)
     lccl::checkValues(a);
     require(*a.alias_residual == 0 || *a.alias_residual == 1, "alias_residual must be 0 or 1");
     require(*a.time_by_density == 0 || *a.time_by_density == 1, "time_by_density must be 0 or 1");
-    require(allOf(a.planned_device, 4, 0), "planned_device must not be negative");
+    require(allOf(a.planned_device, 4, 0) && a.workspace_bytes[1] >= 0, "planned_device and workspace_bytes must not be negative");
 }
 
 } // namespace
+
+void Attributes::setPlannedDevice(lccl_device const& device)
+{
+    planned_device[0] = device.compute_capability;
+    planned_device[1] = device.sm_count;
+    planned_device[2] = device.shared_per_block;
+    planned_device[3] = device.shared_per_sm;
+}
+
+size_t Attributes::workspaceBytes() const
+{
+    return static_cast<size_t>(static_cast<uint32_t>(workspace_bytes[1])) << 32 | static_cast<uint32_t>(workspace_bytes[0]);
+}
+
+void Attributes::setWorkspaceBytes(size_t bytes)
+{
+    workspace_bytes[0] = static_cast<int32_t>(static_cast<uint32_t>(bytes));
+    workspace_bytes[1] = static_cast<int32_t>(static_cast<uint32_t>(bytes >> 32));
+}
 
 PluginFieldType FieldSpec::type() const
 {
@@ -95,6 +114,7 @@ std::vector<FieldSpec> const& fieldSpecs()
         LCCL_INTS_OF(alias_residual, kOPTIONAL, 1)
         LCCL_INTS_OF(time_by_density, kOPTIONAL, 1)
         LCCL_INTS_OF(planned_device, kINTERNAL, 4)
+        LCCL_INTS_OF(workspace_bytes, kINTERNAL, 2)
     };
 #undef LCCL_FIELD
 #undef LCCL_INTS_OF
@@ -130,7 +150,9 @@ Attributes readFields(PluginFieldCollection const* fields, nvinfer1::TensorRTPha
     {
         if (isNeeded(spec, phase) && seen.count(spec.name) == 0)
         {
-            throw std::invalid_argument(std::string("field ") + spec.name + " is missing: every attribute is written on every node");
+            throw std::invalid_argument(std::string("field ") + spec.name + " is missing: "
+                + (spec.use == FieldUse::kCONTRACT ? "every attribute is written on every node"
+                                                   : "the engine is of another version of the plugin, build it again"));
         }
     }
     checkValues(attributes);

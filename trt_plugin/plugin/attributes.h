@@ -31,10 +31,19 @@ struct Attributes : lccl::Attributes
     //! workspace is. All 0: none yet, which no engine has.
     int32_t planned_device[4]{0, 0, 0, 0};
 
-    lccl_device device() const
+    //! Not of the contract, and only serialised: bytes of workspace that TensorRT was asked for when the engine was built, the lower 32
+    //! bits first. TensorRT does not tell enqueue how much it gives.
+    int32_t workspace_bytes[2]{0, 0};
+
+    lccl_device plannedDevice() const
     {
         return {planned_device[0], planned_device[1], planned_device[2], planned_device[3]};
     }
+
+    void setPlannedDevice(lccl_device const& device);
+
+    size_t workspaceBytes() const;
+    void setWorkspaceBytes(size_t bytes);
 };
 
 //! Who passes a field.

@@ -23,13 +23,8 @@ bool isTensorType(DataType type)
 
 int32_t dtypeOf(DataType type)
 {
-    switch (type)
-    {
-    case DataType::kFLOAT: return LCCL_FLOAT32;
-    case DataType::kHALF: return LCCL_FLOAT16;
-    case DataType::kBF16: return LCCL_BFLOAT16;
-    default: throw std::invalid_argument("X must be float32, float16 or bfloat16");
-    }
+    require(isTensorType(type), "X must be float32, float16 or bfloat16");
+    return type == DataType::kFLOAT ? LCCL_FLOAT32 : type == DataType::kHALF ? LCCL_FLOAT16 : LCCL_BFLOAT16;
 }
 
 Shape shapeOf(Dims const& dims)
@@ -79,10 +74,7 @@ bool takesFormat(Attributes const& attributes, int32_t position, DynamicPluginTe
 
 DataType outputType(DataType const* inputs)
 {
-    if (!isTensorType(inputs[kX]))
-    {
-        throw std::invalid_argument("X must be float32, float16 or bfloat16");
-    }
+    dtypeOf(inputs[kX]);
     for (int32_t input = 0; input < kINPUTS; ++input)
     {
         if (inputs[input] != (isFloat32Only(input) ? DataType::kFLOAT : inputs[kX]))

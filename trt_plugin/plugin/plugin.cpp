@@ -19,6 +19,9 @@ namespace
 constexpr int32_t kSuccess = 0;
 constexpr int32_t kFailure = 1;
 constexpr size_t kReasonBytes = 512;
+//! What getWorkspaceSize answers where it fails: more than any GPU has, so that TensorRT takes no tactic, and so little that sizes
+//! can still be rounded up and added up.
+constexpr size_t kImpossibleWorkspace = size_t{1} << 50;
 
 void requireCounts(int32_t nbInputs, int32_t nbOutputs)
 {
@@ -29,17 +32,22 @@ void requireCounts(int32_t nbInputs, int32_t nbOutputs)
     }
 }
 
-//! Why a configuration (0: any) cannot run a call; empty if it can.
-std::string refusal(lccl_conv_params const& call, lccl_device const& device, int32_t configuration)
-{
-    char reason[kReasonBytes] = "";
-    return lccl_conv_supported(&call, &device, configuration, reason, sizeof(reason)) != 0 ? std::string{} : std::string(reason);
-}
-
+//! \throw std::invalid_argument with a sentence: a configuration (0: any) cannot run a call
 void requireRuns(lccl_conv_params const& call, lccl_device const& device, int32_t configuration)
 {
-    std::string const reason = refusal(call, device, configuration);
-    if (!reason.empty())
+    char reason[kReasonBytes] = "";
+    if (lccl_conv_supported(&call, &device, configuration, reason, sizeof(reason)) == 0)
+    {
+        throw std::invalid_argument(reason);
+    }
+}
+
+//! \throw std::invalid_argument with a sentence: a pointer or the workspace keeps a call from being started
+void requireStarts(
+    lccl_conv_params const& call, lccl_device const& device, int32_t configuration, void const* workspace, size_t workspaceSize)
+{
+    char reason[kReasonBytes] = "";
+    if (lccl_conv_check(&call, &device, configuration, workspace, workspaceSize, reason, sizeof(reason)) == 0)
     {
         throw std::invalid_argument(reason);
     }
@@ -56,6 +64,14 @@ void requireSuccess(cudaError_t error, char const* words)
     {
         throw std::runtime_error(std::string(words) + " (CUDA error " + std::to_string(static_cast<int32_t>(error)) + ")");
     }
+}
+
+//! The GPU at hand. It is asked each time, since the caller may have set another one.
+lccl_device currentDevice()
+{
+    lccl_device device{};
+    requireSuccess(lccl_device_query(-1, &device), "no CUDA device can be used");
+    return device;
 }
 
 bool isPositive(Dims const& dims)
@@ -76,6 +92,21 @@ lccl_conv_params smallestCall(lccl_conv_config const& config)
     std::fill_n(call.dilations, 2, 1);
     call.density = -1;
     return call;
+}
+
+//! \throw std::invalid_argument with a sentence: the tactic does not exist, or does not run on the GPU at hand
+void requireTactic(int32_t tactic)
+{
+    for (int32_t i = 0; i < lccl_conv_config_count(); ++i)
+    {
+        lccl_conv_config const& config = *lccl_conv_config_at(i);
+        if (config.id == tactic)
+        {
+            requireRuns(smallestCall(config), currentDevice(), tactic);
+            return;
+        }
+    }
+    throw std::invalid_argument("tactic " + std::to_string(tactic) + " is of another version of the plugin: build the engine again");
 }
 
 //! The inputs at one end of their profiles; what has none, as weights may, is as it is.
@@ -101,6 +132,7 @@ LCCLConvPlugin::LCCLConvPlugin(Attributes attributes, std::string layer, bool bu
     , mLayer(std::move(layer))
     , mForBuild(building)
     , mSimulates(building)
+    , mWorkspace(mAttributes.workspaceBytes())
     , mDescription(describe(mAttributes))
     , mTimingCacheID(mDescription + " kernels=" + kKernelHash)
 {
@@ -113,10 +145,8 @@ LCCLConvPlugin::LCCLConvPlugin(LCCLConvPlugin const& other)
     , mSimulates(other.mSimulates)
     , mTactic(other.mTactic)
     , mTactics(other.mTactics)
-    , mCall(other.mCall)
-    , mConfiguration(other.mConfiguration)
-    , mWorkspace(other.mWorkspace)
-    , mCurrentDevice(other.mCurrentDevice)
+    , mWorkspace(other.mWorkspace.load())
+    , mPlan(other.mPlan)
     , mDescription(other.mDescription)
     , mTimingCacheID(other.mTimingCacheID)
 {
@@ -137,7 +167,17 @@ IPluginCapability* LCCLConvPlugin::getCapabilityInterface(PluginCapabilityType t
 
 IPluginV3* LCCLConvPlugin::clone() noexcept
 {
-    return guarded<IPluginV3*>(mLayer, nullptr, [this] { return new LCCLConvPlugin(*this); });
+    return guarded<IPluginV3*>(mLayer, nullptr, [this] { return copy().release(); });
+}
+
+std::unique_ptr<LCCLConvPlugin> LCCLConvPlugin::copy() const
+{
+    auto made = std::make_unique<LCCLConvPlugin>(*this);
+    if (mPlan.call.abi != 0)
+    {
+        made->planCall(mPlan.call, mTactic);
+    }
+    return made;
 }
 
 // ---- IPluginV3OneCore ----------------------------------------------------------------------------------------------------------
@@ -230,45 +270,31 @@ int32_t LCCLConvPlugin::configurePlugin(
         [&]
         {
             requireCounts(nbInputs, nbOutputs);
+            lccl_device const device = currentDevice();
             for (Dims DynamicPluginTensorDesc::*const end : {&DynamicPluginTensorDesc::min, &DynamicPluginTensorDesc::opt})
             {
                 // The least size of a dimension that follows from data may be 0, which no run need have.
                 std::vector<PluginTensorDesc> const inputs = inputsAt(in, end);
                 if (isPositive(inputs[kX].dims))
                 {
-                    requireRuns(makeCall(mAttributes, inputs.data()), currentDevice(), 0);
+                    requireRuns(makeCall(mAttributes, inputs.data()), device, 0);
                 }
             }
             lccl_conv_params const largest = makeCall(mAttributes, inputsAt(in, &DynamicPluginTensorDesc::max).data());
-            requireRuns(largest, currentDevice(), 0);
-            planForCurrentDevice();
+            requireRuns(largest, device, 0);
+            if (mForBuild) // An engine's workspace was measured where it was built.
+            {
+                mAttributes.setPlannedDevice(device);
+            }
+            keepWorkspace(workspaceFor(largest));
             mTactics = tacticsFor(largest);
             return kSuccess;
         });
 }
 
-lccl_device const& LCCLConvPlugin::currentDevice() const
-{
-    if (mCurrentDevice.compute_capability == 0)
-    {
-        requireSuccess(lccl_device_query(-1, &mCurrentDevice), "no CUDA device can be used");
-    }
-    return mCurrentDevice;
-}
-
-void LCCLConvPlugin::planForCurrentDevice()
-{
-    if (mForBuild) // An engine's workspace was measured where it was built.
-    {
-        lccl_device const& device = currentDevice();
-        int32_t const planned[] = {device.compute_capability, device.sm_count, device.shared_per_block, device.shared_per_sm};
-        std::copy(std::begin(planned), std::end(planned), mAttributes.planned_device);
-    }
-}
-
 lccl_device LCCLConvPlugin::plannedDevice() const
 {
-    lccl_device const planned = mAttributes.device();
+    lccl_device const planned = mAttributes.plannedDevice();
     return planned.compute_capability != 0 ? planned : currentDevice();
 }
 
@@ -306,20 +332,38 @@ int32_t LCCLConvPlugin::getValidTactics(int32_t* tactics, int32_t nbTactics) noe
 size_t LCCLConvPlugin::getWorkspaceSize(
     DynamicPluginTensorDesc const* inputs, int32_t nbInputs, DynamicPluginTensorDesc const* /*outputs*/, int32_t nbOutputs) const noexcept
 {
-    return guarded(mLayer, size_t{0},
+    return guarded(mLayer, kImpossibleWorkspace,
         [&]
         {
             requireCounts(nbInputs, nbOutputs);
-            // The largest that any tactic takes: TensorRT asks before it has chosen one.
-            lccl_conv_params const call = makeCall(mAttributes, inputsAt(inputs, &DynamicPluginTensorDesc::max).data());
-            lccl_device const device = plannedDevice();
-            size_t bytes = 0;
-            for (int32_t const tactic : tacticsFor(call))
-            {
-                bytes = std::max(bytes, lccl_conv_workspace(&call, &device, tactic));
-            }
+            size_t const bytes = workspaceFor(makeCall(mAttributes, inputsAt(inputs, &DynamicPluginTensorDesc::max).data()));
+            keepWorkspace(bytes);
             return bytes;
         });
+}
+
+size_t LCCLConvPlugin::workspaceFor(lccl_conv_params const& call) const
+{
+    lccl_device const device = plannedDevice();
+    requireRuns(call, device, 0);
+    size_t bytes = 0;
+    for (int32_t const tactic : tacticsFor(call))
+    {
+        bytes = std::max(bytes, lccl_conv_workspace(&call, &device, tactic));
+    }
+    return bytes;
+}
+
+void LCCLConvPlugin::keepWorkspace(size_t bytes) const
+{
+    if (!mForBuild)
+    {
+        return;
+    }
+    size_t kept = mWorkspace.load();
+    while (kept < bytes && !mWorkspace.compare_exchange_weak(kept, bytes))
+    {
+    }
 }
 
 char const* LCCLConvPlugin::getTimingCacheID() noexcept
@@ -348,27 +392,13 @@ int32_t LCCLConvPlugin::setTactic(int32_t tactic) noexcept
             {
                 requireTactic(tactic);
             }
-            if (mCall.abi != 0)
+            if (mPlan.call.abi != 0)
             {
-                planCall(mCall, tactic);
+                planCall(mPlan.call, tactic);
             }
             mTactic = tactic;
             return kSuccess;
         });
-}
-
-void LCCLConvPlugin::requireTactic(int32_t tactic) const
-{
-    for (int32_t i = 0; i < lccl_conv_config_count(); ++i)
-    {
-        lccl_conv_config const& config = *lccl_conv_config_at(i);
-        if (config.id == tactic)
-        {
-            requireRuns(smallestCall(config), currentDevice(), tactic);
-            return;
-        }
-    }
-    throw std::invalid_argument("tactic " + std::to_string(tactic) + " is of another version of the plugin: build the engine again");
 }
 
 int32_t LCCLConvPlugin::onShapeChange(PluginTensorDesc const* in, int32_t nbInputs, PluginTensorDesc const* /*out*/, int32_t nbOutputs) noexcept
@@ -377,9 +407,8 @@ int32_t LCCLConvPlugin::onShapeChange(PluginTensorDesc const* in, int32_t nbInpu
         [&]
         {
             requireCounts(nbInputs, nbOutputs);
-            lccl_conv_params const call = makeCall(mAttributes, in);
-            planCall(call, mTactic);
-            mCall = call;
+            mPlan = {}; // Shapes that are refused leave none.
+            planCall(makeCall(mAttributes, in), mTactic);
             return kSuccess;
         });
 }
@@ -390,12 +419,8 @@ void LCCLConvPlugin::planCall(lccl_conv_params const& call, int32_t tactic)
     int32_t const configuration = tactic != 0 ? tactic : lccl_conv_choose(&call, &device);
     requireRuns(call, device, configuration);
     requireRuns(call, currentDevice(), configuration);
-    if (configuration != mConfiguration) // The first call's code is loaded before anybody captures it.
-    {
-        requireSuccess(lccl_conv_load(&call, &device, configuration), "the kernels cannot be loaded");
-    }
-    mConfiguration = configuration;
-    mWorkspace = lccl_conv_workspace(&call, &device, configuration);
+    requireSuccess(lccl_conv_load(&call, &device, configuration), "the kernels cannot be loaded");
+    mPlan = {call, device, configuration};
 }
 
 int32_t LCCLConvPlugin::enqueue(PluginTensorDesc const* /*inputDesc*/, PluginTensorDesc const* /*outputDesc*/, void const* const* inputs,
@@ -404,15 +429,20 @@ int32_t LCCLConvPlugin::enqueue(PluginTensorDesc const* /*inputDesc*/, PluginTen
     return guarded(mLayer, kFailure,
         [&]
         {
-            if (mCall.abi == 0)
+            if (mPlan.call.abi == 0)
             {
                 throw std::logic_error("enqueue without onShapeChange");
             }
-            lccl_conv_params call = mCall;
-            setPointers(call, inputs, outputs[0]);
-            call.simulate_gate = mSimulates ? 1 : 0;
-            lccl_device const device = plannedDevice();
-            requireSuccess(lccl_conv_launch(&call, &device, mConfiguration, workspace, mWorkspace, stream), "the kernels cannot be started");
+            Plan plan = mPlan;
+            setPointers(plan.call, inputs, outputs[0]);
+            plan.call.simulate_gate = mSimulates ? 1 : 0;
+            size_t const bytes = mWorkspace.load();
+            cudaError_t const error = lccl_conv_launch(&plan.call, &plan.device, plan.configuration, workspace, bytes, stream);
+            if (error == cudaErrorInvalidValue || error == cudaErrorNotSupported)
+            {
+                requireStarts(plan.call, plan.device, plan.configuration, workspace, bytes);
+            }
+            requireSuccess(error, "the kernels cannot be started");
             return kSuccess;
         });
 }
@@ -422,7 +452,7 @@ IPluginV3* LCCLConvPlugin::attachToContext(IPluginResourceContext* /*context*/) 
     return guarded<IPluginV3*>(mLayer, nullptr,
         [this]
         {
-            auto attached = std::make_unique<LCCLConvPlugin>(*this);
+            std::unique_ptr<LCCLConvPlugin> attached = copy();
             // A context runs the network, also that of an engine that was never serialised: its gates are real, unless it is known
             // that only TensorRT's timing makes contexts here.
             attached->mSimulates = mSimulates && *mAttributes.time_by_density == 1;
@@ -435,10 +465,11 @@ PluginFieldCollection const* LCCLConvPlugin::getFieldsToSerialize() noexcept
     return guarded<PluginFieldCollection const*>(mLayer, nullptr,
         [this]
         {
-            if (mForBuild && mAttributes.planned_device[0] == 0)
+            if (mAttributes.planned_device[0] == 0) // Only of a plugin that was not configured.
             {
-                planForCurrentDevice();
+                mAttributes.setPlannedDevice(currentDevice());
             }
+            mAttributes.setWorkspaceBytes(mWorkspace.load());
             std::vector<FieldUse> const all{FieldUse::kCONTRACT, FieldUse::kOPTIONAL, FieldUse::kINTERNAL};
             mSerialized = std::make_unique<FieldView>(mAttributes, all);
             return mSerialized->get();

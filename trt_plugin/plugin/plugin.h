@@ -4,6 +4,7 @@
 #include "attributes.h"
 #include "call.h"
 
+#include <atomic>
 #include <memory>
 #include <string>
 #include <vector>
@@ -60,8 +61,17 @@ public:
     nvinfer1::PluginFieldCollection const* getFieldsToSerialize() noexcept override;
 
 private:
-    //! The GPU at hand, asked for once.
-    lccl_device const& currentDevice() const;
+    //! What runs for the shapes at hand. It says nothing of the GPU at hand, which may be another one in a clone.
+    struct Plan
+    {
+        lccl_conv_params call{}; //!< abi 0: there is no plan
+        lccl_device device{};    //!< that it is planned for
+        int32_t configuration{0};
+    };
+
+    //! A copy whose plan, if there is one, runs on the GPU at hand.
+    //! \throw std::exception with a sentence: it does not run there
+    std::unique_ptr<LCCLConvPlugin> copy() const;
 
     //! The GPU that calls are planned for: the one of the build, since the workspace was measured out there.
     lccl_device plannedDevice() const;
@@ -69,14 +79,16 @@ private:
     //! Configurations that can run a call on the planned device, in the table's order.
     std::vector<int32_t> tacticsFor(lccl_conv_params const& call) const;
 
-    //! \throw std::invalid_argument with a sentence: the configuration does not run on the GPU at hand.
-    void requireTactic(int32_t tactic) const;
+    //! The largest workspace that any tactic takes for a call, since TensorRT asks before it has chosen one.
+    //! \throw std::invalid_argument with a sentence: no tactic runs it
+    size_t workspaceFor(lccl_conv_params const& call) const;
 
-    //! The plan for the shapes at hand: which configuration, and how much workspace it takes.
+    //! Keeps the larger of what TensorRT was asked for; not in an engine, whose memory is laid out.
+    void keepWorkspace(size_t bytes) const;
+
+    //! Plans a call and loads its kernels, so that nothing of that is left for enqueue, which may be captured.
+    //! \throw std::exception with a sentence: it does not run on the planned GPU or on the one at hand
     void planCall(lccl_conv_params const& call, int32_t tactic);
-
-    //! Keeps the GPU at hand as the one that the engine is planned for; not in an engine.
-    void planForCurrentDevice();
 
     Attributes mAttributes;
     std::string mLayer;
@@ -84,10 +96,8 @@ private:
     bool mSimulates; //!< Gates are simulated: TensorRT times tactics.
     int32_t mTactic{0};             //!< 0: the kernels' own choice.
     std::vector<int32_t> mTactics;  //!< Of the last configurePlugin.
-    lccl_conv_params mCall{};       //!< Of the last onShapeChange; abi 0: none.
-    int32_t mConfiguration{0};
-    size_t mWorkspace{0};
-    mutable lccl_device mCurrentDevice{}; //!< compute_capability 0: not asked yet.
+    mutable std::atomic<size_t> mWorkspace; //!< Bytes that TensorRT was asked for, and so gives to enqueue.
+    Plan mPlan; //!< Of the last onShapeChange.
     std::string mDescription;
     std::string mTimingCacheID;
     std::unique_ptr<FieldView> mSerialized;

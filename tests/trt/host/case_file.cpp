@@ -1,5 +1,6 @@
 #include "case_file.h"
 
+#include <cstdio>
 #include <fstream>
 #include <stdexcept>
 
@@ -106,7 +107,8 @@ std::vector<Case> readCases(char const* path)
 
 void writeResults(char const* path, std::vector<Result> const& results)
 {
-    std::ofstream out(path, std::ios::binary);
+    std::string const part = std::string(path) + ".part";
+    std::ofstream out(part, std::ios::binary);
     for (Result const& result : results)
     {
         writeText(out, result.problem);
@@ -121,8 +123,10 @@ void writeResults(char const* path, std::vector<Result> const& results)
             out.write(reinterpret_cast<char const*>(output.memory.data()), size);
         }
     }
-    if (!out.flush())
+    out.close();
+    if (!out || std::rename(part.c_str(), path) != 0)
     {
+        std::remove(part.c_str());
         throw std::runtime_error("the file of results cannot be written");
     }
 }

@@ -50,6 +50,9 @@ struct Result
 
 //! \throw std::runtime_error: the file is not there or is cut off.
 std::vector<Case> readCases(char const* path);
+
+//! Writes the file as a whole or not at all.
+//! \throw std::runtime_error: it cannot be written.
 void writeResults(char const* path, std::vector<Result> const& results);
 
 } // namespace host

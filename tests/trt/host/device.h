@@ -9,6 +9,9 @@
 namespace host
 {
 
+//! \throw std::runtime_error with a sentence: there is nothing that runs calls
+void requireDevice();
+
 //! Memory that starts at a multiple of 256 bytes and never has none.
 class Memory
 {

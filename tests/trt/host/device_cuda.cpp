@@ -20,6 +20,16 @@ void check(cudaError_t error)
 
 } // namespace
 
+void requireDevice()
+{
+    int count = 0;
+    cudaError_t const error = cudaGetDeviceCount(&count);
+    if (error != cudaSuccess || count == 0)
+    {
+        throw std::runtime_error(std::string("there is no GPU: ") + (error == cudaSuccess ? "no CUDA device" : cudaGetErrorString(error)));
+    }
+}
+
 Memory::Memory(size_t bytes)
     : mAllocation(nullptr)
     , mBegin(nullptr)

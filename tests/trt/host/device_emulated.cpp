@@ -12,6 +12,8 @@ namespace
 constexpr size_t kAlignment = 256;
 }
 
+void requireDevice() {}
+
 Memory::Memory(size_t bytes)
     : mAllocation(std::malloc(bytes + kAlignment))
     , mBegin(nullptr)

@@ -1,7 +1,7 @@
 #include "lifecycle.h"
 
-#include "device.h"
 #include "expressions.h"
+#include "steps.h"
 
 #include <cstring>
 #include <memory>
@@ -16,72 +16,7 @@ namespace host
 namespace
 {
 
-constexpr int32_t kReservedTactic = 0x20201; //!< block-wgmma-tma
-
-struct Capabilities
-{
-    IPluginV3OneCore* core;
-    IPluginV3OneBuildV2* build;
-    IPluginV3OneRuntime* runtime;
-};
-
-void require(bool holds, std::string const& what)
-{
-    if (!holds)
-    {
-        throw std::runtime_error(what);
-    }
-}
-
-bool isInterface(IVersionedInterface const& object, char const* kind, int32_t major)
-{
-    InterfaceInfo const info = object.getInterfaceInfo();
-    return std::strcmp(info.kind, kind) == 0 && info.major == major && info.minor == 0 && object.getAPILanguage() == APILanguage::kCPP;
-}
-
-Capabilities capabilitiesOf(IPluginV3& plugin)
-{
-    require(isInterface(plugin, "PLUGIN", 1), "the plugin is no IPluginV3");
-    auto* const core = plugin.getCapabilityInterface(PluginCapabilityType::kCORE);
-    auto* const build = plugin.getCapabilityInterface(PluginCapabilityType::kBUILD);
-    auto* const runtime = plugin.getCapabilityInterface(PluginCapabilityType::kRUNTIME);
-    require(core != nullptr && isInterface(*core, "PLUGIN_V3ONE_CORE", 1), "no core capability");
-    require(build != nullptr && isInterface(*build, "PLUGIN_V3ONE_BUILD", 2), "no build capability of version 2");
-    require(runtime != nullptr && isInterface(*runtime, "PLUGIN_V3ONE_RUNTIME", 1), "no runtime capability");
-    return {static_cast<IPluginV3OneCore*>(core), static_cast<IPluginV3OneBuildV2*>(build), static_cast<IPluginV3OneRuntime*>(runtime)};
-}
-
-std::unique_ptr<IPluginV3> create(
-    IPluginCreatorV3One& creator, std::string const& name, std::vector<Field> const& fields, TensorRTPhase phase)
-{
-    std::vector<PluginField> views;
-    for (Field const& field : fields)
-    {
-        views.emplace_back(field.name.c_str(), field.data.empty() ? nullptr : field.data.data(), field.type, field.length);
-    }
-    PluginFieldCollection collection;
-    collection.nbFields = static_cast<int32_t>(views.size());
-    collection.fields = views.data();
-    std::unique_ptr<IPluginV3> plugin(creator.createPlugin(name.c_str(), &collection, phase));
-    require(plugin != nullptr, "createPlugin returned null");
-    return plugin;
-}
-
-//! Copies, as an engine file holds them.
-std::vector<Field> serialised(IPluginV3OneRuntime& runtime)
-{
-    PluginFieldCollection const* const collection = runtime.getFieldsToSerialize();
-    require(collection != nullptr, "getFieldsToSerialize returned null");
-    std::vector<Field> fields;
-    for (int32_t i = 0; i < collection->nbFields; ++i)
-    {
-        PluginField const& field = collection->fields[i];
-        int32_t const size = field.type == PluginFieldType::kCHAR ? 1 : 4;
-        auto const* const begin = static_cast<unsigned char const*>(field.data);
-        fields.push_back({field.name, field.type, field.length, Bytes(begin, begin + field.length * size)});
-    }
-    return fields;
-}
+constexpr int32_t kRetiredTactic = 0x20201; //!< an id that no configuration has any more
 
 void checkShape(IPluginV3OneBuildV2& build, Case const& layer)
 {
@@ -108,39 +43,6 @@ void checkShape(IPluginV3OneBuildV2& build, Case const& layer)
     {
         require(static_cast<Expression const*>(output.d[axis])->value() == expected.d[axis], "getOutputShapes gives another shape");
     }
-}
-
-//! Batch, height and width are dynamic in maps that follow x: from one image over those of the case to twice as many.
-DynamicPluginTensorDesc describeMap(PluginTensorDesc const& desc, int64_t batch)
-{
-    DynamicPluginTensorDesc described{desc, desc.dims, desc.dims, desc.dims};
-    described.min.d[0] = 1;
-    described.max.d[0] = 2 * batch;
-    for (int32_t const axis : {0, 2, 3})
-    {
-        described.desc.dims.d[axis] = -1;
-    }
-    return described;
-}
-
-bool isMap(PluginTensorDesc const& desc, int64_t batch)
-{
-    Dims const& dims = desc.dims;
-    return dims.nbDims == 4 && dims.d[0] == batch && (dims.d[1] != 1 || dims.d[2] != 1 || dims.d[3] != 1);
-}
-
-std::vector<DynamicPluginTensorDesc> describeForBuild(Case const& layer)
-{
-    int64_t const batch = layer.inputs[0].desc.dims.d[0];
-    std::vector<DynamicPluginTensorDesc> described;
-    for (size_t i = 0; i < layer.inputs.size(); ++i)
-    {
-        PluginTensorDesc const& desc = layer.inputs[i].desc;
-        bool const follows = i == 0 || ((i == 5 || i == 8) && isMap(desc, batch)); // x, gate, residual
-        described.push_back(follows ? describeMap(desc, batch) : DynamicPluginTensorDesc{desc, desc.dims, desc.dims, desc.dims});
-    }
-    described.push_back(describeMap(layer.output.desc, batch));
-    return described;
 }
 
 //! Asks for every type and format at every place, as TensorRT does; the one that is left must be the case's.
@@ -176,77 +78,6 @@ std::vector<int32_t> tacticsOf(IPluginV3OneBuildV2& build)
     require(!tactics.empty() && unique.size() == tactics.size() && unique.count(0) == 0, "tactics are not unique and non-zero");
     return tactics;
 }
-
-//! Buffers and the stream of one execution context.
-class Context
-{
-public:
-    Context(Case const& layer, size_t workspace)
-        : mLayer(layer)
-        , mWorkspace(workspace)
-        , mOutput(layer.output.memory.size())
-    {
-        for (Tensor const& tensor : layer.inputs)
-        {
-            mDescriptions.push_back(tensor.desc);
-            mInputs.emplace_back(tensor.memory.size());
-            mInputs.back().write(tensor.memory);
-            mPointers.push_back(mInputs.back().get());
-        }
-    }
-
-    //! Sets the tactic and the shapes, poisons what is written, and enqueues.
-    void start(IPluginV3OneRuntime& runtime, int32_t tactic)
-    {
-        prepare(runtime, tactic);
-        enqueue(runtime);
-    }
-
-    Bytes finish()
-    {
-        mStream.wait();
-        return mOutput.read(mLayer.output.memory.size());
-    }
-
-    Bytes run(IPluginV3OneRuntime& runtime, int32_t tactic)
-    {
-        start(runtime, tactic);
-        return finish();
-    }
-
-    //! The call in a CUDA graph; false where there are none.
-    bool runCaptured(IPluginV3OneRuntime& runtime, int32_t tactic)
-    {
-        prepare(runtime, tactic);
-        return mStream.runCaptured([this, &runtime] { enqueue(runtime); });
-    }
-
-private:
-    void prepare(IPluginV3OneRuntime& runtime, int32_t tactic)
-    {
-        require(runtime.setTactic(tactic) == 0, "setTactic failed");
-        int32_t const count = static_cast<int32_t>(mDescriptions.size());
-        require(runtime.onShapeChange(mDescriptions.data(), count, &mLayer.output.desc, 1) == 0, "onShapeChange failed");
-        mWorkspace.fill(0xFF);
-        mOutput.fill(0xFF);
-    }
-
-    void enqueue(IPluginV3OneRuntime& runtime)
-    {
-        void* outputs[] = {mOutput.get()};
-        int32_t const code = runtime.enqueue(
-            mDescriptions.data(), &mLayer.output.desc, mPointers.data(), outputs, mWorkspace.get(), mStream.get());
-        require(code == 0, "enqueue failed");
-    }
-
-    Case const& mLayer;
-    std::vector<PluginTensorDesc> mDescriptions;
-    std::vector<Memory> mInputs;
-    std::vector<void const*> mPointers;
-    Memory mWorkspace;
-    Memory mOutput;
-    Stream mStream;
-};
 
 std::string factsOf(IPluginV3OneBuildV2& build, std::vector<int32_t> const& tactics, size_t workspace, std::vector<Field> const& fields)
 {
@@ -346,7 +177,7 @@ void walk(IPluginCreatorV3One& creator, Case const& layer, Result& result)
         }
     }
     result.outputs.push_back({"context 0", context.run(*capabilitiesOf(*first).runtime, 0)});
-    require(capabilitiesOf(*first).runtime->setTactic(kReservedTactic) != 0, "setTactic takes an id that is only reserved");
+    require(capabilitiesOf(*first).runtime->setTactic(kRetiredTactic) != 0, "setTactic takes an id that is retired");
     require(capabilitiesOf(*first).runtime->setTactic(0x7fffffff) != 0, "setTactic takes an id that does not exist");
 }
 

@@ -3,16 +3,21 @@
 //   lccl_trt_host CASES RESULTS                           the plugin that is linked in
 //   lccl_trt_host CASES RESULTS TENSORRT.so PLUGIN.so     the plugin's library, loaded by TensorRT's registry in this process
 //   lccl_trt_host CASES RESULTS PLUGIN.so                 the plugin's library without TensorRT
+//   lccl_trt_host --WALK CASES RESULTS ...                another walk than through a life: engine, workspace, pointers, gpus
 //   lccl_trt_host --logger FAKE.so PLUGIN.so              what the plugin tells the logger of fake_tensorrt.cpp
-//   lccl_trt_host --fields                                JSON: names, types, defaults of the fields, as getFieldNames lists them
+//   lccl_trt_host --fields [PLUGIN.so]                    JSON: names, types, defaults of the fields, as getFieldNames lists them
 
 #include "case_file.h"
+#include "device.h"
+#include "edges.h"
+#include "gpus.h"
 #include "lifecycle.h"
 #include "registry.h"
 
 #include <cstdio>
 #include <cstring>
-#include <exception>
+#include <stdexcept>
+#include <vector>
 
 #if LCCL_HOST_LINKED
 extern "C" nvinfer1::IPluginCreatorInterface* const* getCreators(int32_t& count);
@@ -21,14 +26,54 @@ extern "C" nvinfer1::IPluginCreatorInterface* const* getCreators(int32_t& count)
 namespace
 {
 
-nvinfer1::IPluginCreatorV3One& findCreator([[maybe_unused]] int argc, [[maybe_unused]] char** argv)
+using Words = std::vector<char const*>;
+using Walk = host::Result (*)(nvinfer1::IPluginCreatorV3One&, host::Case const&);
+
+struct NamedWalk
+{
+    char const* option;
+    Walk walk;
+};
+
+constexpr NamedWalk kWalks[] = {
+    {"--engine", host::runEngine},
+    {"--workspace", host::keepWorkspace},
+    {"--pointers", host::misplacePointers},
+#if LCCL_HOST_LINKED
+    {"--gpus", host::changeGpus},
+#endif
+};
+
+//! The walk that the first word names, which is taken away.
+Walk takeWalk(Words& words)
+{
+    for (NamedWalk const& named : kWalks)
+    {
+        if (!words.empty() && std::strcmp(words[0], named.option) == 0)
+        {
+            words.erase(words.begin());
+            return named.walk;
+        }
+    }
+    return host::live;
+}
+
+//! \param libraries paths of the plugin's library, and of TensorRT's before it
+nvinfer1::IPluginCreatorV3One& findCreator(Words const& libraries)
 {
 #if LCCL_HOST_LINKED
     int32_t count = 0;
-    return static_cast<nvinfer1::IPluginCreatorV3One&>(*getCreators(count)[0]);
-#else
-    return argc == 4 ? host::creatorOf(argv[3]) : host::creatorFromRegistry(argv[argc - 2], argv[argc - 1]);
+    if (libraries.empty())
+    {
+        return static_cast<nvinfer1::IPluginCreatorV3One&>(*getCreators(count)[0]);
+    }
 #endif
+    switch (libraries.size())
+    {
+    case 1: return host::creatorOf(libraries[0]);
+    case 2: return host::creatorFromRegistry(libraries[0], libraries[1]);
+    default: throw std::runtime_error("a plugin's library must be named, and before it TensorRT's or none");
+    }
 }
 
 void printField(nvinfer1::PluginField const& field, bool first)
@@ -66,23 +111,30 @@ int main(int argc, char** argv)
 {
     try
     {
-        if (std::strcmp(argv[1], "--logger") == 0)
+        Words words(argv + 1, argv + argc);
+        if (words.size() == 3 && std::strcmp(words[0], "--logger") == 0)
         {
-            std::printf("%s\n", host::messageThrough(argv[2], argv[3]).c_str());
+            std::printf("%s\n", host::messageThrough(words[1], words[2]).c_str());
             return 0;
         }
-        auto& creator = findCreator(argc, argv);
-        if (std::strcmp(argv[1], "--fields") == 0)
+        if (!words.empty() && std::strcmp(words[0], "--fields") == 0)
         {
-            printFields(creator);
+            printFields(findCreator({words.begin() + 1, words.end()}));
             return 0;
         }
+        Walk const walk = takeWalk(words);
+        if (words.size() < 2)
+        {
+            throw std::runtime_error("a file of cases and one for the results must be named");
+        }
+        host::requireDevice();
+        auto& creator = findCreator({words.begin() + 2, words.end()});
         std::vector<host::Result> results;
-        for (host::Case const& layer : host::readCases(argv[1]))
+        for (host::Case const& layer : host::readCases(words[0]))
         {
-            results.push_back(host::live(creator, layer));
+            results.push_back(walk(creator, layer));
         }
-        host::writeResults(argv[2], results);
+        host::writeResults(words[1], results);
         return 0;
     }
     catch (std::exception const& error)
