@@ -63,16 +63,26 @@ def test_an_engine_runs_in_the_workspace_that_was_asked_for(trt_host: Path, emul
 
 
 def test_a_call_that_needs_more_workspace_is_refused(trt_host: Path, emulator_library: Library, tmp_path: Path) -> None:
-    """An engine of another build of the kernels, or one whose plugin nobody asked: 0 bytes were given."""
+    """An engine of another build of the kernels."""
     one = layer()
     need = needed(one, emulator_library)
     assert need > 1
-    given = (need - 1, 1, 0)
+    given = (need - 1, 1)
     answers, messages = run(trt_host, [engine(one, size) for size in given], tmp_path, walk="engine")
     assert [(answer.problem, answer.facts["untouched"]) for answer in answers] == [("enqueue failed", True)] * len(given)
     assert messages.splitlines() == [
         f"LCCLConv {one.name}: the workspace has {size} bytes, and the call needs {need}" for size in given
     ]
+
+
+def test_an_engine_whose_plugin_nobody_asked(trt_host: Path, tmp_path: Path) -> None:
+    """It says 0: how much TensorRT gives is not known. It runs, and a warning says what that rests on."""
+    one = layer()
+    answer, messages = only(run(trt_host, [engine(one, 0)], tmp_path, walk="engine"))
+    assert answer.problem == ""
+    assert_close(one, one.output(answer.outputs["y"]))
+    (line,) = messages.splitlines()
+    assert line.startswith(f"LCCLConv {one.name}: the engine does not say how much workspace it has")
 
 
 @pytest.mark.parametrize(

@@ -136,6 +136,11 @@ LCCLConvPlugin::LCCLConvPlugin(Attributes attributes, std::string layer, bool bu
     , mDescription(describe(mAttributes))
     , mTimingCacheID(mDescription + " kernels=" + kKernelHash)
 {
+    if (!building && mWorkspace.load() == 0)
+    {
+        log(Severity::kWARNING, mLayer,
+            "the engine does not say how much workspace it has, since its plugin was neither configured nor asked: it is taken to be enough");
+    }
 }
 
 LCCLConvPlugin::LCCLConvPlugin(LCCLConvPlugin const& other)
@@ -420,7 +425,8 @@ void LCCLConvPlugin::planCall(lccl_conv_params const& call, int32_t tactic)
     requireRuns(call, device, configuration);
     requireRuns(call, currentDevice(), configuration);
     requireSuccess(lccl_conv_load(&call, &device, configuration), "the kernels cannot be loaded");
-    mPlan = {call, device, configuration};
+    size_t const asked = mWorkspace.load();
+    mPlan = {call, device, configuration, asked != 0 ? asked : lccl_conv_workspace(&call, &device, configuration)};
 }
 
 int32_t LCCLConvPlugin::enqueue(PluginTensorDesc const* /*inputDesc*/, PluginTensorDesc const* /*outputDesc*/, void const* const* inputs,
@@ -436,11 +442,11 @@ int32_t LCCLConvPlugin::enqueue(PluginTensorDesc const* /*inputDesc*/, PluginTen
             Plan plan = mPlan;
             setPointers(plan.call, inputs, outputs[0]);
             plan.call.simulate_gate = mSimulates ? 1 : 0;
-            size_t const bytes = mWorkspace.load();
-            cudaError_t const error = lccl_conv_launch(&plan.call, &plan.device, plan.configuration, workspace, bytes, stream);
+            cudaError_t const error
+                = lccl_conv_launch(&plan.call, &plan.device, plan.configuration, workspace, plan.workspace, stream);
             if (error == cudaErrorInvalidValue || error == cudaErrorNotSupported)
             {
-                requireStarts(plan.call, plan.device, plan.configuration, workspace, bytes);
+                requireStarts(plan.call, plan.device, plan.configuration, workspace, plan.workspace);
             }
             requireSuccess(error, "the kernels cannot be started");
             return kSuccess;

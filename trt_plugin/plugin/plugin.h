@@ -67,6 +67,7 @@ private:
         lccl_conv_params call{}; //!< abi 0: there is no plan
         lccl_device device{};    //!< that it is planned for
         int32_t configuration{0};
+        size_t workspace{0};     //!< bytes that TensorRT gives to enqueue
     };
 
     //! A copy whose plan, if there is one, runs on the GPU at hand.
@@ -96,7 +97,7 @@ private:
     bool mSimulates; //!< Gates are simulated: TensorRT times tactics.
     int32_t mTactic{0};             //!< 0: the kernels' own choice.
     std::vector<int32_t> mTactics;  //!< Of the last configurePlugin.
-    mutable std::atomic<size_t> mWorkspace; //!< Bytes that TensorRT was asked for, and so gives to enqueue.
+    mutable std::atomic<size_t> mWorkspace; //!< Bytes that TensorRT was asked for, and so gives to enqueue; 0: not known.
     Plan mPlan; //!< Of the last onShapeChange.
     std::string mDescription;
     std::string mTimingCacheID;
