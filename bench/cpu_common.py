@@ -76,7 +76,7 @@ def _version(package: str) -> str:
 
 def _level(library: str) -> str:
     """Of the library's kernels: the instructions that they use here."""
-    from lccl.ort import cpu_level
+    from lccl.backends.onnxruntime.library import cpu_level
 
     return "none" if library == NO_LIBRARY else cpu_level(library) or "unknown"
 

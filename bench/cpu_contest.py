@@ -16,10 +16,10 @@ import onnx
 from cpu_common import NO_LIBRARY, Array
 from onnx import helper
 
+from lccl.backends.onnxruntime.library import library_path
 from lccl.errors import UserError, first_line
 from lccl.files import require_file
 from lccl.op.contract import DOMAIN, OP_TYPE
-from lccl.ort import library_path
 
 WARM_BELOW_US = 20_000.0
 """A run that takes less is preceded by one that is not timed, so that it finds its own weights in the caches."""
@@ -223,7 +223,7 @@ def relative_error(got: Array, want: Array) -> float:
 
 def dense_bytes(model: onnx.ModelProto) -> bytes:
     """The dense twin, serialised."""
-    from lccl.graph.twins import dense_twin
+    from lccl.graph.variants.dense import dense_twin
 
     twin: bytes = dense_twin(model).SerializeToString()
     return twin

@@ -14,9 +14,9 @@ from gpu_common import GPU, Times, buffers_needed, capture, layer_inputs, mask, 
 from gpu_settings import Setting
 from torch import Tensor
 
-from lccl.cuda.interface import Device
-from lccl.cuda.library import Config, Library
-from lccl.cuda.torch_backend import Prepared, device_of, launch, new_workspace, prepare
+from lccl.backends.torch.cuda.interface import Device
+from lccl.backends.torch.cuda.kernel_op import Prepared, device_of, launch, new_workspace, prepare
+from lccl.backends.torch.cuda.library import Config, Library
 from lccl.errors import UserError, first_line
 from lccl.op.contract import Attributes
 

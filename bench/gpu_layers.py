@@ -70,7 +70,7 @@ def measure(options: argparse.Namespace, facts: dict[str, Any], tell: Callable[[
     """
     from gpu_contest import BrokenDeviceError, Contest
 
-    from lccl.cuda.library import load
+    from lccl.backends.torch.cuda.library import load
 
     contest = Contest(load(options.library), facts["peak_tflops"], options.within)
     if options.minutes is not None:

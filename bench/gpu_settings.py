@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from lccl.cuda.interface import ConvParams
+    from lccl.backends.torch.cuda.interface import ConvParams
     from lccl.op.contract import Attributes
 
 LARGE_CHANNELS, LARGE_SIZES, LARGE_BATCHES = (64, 128, 256), (160, 320, 512), (1, 8)
@@ -87,7 +87,7 @@ class Setting:
 
     def attributes(self) -> Attributes:
         """ReLU of the convolution, times a gate of kernel 1x1 or from outside."""
-        from lccl.cuda.planning import layer_attributes
+        from lccl.backends.torch.cuda.planning import layer_attributes
 
         return layer_attributes(
             (3, 3), stride=self.layer.stride, grid=self.grid, activation_alpha=0.0, density=self.density, external=self.external
@@ -95,8 +95,8 @@ class Setting:
 
     def params(self) -> ConvParams:
         """The call without its tensors, in float16."""
-        from lccl.cuda.interface import Dtype
-        from lccl.cuda.planning import conv_params, layer_shapes
+        from lccl.backends.torch.cuda.interface import Dtype
+        from lccl.backends.torch.cuda.planning import conv_params, layer_shapes
 
         attributes, layer = self.attributes(), self.layer
         x = (layer.batch, layer.channels, layer.size, layer.size)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from gpu_contest import Row
     from gpu_settings import Layer
 
-    from lccl.cuda.library import Library
+    from lccl.backends.torch.cuda.library import Library
 
 COMPUTE_CAPABILITY = "9.0"
 """That the targets are for."""
@@ -200,7 +200,7 @@ def predicted_rows(library: Library, device: str = DEVICE) -> list[Predicted]:
     """Every setting of the benchmark, with the chosen configuration's predicted time."""
     from gpu_settings import DENSITIES, FORMS, MASKS, layers_of, settings_of
 
-    from lccl.cuda.planning import parse_device
+    from lccl.backends.torch.cuda.planning import parse_device
 
     gpu = parse_device(device)
     rows = []
@@ -249,7 +249,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     root = Path(__file__).resolve().parent.parent
     sys.path[:0] = [str(root / "bench"), str(root / "exporter")]
-    from lccl.cuda.library import load
+    from lccl.backends.torch.cuda.library import load
     from lccl.errors import UserError
 
     try:

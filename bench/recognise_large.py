@@ -69,7 +69,7 @@ class Network:
 def measure(path: Path) -> str:
     """Recognition of the file in this process, which has done nothing before, as an export goes about it."""
     from lccl.graph.recognise import recognise
-    from lccl.load import load_onnx
+    from lccl.loading.onnx import load_onnx
     from lccl.op.onnx_op import register_schema
     from lccl.weights import WeightFile
 

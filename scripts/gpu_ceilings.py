@@ -18,8 +18,8 @@ from gpu_results import outcome
 from gpu_settings import Layer, Setting, layers_of
 from torch import Tensor
 
-from lccl.cuda.interface import CHANNEL_PAD, Family, Kernels
-from lccl.cuda.torch_backend import launch, new_workspace, prepare
+from lccl.backends.torch.cuda.interface import CHANNEL_PAD, Family, Kernels
+from lccl.backends.torch.cuda.kernel_op import launch, new_workspace, prepare
 from lccl.errors import first_line
 
 REPLAYS = 10

@@ -58,8 +58,8 @@ def bench_of(options: argparse.Namespace) -> Any:
     import torch
     from gpu_forms import Bench
 
-    from lccl.cuda.library import load
-    from lccl.cuda.torch_backend import device_of
+    from lccl.backends.torch.cuda.kernel_op import device_of
+    from lccl.backends.torch.cuda.library import load
 
     library = load(options.library)
     place = torch.device("cuda", 0) if options.place == "cuda" else torch.device("cpu")

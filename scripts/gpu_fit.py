@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from lccl.cuda.interface import ConvParams, Device, Rates
-    from lccl.cuda.library import Library
+    from lccl.backends.torch.cuda.interface import ConvParams, Device, Rates
+    from lccl.backends.torch.cuda.library import Library
 
     Array = npt.NDArray[np.float64]
 
@@ -82,7 +82,7 @@ def device_of(records: Sequence[Record], given: str | None) -> Device:
     Raises:
         UserError: they do not say it, or name more than one.
     """
-    from lccl.cuda.planning import parse_device
+    from lccl.backends.torch.cuda.planning import parse_device
     from lccl.errors import UserError
 
     if given:
@@ -137,7 +137,7 @@ class Model:
         """
         import numpy as np
 
-        from lccl.cuda.interface import Rates
+        from lccl.backends.torch.cuda.interface import Rates
 
         self._np = np
         self._library = library
@@ -161,7 +161,7 @@ class Model:
         return self._np.array([self._np.log(new) if new else old for new, old in zip(known, self.own(), strict=True)])
 
     def rates(self, logs: Array) -> Rates:
-        from lccl.cuda.interface import Rates
+        from lccl.backends.torch.cuda.interface import Rates
 
         return Rates(*(float(value) for value in self._np.exp(logs)))
 
@@ -257,7 +257,7 @@ def code_of(model: Model, start: Array, end: Array) -> list[str]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit code: 0, or 1 after one sentence."""
     options = parser().parse_args(arguments)
-    from lccl.cuda.library import load
+    from lccl.backends.torch.cuda.library import load
     from lccl.errors import UserError
 
     try:

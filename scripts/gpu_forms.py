@@ -12,10 +12,10 @@ import torch
 from gpu_common import Reference, spread
 from torch import Tensor
 
-from lccl.cuda.interface import Device, Dtype, Layout
-from lccl.cuda.library import Config, Library
-from lccl.cuda.planning import padded
-from lccl.cuda.torch_backend import Prepared, launch, new_workspace, prepare
+from lccl.backends.torch.cuda.interface import Device, Dtype, Layout
+from lccl.backends.torch.cuda.kernel_op import Prepared, launch, new_workspace, prepare
+from lccl.backends.torch.cuda.library import Config, Library
+from lccl.backends.torch.cuda.planning import padded
 from lccl.errors import ContractError
 from lccl.op.contract import BINARY_SLOPE, FLT_MAX, Attributes, conv_hw, gate_pads, grid_hw
 

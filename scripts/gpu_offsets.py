@@ -12,8 +12,8 @@ from gpu_forms import Bench, Faults, Form, fault
 from gpu_results import outcome
 from torch import Tensor
 
-from lccl.cuda.library import Config
-from lccl.cuda.torch_backend import launch, prepare
+from lccl.backends.torch.cuda.kernel_op import launch, prepare
+from lccl.backends.torch.cuda.library import Config
 
 _POINTWISE: dict[str, Any] = {"kernel": (1, 1), "pads": (0, 0, 0, 0), "integers": True, "gate_max": 2.0}
 FORMS = (

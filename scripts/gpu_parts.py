@@ -18,10 +18,10 @@ from gpu_forms import CHANNELS, DTYPES, GATE_TOLERANCE, TOLERANCE, Bench, Faults
 from gpu_results import outcome
 from torch import Tensor
 
-from lccl.cuda.interface import Engine, Family, Layout
-from lccl.cuda.library import Config
-from lccl.cuda.planning import padded
-from lccl.cuda.torch_backend import launch, prepare
+from lccl.backends.torch.cuda.interface import Engine, Family, Layout
+from lccl.backends.torch.cuda.kernel_op import launch, prepare
+from lccl.backends.torch.cuda.library import Config
+from lccl.backends.torch.cuda.planning import padded
 from lccl.op.contract import FLT_MAX, INPUT_NAMES
 
 LOOPING = (

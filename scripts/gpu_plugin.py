@@ -40,7 +40,7 @@ def check_plugin(folder: Path, scratch: Path, until: float) -> dict[str, Any]:
     """
     from cases import CASES
     from host_calls import Layer, run
-    from lccl.cuda.interface import Dtype
+    from lccl.backends.torch.cuda.interface import Dtype
 
     host, library = folder / HOST, folder / LIBRARY
     if not host.is_file() or not library.is_file():

@@ -91,8 +91,8 @@ def profiled(bench: Any) -> int:
     from gpu_common import layer_inputs, mask
     from gpu_settings import Setting, layers_of
 
-    from lccl.cuda.interface import Family, Kernels
-    from lccl.cuda.torch_backend import launch, new_workspace, prepare
+    from lccl.backends.torch.cuda.interface import Family, Kernels
+    from lccl.backends.torch.cuda.kernel_op import launch, new_workspace, prepare
 
     (layer,) = layers_of([LAYER], True)
     calls = []

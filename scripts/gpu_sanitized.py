@@ -11,8 +11,8 @@ import torch
 from gpu_common import reference64
 from gpu_forms import Bench, Form, fault
 
-from lccl.cuda.interface import Layout
-from lccl.cuda.torch_backend import Prepared, image_view, launch, prepare
+from lccl.backends.torch.cuda.interface import Layout
+from lccl.backends.torch.cuda.kernel_op import Prepared, image_view, launch, prepare
 from lccl.errors import UserError
 
 SANITIZED_FORMS = (

@@ -84,7 +84,7 @@ def smoke(bench: Bench, deadline: float, *, first: int = 0, small: bool = False)
     import torch
     from gpu_forms import DTYPES
 
-    from lccl.cuda.interface import Layout
+    from lccl.backends.torch.cuda.interface import Layout
 
     forms = smoke_forms(small)
     groups = [(dtype, config) for dtype in DTYPES for config in bench.library.configs()]
@@ -117,7 +117,7 @@ class _Ready:
         import torch
         from gpu_common import reference64
 
-        from lccl.cuda.torch_backend import prepare
+        from lccl.backends.torch.cuda.kernel_op import prepare
 
         if form.dtype != self._dtype:
             self._dtype, self._made = form.dtype, {}

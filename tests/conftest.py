@@ -13,7 +13,7 @@ import pytest
 if TYPE_CHECKING:
     import torch
 
-    from lccl.cuda.library import Library
+    from lccl.backends.torch.cuda.library import Library
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -102,6 +102,6 @@ def samples(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def emulator_library(emulator_library_path: Path) -> Library:
     """The CUDA kernels' own source on the emulated machine: the kernel library's functions, taking host pointers."""
-    from lccl.cuda.library import load
+    from lccl.backends.torch.cuda.library import load
 
     return load(emulator_library_path)

@@ -26,7 +26,7 @@ import numpy.typing as npt
 
 from cases import Case
 from cpu_builds import Host
-from lccl.cuda.planning import real_inputs
+from lccl.backends.torch.cuda.planning import real_inputs
 from lccl.op.contract import INPUT_NAMES, Attributes, output_shape
 from lccl.op.reference import lccl_conv, lccl_gate
 

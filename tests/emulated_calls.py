@@ -11,9 +11,9 @@ import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
-from lccl.cuda.interface import Device, Dtype, Family, Layout
-from lccl.cuda.library import Library
-from lccl.cuda.planning import POINTERS, conv_params, padded, real_inputs
+from lccl.backends.torch.cuda.interface import Device, Dtype, Family, Layout
+from lccl.backends.torch.cuda.library import Library
+from lccl.backends.torch.cuda.planning import POINTERS, conv_params, padded, real_inputs
 from lccl.op.contract import INPUT_NAMES, Attributes, output_shape
 
 Array = npt.NDArray[Any]

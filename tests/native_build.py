@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from lccl.cuda.library import Library
+    from lccl.backends.torch.cuda.library import Library
 
 ROOT = Path(__file__).parent.parent
 TIMEOUT = 1800
@@ -99,7 +99,7 @@ def emulator_library_path(request: pytest.FixtureRequest) -> Path:
 @pytest.fixture(scope="session")
 def cuda_library(cuda_library_path: Path) -> Library:
     """The CUDA kernels' library; its table and its planning need no GPU."""
-    from lccl.cuda.library import load
+    from lccl.backends.torch.cuda.library import load
 
     return load(cuda_library_path)
 

@@ -47,7 +47,7 @@ def op_types(model: onnx.ModelProto) -> list[str]:
 
 def run(model: onnx.ModelProto, feed: Mapping[str, Any]) -> Any:
     """The first output in ONNX Runtime."""
-    from lccl.run.onnxruntime import OnnxRuntimeRunner
+    from lccl.backends.onnxruntime.runner import OnnxRuntimeRunner
 
     with OnnxRuntimeRunner(model) as runner:
         return next(iter(runner.infer(feed).values()))

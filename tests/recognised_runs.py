@@ -9,11 +9,13 @@ import numpy as np
 import onnx
 from onnx import TensorProto
 
+from lccl.backends.onnxruntime.runner import OnnxRuntimeRunner
 from lccl.errors import UserError
+from lccl.graph.checks import check_model
+from lccl.graph.feeds import input_types
 from lccl.graph.recognise import Recognition
-from lccl.graph.widen import widened
-from lccl.run.onnxruntime import OnnxRuntimeRunner
-from lccl.verify import check_model, input_types, runnable
+from lccl.graph.variants.runnable import runnable
+from lccl.graph.variants.upcast import upcast
 
 SIZES = ({"N": 3, "H": 20, "W": 28, "h": 10, "w": 14}, {"N": 1, "H": 33, "W": 45, "h": 7, "w": 9})
 """Of dynamic axes; the second are multiples of nothing that a network divides them by."""
@@ -23,7 +25,7 @@ def require_equal(given: onnx.ModelProto, found: Recognition, *, seeds: int = 2)
     """The outputs are equal to 1e-5 of their largest value, in lower precision to 2e-2; some gate is open and some closed."""
     check_model(found.model)
     low = any(t.data_type in (TensorProto.FLOAT16, TensorProto.BFLOAT16) for t in given.graph.initializer)
-    first, second = (widened(runnable(m)) for m in (given, found.model))
+    first, second = (upcast(runnable(m)) for m in (given, found.model))
     masks = {name for layer in found.found for name in layer.masks}
     with OnnxRuntimeRunner(first) as a, OnnxRuntimeRunner(second) as b:
         for seed in range(seeds):

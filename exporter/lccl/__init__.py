@@ -12,13 +12,13 @@ from lccl.version import __version__
 
 if TYPE_CHECKING:
     from lccl import nn, ort
+    from lccl.backends.tensorrt.library import load_plugin, plugin_path
     from lccl.checkpoint import save_checkpoint
     from lccl.comparing import compare
     from lccl.engine import build_engine
     from lccl.errors import ContractError, UserError
     from lccl.exporting import export
-    from lccl.load import load_checkpoint
-    from lccl.plugin import load_plugin, plugin_path
+    from lccl.loading.torch_file import load_checkpoint
     from lccl.profiling import profile
 
 _LAZY = {
@@ -27,7 +27,7 @@ _LAZY = {
     "build_engine": "lccl.engine",
     "compare": "lccl.comparing",
     "export": "lccl.exporting",
-    "load_checkpoint": "lccl.load",
+    "load_checkpoint": "lccl.loading.torch_file",
     "load_plugin": "lccl.plugin",
     "plugin_path": "lccl.plugin",
     "profile": "lccl.profiling",

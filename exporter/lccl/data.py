@@ -11,7 +11,7 @@ import numpy as np
 
 from lccl.errors import UserError, first_line
 from lccl.files import require_file
-from lccl.load import import_object
+from lccl.loading.factory import import_object
 from lccl.numerics import Array, float32, require_finite
 
 LABEL_NAMES = ("labels", "label", "y", "targets", "target")

@@ -10,8 +10,8 @@ import pytest
 
 from cases import CASES, Case
 from emulated_calls import STORAGE, Array, Emulated, Emulator
-from lccl.cuda.interface import Device, Dtype, Engine, Family, Kernels, Layout
-from lccl.cuda.library import Config, Library
+from lccl.backends.torch.cuda.interface import Device, Dtype, Engine, Family, Kernels, Layout
+from lccl.backends.torch.cuda.library import Config, Library
 from lccl.errors import ContractError
 from lccl.op.contract import FLT_MAX
 from lccl.op.reference import lccl_conv, lccl_gate

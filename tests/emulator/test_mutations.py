@@ -66,7 +66,7 @@ import sys
 sys.path[:0] = sys.argv[2:]
 import test_kernels as t
 from emulated_calls import Emulator
-from lccl.cuda.library import Library
+from lccl.backends.torch.cuda.library import Library
 emulator = Emulator(Library(sys.argv[1]))
 for case in t.CASES:
     inputs = t.inputs_of(case, t.Dtype.FLOAT16)

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from emulated_calls import aligned
-from lccl.cuda.interface import ConvParams, Device, Dtype, Engine, Family, Layout
-from lccl.cuda.library import Library
-from lccl.cuda.planning import conv_params, layer_attributes, layer_shapes
+from lccl.backends.torch.cuda.interface import ConvParams, Device, Dtype, Engine, Family, Layout
+from lccl.backends.torch.cuda.library import Library
+from lccl.backends.torch.cuda.planning import conv_params, layer_attributes, layer_shapes
 from lccl.errors import ContractError, UserError
 
 H200 = Device(90, 132, 232448, 233472)

@@ -18,8 +18,8 @@ from gpu_forms import Bench  # noqa: E402
 from gpu_offsets import offsets  # noqa: E402
 from gpu_parts import graph, masks, streams, sweep  # noqa: E402
 
-from lccl.cuda.library import Library, load  # noqa: E402
-from lccl.cuda.torch_backend import device_of, register  # noqa: E402
+from lccl.backends.torch.cuda.kernel_op import device_of, register  # noqa: E402
+from lccl.backends.torch.cuda.library import Library, load  # noqa: E402
 from lccl.nn import LCCLConv2d, fold  # noqa: E402
 
 if TYPE_CHECKING:

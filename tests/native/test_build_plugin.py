@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from lccl.cuda.library import load
+from lccl.backends.torch.cuda.library import load
 from native_build import Disassembler, why_no_cuda
 
 CAPABILITY = "8.9"

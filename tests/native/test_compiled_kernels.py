@@ -19,8 +19,8 @@ from compiler_reports import (
     tensor_core_faults,
 )
 from conftest import ROOT
-from lccl.cuda.interface import Dtype, Engine
-from lccl.cuda.library import Config, Library
+from lccl.backends.torch.cuda.interface import Dtype, Engine
+from lccl.backends.torch.cuda.library import Config, Library
 from native_build import Disassembler
 
 TILES = [

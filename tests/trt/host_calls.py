@@ -21,8 +21,8 @@ import numpy as np
 
 from cases import Case
 from emulated_calls import STORAGE, Array, image_memory
-from lccl.cuda.interface import Dtype
-from lccl.cuda.planning import padded
+from lccl.backends.torch.cuda.interface import Dtype
+from lccl.backends.torch.cuda.planning import padded
 from lccl.op.contract import ATTRIBUTES, INPUT_NAMES, INPUTS, Attributes, conv_hw, output_shape
 from lccl.op.reference import lccl_conv
 

@@ -10,9 +10,9 @@ import pytest
 
 from cases import Case
 from host_calls import Answer, Field, Layer, assert_close, run
-from lccl.cuda.interface import Device, Dtype
-from lccl.cuda.library import Library
-from lccl.cuda.planning import conv_params
+from lccl.backends.torch.cuda.interface import Device, Dtype
+from lccl.backends.torch.cuda.library import Library
+from lccl.backends.torch.cuda.planning import conv_params
 from lccl.op.contract import INPUT_NAMES
 
 EVERYTHING = Case("everything", "all nine inputs", n=2, gate="both", post=True, residual=True)

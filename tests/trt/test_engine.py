@@ -14,13 +14,13 @@ import onnx
 import pytest
 
 import lccl
-from lccl.engine.backend import Profile
-from lccl.engine.tensorrt import import_tensorrt
-from lccl.engine.trt_api import logger_of, make_config, parse, set_profiles
-from lccl.graph.views import stripped
+from lccl.backends.interface import Profile
+from lccl.backends.onnxruntime.runner import OnnxRuntimeRunner
+from lccl.backends.tensorrt.api import logger_of, make_config, parse, set_profiles
+from lccl.backends.tensorrt.builder import import_tensorrt
+from lccl.backends.tensorrt.runner import TensorRTRunner, gpu_missing
+from lccl.graph.variants.stripped import stripped
 from lccl.op.onnx_op import is_lccl_node
-from lccl.run.onnxruntime import OnnxRuntimeRunner
-from lccl.run.tensorrt import TensorRTRunner, gpu_missing
 
 TOLERANCE = {"fp32": 1e-4, "fp16": 2e-2, "bf16": 1e-1}
 """Relative to the largest output."""

@@ -14,8 +14,8 @@ import pytest
 
 from conftest import ROOT
 from host_calls import Answer, Layer, assert_close, run
-from lccl.cuda.interface import Dtype
-from lccl.run.tensorrt import gpu_missing
+from lccl.backends.tensorrt.runner import gpu_missing
+from lccl.backends.torch.cuda.interface import Dtype
 from trt_builds import tensorrt_library
 
 sys.path.insert(0, str(ROOT / "scripts"))

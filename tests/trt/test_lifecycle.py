@@ -11,9 +11,9 @@ import pytest
 from cases import CASES, Case
 from emulated_calls import STORAGE, Array
 from host_calls import Answer, Layer, assert_close, by_tactic, fields_of, run
-from lccl.cuda.interface import Device, Dtype
-from lccl.cuda.library import Library
-from lccl.cuda.planning import conv_params
+from lccl.backends.torch.cuda.interface import Device, Dtype
+from lccl.backends.torch.cuda.library import Library
+from lccl.backends.torch.cuda.planning import conv_params
 from lccl.op.contract import INPUT_NAMES
 from lccl.op.reference import lccl_gate
 

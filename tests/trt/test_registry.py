@@ -18,7 +18,7 @@ import pytest
 from cases import CASES
 from conftest import ROOT
 from host_calls import FIELD_TYPES, Layer, assert_close, by_tactic, fields_of, run
-from lccl.cuda.interface import Dtype
+from lccl.backends.torch.cuda.interface import Dtype
 from lccl.op.contract import ATTRIBUTES, OP_TYPE
 from native_build import why_no_cuda
 from trt_builds import tensorrt_library

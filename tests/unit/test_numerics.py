@@ -8,7 +8,7 @@ import pytest
 
 from lccl.errors import UserError
 from lccl.numerics import agreement, merge, not_finite
-from lccl.verify import hold
+from lccl.verify import require_agreement
 
 
 def of(reference: list[float], other: list[float], tolerance: float = 1e-4, hard_gates: bool = False):
@@ -38,7 +38,7 @@ def test_a_reference_that_is_not_finite_is_refused(value: float) -> None:
     broken = {"x": np.zeros((2, 1)), "y": np.array([[1.0], [value]], np.float32)}
     assert not_finite(broken) == "y"
     with pytest.raises(UserError, match="output y holds NaN or infinity"):
-        hold(broken, broken, 1e-4, False, "the model")
+        require_agreement(broken, broken, 1e-4, False, "the model")
 
 
 def test_only_floats_can_be_not_finite() -> None:

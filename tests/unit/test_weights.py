@@ -12,17 +12,17 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from lccl.backends.onnxruntime.runner import OnnxRuntimeRunner
 from lccl.errors import UserError
 from lccl.exporting import export
 from lccl.files import discard_unfinished
-from lccl.graph.canonical import canonical
 from lccl.graph.recognise import recognise
-from lccl.graph.twins import dense_twin
-from lccl.graph.views import inlined
-from lccl.graph.widen import widened
-from lccl.load import load_onnx
+from lccl.graph.variants.canonical import canonical
+from lccl.graph.variants.dense import dense_twin
+from lccl.graph.variants.inlined import inlined
+from lccl.graph.variants.upcast import upcast
+from lccl.loading.onnx import load_onnx
 from lccl.op.onnx_op import register_schema
-from lccl.run.onnxruntime import OnnxRuntimeRunner
 from lccl.weights import SMALL, WeightFile, array, skeleton_of, weight_file, whole_size, write_whole
 
 PLAIN = (np.float32, np.float16, ml_dtypes.bfloat16, np.float64, np.int8, np.uint8, np.int32, np.int64, np.bool_)
@@ -139,7 +139,7 @@ def test_recognition_in_a_file(tmp_path: Path) -> None:
 def test_widening_in_a_file(tmp_path: Path) -> None:
     values = np.arange(2 * SMALL).astype(ml_dtypes.bfloat16)
     with WeightFile(tmp_path / "m.onnx") as file:
-        (wide,) = widened(file.slim(model_of(numpy_helper.from_array(values, "w")))).graph.initializer
+        (wide,) = upcast(file.slim(model_of(numpy_helper.from_array(values, "w")))).graph.initializer
         assert wide.external_data
         np.testing.assert_array_equal(array(wide), values.astype(np.float32))
 
@@ -157,16 +157,16 @@ def test_sessions_open_a_model_beside_its_weights(tmp_path: Path) -> None:
 
 
 def test_no_session_of_an_export_is_given_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import lccl.run.onnxruntime
+    import lccl.backends.onnxruntime.runner
 
     sizes: list[int] = []
-    opened = lccl.run.onnxruntime.open_session
+    opened = lccl.backends.onnxruntime.runner.open_session
 
     def noting(model: onnx.ModelProto, *rest: Any) -> Any:
         sizes.append(model.ByteSize())
         return opened(model, *rest)
 
-    monkeypatch.setattr(lccl.run.onnxruntime, "open_session", noting)
+    monkeypatch.setattr(lccl.backends.onnxruntime.runner, "open_session", noting)
     model = gated()
     result = export(model, None, tmp_path / "m.onnx", dense=True, decomposed=True, tensorrt=True)
     assert len(result.recognised) == 1

@@ -118,7 +118,7 @@ def _export(options: Namespace, words: Sequence[str], progress: Progress) -> Any
     }
     if options.source.suffix == ".onnx":
         return _export_onnx(options, common, shapes, export)
-    from lccl.load import load_model
+    from lccl.loading.torch_file import load_model
 
     loaded = load_model(
         options.source, options.model, state_dict_key=options.state_dict_key, unsafe_pickle=options.unsafe_pickle
@@ -157,8 +157,8 @@ def _export_onnx(options: Namespace, common: dict[str, Any], shapes: list[tuple[
             raise UserError(f"--{name.replace('_', '-')} goes with a checkpoint; an .onnx file has its network in it")
     import numpy as np
 
-    from lccl.load import onnx_structure
-    from lccl.verify import input_types
+    from lccl.graph.feeds import input_types
+    from lccl.loading.onnx import onnx_structure
 
     inputs = None
     if options.inputs:

@@ -9,19 +9,20 @@ from typing import TYPE_CHECKING, Any
 
 import onnx
 
+from lccl.backends.interface import Runner
+from lccl.backends.onnxruntime.runner import OnnxRuntimeRunner
 from lccl.checkpoint import COMMAND, DENSE
 from lccl.comparing.results import Role
 from lccl.data import Data
 from lccl.engine.sidecar import read_sidecar
 from lccl.errors import UserError
 from lccl.files import require_file
-from lccl.graph.canonical import canonical
-from lccl.graph.twins import dense_twin
-from lccl.load import TORCH_SUFFIXES, load_model, load_onnx
+from lccl.graph.variants.canonical import canonical
+from lccl.graph.variants.dense import dense_twin
+from lccl.loading.onnx import load_onnx
+from lccl.loading.torch_file import TORCH_SUFFIXES, load_model
 from lccl.op.onnx_op import is_lccl_node
 from lccl.progress import Progress
-from lccl.run.base import Runner
-from lccl.run.onnxruntime import OnnxRuntimeRunner
 
 if TYPE_CHECKING:
     from torch import nn
@@ -109,9 +110,9 @@ def _of_module(
 ) -> list[Contestant]:
     import torch
 
+    from lccl.backends.torch.runner import TorchRunner
     from lccl.exporting.translate import to_onnx as translate
     from lccl.nn import LCCLConv2d, fold
-    from lccl.run.torch import TorchRunner
 
     runner = TorchRunner(fold(module), threads)
     found = [Contestant(name, role, runner)]
@@ -146,7 +147,7 @@ def _of_onnx(proto: onnx.ModelProto, name: str, role: Role, threads: int, twin: 
 
 def _with_library(proto: onnx.ModelProto, name: str, role: Role, threads: int) -> Contestant:
     """The model in ONNX Runtime with the CPU op, which skips closed pixels; not run where that is not here."""
-    from lccl.ort import LIBRARY, look_for_library
+    from lccl.backends.onnxruntime.library import LIBRARY, look_for_library
 
     library = look_for_library()
     runner = OnnxRuntimeRunner(proto, threads, library=library.path or LIBRARY)
@@ -166,9 +167,9 @@ def _is_decomposed(proto: onnx.ModelProto) -> bool:
 
 
 def _of_engine(path: Path, role: Role, plugin: Path | None) -> Contestant:
-    from lccl.engine.tensorrt import import_tensorrt
-    from lccl.plugin import load_plugin
-    from lccl.run.tensorrt import TensorRTRunner, gpu_missing
+    from lccl.backends.tensorrt.builder import import_tensorrt
+    from lccl.backends.tensorrt.library import load_plugin
+    from lccl.backends.tensorrt.runner import TensorRTRunner, gpu_missing
 
     sidecar = read_sidecar(path)
 
@@ -187,7 +188,7 @@ def plugin_of(engine: Path, sidecar: Mapping[str, Any], given: Path | None) -> P
     Raises:
         UserError: it is not here.
     """
-    from lccl.plugin import ENVIRONMENT, find_plugin
+    from lccl.backends.tensorrt.library import ENVIRONMENT, find_plugin
 
     recorded = sidecar.get("plugin")
     if recorded is None:

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from lccl.backends.batches import CHUNK, infer_all
+from lccl.backends.interface import Runner
 from lccl.comparing.results import Latency
 from lccl.data import Data
 from lccl.errors import UserError
 from lccl.numerics import Array
 from lccl.progress import Progress
-from lccl.run.base import CHUNK, Runner, infer_all
 
 
 @dataclass(frozen=True)

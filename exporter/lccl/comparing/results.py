@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from lccl.backends.onnxruntime.runner import PLAIN, WITH_LIBRARY
 from lccl.profiling import Profile
-from lccl.run.onnxruntime import PLAIN, WITH_LIBRARY
 from lccl.text import count, table
 
 Role = Literal["lccl", "dense", "dense twin"]

@@ -111,7 +111,7 @@ def _first_device(library: Any) -> Any:
 
 def _layer(library: Any, options: argparse.Namespace) -> tuple[dict[str, Any], str]:
     """What each configuration says to a layer, as a dict and as text."""
-    from lccl.cuda.planning import DTYPES, conv_params, layer_attributes, layer_shapes, parse_device
+    from lccl.backends.torch.cuda.planning import DTYPES, conv_params, layer_attributes, layer_shapes, parse_device
     from lccl.text import table
 
     kernel, gate_kernel = _side(options.kernel, "--kernel"), _side(options.gate_kernel, "--gate-kernel")
@@ -154,7 +154,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command's exit code: 0, or 1 after one sentence on stderr."""
     parser = _parser()
     options = parser.parse_args(arguments)
-    from lccl.cuda.library import load
+    from lccl.backends.torch.cuda.library import load
 
     try:
         _require_shape(parser, options)

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from lccl.engine.backend import EngineResult
+from lccl.engine.results import EngineResult
 from lccl.errors import UserError
 from lccl.files import sha256
 

@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 from torch.export.graph_signature import InputKind
 
+from lccl.backends.batches import common_batches, infer_all
+from lccl.backends.interface import Batches
 from lccl.errors import UserError, first_line
 from lccl.exporting.translate import program_to_onnx
+from lccl.graph.feeds import input_types
 from lccl.numerics import Array
 from lccl.progress import Progress
-from lccl.run.base import Batches, common_batches, infer_all
 from lccl.torch_calls import flatten
-from lccl.verify import input_types
 
 if TYPE_CHECKING:
     from lccl.nn.conv import Gates

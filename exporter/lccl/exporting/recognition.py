@@ -9,19 +9,22 @@ import numpy as np
 import onnx
 from onnx import helper
 
+from lccl.backends.batches import infer_all
+from lccl.backends.onnxruntime.runner import OnnxRuntimeRunner
 from lccl.errors import UserError, first_line
-from lccl.exporting.soft import Tensors, with_soft_products
-from lccl.graph.canonical import canonical
+from lccl.graph.checks import default_tolerance
 from lccl.graph.recognise import Found, NearMiss, Recognition, recognise
-from lccl.graph.twins import dense_twin
-from lccl.graph.widen import widened
+from lccl.graph.variants.canonical import canonical
+from lccl.graph.variants.dense import dense_twin
+from lccl.graph.variants.open_gates import with_open_gates
+from lccl.graph.variants.relaxed import has_hard_gates, with_relaxed_gates
+from lccl.graph.variants.relaxed_products import Tensors, with_relaxed_products
+from lccl.graph.variants.runnable import runnable
+from lccl.graph.variants.upcast import upcast
 from lccl.numerics import Agreement, Array, agreement, merge, not_finite
 from lccl.op.onnx_op import is_lccl_node
 from lccl.progress import Progress
-from lccl.run.base import infer_all
-from lccl.run.onnxruntime import OnnxRuntimeRunner
 from lccl.text import count, table
-from lccl.verify import default_tolerance, has_hard_gates, runnable, with_open_gates, with_soft_gates
 
 TOLERANCE = 1e-5
 """Of float32: between the graph with the nodes and the graph that they were found in, relative to max(0.01, largest output)."""
@@ -153,7 +156,7 @@ def _wrong(
         NotSoundError: nothing can be held against the traced network itself.
     """
     masks = frozenset(name for layer in found.found for name in layer.masks)
-    fed, before = masked(feeds, masks), widened(runnable(traced))
+    fed, before = masked(feeds, masks), upcast(runnable(traced))
     try:
         wrong, checks = _compared(before, found, fed)
         if wrong:
@@ -186,13 +189,13 @@ def _compared(
     before: onnx.ModelProto, found: Recognition, feeds: Feeds
 ) -> tuple[Wrong, tuple[Agreement | None, Agreement | None]]:
     whole = canonical(found.model)
-    tolerance, whole = _tolerance(whole), widened(whole)
-    soft = with_soft_products(before, found.found, whole) if has_hard_gates(whole) else None
+    tolerance, whole = _tolerance(whole), upcast(whole)
+    soft = with_relaxed_products(before, found.found, whole) if has_hard_gates(whole) else None
     built = _agree(before, whole, feeds, tolerance, edges=soft is not None)
     if not built:
         return [_blamed(before, whole, found.found, feeds, built)], (built, None)
     if soft is not None:
-        eased = with_soft_gates(whole, hard_only=True)
+        eased = with_relaxed_gates(whole, hard_only=True)
         alike = _agree(soft, eased, feeds[:1], tolerance)
         if not alike:
             return [_blamed(soft, eased, found.found, feeds[:1], alike)], (built, None)

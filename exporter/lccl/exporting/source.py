@@ -8,26 +8,22 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 import onnx
 
+from lccl.backends.batches import CHUNK, infer_all
+from lccl.backends.onnxruntime.runner import OnnxRuntimeRunner
 from lccl.errors import UserError
-from lccl.graph.canonical import canonical
-from lccl.graph.twins import dense_twin
-from lccl.graph.widen import widened
+from lccl.graph.checks import default_tolerance
+from lccl.graph.feeds import input_types, random_feed
+from lccl.graph.variants.canonical import canonical
+from lccl.graph.variants.dense import dense_twin
+from lccl.graph.variants.open_gates import with_open_gates
+from lccl.graph.variants.relaxed import has_hard_gates, with_relaxed_gates
+from lccl.graph.variants.runnable import runnable
+from lccl.graph.variants.upcast import upcast
 from lccl.numerics import Agreement, Array, merge, require_finite
 from lccl.op.onnx_op import is_lccl_node
 from lccl.progress import Progress
-from lccl.run.base import CHUNK, infer_all
-from lccl.run.onnxruntime import OnnxRuntimeRunner
 from lccl.text import count
-from lccl.verify import (
-    default_tolerance,
-    has_hard_gates,
-    hold,
-    input_types,
-    random_feed,
-    runnable,
-    with_open_gates,
-    with_soft_gates,
-)
+from lccl.verify import require_agreement
 
 if TYPE_CHECKING:
     from lccl.nn.conv import Gates
@@ -72,7 +68,7 @@ class OnnxSource:
     def __init__(self, model: onnx.ModelProto, shapes: Sequence[Sequence[int]] = ()) -> None:
         self.metadata: dict[str, str] = {}
         self._given = model
-        self._runnable = widened(runnable(model))
+        self._runnable = upcast(runnable(model))
         wanted = input_types(model)
         if shapes and len(shapes) != len(wanted):
             raise UserError(
@@ -86,10 +82,10 @@ class OnnxSource:
         return self._given
 
     def feeds(self, model: onnx.ModelProto) -> list[dict[str, Array]]:
-        return [random_feed(widened(model), self._shapes)]
+        return [random_feed(upcast(model), self._shapes)]
 
     def infer(self, feed: Mapping[str, Array], gates: Gates) -> list[Array]:
-        changed = {"soft": with_soft_gates, "open": with_open_gates}.get(gates)
+        changed = {"soft": with_relaxed_gates, "open": with_open_gates}.get(gates)
         model = changed(self._runnable) if changed is not None else self._runnable
         with OnnxRuntimeRunner(model, optimize=False) as runner:
             return list(infer_all(runner, feed).values())
@@ -124,7 +120,7 @@ def check_against_source(
     if own is None:
         return merge(results), None
     if has_hard_gates(own) and "soft" in source.checks:
-        _compare(with_soft_gates(own), source, feeds[:1], "soft", allowed, False, progress)
+        _compare(with_relaxed_gates(own), source, feeds[:1], "soft", allowed, False, progress)
     if "open" not in source.checks:
         return merge(results), None
     return merge(results), merge(_compare(dense_twin(own), source, feeds[:1], "open", allowed, False, progress))
@@ -132,7 +128,7 @@ def check_against_source(
 
 def with_own_gates(traced: onnx.ModelProto) -> onnx.ModelProto | None:
     """The traced network in the form to check, before any layer is recognised in it; None where it has no LCCLConv node."""
-    return widened(canonical(traced)) if any(is_lccl_node(n) for n in traced.graph.node) else None
+    return upcast(canonical(traced)) if any(is_lccl_node(n) for n in traced.graph.node) else None
 
 
 def _compare(
@@ -156,7 +152,7 @@ def _compare(
                 raise UserError(f"{error}{_hint(source, feed, runner)}") from None
             if len(expected) != len(outputs):
                 raise UserError(f"the exported model has {count(len(outputs), 'output')}, but its source has {len(expected)}")
-            results.append(hold(dict(zip(outputs, expected, strict=True)), outputs, tolerance, hard, what))
+            results.append(require_agreement(dict(zip(outputs, expected, strict=True)), outputs, tolerance, hard, what))
     return results
 
 

@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 from lccl.errors import UserError, first_line
 from lccl.exporting.translate import to_onnx
+from lccl.graph.feeds import input_types
 from lccl.nn.conv import Gates, LCCLConv2d, plain_maths
 from lccl.nn.folded import FoldedLCCLConv2d
 from lccl.numerics import Array
 from lccl.progress import Progress
 from lccl.torch_calls import evaluating, flatten, unsound_weight
-from lccl.verify import input_types
 
 CHECK_BATCH = 3
 """Random samples per check, or one more where that is the example's own batch: a batch frozen into the graph shows."""

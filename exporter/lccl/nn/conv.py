@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from lccl.cuda import torch_backend
+from lccl.backends.torch.cuda import kernel_op
 from lccl.errors import ContractError, UserError
 from lccl.nn.gate import Gate, GateActivation
 from lccl.op.contract import Attributes, gate_pads
@@ -25,7 +25,7 @@ Gates = Literal["as built", "open", "soft"]
 _MOST_GRID_WEIGHTS = 2**24
 """Of a grid gate's kernel: 128 x 128 for 1,024 channels. A size in a damaged file must not ask for terabytes."""
 
-torch_backend.register()  # layers in eval mode on a GPU take the CUDA kernels where their library is there
+kernel_op.register()  # layers in eval mode on a GPU take the CUDA kernels where their library is there
 
 
 def _pair(value: int | Sequence[int], name: str) -> tuple[int, int]:

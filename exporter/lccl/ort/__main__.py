@@ -27,8 +27,8 @@ def report(library: str | None = None) -> dict[str, Any]:
     """
     import onnxruntime
 
+    from lccl.backends.onnxruntime.library import LEVEL_ENVIRONMENT, cpu_level, look_for_library
     from lccl.files import sha256
-    from lccl.ort import LEVEL_ENVIRONMENT, cpu_level, look_for_library
 
     found = look_for_library(library)
     said: dict[str, Any] = {"lccl": __version__, "library": None if found.path is None else str(found.path)}

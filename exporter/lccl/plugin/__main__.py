@@ -29,8 +29,8 @@ def report(library: str | None = None) -> dict[str, Any]:
     Raises:
         UserError: a library is named and is not there.
     """
+    from lccl.backends.tensorrt.library import HOW_TO_GET, LIBRARY, find_plugin
     from lccl.files import sha256
-    from lccl.plugin import HOW_TO_GET, LIBRARY, find_plugin
 
     path = find_plugin(library)
     said: dict[str, Any] = {"lccl": __version__, "library": str(path) if path else None}
@@ -50,7 +50,7 @@ def _is_installed(name: str) -> bool:
 
 def _registry(name: str, library: Path | None) -> dict[str, Any]:
     """What one TensorRT says to the plugin."""
-    from lccl.plugin import load_plugin
+    from lccl.backends.tensorrt.library import load_plugin
 
     try:
         trt = importlib.import_module(name)

@@ -15,7 +15,7 @@ from lccl.nn.conv import LCCLConv2d
 from lccl.nn.folded import FoldedLCCLConv2d
 from lccl.op.contract import dense_macs, gate_macs, grid_hw
 from lccl.op.torch_op import gate_map, neutral, upsample_gate
-from lccl.profiling import LayerProfile, Profile
+from lccl.profiling.profiles import LayerProfile, Profile
 from lccl.torch_calls import evaluating, layer_macs
 
 

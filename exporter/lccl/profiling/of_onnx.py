@@ -11,22 +11,22 @@ from typing import Any
 import onnx
 from onnx import helper
 
+from lccl.backends.batches import infer_all
+from lccl.backends.onnxruntime.runner import OnnxRuntimeRunner
 from lccl.errors import UserError
-from lccl.graph.canonical import canonical
+from lccl.graph.feeds import input_types
 from lccl.graph.gate_probe import with_gate_outputs
+from lccl.graph.variants.canonical import canonical
 from lccl.numerics import Array, float32
 from lccl.op.contract import dense_macs, gate_macs, grid_hw
 from lccl.op.onnx_op import is_lccl_node, node_attributes
-from lccl.profiling import LayerProfile, Profile
-from lccl.run.base import infer_all
-from lccl.run.onnxruntime import OnnxRuntimeRunner
-from lccl.verify import input_types
+from lccl.profiling.profiles import LayerProfile, Profile
 
 
 def profile_onnx(model: onnx.ModelProto | str | Path, loader: Iterable[Any]) -> Profile:
     """:func:`lccl.profiling.profile` for an ONNX model."""
     if not isinstance(model, onnx.ModelProto):
-        from lccl.load import load_onnx
+        from lccl.loading.onnx import load_onnx
 
         model = load_onnx(model)
     if any(is_lccl_node(n) for n in model.graph.node):

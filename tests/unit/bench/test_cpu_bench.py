@@ -31,7 +31,7 @@ from cpu_models_nets import NETWORKS, nested_mask, pooled_levels
 from cpu_nets import Layer, layer_input, layer_net
 
 from lccl.errors import UserError
-from lccl.graph.canonical import canonical
+from lccl.graph.variants.canonical import canonical
 from lccl.op.onnx_op import is_lccl_node, register_schema
 
 

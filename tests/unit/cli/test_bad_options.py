@@ -21,7 +21,10 @@ from test_bad_input import COMPARE, EXPORT, refused
 import lccl
 from conftest import Outcome
 from lccl.cli.common import recorded, show, stdout_kept
-from lccl.load import _pickled_globals, import_object, load_checkpoint, load_model, load_onnx
+from lccl.loading.factory import import_object
+from lccl.loading.onnx import load_onnx
+from lccl.loading.pickle_scan import pickled_globals
+from lccl.loading.torch_file import load_checkpoint, load_model
 
 Invoke = Callable[..., Outcome]
 
@@ -184,9 +187,9 @@ def test_what_a_bare_pickle_would_call(tmp_path: Path) -> None:
     """Names whose module was memoised before, and torch's own functions but those that its unpickler allows."""
     path = tmp_path / "bare.pt"
     path.write_bytes(pickle.dumps([json.loads, json.dumps], protocol=4))
-    assert _pickled_globals(path) == ["json.dumps", "json.loads"]
+    assert pickled_globals(path) == ["json.dumps", "json.loads"]
     path.write_bytes(pickle.dumps([torch.hub.load, torch._utils._rebuild_tensor_v2], protocol=2))
-    assert _pickled_globals(path) == ["torch.hub.load"]
+    assert pickled_globals(path) == ["torch.hub.load"]
 
 
 def test_infinite_weights(small_model: torch.nn.Module, exported: Path, tmp_path: Path) -> None:

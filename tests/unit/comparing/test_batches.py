@@ -12,12 +12,13 @@ import onnx
 import pytest
 
 import lccl
+from lccl.backends.batches import common_batches, infer_all
+from lccl.backends.interface import Batches
+from lccl.backends.onnxruntime.runner import OnnxRuntimeRunner
+from lccl.backends.tensorrt.runner import _VARIABLE, TensorRTRunner, _polygraphy_for
 from lccl.comparing import LatencyPlan
 from lccl.comparing.measure import all_outputs, latencies
 from lccl.data import as_data
-from lccl.run.base import Batches, common_batches, infer_all
-from lccl.run.onnxruntime import OnnxRuntimeRunner
-from lccl.run.tensorrt import _VARIABLE, TensorRTRunner, _polygraphy_for
 
 
 class Doubling:

@@ -15,12 +15,12 @@ import torch
 
 import lccl
 from conftest import Outcome
+from lccl.backends.interface import Batches
+from lccl.backends.tensorrt.runner import gpu_missing
 from lccl.comparing import LatencyPlan, Limits
 from lccl.comparing.measure import latencies
 from lccl.data import as_data, load_data
 from lccl.models.resnet import cifar_resnet
-from lccl.run.base import Batches
-from lccl.run.tensorrt import gpu_missing
 from onnx_models import run
 
 COMPARE = "lccl.cli.compare"

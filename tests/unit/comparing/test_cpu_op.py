@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 
 import lccl
+import lccl.backends.onnxruntime.runner
 import lccl.ort
-import lccl.run.onnxruntime
 from conftest import Outcome
-from lccl.comparing import Comparison, Latency, LatencyPlan, Limits, Row, Setting, _with_speedup
-from lccl.ort import Found
-from lccl.run.onnxruntime import OnnxRuntimeRunner
+from lccl.backends.onnxruntime.library import Found
+from lccl.backends.onnxruntime.runner import OnnxRuntimeRunner
+from lccl.comparing import Comparison, Latency, LatencyPlan, Limits, Row, Setting
+from lccl.comparing.pipeline import _with_speedup
 
 COMPARE = "lccl.cli.compare"
 Invoke = Callable[..., Outcome]
@@ -32,7 +33,9 @@ def registered(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The library is here as far as the comparison can see; what ONNX Runtime would have been given."""
     seen: list[str] = []
     monkeypatch.setattr(lccl.ort, "look_for_library", lambda: Found(Path("lib.so")))
-    monkeypatch.setattr(lccl.run.onnxruntime, "register_library", lambda options, library: seen.append(str(library)))
+    monkeypatch.setattr(
+        lccl.backends.onnxruntime.runner, "register_library", lambda options, library: seen.append(str(library))
+    )
     return seen
 
 

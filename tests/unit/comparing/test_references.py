@@ -12,12 +12,13 @@ import onnx
 import pytest
 
 import lccl
-from lccl.comparing import Comparison, Latency, Row, Setting, _equal_predictions, _errors, _with_speedup
+from lccl.backends.tensorrt.library import ENVIRONMENT
+from lccl.comparing import Comparison, Latency, Row, Setting
 from lccl.comparing.contestants import plugin_of
 from lccl.comparing.measure import predictions, top1
+from lccl.comparing.pipeline import _equal_predictions, _errors, _with_speedup
 from lccl.data import Data, as_data
 from lccl.files import sha256
-from lccl.plugin import ENVIRONMENT
 
 
 def test_a_reference_that_is_not_finite_is_refused(exported: Path, samples: Path) -> None:

@@ -14,12 +14,12 @@ import pytest
 import torch
 
 from cases import CASES, Case
-from lccl.cuda import library as library_module
-from lccl.cuda import torch_backend
-from lccl.cuda.interface import Device, Dtype, Family, Layout
-from lccl.cuda.library import ENVIRONMENT, Library
-from lccl.cuda.planning import padded
-from lccl.cuda.torch_backend import as_image, empty_image, image_view, launch, new_workspace, prepare, register, run
+from lccl.backends.torch.cuda import kernel_op
+from lccl.backends.torch.cuda import library as library_module
+from lccl.backends.torch.cuda.interface import Device, Dtype, Family, Layout
+from lccl.backends.torch.cuda.kernel_op import as_image, empty_image, image_view, launch, new_workspace, prepare, register, run
+from lccl.backends.torch.cuda.library import ENVIRONMENT, Library
+from lccl.backends.torch.cuda.planning import padded
 from lccl.errors import ContractError, UserError
 from lccl.nn import LCCLConv2d, fold
 from lccl.op.contract import INPUT_NAMES, INPUTS, Attributes
@@ -340,8 +340,8 @@ def test_a_channels_last_network_makes_no_copies(on_cpu: Counting, monkeypatch: 
     model = fold(torch.nn.Sequential(LCCLConv2d(8, 16, 3, padding=1), LCCLConv2d(16, 8, 3, padding=1)).eval()).half()
     x = torch.randn(1, 8, 9, 11).half().to(memory_format=torch.channels_last)
     made = []
-    original = torch_backend.empty_image
-    monkeypatch.setattr(torch_backend, "empty_image", lambda shape, *rest: made.append(shape) or original(shape, *rest))
+    original = kernel_op.empty_image
+    monkeypatch.setattr(kernel_op, "empty_image", lambda shape, *rest: made.append(shape) or original(shape, *rest))
     y = model(x)
     assert y.is_contiguous(memory_format=torch.channels_last)
     assert made == [(1, 16, 9, 11), (1, 8, 9, 11)], "only the two outputs"
@@ -392,11 +392,11 @@ def test_shapes_are_checked_before_the_kernels(on_cpu: Counting) -> None:
 @pytest.fixture
 def looked_up() -> Iterator[None]:
     """The op on CPU tensors by a library that is looked for at the first call, and not before."""
-    torch_backend._installed.cache_clear()
+    kernel_op._installed.cache_clear()
     register(None, "cpu", H200)
     yield
     OP_DEFINITION.register_kernel("cpu", OP_DEFINITION._init_fn)
-    torch_backend._installed.cache_clear()
+    kernel_op._installed.cache_clear()
 
 
 def test_without_a_library_the_op_says_so_once(looked_up: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
@@ -425,4 +425,4 @@ def test_the_library_is_looked_for_at_the_first_call(
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert_close(lccl_conv(inputs, CASES[0].attributes), expected(inputs, CASES[0].attributes))
-    assert torch_backend._installed() is not None
+    assert kernel_op._installed() is not None

@@ -13,8 +13,19 @@ from typing import Any
 import pytest
 
 from conftest import ROOT
-from lccl.cuda import interface
-from lccl.cuda.interface import PROTOTYPES, ConvConfig, ConvParams, Device, Dtype, Engine, Family, Kernels, Layout, Rates
+from lccl.backends.torch.cuda import interface
+from lccl.backends.torch.cuda.interface import (
+    PROTOTYPES,
+    ConvConfig,
+    ConvParams,
+    Device,
+    Dtype,
+    Engine,
+    Family,
+    Kernels,
+    Layout,
+    Rates,
+)
 
 HEADER = ROOT / "trt_plugin" / "kernel" / "lccl_cuda.h"
 STRUCTS: dict[str, type[ctypes.Structure]] = {

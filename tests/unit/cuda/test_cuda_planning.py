@@ -5,8 +5,16 @@ from __future__ import annotations
 import pytest
 
 from cases import CASES, Case
-from lccl.cuda.interface import ABI, Dtype, Layout
-from lccl.cuda.planning import POINTERS, conv_params, layer_attributes, layer_shapes, padded, parse_device, real_inputs
+from lccl.backends.torch.cuda.interface import ABI, Dtype, Layout
+from lccl.backends.torch.cuda.planning import (
+    POINTERS,
+    conv_params,
+    layer_attributes,
+    layer_shapes,
+    padded,
+    parse_device,
+    real_inputs,
+)
 from lccl.errors import ContractError, UserError
 from lccl.op.contract import INPUT_NAMES, Attributes, grid_hw, output_shape
 

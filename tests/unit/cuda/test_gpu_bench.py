@@ -35,8 +35,8 @@ from gpu_settings import (  # noqa: E402
     settings_of,
 )
 
-from lccl.cuda.library import Library  # noqa: E402
-from lccl.cuda.torch_backend import run  # noqa: E402
+from lccl.backends.torch.cuda.kernel_op import run  # noqa: E402
+from lccl.backends.torch.cuda.library import Library  # noqa: E402
 from lccl.op.reference import lccl_gate  # noqa: E402
 
 

@@ -22,9 +22,9 @@ import gpu_sanitized  # noqa: E402
 from gpu_common import reference64  # noqa: E402
 from gpu_forms import Bench, Form, random_form, undecided  # noqa: E402
 
-from lccl.cuda.interface import Device, Engine  # noqa: E402
-from lccl.cuda.library import Library  # noqa: E402
-from lccl.cuda.torch_backend import prepare  # noqa: E402
+from lccl.backends.torch.cuda.interface import Device, Engine  # noqa: E402
+from lccl.backends.torch.cuda.kernel_op import prepare  # noqa: E402
+from lccl.backends.torch.cuda.library import Library  # noqa: E402
 
 CPU = torch.device("cpu")
 SMALL: dict[str, Any] = {"largest": 8, "channels": (1, 3, 8, 9, 16)}

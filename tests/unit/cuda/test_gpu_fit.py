@@ -19,9 +19,9 @@ import gpu_fit  # noqa: E402
 import gpu_targets  # noqa: E402
 from gpu_settings import FORMS, QUICK_DENSITIES, QUICK_MASKS, Layer, Setting, layers_of, settings_of  # noqa: E402
 
-from lccl.cuda.interface import Rates  # noqa: E402
-from lccl.cuda.library import Library  # noqa: E402
-from lccl.cuda.planning import parse_device  # noqa: E402
+from lccl.backends.torch.cuda.interface import Rates  # noqa: E402
+from lccl.backends.torch.cuda.library import Library  # noqa: E402
+from lccl.backends.torch.cuda.planning import parse_device  # noqa: E402
 
 H200 = parse_device("9.0x132")
 FACTS = {"compute_capability": "9.0", "multiprocessors": 132, "shared_per_block": 232448, "shared_per_multiprocessor": 233472}

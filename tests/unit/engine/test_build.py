@@ -18,12 +18,13 @@ import torch
 
 import lccl
 from conftest import Outcome
+from lccl.backends.interface import BuildRequest
+from lccl.backends.profiles import make_profiles
+from lccl.backends.tensorrt.api import make_config, parse, require_plugin_layers
+from lccl.backends.tensorrt.builder import TensorRT
 from lccl.engine import build_engine, read_sidecar
-from lccl.engine.backend import BuildRequest, make_profiles
-from lccl.engine.tensorrt import TensorRT
-from lccl.engine.trt_api import make_config, parse, require_plugin_layers
 from lccl.files import sha256
-from lccl.graph.views import inlined
+from lccl.graph.variants.inlined import inlined
 from lccl.nn import LCCLConv2d
 from onnx_models import case_model
 
@@ -120,7 +121,7 @@ def test_a_dense_model_is_built_as_it_is(exported: Path, tmp_path: Path) -> None
 
 
 def test_a_wrong_view_is_never_built(exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import lccl.engine
+    import lccl.engine.build
 
     def wrong(model: onnx.ModelProto) -> onnx.ModelProto:
         view = inlined(model)
@@ -128,7 +129,7 @@ def test_a_wrong_view_is_never_built(exported: Path, tmp_path: Path, monkeypatch
         tensor.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(tensor) + np.float32(1), tensor.name))
         return view
 
-    monkeypatch.setattr(lccl.engine, "inlined", wrong)
+    monkeypatch.setattr(lccl.engine.build, "inlined", wrong)
     with pytest.raises(lccl.UserError, match="in standard ops differs"):
         build_engine(exported, tmp_path / "m.engine", backend="tensorrt-rtx")
     assert list(tmp_path.iterdir()) == []

@@ -13,16 +13,16 @@ import pytest
 import torch
 
 import lccl
-import lccl.engine
+import lccl.engine.build
 from cases import CASES
+from lccl.backends.interface import Built, Profile
+from lccl.backends.tensorrt.builder import TensorRT, import_tensorrt
+from lccl.backends.tensorrt.library import ENVIRONMENT
+from lccl.backends.tensorrt_rtx.builder import import_rtx
 from lccl.engine import build_engine, choose_backend
-from lccl.engine.backend import Built, Profile
-from lccl.engine.tensorrt import TensorRT, import_tensorrt
-from lccl.engine.tensorrt_rtx import import_rtx
 from lccl.files import sha256
 from lccl.graph.plugin_fields import ALIAS, TIME_BY_DENSITY, residuals_in_place
 from lccl.op.onnx_op import is_lccl_node
-from lccl.plugin import ENVIRONMENT
 from onnx_models import case_model
 
 
@@ -50,7 +50,7 @@ class Recording:
 @pytest.fixture
 def builder(monkeypatch: pytest.MonkeyPatch) -> Recording:
     recording = Recording()
-    monkeypatch.setattr(lccl.engine, "choose_backend", lambda name: recording)
+    monkeypatch.setattr(lccl.engine.build, "choose_backend", lambda name: recording)
     return recording
 
 
@@ -67,8 +67,8 @@ def test_the_given_file_is_what_the_engine_is_held_against(
 ) -> None:
     """A mistake in making it canonical is not on both sides."""
     assert build_engine(exported, tmp_path / "m.engine", precision=precision).precision == precision
-    right = lccl.engine.canonical
-    monkeypatch.setattr(lccl.engine, "canonical", lambda m: changed(right(m), "classifier.bias", 1.0))
+    right = lccl.engine.build.canonical
+    monkeypatch.setattr(lccl.engine.build, "canonical", lambda m: changed(right(m), "classifier.bias", 1.0))
     with pytest.raises(lccl.UserError, match="in standard ops differs"):
         build_engine(exported, tmp_path / "wrong.engine", precision=precision)
     assert len(builder.requests) == 1
@@ -77,8 +77,8 @@ def test_the_given_file_is_what_the_engine_is_held_against(
 def test_a_wrong_conversion_is_found(
     exported: Path, tmp_path: Path, builder: Recording, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    right = lccl.engine.to_precision
-    monkeypatch.setattr(lccl.engine, "to_precision", lambda m, p: changed(right(m, p), "classifier.bias", 1.0))
+    right = lccl.engine.build.to_precision
+    monkeypatch.setattr(lccl.engine.build, "to_precision", lambda m, p: changed(right(m, p), "classifier.bias", 1.0))
     for path in (exported, exported.with_suffix(".dense.onnx")):
         with pytest.raises(lccl.UserError, match="in standard ops differs"):
             build_engine(path, tmp_path / "m.engine", precision="fp16")
@@ -88,14 +88,14 @@ def test_a_wrong_conversion_is_found(
 def test_a_bfloat16_output_of_another_type_is_found(
     exported: Path, tmp_path: Path, builder: Recording, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    right = lccl.engine.to_precision
+    right = lccl.engine.build.to_precision
 
     def wrong(model: onnx.ModelProto, precision: Any) -> onnx.ModelProto:
         out = right(model, precision)
         next(n for n in out.graph.node if out.graph.output[0].name in n.output).attribute[0].i = onnx.TensorProto.BFLOAT16
         return out
 
-    monkeypatch.setattr(lccl.engine, "to_precision", wrong)
+    monkeypatch.setattr(lccl.engine.build, "to_precision", wrong)
     with pytest.raises(lccl.UserError, match="is BFLOAT16 instead of FLOAT"):
         build_engine(exported, tmp_path / "m.engine", precision="bf16")
 
@@ -117,12 +117,12 @@ def test_the_check_runs_at_the_profiles_shape(
     """Its best sizes, but of few samples."""
     lccl.export(small_model, torch.zeros(1, 1, 16, 16), tmp_path / "m.onnx", dynamic_hw=True)
     fed: list[tuple[int, ...]] = []
-    monkeypatch.setattr(lccl.engine, "check_view", lambda a, b, feeds: fed.extend(f["x"].shape for f in feeds))
+    monkeypatch.setattr(lccl.engine.build, "check_view", lambda a, b, feeds: fed.extend(f["x"].shape for f in feeds))
     for least, best, most, expected in ((1, 8, 16, 2), (4, 8, 16, 4), (1, 1, 16, 1)):
         shapes = {f"{k}_shapes": {"x": (n, 1, 24, 40)} for k, n in (("min", least), ("opt", best), ("max", most))}
         build_engine(tmp_path / "m.onnx", **shapes)
         assert fed.pop() == (expected, 1, 24, 40)
-    assert lccl.engine._example(Profile("x", (1, 2), (9, 3), (9, 4))) == (2, 3)
+    assert lccl.engine.build._example(Profile("x", (1, 2), (9, 3), (9, 4))) == (2, 3)
 
 
 def test_the_sidecar_names_the_plugin_and_no_folder(
@@ -213,7 +213,7 @@ class FakeTensorRT:
 def fake(monkeypatch: pytest.MonkeyPatch) -> FakeTensorRT:
     module = FakeTensorRT()
     monkeypatch.setitem(sys.modules, "tensorrt", module)  # type: ignore[arg-type]
-    monkeypatch.setattr("lccl.engine.trt_api._loggers", {})
+    monkeypatch.setattr("lccl.backends.tensorrt.api._loggers", {})
     monkeypatch.setattr("lccl.plugin._loaded", {})
     return module
 
@@ -270,7 +270,7 @@ def test_the_plugins_own_words_come_before_tensorrts(
     fake: FakeTensorRT, exported: Path, tmp_path: Path, library: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said = ["LCCLConv conv1: kernels are 1x1 to 7x7, not 8x8", "Error Code 4: could not find any implementation"]
-    monkeypatch.setattr(lccl.engine.tensorrt, "logger_of", lambda trt, verbose: SimpleNamespace(errors=said))
+    monkeypatch.setattr(lccl.backends.tensorrt.builder, "logger_of", lambda trt, verbose: SimpleNamespace(errors=said))
     monkeypatch.setattr(fake, "built", None)
     with pytest.raises(lccl.UserError, match="cannot build this engine: LCCLConv conv1: kernels are 1x1 to 7x7"):
         build_engine(exported, tmp_path / "m.engine", backend="tensorrt", plugin_library=library)

@@ -12,7 +12,7 @@ import torch
 
 import lccl
 from conftest import Outcome
-from lccl.load import load_model
+from lccl.loading.torch_file import load_model
 from lccl.op.onnx_op import is_lccl_node
 
 EXPORT = "lccl.cli.export"

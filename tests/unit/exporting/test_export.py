@@ -15,11 +15,12 @@ import lccl
 from cases import CASES
 from lccl.exporting.torch_source import CHECK_BATCH
 from lccl.exporting.translate import to_onnx
-from lccl.graph.twins import dense_twin
+from lccl.graph.variants.dense import dense_twin
+from lccl.graph.variants.open_gates import with_open_gates
+from lccl.graph.variants.relaxed import has_hard_gates
 from lccl.nn import LCCLConv2d
 from lccl.op.contract import ATTRIBUTES
 from lccl.op.onnx_op import is_lccl_node, node_attributes
-from lccl.verify import has_hard_gates, with_open_gates
 from onnx_models import case_model, op_types, run
 
 
@@ -263,7 +264,7 @@ def test_an_onnx_model_as_the_source(exported: Path, tmp_path: Path) -> None:
 def test_weights_under_closed_gates_of_an_onnx_source_are_checked(
     exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import lccl.exporting
+    from lccl.exporting import pipeline as module
 
     model = onnx.load(exported)
     closed = [t for t in model.graph.initializer if t.name.endswith("gate_B")]
@@ -271,7 +272,7 @@ def test_weights_under_closed_gates_of_an_onnx_source_are_checked(
         tensor.CopyFrom(onnx.numpy_helper.from_array(np.full(1, -1000, np.float32), tensor.name))
     assert closed
     assert lccl.export(model, None, tmp_path / "m.onnx").checked.max_error < 1e-6
-    right = lccl.exporting.canonical
+    right = module.canonical
 
     def wrong(given: onnx.ModelProto) -> onnx.ModelProto:
         out = right(given)
@@ -279,7 +280,7 @@ def test_weights_under_closed_gates_of_an_onnx_source_are_checked(
         tensor.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(tensor) + np.float32(1), tensor.name))
         return out
 
-    monkeypatch.setattr(lccl.exporting, "canonical", wrong)
+    monkeypatch.setattr(module, "canonical", wrong)
     with pytest.raises(lccl.UserError, match="with its gates open"):
         lccl.export(model, None, tmp_path / "wrong.onnx")
 

@@ -18,13 +18,13 @@ from torch import Tensor, nn
 
 import lccl
 from conftest import Outcome
+from lccl.backends.onnxruntime.runner import OnnxRuntimeRunner
 from lccl.errors import UserError
 from lccl.exporting import export, recognition, torch_source
 from lccl.exporting.recognition import NothingToGainError, NotSoundError, find_layers
 from lccl.nn import LCCLConv2d
 from lccl.op.onnx_op import is_lccl_node
 from lccl.progress import silent
-from lccl.run.onnxruntime import OnnxRuntimeRunner
 from onnx_models import op_types, run
 from onnx_nets import Net
 from recognised import GRAPHS

@@ -10,10 +10,10 @@ import pytest
 
 from lccl.exporting.recognition import NothingToGainError, Recognised, find_layers
 from lccl.exporting.source import OnnxSource
+from lccl.graph.feeds import input_types
 from lccl.graph.recognise import recognise
 from lccl.op.onnx_op import register_schema
 from lccl.progress import silent
-from lccl.verify import input_types
 from lccl.weights import SMALL, WeightFile, weight_file
 from random_graphs import RandomGraph
 from recognised import GRAPHS, Graph

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lccl.exporting.translate import to_onnx
+from lccl.graph.checks import check_model
 from lccl.graph.recognise import recognise
 from lccl.op.onnx_op import is_lccl_node, register_schema
-from lccl.verify import check_model
 from onnx_models import run
 
 register_schema()

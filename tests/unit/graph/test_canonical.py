@@ -9,8 +9,9 @@ from onnx import helper, numpy_helper
 
 from cases import CASES
 from lccl.errors import UserError
-from lccl.graph.canonical import canonical, set_metadata
-from lccl.graph.views import inlined
+from lccl.graph.metadata import set_metadata
+from lccl.graph.variants.canonical import canonical
+from lccl.graph.variants.inlined import inlined
 from lccl.op.contract import ATTRIBUTES
 from lccl.op.onnx_op import is_lccl_node
 from onnx_models import case_model, run

@@ -11,12 +11,12 @@ import pytest
 
 from cases import CASES
 from lccl.errors import UserError
-from lccl.graph.canonical import canonical
-from lccl.graph.precision import to_precision
-from lccl.graph.views import inlined
+from lccl.graph.checks import check_types
+from lccl.graph.variants.canonical import canonical
+from lccl.graph.variants.inlined import inlined
+from lccl.graph.variants.precision import to_precision
 from lccl.op.contract import INPUTS
 from lccl.op.onnx_op import is_lccl_node, register_schema
-from lccl.verify import check_types
 from onnx_models import case_model, run
 
 T = onnx.TensorProto

@@ -12,13 +12,14 @@ import numpy as np
 import onnx
 import pytest
 
+from lccl.backends.onnxruntime.runner import OnnxRuntimeRunner
 from lccl.errors import UserError
-from lccl.graph.canonical import canonical
+from lccl.graph.checks import check_model
 from lccl.graph.recognise import recognise
+from lccl.graph.variants.canonical import canonical
+from lccl.graph.variants.relaxed import has_hard_gates
 from lccl.numerics import Array
 from lccl.op.onnx_op import register_schema
-from lccl.run.onnxruntime import OnnxRuntimeRunner
-from lccl.verify import check_model, has_hard_gates
 from random_graphs import RandomGraph
 from recognised_runs import SIZES, random_feed
 

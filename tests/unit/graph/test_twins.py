@@ -10,7 +10,7 @@ import pytest
 from onnx import helper
 
 from cases import CASES, Case
-from lccl.graph.twins import dense_twin
+from lccl.graph.variants.dense import dense_twin
 from lccl.op.reference import lccl_conv
 from onnx_models import case_model, op_types, run
 

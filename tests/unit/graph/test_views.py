@@ -8,7 +8,8 @@ import pytest
 from onnx import helper, numpy_helper
 
 from cases import CASES, Case
-from lccl.graph.views import inlined, stripped
+from lccl.graph.variants.inlined import inlined
+from lccl.graph.variants.stripped import stripped
 from lccl.op.onnx_op import is_lccl_node, register_schema
 from onnx_models import case_model, op_types, run
 

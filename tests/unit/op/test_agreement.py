@@ -10,7 +10,7 @@ import torch
 from onnx.reference import ReferenceEvaluator
 
 from cases import CASES, Case
-from lccl.graph.views import inlined
+from lccl.graph.variants.inlined import inlined
 from lccl.op.contract import INPUT_NAMES
 from lccl.op.reference import LCCLConv, lccl_conv, lccl_gate
 from lccl.op.torch_op import lccl_conv as torch_lccl_conv

@@ -19,7 +19,8 @@ import lccl
 import lccl.ort
 from cases import CASES
 from conftest import ROOT
-from lccl.ort import ENVIRONMENT, LIBRARY, __main__, cpu_level, find_library, look_for_library
+from lccl.backends.onnxruntime.library import ENVIRONMENT, LIBRARY, cpu_level, find_library, look_for_library
+from lccl.ort import __main__
 from onnx_models import case_model
 
 TAKES_NOTHING = """

@@ -1,51 +1,5 @@
-"""What follows an LCCLConv node -> into the node: an affine per channel, a branch that is added, an activation.
+"""What follows an LCCLConv node -> into the node: an affine per channel, a branch that is added, an activation. One file each."""
 
-One file each, in the order of the contract (``leaky(v * post_scale + post_bias + residual, post_alpha)``): a pattern behind
-the node, a check with the neighbour test (nobody else reads the tensor between), a rewrite.
-"""
+from lccl.graph.fuse.following import fuse_following
 
-from __future__ import annotations
-
-from collections.abc import Iterable, Mapping
-
-import onnx_graphsurgeon as gs
-
-from lccl.graph.fuse.activation import fuse_activation
-from lccl.graph.fuse.affine import fuse_affine
-from lccl.graph.fuse.follower import Follower, follower_of
-from lccl.graph.fuse.residual import fuse_residual
-from lccl.graph.shapes import Sizes
-
-_PASSES = (fuse_activation, fuse_affine, fuse_residual)
-
-
-def fuse_following(graph: gs.Graph, nodes: Iterable[gs.Node], sizes: Sizes) -> Mapping[int, tuple[str, ...]]:
-    """Takes into each node what follows it, as far as the contract goes.
-
-    Args:
-        nodes: LCCLConv nodes of the graph with stored weights and every attribute.
-        sizes: shapes by tensor name; a rewrite keeps the name of what it gives.
-
-    Returns:
-        id of the node -> ops that went into it, in order.
-    """
-    outputs = {id(t) for t in graph.outputs}
-    return {id(node): tuple(_fuse_one(node, sizes, outputs)) for node in nodes}
-
-
-def _fuse_one(node: gs.Node, sizes: Sizes, outputs: set[int]) -> list[str]:
-    fused: list[str] = []
-    while True:
-        follower = follower_of(node, outputs)
-        if follower is None or not any(step(follower, sizes) for step in _PASSES):
-            return fused
-        fused.append(follower.node.op)
-        _take_output(follower)
-
-
-def _take_output(follower: Follower) -> None:
-    """The node gives what its follower gave, which is left without outputs."""
-    output = follower.node.outputs[0]
-    follower.node.outputs.clear()
-    follower.layer.outputs = [output]
-    follower.node.inputs.clear()
+__all__ = ["fuse_following"]

@@ -1,0 +1,1 @@
+"""ONNX Runtime: the CPU op's library, sessions, the runner."""

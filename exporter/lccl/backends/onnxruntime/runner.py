@@ -1,0 +1,136 @@
+"""ONNX Runtime on the CPU."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import onnx
+
+from lccl.backends.batches import common_batches
+from lccl.backends.interface import Batches
+from lccl.errors import UserError
+from lccl.files import require_file
+from lccl.numerics import Array
+from lccl.weights import trim_memory, weight_file
+
+PLAIN, WITH_LIBRARY = "onnxruntime", "onnxruntime-lccl"
+"""The runner's name without a library of custom ops and with one."""
+CPU = ("CPUExecutionProvider",)
+
+
+class OnnxRuntimeRunner:
+    """An ONNX model in ONNX Runtime.
+
+    Args:
+        model: a file, or a model in memory.
+        threads: of one inference; 1 keeps measurements side by side in one process apart.
+        optimize: ONNX Runtime's graph optimisations.
+        library: of custom ops, for nodes that it has; without it they run through their model-local functions.
+    """
+
+    device = "CPU"
+
+    def __init__(
+        self,
+        model: str | Path | onnx.ModelProto,
+        threads: int = 1,
+        optimize: bool = True,
+        library: str | Path | None = None,
+    ) -> None:
+        self._model, self._threads, self._optimize, self._library = model, threads, optimize, library
+        self.name = PLAIN if library is None else WITH_LIBRARY
+        self._session: Any = None
+
+    def __enter__(self) -> Self:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = self._threads
+        options.log_severity_level = 4
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        if not self._optimize:
+            options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        if self._library is not None:
+            register_library(options, self._library)
+        self._session = open_session(self._model, options)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._session = None
+        if isinstance(self._model, onnx.ModelProto) and weight_file(self._model) is not None:
+            trim_memory()
+
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        return tuple(i.name for i in self._session.get_inputs())
+
+    @property
+    def batches(self) -> Batches:
+        first = [i.shape[0] for i in self._session.get_inputs() if i.shape]
+        return common_batches([Batches(size, size) for size in first if isinstance(size, int)])
+
+    def infer(self, feed: Mapping[str, Array]) -> dict[str, Array]:
+        names = [o.name for o in self._session.get_outputs()]
+        try:
+            return dict(zip(names, self._session.run(names, dict(feed)), strict=True))
+        except Exception as error:
+            raise UserError(f"ONNX Runtime cannot run {_title(self._model)} on these inputs: {_one_line(error)}") from error
+
+
+def register_library(options: Any, library: str | Path) -> None:
+    """Gives the ops of a library to the sessions of these options.
+
+    Raises:
+        UserError: ONNX Runtime does not take it.
+    """
+    import onnxruntime
+
+    try:
+        options.register_custom_ops_library(str(library))
+    except Exception as error:
+        raise UserError(f"ONNX Runtime {onnxruntime.__version__} does not take {library}: {_one_line(error)}") from error
+
+
+def open_session(model: str | Path | onnx.ModelProto, options: Any, providers: Sequence[Any] = CPU) -> Any:
+    """An ``onnxruntime.InferenceSession`` of a file, or of a model in memory.
+
+    Raises:
+        UserError: ONNX Runtime cannot load it.
+    """
+    import onnxruntime
+
+    try:
+        with _source(model) as source:
+            return onnxruntime.InferenceSession(source, options, providers=list(providers))
+    except UserError:
+        raise
+    except Exception as error:
+        said = _one_line(error)
+        if "Domain already set in registry" in said:
+            said = "its options have the op's library already: take new SessionOptions for each session"
+        raise UserError(f"ONNX Runtime cannot load {_title(model)}: {said}") from error
+
+
+@contextlib.contextmanager
+def _source(model: str | Path | onnx.ModelProto) -> Iterator[str | bytes]:
+    """What ONNX Runtime opens: a path, for a model with its weights in a file too; else the model itself."""
+    file = weight_file(model) if isinstance(model, onnx.ModelProto) else None
+    if not isinstance(model, onnx.ModelProto):
+        yield str(require_file(model))
+    elif file is None:
+        yield model.SerializeToString()
+    else:
+        with file.opened(model) as path:
+            yield str(path)
+
+
+def _title(model: str | Path | onnx.ModelProto) -> str:
+    return "the model" if isinstance(model, onnx.ModelProto) else str(model)
+
+
+def _one_line(error: BaseException) -> str:
+    """ONNX Runtime's message, whose reason is often on its second line, without its code."""
+    return " ".join(str(error).split()).removeprefix("[ONNXRuntimeError] : ")[:400]

@@ -1,0 +1,104 @@
+"""Sessions of ONNX Runtime that skip closed pixels where the op's library is here."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lccl.backends.onnxruntime.library import LEVEL_ENVIRONMENT, look_for_library
+from lccl.errors import UserError
+
+if TYPE_CHECKING:
+    import onnx
+    import onnxruntime
+
+_state = {"warned": False}
+
+
+def session(
+    model: str | Path | onnx.ModelProto,
+    *,
+    providers: Sequence[Any] = ("CPUExecutionProvider",),
+    threads: int | None = None,
+    options: onnxruntime.SessionOptions | None = None,
+    library: str | Path | None = None,
+) -> onnxruntime.InferenceSession:
+    """A session of ONNX Runtime that skips closed pixels, as far as the op's library is here.
+
+    Where it is not, ONNX Runtime does not take it, or it does not take a layer (a kernel above 7 x 7), the model runs through
+    the op's function: the same outputs, every pixel computed. A warning says so, once per process. A model without LCCLConv
+    nodes runs as in any session.
+
+    Args:
+        model: a file, or a model in memory.
+        providers: ONNX Runtime's execution providers; the op runs on the CPU whatever they are.
+        threads: of one inference; by default as in ``options``, which is one per core.
+        options: of the session; the library and ``threads`` are added to them, so take new ones for each session. A library
+            cannot be taken out of them again: with options of your own, a layer that the library does not take is an error.
+        library: the op's library; by default the one that LCCL_ORT_LIBRARY names, or the package's own.
+
+    Raises:
+        UserError: a library is named and is not there, LCCL_CPU_LEVEL names no level of this machine, or ONNX Runtime cannot
+            load the model.
+    """
+    import onnxruntime
+
+    from lccl.backends.onnxruntime.runner import open_session, register_library
+
+    if threads is not None and not (isinstance(threads, int) and threads >= 1):
+        raise UserError(f"threads is a whole number from 1, not {threads!r}")
+    if isinstance(providers, str):
+        providers = [providers]
+    chosen = onnxruntime.SessionOptions() if options is None else options
+    if threads is not None:
+        chosen.intra_op_num_threads = threads
+    found = look_for_library(library)
+    reason = found.reason
+    if found and found.path is not None:
+        register_library(chosen, found.path)
+        try:
+            return open_session(model, chosen, providers)
+        except UserError as error:
+            if options is not None or LEVEL_ENVIRONMENT in str(error) or not _has_nodes(model):
+                raise
+            reason = str(error)
+        chosen = onnxruntime.SessionOptions()
+        if threads is not None:
+            chosen.intra_op_num_threads = threads
+    try:
+        opened = open_session(model, chosen, providers)
+    except UserError as error:
+        if found:
+            raise UserError(reason) from error
+        if _has_nodes(model):
+            raise UserError(f"{error}; the op's library could not help ({reason})") from error
+        raise
+    if not _state["warned"] and _has_nodes(model):
+        _state["warned"] = True
+        warnings.warn(
+            f"gated convolutions compute every pixel, through the op's function: {reason}", RuntimeWarning, stacklevel=2
+        )
+    return opened
+
+
+def _has_nodes(model: str | Path | onnx.ModelProto) -> bool:
+    """Whether the model has LCCLConv nodes; False where it is none that can be read."""
+    import onnx
+
+    from lccl.op.onnx_op import is_lccl_node
+
+    if not isinstance(model, onnx.ModelProto):
+        try:
+            model = onnx.load(str(model), load_external_data=False)
+        except Exception:  # a DecodeError, or whatever a format that onnx guesses from the name raises
+            return False
+
+    def among(nodes: Iterable[onnx.NodeProto]) -> bool:
+        """Or in the branches and bodies of these nodes."""
+        return any(
+            is_lccl_node(node) or any(among(graph.node) for a in node.attribute for graph in (a.g, *a.graphs)) for node in nodes
+        )
+
+    return among(model.graph.node) or any(among(f.node) for f in model.functions)

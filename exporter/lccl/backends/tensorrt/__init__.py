@@ -1,0 +1,1 @@
+"""TensorRT: the plugin's library and its compilation, the builder of engines, the runner."""

@@ -1,0 +1,215 @@
+"""The part of the Python API that TensorRT and TensorRT for RTX share: parse, configure, build, watch."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from types import ModuleType
+from typing import Any
+
+import onnx
+
+from lccl.backends.interface import LayerPath, Profile
+from lccl.errors import UserError, first_line
+from lccl.op.contract import OP_TYPE
+from lccl.op.onnx_op import is_lccl_node
+from lccl.progress import Progress
+
+_loggers: dict[tuple[str, bool], Any] = {}
+
+
+def title(trt: ModuleType) -> str:
+    """The product behind a module of that name."""
+    return "TensorRT for RTX" if "rtx" in trt.__name__ else "TensorRT"
+
+
+def logger_of(trt: ModuleType, verbose: bool) -> Any:
+    """One logger per runtime and verbosity: a runtime warns when it meets a second one."""
+    key = (trt.__name__, verbose)
+    if key not in _loggers:
+
+        class Logger(trt.ILogger):  # type: ignore[misc, name-defined]
+            """Keeps errors for the message to the user; prints the rest when asked to."""
+
+            def __init__(self) -> None:
+                trt.ILogger.__init__(self)
+                self.errors: list[str] = []
+
+            def log(self, severity: Any, text: str) -> None:
+                if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):
+                    self.errors.append(text)
+                if verbose:
+                    print(f"[{title(trt)}] {text}", file=sys.stderr)
+
+        _loggers[key] = Logger()
+    logger = _loggers[key]
+    logger.errors.clear()
+    return logger
+
+
+def parse(trt: ModuleType, builder: Any, model: onnx.ModelProto, logger: Any) -> Any:
+    """The model as a strongly typed network definition; newer versions know no other kind.
+
+    Raises:
+        UserError: the parser refuses it.
+    """
+    flags = 0
+    typed = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
+    if typed is not None:
+        flags |= 1 << int(typed)
+    network = builder.create_network(flags)
+    parser = trt.OnnxParser(network, logger)
+    if not parser.parse(model.SerializeToString()):
+        reasons = plugin_error(logger) or "; ".join(parser.get_error(i).desc() for i in range(parser.num_errors))
+        raise UserError(f"{title(trt)} cannot read the model: {reasons or 'no reason given'}")
+    return network
+
+
+def plugin_error(logger: Any) -> str | None:
+    """What the plugin said before the runtime's own, more general words: "LCCLConv <layer>: ..."."""
+    return next((first_line(ValueError(text)) for text in logger.errors if f"{OP_TYPE} " in text), None)
+
+
+def make_config(trt: ModuleType, builder: Any, workspace: int | None, tf32: bool) -> Any:
+    """A builder configuration; without ``tf32`` a float32 convolution is one, and no gate flips for a rounding."""
+    config = builder.create_builder_config()
+    if workspace is not None:
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace << 20)
+    if tf32:
+        config.set_flag(trt.BuilderFlag.TF32)
+    else:
+        config.clear_flag(trt.BuilderFlag.TF32)
+    return config
+
+
+def set_profiles(builder: Any, config: Any, profiles: tuple[Profile, ...]) -> None:
+    """One optimization profile with every dynamic input.
+
+    Raises:
+        UserError: the builder refuses it.
+    """
+    if profiles:
+        profile = builder.create_optimization_profile()
+        for p in profiles:
+            profile.set_shape(p.input, p.min, p.opt, p.max)
+        if config.add_optimization_profile(profile) < 0:
+            raise UserError(f"the builder refuses the shapes of {', '.join(p.input for p in profiles)}; see -v")
+
+
+def build_serialized(trt: ModuleType, builder: Any, network: Any, config: Any, logger: Any, progress: Progress) -> bytes:
+    """The engine's bytes.
+
+    Raises:
+        UserError: the builder failed, with its reason.
+    """
+    monitor = make_monitor(trt, progress)
+    config.progress_monitor = monitor
+    with _cancelling(monitor):
+        engine = builder.build_serialized_network(network, config)
+    if monitor.cancelled:
+        raise KeyboardInterrupt
+    if engine is None:
+        turing = any("Turing" in text for text in logger.errors)
+        hint = "; compute capability 7.5 has no float32 here: pass --fp16" if turing else ""
+        last = first_line(ValueError(logger.errors[-1])) if logger.errors else "no reason given; see -v"
+        reason = plugin_error(logger) or last
+        raise UserError(f"{title(trt)} cannot build this engine: {reason}{hint}")
+    return bytes(engine)
+
+
+@contextmanager
+def _cancelling(monitor: Any) -> Iterator[None]:
+    """Ctrl-C asks the builder to stop: an exception must not be thrown into the builder's own frames."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def cancel(*_: object) -> None:
+        monitor.cancelled = True
+
+    before = signal.signal(signal.SIGINT, cancel)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def make_monitor(trt: ModuleType, progress: Progress) -> Any:
+    """An IProgressMonitor that reports "phase, step i of n"; Ctrl-C cancels the build at the next step."""
+
+    class Monitor(trt.IProgressMonitor):  # type: ignore[misc, name-defined]
+        def __init__(self) -> None:
+            trt.IProgressMonitor.__init__(self)
+            self.steps: dict[str, int] = {}
+            self.cancelled = False
+
+        def phase_start(self, phase_name: str, _parent_phase: str | None, num_steps: int) -> None:
+            self.steps[phase_name] = num_steps
+            self._guard(lambda: progress(phase_name))
+
+        def step_complete(self, phase_name: str, step: int) -> bool:
+            self._guard(lambda: progress(phase_name, step + 1, self.steps.get(phase_name)))
+            return not self.cancelled
+
+        def phase_finish(self, phase_name: str) -> None:
+            self.steps.pop(phase_name, None)
+
+        def _guard(self, report: Callable[[], None]) -> None:
+            try:
+                report()
+            except KeyboardInterrupt:
+                self.cancelled = True
+
+    return Monitor()
+
+
+def layer_paths(model: onnx.ModelProto, lccl_path: str, in_place: Collection[str] = ()) -> tuple[LayerPath, ...]:
+    """Every node of the canonical model with the way it went.
+
+    Args:
+        in_place: outputs that lie where their residual was.
+    """
+
+    def path(node: onnx.NodeProto) -> str:
+        if not is_lccl_node(node):
+            return "native"
+        return f"{lccl_path}, residual in place" if node.output[0] in in_place else lccl_path
+
+    return tuple(
+        LayerPath(node.name or node.output[0], node.op_type, path(node))
+        for node in model.graph.node
+        if node.op_type != "Constant"
+    )
+
+
+def parse_capability(text: str) -> tuple[int, int]:
+    """ "8.9" -> (8, 9).
+
+    Raises:
+        UserError: another form.
+    """
+    major, dot, minor = text.partition(".")
+    if not (dot and text.isascii() and major.isdecimal() and minor.isdecimal()):
+        raise UserError(f"a compute capability is written like 8.9, not {text!r}")
+    return int(major), int(minor)
+
+
+def count_plugin_layers(trt: ModuleType, network: Any) -> int:
+    """Plugin layers of a parsed network: proof that the parser took the plugin and not a function."""
+    kinds = [network.get_layer(i).type for i in range(network.num_layers)]
+    return sum(kind == trt.LayerType.PLUGIN_V3 for kind in kinds)
+
+
+def require_plugin_layers(trt: ModuleType, network: Any, model: onnx.ModelProto) -> None:
+    """Raises:
+    UserError: the parser did not take the plugin for every LCCLConv.
+    """
+    wanted = sum(is_lccl_node(n) for n in model.graph.node)
+    found = count_plugin_layers(trt, network)
+    if found < wanted:
+        raise UserError(
+            f"the parser took the plugin for {found} of {wanted} {OP_TYPE} layers; pass --no-plugin to build without it"
+        )

@@ -1,0 +1,131 @@
+"""Engines of TensorRT and TensorRT for RTX, through Polygraphy. They need an NVIDIA GPU."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import importlib.util
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Self
+
+from lccl.backends.batches import common_batches
+from lccl.backends.interface import Batches
+from lccl.errors import UserError, first_line
+from lccl.files import require_file
+from lccl.numerics import Array
+
+_VARIABLE = "POLYGRAPHY_USE_TENSORRT_RTX"
+NO_META_PACKAGE = (
+    "running its engines takes the module tensorrt_rtx, of which only the bindings are here: pip install 'lccl[rtx]'"
+)
+
+
+def gpu_missing() -> str | None:
+    """Why no engine can run here, as the driver tells; None where one can."""
+    return None if gpu_name() is not None else "no NVIDIA GPU here"
+
+
+def gpu_name() -> str | None:
+    """The first GPU's name, as the driver tells; None where there is none."""
+    count, device, name = ctypes.c_int(0), ctypes.c_int(0), ctypes.create_string_buffer(256)
+    try:
+        driver = ctypes.CDLL("libcuda.so.1" if os.name == "posix" else "nvcuda.dll")
+    except OSError:
+        return None
+    if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0 or count.value < 1:
+        return None
+    told = driver.cuDeviceGet(ctypes.byref(device), 0) == 0 and driver.cuDeviceGetName(name, len(name), device) == 0
+    return name.value.decode(errors="replace") if told else "GPU"
+
+
+@contextlib.contextmanager
+def _polygraphy_for(backend: str) -> Iterator[None]:
+    """Polygraphy imported within the block takes that backend's module, and keeps it for the whole process.
+
+    Raises:
+        UserError: it took the other one's before, or the module is not there.
+    """
+    config: Any = sys.modules.get("polygraphy.config")
+    wanted = backend == "tensorrt-rtx"
+    if config is not None and wanted != config.USE_TENSORRT_RTX:
+        if "polygraphy.backend.trt" in sys.modules:
+            raise UserError("engines of tensorrt and of tensorrt-rtx cannot run in one process: compare them one at a time")
+        config.USE_TENSORRT_RTX = wanted
+    if wanted and importlib.util.find_spec("tensorrt_rtx") is None:
+        raise UserError(NO_META_PACKAGE)
+    before = os.environ.get(_VARIABLE)
+    os.environ[_VARIABLE] = str(int(wanted))
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[_VARIABLE]
+        else:
+            os.environ[_VARIABLE] = before
+
+
+class TensorRTRunner:
+    """A serialized engine.
+
+    Args:
+        engine: its file.
+        backend: "tensorrt" or "tensorrt-rtx", whichever built it.
+        prepare: called before the engine is loaded: registers the plugin that it needs.
+    """
+
+    def __init__(self, engine: str | Path, backend: str, prepare: Callable[[], None] | None = None) -> None:
+        self._engine, self.name, self._prepare = require_file(engine), backend, prepare
+        self.device = gpu_name() or "GPU"
+        self._runner: Any = None
+
+    def __enter__(self) -> Self:
+        reason = gpu_missing()
+        if reason:
+            raise UserError(f"{self._engine} cannot run: {reason}")
+        with _polygraphy_for(self.name):
+            from polygraphy.backend.common import BytesFromPath
+            from polygraphy.backend.trt import EngineFromBytes, TrtRunner
+
+        if self._prepare is not None:
+            self._prepare()
+        self._runner = TrtRunner(EngineFromBytes(BytesFromPath(str(self._engine))))
+        try:
+            self._runner.activate()
+        except Exception as error:
+            raise UserError(f"{self._engine} cannot be loaded: {first_line(error)}") from error
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._runner is not None:
+            self._runner.deactivate()
+            self._runner = None
+
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        return tuple(self._runner.get_input_metadata())
+
+    @property
+    def batches(self) -> Batches:
+        """From the shapes of the inputs, or from the engine's first profile where they are dynamic."""
+        return common_batches([self._batches_of(name) for name in self.input_names if len(self._shape(name))])
+
+    def _batches_of(self, name: str) -> Batches:
+        fixed = self._shape(name)[0]
+        if fixed >= 0:
+            return Batches(fixed, fixed)
+        least, _, most = self._runner.engine.get_tensor_profile_shape(name, 0)
+        return Batches(least[0], most[0])
+
+    def _shape(self, name: str) -> tuple[int, ...]:
+        return tuple(self._runner.engine.get_tensor_shape(name))
+
+    def infer(self, feed: Mapping[str, Array]) -> dict[str, Array]:
+        try:
+            outputs = self._runner.infer(dict(feed), check_inputs=False, copy_outputs_to_host=True)
+        except Exception as error:
+            shapes = ", ".join(f"{name} {list(value.shape)}" for name, value in feed.items())
+            raise UserError(f"{self._engine} cannot run on inputs of shape {shapes}: {first_line(error)}") from error
+        return {name: value.copy() for name, value in outputs.items()}

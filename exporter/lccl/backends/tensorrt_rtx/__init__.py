@@ -1,0 +1,1 @@
+"""TensorRT for RTX: the builder of engines. The runner is TensorRT's."""

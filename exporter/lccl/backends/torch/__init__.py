@@ -1,0 +1,1 @@
+"""PyTorch: the runner, and the CUDA kernels under the op."""

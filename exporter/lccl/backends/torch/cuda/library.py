@@ -1,0 +1,267 @@
+"""Finds and loads the kernels' shared library, and gives its C functions Python's manners.
+
+``liblccl_cuda.so`` takes device pointers. ``liblccl_emulator.so`` has the same functions, takes host pointers and runs the
+same kernels on the CPU; both load here.
+"""
+
+from __future__ import annotations
+
+import os
+from ctypes import CDLL, byref, create_string_buffer
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from lccl.backends.torch.cuda.interface import (
+    ABI,
+    INVALID_VALUE,
+    NOT_SUPPORTED,
+    PROTOTYPES,
+    SUCCESS,
+    ConvParams,
+    Device,
+    Dtype,
+    Engine,
+    Family,
+    Rates,
+)
+from lccl.backends.torch.cuda.planning import conv_params, layer_attributes, layer_shapes
+from lccl.errors import ContractError, UserError, first_line
+from lccl.native import FOLDER
+
+ENVIRONMENT = "LCCL_CUDA_LIBRARY"
+PACKAGED = FOLDER / "liblccl_cuda.so"
+_REASON_BYTES = 512
+_CUDA_ERRORS = {
+    2: "out of device memory",
+    100: "there is no CUDA device",
+    101: "there is no such CUDA device",
+    35: "there is no NVIDIA driver, or it is older than the CUDA runtime in the library",
+    98: "the library has no kernel for this GPU: build it for the GPU's architecture",
+    209: "the library has no kernel for this GPU: build it for the GPU's architecture",
+    700: "a kernel accessed memory that is not its own; the process cannot use the GPU any more",
+    701: "a kernel asked for more registers or shared memory than the GPU has",
+    716: "a kernel accessed a misaligned address; the process cannot use the GPU any more",
+    719: "a kernel failed; the process cannot use the GPU any more",
+}
+
+
+@dataclass(frozen=True)
+class Config:
+    """A row of the table of configurations: one way to run a call."""
+
+    id: int
+    name: str
+    family: Family
+    engine: Engine
+    tile_m: int
+    tile_n: int
+    tile_k: int
+    stages: int
+    warps_m: int
+    warps_n: int
+    shared_bytes: int
+    max_registers: int
+    blocks_per_sm: int
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self) | {"family": self.family.name.lower(), "engine": self.engine.name.lower()}
+
+
+@dataclass(frozen=True)
+class Support:
+    """Whether a configuration can run a call; true when it can."""
+
+    reason: str
+    """Empty, or a sentence."""
+
+    def __bool__(self) -> bool:
+        return not self.reason
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"supported": bool(self), "reason": self.reason}
+
+
+class Library:
+    """The kernels' C interface (``lccl_cuda.h``), loaded from a shared library.
+
+    All methods but :meth:`launch` only plan: they look at sizes and flags, at no pointer.
+
+    Raises:
+        UserError: a file that is missing, does not load, or has another version's interface.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self._functions = _functions_of(self.path)
+        _check_abi(self)
+        self._configs = tuple(_read_config(self, i) for i in range(self._functions["lccl_conv_config_count"]()))
+
+    def __repr__(self) -> str:
+        return f"Library({str(self.path)!r})"
+
+    def call(self, name: str, *arguments: Any) -> Any:
+        """Calls a function of the header by its name."""
+        return self._functions[name](*arguments)
+
+    def configs(self) -> list[Config]:
+        """The table of configurations, in its order."""
+        return list(self._configs)
+
+    def config(self, id_or_name: int | str) -> Config:
+        """A row by its id or its name.
+
+        Raises:
+            UserError: there is none.
+        """
+        for config in self._configs:
+            if id_or_name in (config.id, config.name):
+                return config
+        raise UserError(f"there is no configuration {id_or_name!r}: python -m lccl.cuda prints the table")
+
+    def device(self, ordinal: int = 0) -> Device:
+        """The CUDA device of that number (the emulator describes the one that it stands for).
+
+        Raises:
+            UserError: there is no such device.
+        """
+        device = Device()
+        error = self.call("lccl_device_query", ordinal, byref(device))
+        if error != SUCCESS:
+            raise UserError(f"CUDA device {ordinal} cannot be asked for its properties: {_meaning(error)}")
+        return device
+
+    def supported(self, params: ConvParams, device: Device, config: int = 0) -> Support:
+        """Whether a configuration can run the call, or with 0 any of them."""
+        reason = create_string_buffer(_REASON_BYTES)
+        ok = self.call("lccl_conv_supported", byref(params), byref(device), config, reason, _REASON_BYTES)
+        return Support("" if ok else reason.value.decode(errors="replace") or "the library gives no reason")
+
+    def choose(self, params: ConvParams, device: Device) -> int:
+        """Id of the configuration with the smallest predicted time; 0 if none can run the call."""
+        return int(self.call("lccl_conv_choose", byref(params), byref(device)))
+
+    def resident_blocks(self, device: Device, config: int) -> int:
+        """Blocks of the configuration's main kernel that run at once on the device; 0 if there is no such configuration."""
+        return int(self.call("lccl_conv_resident_blocks", byref(device), config))
+
+    def rates(self, device: Device) -> Rates:
+        """The constants of the model behind :meth:`predict` for a device."""
+        rates = Rates()
+        self.call("lccl_conv_rates", byref(device), byref(rates))
+        return rates
+
+    def predict(self, params: ConvParams, device: Device, config: int, rates: Rates | None = None) -> float | None:
+        """Predicted microseconds, a model and no measurement; None if the configuration cannot run the call.
+
+        Args:
+            rates: the model's constants; None: those of the device.
+        """
+        given = None if rates is None else byref(rates)
+        time = float(self.call("lccl_conv_predict", byref(params), byref(device), config, given))
+        return None if time < 0 else time
+
+    def workspace(self, params: ConvParams, device: Device, config: int) -> int:
+        """Bytes of workspace that the configuration needs for the call."""
+        return int(self.call("lccl_conv_workspace", byref(params), byref(device), config))
+
+    def launch(
+        self, params: ConvParams, device: Device, config: int, workspace: int, workspace_bytes: int, stream: int = 0
+    ) -> None:
+        """Enqueues the call; the tensors and the workspace must live until it ends.
+
+        Args:
+            workspace: address, a multiple of 16.
+            stream: a cudaStream_t; 0: the default stream.
+
+        Raises:
+            ContractError: the configuration cannot run the call.
+            UserError: a pointer or the workspace is wrong, or CUDA refused a launch.
+        """
+        error = self.call("lccl_conv_launch", byref(params), byref(device), config, workspace, workspace_bytes, stream)
+        if error == SUCCESS:
+            return
+        reason = create_string_buffer(_REASON_BYTES)
+        call = (byref(params), byref(device), config, workspace, workspace_bytes)
+        said = "" if self.call("lccl_conv_check", *call, reason, _REASON_BYTES) else reason.value.decode(errors="replace")
+        if error == NOT_SUPPORTED:
+            raise ContractError(said or _meaning(error))
+        if error == INVALID_VALUE and said:
+            raise UserError(said)
+        raise UserError(f"a kernel could not be started: {_meaning(error)}")
+
+
+def _meaning(error: int) -> str:
+    return _CUDA_ERRORS.get(error, f"CUDA error {error}")
+
+
+def _missing(path: Path) -> str:
+    return f"there is no kernel library at {path}: build it with lccl-build-plugin, or set {ENVIRONMENT} to its path"
+
+
+def _functions_of(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise UserError(_missing(path))
+    try:
+        loaded = CDLL(str(path.resolve()))
+    except OSError as error:
+        raise UserError(f"the kernel library does not load: {first_line(error)}") from None
+    functions = {}
+    for name, (result, arguments) in PROTOTYPES.items():
+        try:
+            function = getattr(loaded, name)
+        except AttributeError:
+            raise UserError(f"{path} has no function {name}: it is no kernel library of lccl, or another version's") from None
+        function.restype, function.argtypes = result, arguments
+        functions[name] = function
+    return functions
+
+
+def _check_abi(library: Library) -> None:
+    """Asks about a call that every library can run; one with other structs refuses it by its first field."""
+    attributes = layer_attributes((1, 1))
+    shapes = layer_shapes((1, 1, 1, 1), 1, (1, 1), attributes)
+    any_device = Device(90, 132, 232448, 233472)
+    support = library.supported(conv_params(shapes, attributes, Dtype.FLOAT32), any_device)
+    if not support:
+        raise UserError(
+            f"{library.path} does not take the calls of this version of lccl (interface {ABI}): {support.reason}; build it again"
+        )
+
+
+def _read_config(library: Library, index: int) -> Config:
+    row = library.call("lccl_conv_config_at", index).contents
+    values = {name: getattr(row, name) for name in Config.__dataclass_fields__}
+    return Config(
+        **values
+        | {
+            "name": row.name.decode(),
+            "family": Family(row.family),
+            "engine": Engine(row.engine),
+        }
+    )
+
+
+def library_path(path: str | Path | None = None) -> Path:
+    """Where the library should be: ``path``, else the environment's LCCL_CUDA_LIBRARY, else the package's own."""
+    return Path(path or os.environ.get(ENVIRONMENT) or PACKAGED)
+
+
+def why_none() -> str:
+    """Why there is no library to use: none is named and the package has none. Empty where :func:`load` may find one."""
+    return _missing(PACKAGED) if library_path() == PACKAGED and not PACKAGED.is_file() else ""
+
+
+def load(path: str | Path | None = None) -> Library:
+    """The library at ``path``, else at the environment's LCCL_CUDA_LIBRARY, else in the package. Loaded once per path.
+
+    Raises:
+        UserError: it is missing, does not load, or has another version's interface.
+    """
+    return _load(library_path(path))
+
+
+@lru_cache(maxsize=8)
+def _load(path: Path) -> Library:
+    return Library(path)

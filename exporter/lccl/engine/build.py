@@ -1,0 +1,197 @@
+"""Canonical ONNX -> a serialized engine and a side-car that says what is in it. One interface, one file per backend."""
+
+from __future__ import annotations
+
+import hashlib
+import shlex
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import onnx
+
+from lccl.backends.interface import Backend, BuildRequest, Profile, Shapes
+from lccl.backends.profiles import make_profiles
+from lccl.engine.results import EngineResult, Plugin
+from lccl.engine.sidecar import SIDECAR_SUFFIX, write_sidecar
+from lccl.errors import UserError
+from lccl.files import atomic_path, require_file, require_writable, sha256
+from lccl.graph.checks import check_types
+from lccl.graph.feeds import Feed, random_feed
+from lccl.graph.variants.canonical import canonical
+from lccl.graph.variants.inlined import inlined
+from lccl.graph.variants.precision import Precision, to_precision
+from lccl.graph.variants.relaxed import has_hard_gates, with_relaxed_gates
+from lccl.graph.variants.runnable import runnable
+from lccl.loading.onnx import load_onnx
+from lccl.op.onnx_op import is_lccl_node, register_schema
+from lccl.progress import Progress, silent
+from lccl.verify import check_view
+from lccl.version import __version__
+
+BACKEND_NAMES = ("tensorrt", "tensorrt-rtx")
+"""In order of preference where none is named."""
+
+
+def make_backend(name: str) -> Backend:
+    """The backend of that name; it may not be installed, which :meth:`Backend.unavailable` tells."""
+    if name == "tensorrt":
+        from lccl.backends.tensorrt.builder import TensorRT
+
+        return TensorRT()
+    if name == "tensorrt-rtx":
+        from lccl.backends.tensorrt_rtx.builder import TensorRTRTX
+
+        return TensorRTRTX()
+    raise UserError(f"backend is one of {', '.join(BACKEND_NAMES)}, not {name!r}")
+
+
+def choose_backend(name: str | None) -> Backend:
+    """The named backend, or the first that is installed.
+
+    Raises:
+        UserError: it is not installed, or none is.
+    """
+    if name is not None:
+        backend = make_backend(name)
+        reason = backend.unavailable()
+        if reason:
+            raise UserError(reason)
+        return backend
+    reasons = []
+    for candidate in map(make_backend, BACKEND_NAMES):
+        reason = candidate.unavailable()
+        if reason is None:
+            return candidate
+        reasons.append(reason)
+    raise UserError("no engine builder is installed: " + "; ".join(reasons))
+
+
+def build_engine(
+    model: str | Path,
+    path: str | Path | None = None,
+    *,
+    backend: str | None = None,
+    min_shapes: Shapes | None = None,
+    opt_shapes: Shapes | None = None,
+    max_shapes: Shapes | None = None,
+    precision: Precision = "fp32",
+    workspace: int | None = None,
+    timing_cache: str | Path | None = None,
+    compute_capabilities: Sequence[str] = (),
+    plugin: bool = True,
+    plugin_library: str | Path | None = None,
+    alias_residual: bool = False,
+    tf32: bool = False,
+    verbose: bool = False,
+    command: Sequence[str] | None = None,
+    progress: Progress = silent,
+) -> EngineResult:
+    """Builds an engine from an exported model and writes it with its side-car ``<engine>.json``.
+
+    Args:
+        model: an ONNX file that ``lccl-export`` wrote, or any with LCCLConv nodes; a dense one is built as it is.
+        path: of the engine; by default beside the model, with the suffix ``.engine``.
+        backend: "tensorrt" or "tensorrt-rtx"; by default the first that is installed.
+        min_shapes, opt_shapes, max_shapes: input name -> shape, of every input with dynamic dimensions; of one that is left
+            out, a dynamic batch is 1 (min), max's or min's (opt), 8 or opt's (max); other dynamic dimensions have to be
+            given at least once.
+        precision: "fp16" or "bf16" converts feature maps and weights; gates stay float32.
+        workspace: limit of scratch memory in MiB.
+        timing_cache: file of tactic timings, read if present and updated (tensorrt).
+        compute_capabilities: such as "8.9"; targets of an ahead-of-time build (tensorrt-rtx).
+        plugin: run LCCLConv by the plugin (tensorrt); False: by standard ops.
+        plugin_library: path of the plugin's library; by default the installed one.
+        alias_residual: let a layer write over its residual where nobody else reads that (tensorrt, with the plugin). It takes
+            a preview feature of TensorRT's.
+        tf32: let float32 convolutions, the gates' too, round their inputs to TF32 on the GPU.
+        verbose: the builder's own messages on stderr.
+        command: recorded in the side-car; None: nothing is.
+
+    Returns:
+        Paths, layers with the path each took, seconds.
+
+    Raises:
+        UserError: no builder, a model that does not fit, or a failed build; nothing is written.
+    """
+    source = require_file(model)
+    target = Path(path) if path is not None else source.with_suffix(".engine")
+    sidecar = target.with_name(target.name + SIDECAR_SUFFIX)
+    if source.resolve() in (target.resolve(), sidecar.resolve()):
+        raise UserError(f"the engine would replace its model {source}: name another file with -o")
+    for file in (target, sidecar):
+        require_writable(file)
+    chosen = choose_backend(backend)
+    register_schema()
+    progress("reading the model")
+    given = load_onnx(source)
+    gated = any(is_lccl_node(n) for n in given.graph.node)
+    request = BuildRequest(
+        model=canonical(given) if gated else given,
+        min_shapes=min_shapes or {},
+        opt_shapes=opt_shapes or {},
+        max_shapes=max_shapes or {},
+        workspace=workspace,
+        timing_cache=Path(timing_cache) if timing_cache else None,
+        compute_capabilities=tuple(dict.fromkeys(compute_capabilities)),
+        plugin=plugin,
+        plugin_library=Path(plugin_library) if plugin_library else None,
+        alias_residual=alias_residual,
+        tf32=tf32,
+        verbose=verbose,
+    )
+    feed = random_feed(request.model, {p.input: _example(p) for p in make_profiles(request)})
+    if precision != "fp32":
+        progress(f"converting to {precision}")
+    converted = to_precision(request.model, precision)
+    progress("checking the model in standard ops")
+    _check(given, request.model, converted, precision, feed)
+    request = replace(request, model=converted)
+    started = time.perf_counter()
+    built = chosen.build(request, progress)
+    seconds = time.perf_counter() - started
+    result = EngineResult(
+        path=target,
+        sidecar=sidecar,
+        backend=chosen.name,
+        version=built.version,
+        precision=precision,
+        profiles=built.profiles,
+        compute_capabilities=built.targets,
+        layers=built.layers,
+        bytes=len(built.engine),
+        seconds=seconds,
+        sha256=hashlib.sha256(built.engine).hexdigest(),
+        plugin=Plugin(built.plugin.name, sha256(built.plugin)) if built.plugin else None,
+    )
+    progress("writing")
+    with atomic_path(target) as temporary, atomic_path(sidecar) as temporary_sidecar:
+        temporary.write_bytes(built.engine)
+        write_sidecar(temporary_sidecar, result, source, sha256(source), shlex.join(command or ()), __version__)
+    return result
+
+
+def _example(profile: Profile) -> tuple[int, ...]:
+    """The best shape, of few samples: the check runs on the CPU."""
+    return (max(profile.min[0], min(profile.opt[0], 2)), *profile.opt[1:])
+
+
+def _check(
+    given: onnx.ModelProto, model: onnx.ModelProto, converted: onnx.ModelProto, precision: Precision, feed: Feed
+) -> None:
+    """The file as it was given against what is built from it, in standard ops.
+
+    ONNX Runtime has no bfloat16 on the CPU: there the float32 model is held against the file, and of the converted one the
+    types are checked. Rounding flips gates that jump at their edge, so a lower precision is checked without the jump.
+
+    Raises:
+        UserError: they differ.
+    """
+    source = runnable(given)
+    if precision == "bf16":
+        check_types(model, inlined(converted))
+        converted = model
+    if converted is not model and has_hard_gates(model):
+        source, converted = with_relaxed_gates(source), with_relaxed_gates(converted)
+    check_view(source, inlined(converted), [feed])

@@ -1,0 +1,62 @@
+"""What building an engine leaves behind."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from lccl.backends.interface import LayerPath, Profile
+from lccl.backends.profiles import shape_text
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """The library that an engine needs, by what tells it from others wherever it lies."""
+
+    file: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class EngineResult:
+    """What was written."""
+
+    path: Path
+    sidecar: Path
+    backend: str
+    version: str
+    precision: str
+    profiles: tuple[Profile, ...]
+    compute_capabilities: tuple[str, ...]
+    layers: tuple[LayerPath, ...]
+    bytes: int
+    seconds: float
+    """Of the build alone."""
+    sha256: str
+    """Of the engine's bytes."""
+    plugin: Plugin | None = None
+    """If the engine needs it."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {**asdict(self), "path": str(self.path), "sidecar": str(self.sidecar)}
+
+    def __str__(self) -> str:
+        paths: dict[str, int] = {}
+        for layer in self.layers:
+            if layer.op == "LCCLConv":
+                paths[layer.path] = paths.get(layer.path, 0) + 1
+        how = ", ".join(f"{count} by {path}" for path, count in paths.items()) or "none"
+        targets = ", ".join(self.compute_capabilities) or "builder's default"
+        profiles = (
+            "; ".join(
+                f"{p.input} {shape_text(p.min)} to {shape_text(p.max)}, best at {shape_text(p.opt)}" for p in self.profiles
+            )
+            or "static"
+        )
+        return (
+            f"Built {self.path} with {self.backend} {self.version} in {self.seconds:.1f} s: {self.precision}, {self.bytes:,} bytes.\n"
+            f"LCCLConv layers: {how}. Shapes: {profiles}. Compute capabilities: {targets}.\n"
+            f"Details of every layer: {self.sidecar}"
+        )

@@ -1,0 +1,54 @@
+"""What has to hold of a model before it is written or built from, as far as that can be told without running it."""
+
+from __future__ import annotations
+
+from collections.abc import Container
+
+import onnx
+
+from lccl.errors import UserError, first_line
+from lccl.weights import skeleton_of
+
+
+def check_model(model: onnx.ModelProto) -> None:
+    """onnx's full check and strict shape inference, of all but the large weights.
+
+    Raises:
+        UserError: the model does not pass.
+    """
+    skeleton = skeleton_of(model)[0]
+    try:
+        onnx.checker.check_model(skeleton, full_check=True)
+        onnx.shape_inference.infer_shapes(skeleton, check_type=True, strict_mode=True, data_prop=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, ValueError) as error:
+        raise UserError(f"the model does not pass onnx's check: {first_line(error)}") from error
+
+
+def check_types(model: onnx.ModelProto, view: onnx.ModelProto) -> None:
+    """What can be told of a derived view that no runtime here runs: it passes onnx's check, its outputs keep their types.
+
+    Raises:
+        UserError: they do not.
+    """
+    untyped = onnx.ModelProto()
+    untyped.CopyFrom(view)
+    for value in untyped.graph.output:
+        value.type.Clear()
+    try:
+        onnx.checker.check_model(view)
+        inferred = onnx.shape_inference.infer_shapes(untyped)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, ValueError) as error:
+        raise UserError(f"the converted model does not pass onnx's check: {first_line(error)}") from error
+    for value, found in zip(model.graph.output, inferred.graph.output, strict=True):
+        wanted, element = value.type.tensor_type.elem_type, found.type.tensor_type.elem_type
+        if element not in (wanted, onnx.TensorProto.UNDEFINED):
+            names = [onnx.TensorProto.DataType.Name(t) for t in (element, wanted)]
+            raise UserError(
+                f"the converted model's output {value.name} is {names[0]} instead of {names[1]}; nothing was written"
+            )
+
+
+def default_tolerance(model: onnx.ModelProto, weights: Container[str] | None = None) -> float:
+    """1e-4 for float32; 2e-2 where weights, all or those of these names, are of lower precision."""
+    low = {onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16}
+    return 2e-2 if {t.data_type for t in model.graph.initializer if weights is None or t.name in weights} & low else 1e-4

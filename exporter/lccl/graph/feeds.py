@@ -1,0 +1,34 @@
+"""What a model is fed: the types of its inputs, and random values of them."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+
+from lccl.numerics import Array
+
+Feed = dict[str, Array]
+
+
+def input_types(model: onnx.ModelProto) -> dict[str, onnx.TypeProto.Tensor]:
+    """The model's inputs by name, without the initializers that older exporters list among them."""
+    stored = {t.name for t in model.graph.initializer}
+    return {v.name: v.type.tensor_type for v in model.graph.input if v.name not in stored}
+
+
+def random_feed(model: onnx.ModelProto, shapes: dict[str, tuple[int, ...]] | None = None, seed: int = 0) -> dict[str, Array]:
+    """Standard normal inputs of the given shapes, bool and unsigned ones half set, as masks are; without a shape, a dynamic first dimension is 2 and any other 32."""
+    generator = np.random.default_rng(seed)
+    feed = {}
+    for name, kind in input_types(model).items():
+        default = [d.dim_value if d.HasField("dim_value") else 32 if axis else 2 for axis, d in enumerate(kind.shape.dim)]
+        dims = (shapes or {}).get(name, default)
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)
+        is_float = kind.elem_type in (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
+        if kind.elem_type == onnx.TensorProto.BOOL:
+            feed[name] = np.asarray(generator.random(dims) < 0.5)
+        elif dtype.kind == "u":
+            feed[name] = np.asarray(generator.integers(0, 2, dims)).astype(dtype)
+        else:
+            feed[name] = generator.standard_normal(dims).astype(dtype) if is_float else np.zeros(dims, dtype)
+    return feed

@@ -1,0 +1,121 @@
+"""Any model with LCCLConv nodes -> the canonical model: constants folded, every attribute written, the function in it."""
+
+from __future__ import annotations
+
+import itertools
+from typing import TypeGuard
+
+import onnx
+import onnx_graphsurgeon as gs
+
+from lccl.errors import ContractError, UserError
+from lccl.graph.fold import fold_batch_norms
+from lccl.graph.surgery import attributes_of, constant, fold_constants, is_lccl, to_graph, to_model, value_of
+from lccl.op.contract import DOMAIN, INPUTS, OP_TYPE, OPTIONAL_INPUTS, VERSION, Attributes, check_geometry, output_shape
+from lccl.op.onnx_op import OPSET, attach_function
+
+
+def canonical(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model as this project ships it; the given one is left as it is.
+
+    Raises:
+        UserError: no LCCLConv node in it, a version of the op or of ONNX that cannot be read, or a node that breaks the
+            contract.
+    """
+    _require_versions(model)
+    graph = to_graph(model)
+    nodes = [n for n in graph.nodes if is_lccl(n)]
+    if not nodes:
+        raise UserError(
+            f"the model has no {OP_TYPE} node, so there is nothing to gain: gate a convolution with lccl.nn.LCCLConv2d"
+        )
+    fold_constants(graph)
+    fold_batch_norms(graph)
+    gated = [n for n in graph.nodes if is_lccl(n)]
+    _name_uniquely(graph, gated)
+    for node in gated:
+        _complete(node)
+    _share_neutral_inputs(graph)
+    graph.opset = OPSET
+    out = to_model(graph, model)
+    attach_function(out)
+    return out
+
+
+def _require_versions(model: onnx.ModelProto) -> None:
+    opsets = {o.domain: o.version for o in model.opset_import}
+    if opsets.get(DOMAIN, VERSION) != VERSION:
+        raise UserError(f"the model uses {OP_TYPE} version {opsets[DOMAIN]}; this lccl knows version {VERSION}: update lccl")
+    if opsets.get("", OPSET) != OPSET:
+        raise UserError(f"the model is of ONNX opset {opsets['']}; export it with opset {OPSET}")
+
+
+def _complete(node: gs.Node) -> None:
+    """All attributes written out; inputs held against the contract as far as their shapes are known."""
+    try:
+        attributes = attributes_of(node)
+        if len(node.inputs) != len(INPUTS):
+            raise ContractError(f"{OP_TYPE} takes all {len(INPUTS)} inputs, not {len(node.inputs)}")
+        _check_shapes({spec.name: _shape(t) for spec, t in zip(INPUTS, node.inputs, strict=True)}, attributes)
+    except ContractError as error:
+        raise UserError(f"node {node.name}: {error}") from None
+    node.attrs = {k: list(v) if isinstance(v, tuple) else v for k, v in attributes.as_dict().items()}
+
+
+def _name_uniquely(graph: gs.Graph, gated: list[gs.Node]) -> None:
+    """A name of its own for each gated node: reports, probes and side-cars go by it."""
+    taken = [n.name for n in graph.nodes if n.name]
+    for node in gated:
+        if not node.name or taken.count(node.name) > 1:
+            number = next(i for i in itertools.count() if f"{OP_TYPE}_{i}" not in taken)
+            if node.name:
+                taken.remove(node.name)
+            node.name = f"{OP_TYPE}_{number}"
+            taken.append(node.name)
+
+
+def _check_shapes(shapes: dict[str, tuple[int | str, ...] | None], attributes: Attributes) -> None:
+    """The contract's rules as far as they can be told: those of weights always, those of maps where X's size is known.
+
+    A dynamic batch is taken as 2, and a map whose size is not known as the neutral one.
+    """
+    w, gate_w, x = shapes["W"], shapes["gate_W"], shapes["X"]
+    if _known(w) and _known(gate_w):
+        check_geometry(w, gate_w, attributes)
+    if x is None or len(x) != 4:
+        return
+    x = (x[0] if isinstance(x[0], int) else 2, *x[1:])
+    known: dict[str, tuple[int, ...]] = {}
+    for name, given in {**shapes, "X": x}.items():
+        dynamic = given is not None and len(given) == 4 and not isinstance(given[0], int)
+        shape = (x[0], *given[1:]) if dynamic and given is not None else given
+        if _known(shape):
+            known[name] = shape
+        elif name in ("gate", "residual"):
+            known[name] = (1, 1, 1, 1)
+        else:
+            return
+    output_shape(known, attributes)
+
+
+def _known(shape: tuple[int | str, ...] | None) -> TypeGuard[tuple[int, ...]]:
+    return shape is not None and all(isinstance(d, int) for d in shape)
+
+
+def _share_neutral_inputs(graph: gs.Graph) -> None:
+    """One tensor per kind of neutral input, named after what it is, instead of one per layer."""
+    shared: dict[str, gs.Constant] = {}
+    for node in filter(is_lccl, graph.nodes):
+        for i, spec in enumerate(INPUTS):
+            values = value_of(node.inputs[i])
+            if spec.name not in OPTIONAL_INPUTS or values is None or values.size != 1 or values.item() != spec.neutral:
+                continue
+            name = f"neutral.{spec.name}.{values.dtype}"
+            node.inputs[i] = shared.setdefault(name, constant(name, values))
+
+
+def _shape(tensor: gs.Tensor) -> tuple[int | str, ...] | None:
+    values = value_of(tensor)
+    if values is not None:
+        return tuple(values.shape)
+    return tuple(tensor.shape) if tensor.shape is not None else None

@@ -1,0 +1,148 @@
+"""The model in standard ops: for TensorRT for RTX, and for TensorRT without the plugin.
+
+Their parser drops ``strides`` and ``dilations`` that a function body takes from the call. So the function is inlined, constants take
+the one form that the parser reads, and ops that a node's form does not need are dropped.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnx.inliner
+import onnx_graphsurgeon as gs
+from onnx import helper
+
+from lccl.graph.surgery import apply_rules, constant, fold_constants, plain_constants, producer, to_graph, to_model, value_of
+from lccl.op.contract import DOMAIN, FLT_MAX, OUTPUT_NAME
+from lccl.op.onnx_op import is_lccl_node
+
+
+def inlined(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The same maths in standard ops only, without the ops that a node's form does not need."""
+    flat = onnx.inliner.inline_local_functions(model)
+    names = _name_inlined_nodes(flat, model)
+    plain_constants(flat)
+    graph = to_graph(flat)
+    apply_rules(graph, (_cast_like,), names)
+    fold_constants(graph)
+    apply_rules(graph, (_constant_logit,), names)
+    fold_constants(graph)
+    while apply_rules(graph, _NEUTRAL, names):
+        fold_constants(graph)
+    graph.functions.clear()
+    graph.import_domains = [o for o in graph.import_domains or [] if o.domain != DOMAIN]
+    return to_model(graph, model)
+
+
+def _name_inlined_nodes(flat: onnx.ModelProto, model: onnx.ModelProto) -> set[str]:
+    """Names the nodes that came out of LCCLConv calls "<layer>/<value>" and returns the names.
+
+    The inliner leaves them unnamed, in the call's place, with the call's own output last. Only these nodes may be
+    rewritten: what is neutral in the op's function need not be so elsewhere in the network.
+    """
+    layers = {n.output[0]: n.name for n in model.graph.node if is_lccl_node(n)}
+    present = {value for n in model.graph.node for value in n.output}
+    names: set[str] = set()
+    pending: list[onnx.NodeProto] = []
+    for node in flat.graph.node:
+        if node.output[0] not in present:
+            pending.append(node)
+            continue
+        layer = layers.get(node.output[0])
+        for part in [*pending, node] if layer is not None else ():
+            value = OUTPUT_NAME if part is node else part.output[0].rpartition("__")[0] or part.output[0]
+            part.name = f"{layer}/{value}"
+            names.add(part.name)
+        pending.clear()
+    return names
+
+
+# ---- rules: each returns the tensor that replaces the node's output, or None ----------------------------------------
+
+
+def _cast_like(node: gs.Node) -> gs.Tensor | None:
+    """CastLike(a, b) -> Cast(a) to b's type, which is known here and lets a constant a be folded."""
+    if node.op != "CastLike" or node.inputs[1].dtype is None:
+        return None
+    node.op, node.attrs = "Cast", {"to": _onnx_type(node.inputs[1].dtype)}
+    node.inputs = [node.inputs[0]]
+    return None
+
+
+def _constant_logit(node: gs.Node) -> gs.Tensor | None:
+    """The neutral gate of an external-gate node: a convolution with zero weights, multiplied onto a computed map."""
+    if node.op != "Conv" or len(node.inputs) != 3:
+        return None
+    weight, bias = value_of(node.inputs[1]), value_of(node.inputs[2])
+    if weight is None or bias is None or weight.shape[0] != 1 or weight.any():
+        return None
+    end = node.outputs[0]
+    passed: list[gs.Tensor] = []
+    while len(end.outputs) == 1 and end.outputs[0].op in ("Mul", "Relu", "Min"):
+        reader = end.outputs[0]
+        others = [t for t in reader.inputs if t is not end]
+        if reader.op == "Mul" and others and value_of(others[0]) is None:
+            if others[0].shape is None or tuple(others[0].shape) == (1, 1, 1, 1):
+                return None
+            for tensor in passed:
+                tensor.shape = None  # which was the map's; the constant has one element
+            return constant(f"{node.name}.logit", bias.reshape(1, 1, 1, 1))
+        end = reader.outputs[0]
+        passed.append(end)
+    return None
+
+
+def _drop_binary(node: gs.Node) -> gs.Tensor | None:
+    """x * 1, x + 0, min(x, FLT_MAX) with a one-element constant -> x."""
+    neutral = {"Mul": 1.0, "Add": 0.0, "Min": FLT_MAX}.get(node.op)
+    if neutral is None or len(node.inputs) != 2:
+        return None
+    for tensor, other in (node.inputs, node.inputs[::-1]):
+        values = value_of(other)
+        if values is not None and values.size == 1 and np.float32(values.astype(np.float32).item()) == np.float32(neutral):
+            same_rank = tensor.shape is None or values.ndim <= len(tensor.shape)
+            return tensor if same_rank else None
+    return None
+
+
+def _drop_leaky(node: gs.Node) -> gs.Tensor | None:
+    """LeakyRelu with alpha 1 -> its input; with alpha 0 -> Relu."""
+    if node.op != "LeakyRelu":
+        return None
+    alpha = node.attrs.get("alpha", 0.01)
+    if alpha == 1:
+        return node.inputs[0]
+    if alpha == 0:
+        node.op, node.attrs = "Relu", {}
+    return None
+
+
+def _drop_threshold(node: gs.Node) -> gs.Tensor | None:
+    """ThresholdedRelu with alpha 0 of a gate, which is >= 0 already; a NaN gate is caught by the Where that follows."""
+    return node.inputs[0] if node.op == "ThresholdedRelu" and node.attrs.get("alpha", 1.0) == 0 else None
+
+
+def _drop_upsampling(node: gs.Node) -> gs.Tensor | None:
+    """Resize by 1 and the Slice that clips it -> nothing: with G = 1 the gate map has the output's size."""
+    if node.op != "Slice":
+        return None
+    resize = producer(node.inputs[0])
+    if resize is None or resize.op != "Resize" or len(resize.inputs) < 3:
+        return None
+    scales = value_of(resize.inputs[2])
+    return resize.inputs[0] if scales is not None and scales.size and (scales == 1).all() else None
+
+
+def _drop_cast(node: gs.Node) -> gs.Tensor | None:
+    """Cast to the type that the tensor has."""
+    if node.op != "Cast" or node.inputs[0].dtype is None:
+        return None
+    return node.inputs[0] if _onnx_type(node.inputs[0].dtype) == node.attrs["to"] else None
+
+
+_NEUTRAL = (_drop_cast, _drop_binary, _drop_leaky, _drop_threshold, _drop_upsampling)
+
+
+def _onnx_type(dtype: object) -> int:
+    """graphsurgeon gives a NumPy type, or ONNX's own number where NumPy has none (bfloat16)."""
+    return dtype if isinstance(dtype, int) else int(helper.np_dtype_to_tensor_dtype(np.dtype(dtype)))  # type: ignore[call-overload]

@@ -1,0 +1,33 @@
+"""The model with relaxed gates: none jumps at its edge, so that a rounding flips none."""
+
+from __future__ import annotations
+
+import onnx
+
+from lccl.op.contract import FLT_MAX
+from lccl.op.onnx_op import is_lccl_node, node_attributes
+
+
+def has_hard_gates(model: onnx.ModelProto) -> bool:
+    """Whether a gate jumps at its edge: a binary one, or one with a threshold."""
+    return any(map(is_hard, filter(is_lccl_node, model.graph.node)))
+
+
+def is_hard(node: onnx.NodeProto) -> bool:
+    """Whether the gate of an LCCLConv node jumps at its edge."""
+    attributes = node_attributes(node)
+    return attributes.gate_slope > 1e3 or attributes.gate_threshold > 0
+
+
+def with_relaxed_gates(model: onnx.ModelProto, *, hard_only: bool = False) -> onnx.ModelProto:
+    """The model with every gate, or every hard one, a ReLU without bound or threshold, so that none jumps at its edge."""
+    relaxed = onnx.ModelProto()
+    relaxed.CopyFrom(model)
+    values = {"gate_slope": 1.0, "gate_max": FLT_MAX, "gate_threshold": 0.0}
+    for node in filter(is_lccl_node, relaxed.graph.node):
+        if hard_only and not is_hard(node):
+            continue
+        kept = [a for a in node.attribute if a.name not in values]
+        del node.attribute[:]
+        node.attribute.extend([*kept, *(onnx.helper.make_attribute(k, v) for k, v in values.items())])
+    return relaxed

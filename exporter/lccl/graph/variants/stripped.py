@@ -1,0 +1,19 @@
+"""The model without model-local functions: for TensorRT with the plugin, whose parser takes a function before a plugin."""
+
+from __future__ import annotations
+
+import onnx
+import onnx.inliner
+
+from lccl.op.contract import DOMAIN, OP_TYPE
+
+
+def stripped(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Without model-local functions: LCCLConv nodes only a plugin or custom op can run, all others inlined."""
+    out = onnx.inliner.inline_selected_functions(model, [(DOMAIN, OP_TYPE)], exclude=True)
+    others = {f.domain for f in model.functions} - {DOMAIN}
+    del out.functions[:]
+    kept = [o for o in out.opset_import if o.domain not in others]
+    del out.opset_import[:]
+    out.opset_import.extend(kept)
+    return out

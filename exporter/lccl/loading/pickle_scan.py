@@ -1,0 +1,59 @@
+"""What unpickling a torch file would run, read without unpickling it."""
+
+from __future__ import annotations
+
+import _compat_pickle
+import contextlib
+import pickletools
+from pathlib import Path
+from typing import IO
+
+
+def pickled_classes(path: Path) -> list[str]:
+    """The classes and functions that unpickling the file would call; empty where it holds none or cannot be read."""
+    import torch
+
+    try:
+        names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    except Exception:
+        return pickled_globals(path)
+    return sorted(names)
+
+
+def pickled_globals(path: Path) -> list[str]:
+    """As :func:`pickled_classes` for a stream of pickles (torch's old format), read opcode by opcode, nothing run."""
+    from torch import _weights_only_unpickler as unpickler
+
+    found: set[str] = set()
+    with path.open("rb") as stream, contextlib.suppress(Exception):
+        while True:
+            _collect_globals(stream, found)
+    allowed = {**unpickler._get_allowed_globals(), **unpickler._get_user_allowed_globals()}  # type: ignore[no-untyped-call]
+    return sorted(found - set(allowed))
+
+
+def _collect_globals(stream: IO[bytes], found: set[str]) -> None:
+    """Adds the names that one pickle looks up, those that it memoised earlier too."""
+    strings: list[str] = []
+    memo: dict[int, str | None] = {}
+    top: str | None = None
+    for opcode, argument, _ in pickletools.genops(stream):
+        name = opcode.name
+        if name == "MEMOIZE" or name.endswith("PUT"):
+            memo[len(memo) if argument is None else int(argument)] = top
+            continue
+        if name == "GLOBAL":
+            found.add(_modern_name(*str(argument).split(" ", 1)))
+        elif name == "STACK_GLOBAL" and len(strings) >= 2:
+            found.add(_modern_name(*strings[-2:]))
+        top = memo.get(int(argument)) if name.endswith("GET") and argument is not None else None
+        if isinstance(argument, str) and name != "GLOBAL" and "PERSID" not in name:
+            top = argument
+        if top is not None:
+            strings.append(top)
+
+
+def _modern_name(module: str, name: str) -> str:
+    """A global under the name that Python 3 has for it, as the unpickler reads it."""
+    module, name = _compat_pickle.NAME_MAPPING.get((module, name), (module, name))
+    return f"{_compat_pickle.IMPORT_MAPPING.get(module, module)}.{name}"

@@ -1,0 +1,39 @@
+"""Weights that no network should have: NaN and infinity, told by the file and the weight."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lccl.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def bad_weight(path: Path, name: str, what: str) -> UserError:
+    """The error for a weight that holds what none should."""
+    return UserError(f"{path}: {name} holds {what}; the training went wrong, take an earlier checkpoint")
+
+
+def require_no_nan(state: Mapping[str, Any], path: Path) -> None:
+    """Raises:
+    UserError: a tensor of a state dict holds NaN.
+    """
+    import torch
+
+    for name, tensor in state.items():
+        if isinstance(tensor, torch.Tensor) and tensor.is_floating_point() and bool(torch.isnan(tensor).any()):
+            raise bad_weight(path, name, "NaN")
+
+
+def require_sound(module: nn.Module, path: Path) -> None:
+    """Raises:
+    UserError: a weight of the network holds NaN or infinity, or a variance is below 0.
+    """
+    from lccl.torch_calls import unsound_weight
+
+    broken = unsound_weight(module)
+    if broken is not None:
+        raise UserError(f"{path}: {broken}; the training went wrong, take an earlier checkpoint")

@@ -1,0 +1,203 @@
+"""Torch files -> networks, without running code that a file brings along."""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+import zipfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lccl.checkpoint import COMMAND, PYTHON, RECIPE_KEY, Options, read_checkpoint
+from lccl.errors import UserError, first_line
+from lccl.files import require_file
+from lccl.loading.factory import build_module, current_folder_last, gate_module, title_of
+from lccl.loading.pickle_scan import pickled_classes
+from lccl.loading.soundness import require_no_nan, require_sound
+
+if TYPE_CHECKING:
+    from torch import nn
+    from torch.export import ExportedProgram
+
+TORCH_SUFFIXES = (".pt", ".pth", ".ckpt")
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A network in eval mode and what its file says of its input."""
+
+    module: nn.Module
+    source: str
+    input_shape: tuple[int, ...] | None
+    """(C, H, W), where the checkpoint says so."""
+    program: ExportedProgram | None = None
+    """Where the file is a torch.export archive: what ``module`` was made of."""
+
+
+def load_model(
+    path: str | Path,
+    factory: str | Callable[[], Any] | None = None,
+    *,
+    state_dict_key: str | None = None,
+    unsafe_pickle: bool = False,
+    options: Options = COMMAND,
+) -> LoadedModel:
+    """A checkpoint -> its network with the weights in it, in eval mode.
+
+    Args:
+        factory: "pkg.module:callable", or the callable, that builds the network; needed unless the checkpoint names one of lccl's own.
+            It builds the dense network where the checkpoint says what to gate in it.
+        state_dict_key: which entry of a nested checkpoint is the state dict.
+        unsafe_pickle: allow a pickled module, a torch.export archive or TorchScript, which run code from the file.
+        options: how messages name these arguments.
+
+    Raises:
+        UserError: whatever the caller can mend; the message says how.
+    """
+    from torch import nn
+
+    source = require_file(path)
+    content = _read_torch_file(source, unsafe_pickle, options)
+    if (isinstance(content, nn.Module) or _is_program(content)) and (factory or state_dict_key):
+        raise UserError(f"{source} is a whole pickled module: leave out the factory and {options.key}")
+    if _is_program(content):
+        require_no_nan(content.state_dict, source)
+        return LoadedModel(content.module(), str(source), None, content)
+    if isinstance(content, nn.Module):
+        require_no_nan(content.state_dict(), source)
+        require_sound(content, source)
+        return LoadedModel(content.eval(), str(source), None)
+    checkpoint = read_checkpoint(content, source, state_dict_key, options)
+    require_no_nan(checkpoint.state_dict, source)
+    module = build_module(checkpoint, factory, source, options)
+    if checkpoint.recipe:
+        gate_module(module, checkpoint.recipe, source)
+    _load_weights(module, checkpoint.state_dict, source, title_of(factory or checkpoint.factory or ""))
+    require_sound(module, source)
+    return LoadedModel(module.eval(), str(source), checkpoint.input_shape)
+
+
+def load_checkpoint(
+    path: str | Path,
+    factory: str | Callable[[], Any] | None = None,
+    *,
+    state_dict_key: str | None = None,
+    unsafe_pickle: bool = False,
+) -> nn.Module:
+    """The network of a checkpoint in eval mode; one that :func:`save_checkpoint` wrote names its factory, to be confirmed here.
+
+    Args:
+        factory, state_dict_key, unsafe_pickle: as of :func:`load_model`.
+
+    Raises:
+        UserError: the file cannot be read, names no network, or does not fit it.
+    """
+    return load_model(path, factory, state_dict_key=state_dict_key, unsafe_pickle=unsafe_pickle, options=PYTHON).module
+
+
+def _read_torch_file(path: Path, unsafe_pickle: bool, options: Options) -> Any:
+    import torch
+
+    kind = _sniff(path)
+    pass_factory = f"pass {options.factory.format('pkg.module:factory')}"
+    if kind in ("torchscript", "pt2"):
+        what = "TorchScript" if kind == "torchscript" else "a torch.export archive"
+        if unsafe_pickle:
+            return _read_program(path, kind, what)
+        raise UserError(
+            f"{path} is {what}, which can run code from the file: save model.state_dict() and {pass_factory}, or, if you "
+            f"trust the file, pass {options.unsafe}"
+        )
+    broken = UserError(f"{path} is not a PyTorch checkpoint, or it is cut off: save or copy it again")
+    if kind == "broken":
+        raise broken
+    try:
+        with warnings.catch_warnings(), current_folder_last() if unsafe_pickle else contextlib.nullcontext():
+            warnings.simplefilter("ignore")
+            return torch.load(path, map_location="cpu", weights_only=not unsafe_pickle)
+    except Exception as error:
+        classes = [] if unsafe_pickle else pickled_classes(path)
+        if classes:
+            raise UserError(
+                f"{path} holds pickled code, which loading would run: {', '.join(classes)}; save model.state_dict() "
+                f"alone and {pass_factory}, or, if you trust the file, pass {options.unsafe}"
+            ) from None
+        if unsafe_pickle and isinstance(error, (AttributeError, ImportError)):
+            raise UserError(
+                f"{path} needs classes that cannot be imported here ({first_line(error)}): run in the folder of that module, or put it on PYTHONPATH"
+            ) from None
+        raise broken from None
+
+
+def _read_program(path: Path, kind: str, what: str) -> Any:
+    """A network that carries its own code. The caller has said that the file is trusted."""
+    import torch
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            if kind == "pt2":
+                return torch.export.load(str(path))
+            return torch.jit.load(str(path), map_location="cpu")  # type: ignore[no-untyped-call]
+    except Exception as error:
+        raise UserError(
+            f"{path} is {what} that this PyTorch cannot read ({first_line(error)}): write it again with this version"
+        ) from None
+
+
+def _is_program(content: Any) -> bool:
+    from torch.export import ExportedProgram
+
+    return isinstance(content, ExportedProgram)
+
+
+def _sniff(path: Path) -> str:
+    """What kind of torch file it is: an archive by its members, or a bare pickle, which only the unpickler can tell."""
+    if not zipfile.is_zipfile(path):
+        with path.open("rb") as stream:
+            return "broken" if stream.read(2) == b"PK" else "legacy"
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except (zipfile.BadZipFile, NotImplementedError, ValueError):
+        return "broken"
+    if any(name.endswith("/archive_format") or name == "archive_format" for name in names):
+        return "pt2"
+    return "torchscript" if any("/code/" in name for name in names) else "pickle"
+
+
+def _load_weights(module: nn.Module, state: Mapping[str, Any], path: Path, factory: str) -> None:
+    own = module.state_dict()
+    state = _without_prefixes(state, own)
+    missing = [k for k in own if k not in state]
+    unexpected = [k for k in state if k not in own]
+    if missing or unexpected:
+        parts = [
+            f"{len(keys)} {what} ({', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''})"
+            for what, keys in (("missing", missing), ("unexpected", unexpected))
+            if keys
+        ]
+        lost = any(k.endswith(".gate.conv.weight") for k in unexpected)
+        hint = f"save lccl.nn.recipe(model) as {RECIPE_KEY} beside them" if lost else "is it the right factory?"
+        raise UserError(f"the weights in {path} do not fit {factory}: {' and '.join(parts)} keys; {hint}")
+    wrong = [k for k in own if own[k].shape != state[k].shape]
+    if wrong:
+        k = wrong[0]
+        raise UserError(
+            f"the weights in {path} do not fit {factory}: {k} is {list(state[k].shape)} in the file and "
+            f"{list(own[k].shape)} in the network ({len(wrong)} such tensors); is it the right factory?"
+        )
+    module.load_state_dict(state)
+
+
+def _without_prefixes(state: Mapping[str, Any], own: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Without the prefixes that DataParallel and torch.compile put before every key, where the network has none of them."""
+    prefixes = ("module.", "_orig_mod.")
+    while set(state) != set(own):
+        prefix = next((p for p in prefixes if state and all(k.startswith(p) for k in state)), None)
+        if prefix is None or any(k.startswith(prefix) for k in own):
+            break
+        state = {k[len(prefix) :]: v for k, v in state.items()}
+    return state

@@ -1,0 +1,158 @@
+"""Density and multiply-accumulates (MACs) per layer, of a network on real inputs.
+
+Two counts, both reported: over the gated layers only (as papers do) and over the whole network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lccl.loading.torch_file import TORCH_SUFFIXES, load_checkpoint
+from lccl.text import count, percent, table
+
+if TYPE_CHECKING:
+    import onnx
+    from torch import nn
+
+
+@dataclass(frozen=True)
+class LayerProfile:
+    """One layer; MACs are per image."""
+
+    name: str
+    kind: str
+    """"gated", "conv" or "linear"."""
+    dense_macs: int
+    gate_macs: int = 0
+    density: float | None = None
+    """Fraction of output pixels with g > 0 over all inputs; None for a layer without a gate."""
+
+    @property
+    def macs(self) -> float:
+        """What a runtime that skips inactive pixels computes: density * dense + gate."""
+        return self.dense_macs if self.density is None else self.density * self.dense_macs + self.gate_macs
+
+
+@dataclass(frozen=True)
+class Profile:
+    """All layers that multiply, in order of execution."""
+
+    layers: tuple[LayerProfile, ...]
+    images: int
+
+    @property
+    def gated(self) -> tuple[LayerProfile, ...]:
+        return tuple(layer for layer in self.layers if layer.density is not None)
+
+    @property
+    def density(self) -> float | None:
+        """Mean density of the gated layers, each weighing the same."""
+        densities = [layer.density for layer in self.layers if layer.density is not None]
+        return sum(densities) / len(densities) if densities else None
+
+    @property
+    def dense_macs(self) -> int:
+        return sum(layer.dense_macs for layer in self.layers)
+
+    @property
+    def macs(self) -> float:
+        return sum(layer.macs for layer in self.layers)
+
+    @property
+    def saved_gated(self) -> float:
+        """The papers' figure: MACs saved / dense MACs over the gated layers only."""
+        return _saved(self.gated)
+
+    @property
+    def saved_network(self) -> float:
+        """The honest figure: MACs saved / dense MACs over the whole network."""
+        return _saved(self.layers)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {
+            "images": self.images,
+            "density": self.density,
+            "dense_macs": self.dense_macs,
+            "macs": self.macs,
+            "saved_gated_layers": self.saved_gated,
+            "saved_network": self.saved_network,
+            "layers": [
+                {
+                    "name": layer.name,
+                    "kind": layer.kind,
+                    "density": layer.density,
+                    "dense_macs": layer.dense_macs,
+                    "gate_macs": layer.gate_macs,
+                    "macs": layer.macs,
+                }
+                for layer in self.layers
+            ],
+        }
+
+    def __str__(self) -> str:
+        rows = [
+            (
+                layer.name,
+                layer.kind,
+                percent(layer.density),
+                f"{layer.dense_macs:,}",
+                f"{layer.gate_macs:,}",
+                f"{layer.macs:,.0f}",
+            )
+            for layer in self.layers
+        ]
+        rows.append(
+            (
+                "whole network",
+                "mean of gated" if self.gated else "",
+                percent(self.density),
+                f"{self.dense_macs:,}",
+                "",
+                f"{self.macs:,.0f}",
+            )
+        )
+        head = ("layer", "kind", "density", "dense MACs", "gate MACs", "LCCL MACs")
+        return (
+            table(head, rows, right=(2, 3, 4, 5))
+            + f"\nMACs per image, mean of {count(self.images, 'image')}. Saved: {self.saved_gated:.1%} of the gated layers, "
+            + f"{self.saved_network:.1%} of the whole network."
+        )
+
+
+def profile(model: nn.Module | onnx.ModelProto | str | Path, loader: Iterable[Any]) -> Profile:
+    """Runs the model over the loader and counts.
+
+    Args:
+        model: a PyTorch module (run in eval mode), an ONNX model, or a file of either.
+        loader: one batch as a tensor or array, or batches: a tensor or array [N, C, H, W], a tuple whose first item is the input (the rest is ignored), or a
+            dict of inputs by name.
+
+    Returns:
+        The profile; densities are means over all images.
+
+    Raises:
+        UserError: no batch in the loader, or a batch that does not fit the model.
+    """
+    from torch import nn
+
+    if hasattr(loader, "__array__"):
+        loader = [loader]
+    if isinstance(model, (str, Path)) and Path(model).suffix in TORCH_SUFFIXES:
+        model = load_checkpoint(model)
+    if isinstance(model, nn.Module):
+        from lccl.profiling.of_module import profile_module
+
+        return profile_module(model, loader)
+    from lccl.profiling.of_onnx import profile_onnx
+
+    return profile_onnx(model, loader)
+
+
+def _saved(layers: Iterable[LayerProfile]) -> float:
+    layers = tuple(layers)
+    dense = sum(layer.dense_macs for layer in layers)
+    return 1 - sum(layer.macs for layer in layers) / dense if dense else 0.0
