@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lccl.backends.torch.cuda.interface import ConvParams
@@ -92,6 +92,20 @@ class Setting:
         return layer_attributes(
             (3, 3), stride=self.layer.stride, grid=self.grid, activation_alpha=0.0, density=self.density, external=self.external
         )
+
+    def as_dict(self) -> dict[str, Any]:
+        """As a row of the benchmark has it."""
+        layer = self.layer
+        sizes = {"layer": layer.name, "channels": layer.channels, "size": layer.size, "batch": layer.batch}
+        sizes |= {"outputs": layer.out_channels, "stride": layer.stride}
+        return sizes | {"grid": self.grid, "mask": self.mask, "form": self.form, "density": self.density}
+
+    @classmethod
+    def of_row(cls, row: Mapping[str, Any]) -> Setting:
+        """The setting of a row of the benchmark."""
+        outputs = row["outputs"] if row["outputs"] != row["channels"] else 0
+        layer = Layer(row["channels"], row["size"], row["batch"], outputs, row["stride"])
+        return cls(layer, row["grid"], row["mask"], row["form"] == "external", row["density"])
 
     def params(self) -> ConvParams:
         """The call without its tensors, in float16."""

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -78,11 +79,15 @@ def digest(library: Path) -> str:
 class Build:
     """The build, in a thread, from its beginning on."""
 
-    def __init__(self, capability: str, results: Results, folder: Path = FOLDER, *, until: float) -> None:
+    def __init__(
+        self, capability: str, results: Results, folder: Path = FOLDER, *, until: float, targets: Sequence[str] = TARGETS
+    ) -> None:
         """Args:
         capability: of the GPU, such as "90"; empty: nobody knows.
         until: time.monotonic() at which the last target has to be there.
+        targets: what is built, in this order; the library is the first.
         """
+        self._targets = targets
         self._capability = capability
         self._results = results
         self._folder = folder
@@ -111,7 +116,7 @@ class Build:
     def _all(self) -> None:
         try:
             if self._configure():
-                for target in TARGETS:
+                for target in self._targets:
                     self._target(target)
                     self.done[target].set()
         except Exception as error:  # a thread's end must not be silent

@@ -126,9 +126,10 @@ def kernels(layer: Layer, grid: int) -> Callable[[Meter], Ceiling]:
         def call(kernel: int) -> Callable[[int], Any]:
             def one(i: int) -> Any:
                 calls[i].params.kernels = kernel
-                y = launch(bench.library, bench.device, calls[i], config.id, space)
-                calls[i].params.kernels = 0
-                return y
+                try:
+                    return launch(bench.library, bench.device, calls[i], config.id, space)
+                finally:
+                    calls[i].params.kernels = 0
 
             return one
 
@@ -148,6 +149,7 @@ def kernels(layer: Layer, grid: int) -> Callable[[Meter], Ceiling]:
             "config": config.name,
             "predicted_us": predicted[config.id],
             "setting": setting.words,
+            "call": setting.as_dict(),
         }
 
     return parts

@@ -137,6 +137,7 @@ class Check:
         capability = compute_capability() if builds else ""
         if capability:
             self.build = self._new_build(capability)
+        self.write()
         told = self._supervised("facts", min(self.end, time.monotonic() + 90))
         if told["status"] == "refused":
             self.results.add("refused", words=told["words"])
@@ -150,7 +151,8 @@ class Check:
         return ""
 
     def _new_build(self, capability: str) -> Build:
-        return Build(capability, self.results, self.options.build_folder, until=self.end)
+        targets = gpu_build.TARGETS if "plugin" in self.steps else gpu_build.TARGETS[:1]
+        return Build(capability, self.results, self.options.build_folder, until=self.end, targets=targets)
 
     # ---- steps ----
 
@@ -268,7 +270,7 @@ class Check:
 
         idle = max(1.0, until - time.monotonic()) if step in SILENT else Limits.idle
         limits = Limits(self.options.item_seconds * SLOWER.get(step, 1.0), idle)
-        state = State(without=set(self.bad))
+        state = State(without=set() if step == "smoke" else set(self.bad))  # smoke says anew what is bad
         return Supervised(step, command, self.results, state, limits, most_restarts=most_restarts).run(until)
 
     # ---- the end ----

@@ -7,13 +7,15 @@ No command for people: ``gpu_check.py`` starts it.
 from __future__ import annotations
 
 import argparse
+import ctypes
 import faulthandler
 import json
+import signal
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,8 @@ REHEARSED: dict[str, dict[str, Any]] = {
 }
 """What the emulated machine does in seconds."""
 REHEARSED_LAYER = "16@8x1"
+PR_SET_PDEATHSIG = 1
+"""Of Linux's prctl."""
 
 
 def say(**message: Any) -> None:
@@ -118,6 +122,12 @@ def run(options: argparse.Namespace, until: float) -> dict[str, Any]:
     raise ValueError(step)
 
 
+def _end_with_parent() -> None:
+    """Where the watching process is killed, this one ends too: hung in a kernel, it would hold the GPU."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
 def measured(bench: Any, options: argparse.Namespace, until: float) -> dict[str, Any]:
     """The benchmark, row by row."""
     from gpu_contest import Contest
@@ -158,6 +168,7 @@ def measured(bench: Any, options: argparse.Namespace, until: float) -> dict[str,
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit code 0 where the step came to its end, whatever it found."""
     faulthandler.enable()
+    _end_with_parent()
     options = parser().parse_args(arguments)
     if options.step == "sanitized":
         from gpu_sanitized import planted_fault, sanitized

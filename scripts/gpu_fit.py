@@ -47,7 +47,7 @@ STARTS = 12
 SHARE = "tile_"
 """Constants of this beginning are shares of a rate, at most 1."""
 LEAST_ROWS = 8
-CEILINGS = {"copy": ("dram_bytes", "GB/s", 1e9), "launch gap": ("next_launch", "us", 1e-6)}
+CEILINGS = {"copy": ("dram_bytes", "GB/s", 1e9)}
 """Name of a ceiling -> the constant that it measures, and its unit."""
 
 
@@ -95,21 +95,45 @@ def device_of(records: Sequence[Record], given: str | None) -> Device:
     return parse_device(texts.pop())
 
 
+def of_last_library(records: Sequence[Record]) -> tuple[list[Record], int]:
+    """The records of the runs of the library that the last run used, and how many rows of other libraries are left out.
+
+    Runs follow each other in a file, and kernels are mended between them.
+    """
+    runs: list[list[Record]] = [[]]
+    for record in records:
+        if record["kind"] == "run":
+            runs.append([])
+        runs[-1].append(record)
+    libraries = [[r["sha256"] for r in of_kind(run, "library")] for run in runs]
+    named = [names[-1] for names in libraries if names]
+    kept = [run for run, names in zip(runs, libraries, strict=True) if not named or (names and names[-1] == named[-1])]
+    rows = sum(len(of_kind(run, "row")) for run in runs) - sum(len(of_kind(run, "row")) for run in kept)
+    return [record for run in kept for record in run], rows
+
+
 def samples_of(records: Sequence[Record], library: Library) -> list[Sample]:
-    """The rows of the benchmark."""
-    from gpu_settings import Layer, Setting
+    """The rows of the benchmark, and the kernels that were timed by themselves."""
+    from gpu_settings import Setting
+
+    from lccl.backends.torch.cuda.interface import Kernels
 
     names = {config.name: config for config in library.configs()}
     samples = []
     for row in of_kind(records, "row"):
-        config = names.get(row["config"])
-        us = float(row["times"]["median"])
-        if config is None or us <= 0:
+        config, us = names.get(row["config"]), float(row["times"]["median"])
+        if config is not None and us > 0:
+            samples.append(Sample(Setting.of_row(row).params(), config.id, config.family.name.lower(), us))
+    for record in of_kind(records, "ceiling"):
+        config = names.get(record.get("config", ""))
+        if config is None or "call" not in record:
             continue
-        outputs = row["outputs"] if row["outputs"] != row["channels"] else 0
-        layer = Layer(row["channels"], row["size"], row["batch"], outputs, row["stride"])
-        setting = Setting(layer, row["grid"], row["mask"], row["form"] == "external", row["density"])
-        samples.append(Sample(setting.params(), config.id, config.family.name.lower(), us))
+        for kernel in Kernels:
+            us = record["us"].get(str(kernel.name).lower(), 0)
+            params = Setting.of_row(record["call"]).params()
+            params.kernels = kernel
+            if us > 0:
+                samples.append(Sample(params, config.id, f"{str(kernel.name).lower()} alone", us))
     return samples
 
 
@@ -261,7 +285,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from lccl.errors import UserError
 
     try:
-        records = [record for path in options.results for record in _records(path)]
+        records, dropped = of_last_library([record for path in options.results for record in _records(path)])
+        if dropped:
+            print(f"{dropped} rows are of other libraries than the last run's: left out", file=sys.stderr)
         library = load(options.library)
         device = device_of(records, options.device)
         samples = samples_of(records, library)

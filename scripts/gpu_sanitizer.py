@@ -160,7 +160,11 @@ def judge(run: Run, done: Done) -> Verdict:
     if run.planted and SEEN[run.tool] in log:
         return Verdict(RIGHT)
     if done.code is None:
-        return Verdict(LATE)
+        # Killed before its summary: what it has told by then is as true.
+        at = log.find(SEEN[run.tool])
+        lines = log[max(0, log.rfind("\n", 0, at)) :].strip().splitlines()[:30] if at >= 0 else []
+        found = (f"{run.label} was ended before its time was up for all, and reports", *(f"{run.tool}: {x}" for x in lines))
+        return Verdict("wrong", found) if lines and not run.planted else Verdict(LATE)
     errors = errors_in(log)
     refused = re.search(r"(?i)[^\n]*device not supported[^\n]*", log)
     if refused or errors is None:

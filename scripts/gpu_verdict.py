@@ -46,7 +46,7 @@ def verdict(records: Sequence[Record]) -> list[str]:
     steps, asked = steps_of(records), asked_of(records)
     lines = [f"verdict: {('all passed', 'cannot run here', 'something failed', 'not all was done')[exit_code(records)]}"]
     lines += _device(records) + _built(records) + _smoke(records)
-    lines += _steps(steps, asked) + _ceilings(records) + _kernels(records)[:2] + _ratios(records) + _targets(records)
+    lines += _steps(steps, asked) + _ceilings(records) + _kernels(records) + _ratios(records) + _targets(records)
     lines += [f"interrupted: {record['words']}" for record in of_kind(records, "interrupted")][:1]
     lines.append(f"next: {_next(records, steps, asked)}")
     kept = lines if len(lines) <= LINES else [*lines[: LINES - 2], "...: see report.md", lines[-1]]
@@ -107,12 +107,24 @@ def _number(record: Record) -> str:
 
 def _ceilings(records: Sequence[Record]) -> list[str]:
     found = [r for r in of_kind(records, "ceiling") if not r["name"].startswith("kernels")]
-    words = ", ".join(f"{record['name']} {_number(record)}" for record in found)
-    return [f"ceilings: {words}"] if found else []
+    lines = []
+    for title, mine in (
+        ("ceilings", [r for r in found if not r["name"].startswith("cuDNN")]),
+        ("dense", [r for r in found if r["name"].startswith("cuDNN")]),
+    ):
+        if mine:
+            words = (f"{record['name']} {_number(record)}" for record in mine)
+            lines.append(f"{title}: {', '.join(words)}")
+    return lines
 
 
 def _kernels(records: Sequence[Record]) -> list[str]:
-    found = [r for r in of_kind(records, "ceiling") if r["name"].startswith("kernels") and isinstance(r.get("us"), dict)]
+    """The first layer of each grid."""
+    timed = [r for r in of_kind(records, "ceiling") if r["name"].startswith("kernels") and isinstance(r.get("us"), dict)]
+    first: dict[str, Record] = {}
+    for record in timed:
+        first.setdefault(record["name"].rpartition(" ")[2], record)
+    found = list(first.values())[:2]
     return [f"{r['name']}: {', '.join(f'{name} {us}' for name, us in r['us'].items())} us ({r['config']})" for r in found]
 
 

@@ -189,6 +189,21 @@ def test_segments_of_several_rounds(emulator: Emulator) -> None:
         assert result.active == np.count_nonzero(gate)
 
 
+def test_sums_of_several_rounds(emulator: Emulator) -> None:
+    """The same with a gate that is computed: a sum of the second round lies where one of the first lay."""
+    case = Case("rounds", "many cells", n=1, c=8, k=8, hw=(520, 521), kernel=(1, 1), pads=(0, 0, 0, 0), gate="1x1")
+    inputs = inputs_of(case, Dtype.FLOAT16)
+    rng = np.random.default_rng(4)
+    inputs["gate_W"] = np.array([1, *(0,) * 7], np.float16).reshape(1, 1, 1, 8)
+    inputs["gate_B"] = np.zeros(1, np.float32)
+    wanted = rng.integers(1, 9, (520, 521)) * rng.choice((-1, 1), (520, 521), p=(0.97, 0.03))
+    inputs["X"][0, 0] = wanted
+    config = emulator.library.config("pixel-mma-128x128-s3-w2x4")
+    result = emulator.run(inputs, case.attributes, Dtype.FLOAT16, BIG, config.id, checked=False)
+    check(case, inputs, Dtype.FLOAT16, result)
+    np.testing.assert_array_equal(result.gates, np.maximum(wanted, 0).ravel())
+
+
 @pytest.mark.parametrize("grid", [1, 4])
 def test_kernels_by_themselves(emulator: Emulator, grid: int) -> None:
     """For timing: each kernel runs alone on what the others left, and again; a split tile's counter is back at 0."""

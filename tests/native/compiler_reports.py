@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 _ENTRY = re.compile(r"Compiling entry function '(\w+)' for 'sm_(\w+)'")
@@ -67,23 +68,44 @@ Instructions = Counter[str]
 
 
 def parse_sass(text: str) -> dict[tuple[str, str], Instructions]:
-    """Instructions of each (mangled name, architecture) in what ``cuobjdump -sass`` prints.
+    """How often each instruction stands in each (mangled name, architecture) of what ``cuobjdump -sass`` prints.
 
     Raises:
         ValueError: an instruction before any kernel.
     """
-    kernels: dict[tuple[str, str], Instructions] = {}
+    return {kernel: Counter(instructions) for kernel, instructions in parse_sass_in_order(text).items()}
+
+
+def parse_sass_in_order(text: str) -> dict[tuple[str, str], list[str]]:
+    """The same with the instructions as they follow each other.
+
+    Raises:
+        ValueError: an instruction before any kernel.
+    """
+    kernels: dict[tuple[str, str], list[str]] = {}
     arch, current = "", None
     for line in text.splitlines():
         if code := _CODE.match(line):
             arch, current = code[1], None
         elif function := _FUNCTION.match(line):
-            current = kernels.setdefault((function[1], arch), Counter())
+            current = kernels.setdefault((function[1], arch), [])
         elif instruction := _INSTRUCTION.match(line):
             if current is None:
                 raise ValueError(f"this instruction belongs to no kernel: {line.strip()}")
-            current[instruction[1]] += 1
+            current.append(instruction[1])
     return kernels
+
+
+def most_loads_under_way(instructions: Sequence[str], load: str = "LDG.E.128", use: str = "FFMA") -> int:
+    """The most loads that stand between two instructions that use what was loaded: they are under way together."""
+    most = now = 0
+    for instruction in instructions:
+        if instruction.split(".")[0] == use:
+            now = 0
+        elif instruction.startswith(load):
+            now += 1
+            most = max(most, now)
+    return most
 
 
 def matching(instructions: Instructions, name: str) -> set[str]:

@@ -14,8 +14,10 @@ from compiler_reports import (
     Resources,
     cuda_core_faults,
     local_memory_faults,
+    most_loads_under_way,
     parse_ptxas,
     parse_sass,
+    parse_sass_in_order,
     tensor_core_faults,
 )
 from conftest import ROOT
@@ -85,7 +87,7 @@ def test_there_is_a_file_for_each_kernel_of_the_table_and_no_other(cuda_library:
 
 def test_cmake_writes_these_files_and_no_others(cuda_library_path: Path) -> None:
     written = cuda_library_path.parent / "trt_plugin" / "kernel" / "instantiate"
-    assert {path.stem for path in written.glob("*.cu")} >= set(FILES)
+    assert {path.stem for path in written.glob("*.cu")} == set(FILES)
     assert {path.name.partition(".")[0] for path in (cuda_library_path.parent / "ptxas").glob("*.cu.txt")} >= set(FILES)
 
 
@@ -119,6 +121,18 @@ def test_the_library_holds_each_kernel_for_each_architecture(
 ) -> None:
     assert set(sass) == {(r.function, r.arch) for reports in resources.values() for r in reports}
     assert len(sass) == len(FILES) * len(ARCHITECTURES)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_a_thread_of_the_gate_kernel_has_four_loads_under_way(
+    dtype: str, cuda_library_path: Path, disassembler: Disassembler, resources: dict[str, list[Resources]]
+) -> None:
+    """Of x, before the first product of what they bring; with one, a multiprocessor's loads are a quarter of what it takes."""
+    functions = {r.function for r in resources[f"gate_{dtype}"]}
+    for arch in sorted(ARCHITECTURES):
+        code = parse_sass_in_order(disassembler.run("-sass", "-arch", f"sm_{arch}", cuda_library_path))
+        (mine,) = (instructions for (function, _), instructions in code.items() if function in functions)
+        assert most_loads_under_way(mine) >= 4, f"sm_{arch}"
 
 
 def test_the_library_holds_ptx_for_architectures_to_come(

@@ -36,6 +36,8 @@ struct GateKernel
             {
                 sumRound(a, {round, smaller(round + kRoundCells, cells.end)}, thread);
             }
+            // Sums are there, and the counts of the round before have been read. That its sums have been read says the barrier before
+            // those counts.
             machine::syncThreads();
             active += decideRound(a, cells, round, active, thread);
         }
@@ -192,7 +194,7 @@ private:
             for (int32_t s = 0; s < kSteps; ++s)
             {
                 int32_t const step = first + s * a.gateLanes;
-                Tap const tap = decodeTap(step, byLoads, a.byGateKernelWidth);
+                Tap const tap = decodeTap(smaller(step, steps - 1), byLoads, a.byGateKernelWidth);
                 int64_t const channel = tap.channel * kVector * a.xStrides.channel;
                 LCCL_UNROLL
                 for (int32_t i = 0; i < kCells; ++i)
@@ -322,7 +324,6 @@ private:
                 machine::storeGlobal(a.cellList + listPlace(cell, cells.first, cells.end, before, active), cell);
             }
         }
-        machine::syncThreads();
         return machine::shuffle(sum, kWarpSize - 1);
     }
 

@@ -148,12 +148,14 @@ typedef struct lccl_rates {
   double main_latency;    /* seconds of the main kernel before its first product and after its last */
   double gate_bytes;      /* x that the gate kernel reads, of one multiprocessor: what its loads under way allow */
   double fill_bytes;      /* y that is filled, of one multiprocessor: what the instructions of a store allow */
+  double fill_residual_bytes; /* the same where there is a residual */
 } lccl_rates;
 
 /* The model's constants for a device. */
 LCCL_API void lccl_conv_rates(const lccl_device* device, lccl_rates* rates);
 
-/* Predicted microseconds of a configuration, a model and no measurement; negative if it cannot run the call.
+/* Predicted microseconds of a configuration, or of the kernels that the call names, a model and no measurement; negative if it
+ * cannot run the call.
  * `rates` null: those of the device. */
 LCCL_API double lccl_conv_predict(const lccl_conv_params* params, const lccl_device* device, int32_t config,
                                   const lccl_rates* rates);

@@ -71,6 +71,11 @@ Amounts amountsOf(lccl_conv_params const& p, Sizes const& sizes, lccl_conv_confi
     return amounts;
 }
 
+bool runs(lccl_conv_params const& p, lccl_kernel kernel)
+{
+    return p.kernels == 0 || (p.kernels & kernel) != 0;
+}
+
 double gateSeconds(lccl_conv_params const& p, Sizes const& sizes, Amounts const& amounts, lccl_rates const& rates, int32_t sms)
 {
     double const cells = static_cast<double>(sizes.cells);
@@ -107,7 +112,8 @@ double mainSeconds(lccl_conv_params const& p, lccl_device const& device, Sizes c
     double const math = rounds * unitFlops / rate;
 
     // Closed pixels are filled between products: their instructions take turns with those of the main loop.
-    double const fill = amounts.closedRows * amounts.rowBytes / (rates.fill_bytes * sms);
+    double const fillBytes = p.has_residual == 0 ? rates.fill_bytes : rates.fill_residual_bytes;
+    double const fill = amounts.closedRows * amounts.rowBytes / (fillBytes * sms);
     double const stepBytes = (config.tile_m + config.tile_n) * static_cast<double>(config.tile_k) * amounts.elementBytes;
     double const cache = rounds * steps / splits * stepBytes / rates.cache_bytes;
     double const touched = std::min(1.0, amounts.rows * p.r * p.s / amounts.pixels);
@@ -139,6 +145,7 @@ lccl_rates ratesOf(lccl_device const& device)
     rates.gate_bytes = 2 * 256 * 4 * 16 / 0.6e-6;
     // 22 instructions for each 16 bytes of a lane without a residual (counted in SASS), four instructions of a warp a clock.
     rates.fill_bytes = 4 * 32 * 16 / 22.0 * kClock;
+    rates.fill_residual_bytes = 4 * 32 * 16 / 75.0 * kClock; // about 75 with one
     return rates;
 }
 
@@ -150,12 +157,13 @@ double predict(lccl_conv_params const& p, lccl_device const& device, lccl_conv_c
         return 0;
     }
     Amounts const amounts = amountsOf(p, sizes, config);
-    double seconds = rates.first_launch + rates.next_launch + gateSeconds(p, sizes, amounts, rates, device.sm_count)
-        + mainSeconds(p, device, sizes, amounts, config, rates);
-    if (config.engine == LCCL_MMA && p.c % kChunkElements != 0)
-    {
-        seconds += rates.next_launch; // of the kernel that packs the weights
-    }
+    bool const packs = config.engine == LCCL_MMA && p.c % kChunkElements != 0 && runs(p, LCCL_KERNEL_PACK);
+    bool const gates = runs(p, LCCL_KERNEL_GATE);
+    bool const multiplies = runs(p, LCCL_KERNEL_MAIN);
+    int32_t const kernels = static_cast<int32_t>(packs) + static_cast<int32_t>(gates) + static_cast<int32_t>(multiplies);
+    double seconds = rates.first_launch + std::max(kernels - 1, 0) * rates.next_launch;
+    seconds += gates ? gateSeconds(p, sizes, amounts, rates, device.sm_count) : 0;
+    seconds += multiplies ? mainSeconds(p, device, sizes, amounts, config, rates) : 0;
     return seconds * 1e6;
 }
 

@@ -132,11 +132,11 @@ LCCLConvPlugin::LCCLConvPlugin(Attributes attributes, std::string layer, bool bu
     , mLayer(std::move(layer))
     , mForBuild(building)
     , mSimulates(building)
-    , mWorkspace(mAttributes.workspaceBytes())
+    , mWorkspace(std::make_shared<std::atomic<size_t>>(mAttributes.workspaceBytes()))
     , mDescription(describe(mAttributes))
     , mTimingCacheID(mDescription + " kernels=" + kKernelHash)
 {
-    if (!building && mWorkspace.load() == 0)
+    if (!building && mWorkspace->load() == 0)
     {
         log(Severity::kWARNING, mLayer,
             "the engine does not say how much workspace it has, since its plugin was neither configured nor asked: it is taken to be enough");
@@ -150,7 +150,7 @@ LCCLConvPlugin::LCCLConvPlugin(LCCLConvPlugin const& other)
     , mSimulates(other.mSimulates)
     , mTactic(other.mTactic)
     , mTactics(other.mTactics)
-    , mWorkspace(other.mWorkspace.load())
+    , mWorkspace(other.mWorkspace)
     , mPlan(other.mPlan)
     , mDescription(other.mDescription)
     , mTimingCacheID(other.mTimingCacheID)
@@ -365,8 +365,8 @@ void LCCLConvPlugin::keepWorkspace(size_t bytes) const
     {
         return;
     }
-    size_t kept = mWorkspace.load();
-    while (kept < bytes && !mWorkspace.compare_exchange_weak(kept, bytes))
+    size_t kept = mWorkspace->load();
+    while (kept < bytes && !mWorkspace->compare_exchange_weak(kept, bytes))
     {
     }
 }
@@ -425,8 +425,7 @@ void LCCLConvPlugin::planCall(lccl_conv_params const& call, int32_t tactic)
     requireRuns(call, device, configuration);
     requireRuns(call, currentDevice(), configuration);
     requireSuccess(lccl_conv_load(&call, &device, configuration), "the kernels cannot be loaded");
-    size_t const asked = mWorkspace.load();
-    mPlan = {call, device, configuration, asked != 0 ? asked : lccl_conv_workspace(&call, &device, configuration)};
+    mPlan = {call, device, configuration, lccl_conv_workspace(&call, &device, configuration)};
 }
 
 int32_t LCCLConvPlugin::enqueue(PluginTensorDesc const* /*inputDesc*/, PluginTensorDesc const* /*outputDesc*/, void const* const* inputs,
@@ -442,11 +441,12 @@ int32_t LCCLConvPlugin::enqueue(PluginTensorDesc const* /*inputDesc*/, PluginTen
             Plan plan = mPlan;
             setPointers(plan.call, inputs, outputs[0]);
             plan.call.simulate_gate = mSimulates ? 1 : 0;
-            cudaError_t const error
-                = lccl_conv_launch(&plan.call, &plan.device, plan.configuration, workspace, plan.workspace, stream);
+            size_t const asked = mWorkspace->load();
+            size_t const given = asked != 0 ? asked : plan.workspace;
+            cudaError_t const error = lccl_conv_launch(&plan.call, &plan.device, plan.configuration, workspace, given, stream);
             if (error == cudaErrorInvalidValue || error == cudaErrorNotSupported)
             {
-                requireStarts(plan.call, plan.device, plan.configuration, workspace, plan.workspace);
+                requireStarts(plan.call, plan.device, plan.configuration, workspace, given);
             }
             requireSuccess(error, "the kernels cannot be started");
             return kSuccess;
@@ -475,7 +475,7 @@ PluginFieldCollection const* LCCLConvPlugin::getFieldsToSerialize() noexcept
             {
                 mAttributes.setPlannedDevice(currentDevice());
             }
-            mAttributes.setWorkspaceBytes(mWorkspace.load());
+            mAttributes.setWorkspaceBytes(mWorkspace->load());
             std::vector<FieldUse> const all{FieldUse::kCONTRACT, FieldUse::kOPTIONAL, FieldUse::kINTERNAL};
             mSerialized = std::make_unique<FieldView>(mAttributes, all);
             return mSerialized->get();

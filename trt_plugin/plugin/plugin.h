@@ -12,7 +12,7 @@
 namespace lccl::plugin
 {
 
-//! One layer. TensorRT clones it for each execution context; clones share nothing.
+//! One layer. TensorRT clones it for each execution context; clones share the size of the workspace and nothing else.
 class LCCLConvPlugin final : public nvinfer1::IPluginV3,
                              public nvinfer1::IPluginV3OneCore,
                              public nvinfer1::IPluginV3OneBuildV2,
@@ -67,7 +67,7 @@ private:
         lccl_conv_params call{}; //!< abi 0: there is no plan
         lccl_device device{};    //!< that it is planned for
         int32_t configuration{0};
-        size_t workspace{0};     //!< bytes that TensorRT gives to enqueue
+        size_t workspace{0};     //!< bytes that the call needs
     };
 
     //! A copy whose plan, if there is one, runs on the GPU at hand.
@@ -97,7 +97,9 @@ private:
     bool mSimulates; //!< Gates are simulated: TensorRT times tactics.
     int32_t mTactic{0};             //!< 0: the kernels' own choice.
     std::vector<int32_t> mTactics;  //!< Of the last configurePlugin.
-    mutable std::atomic<size_t> mWorkspace; //!< Bytes that TensorRT was asked for, and so gives to enqueue; 0: not known.
+    //! Bytes that TensorRT was asked for, or would be, and so gives to enqueue; 0: not known. Shared with clones: which of them
+    //! TensorRT asks, and which it serialises, is its own affair.
+    std::shared_ptr<std::atomic<size_t>> mWorkspace;
     Plan mPlan; //!< Of the last onShapeChange.
     std::string mDescription;
     std::string mTimingCacheID;

@@ -121,20 +121,22 @@ Result keepWorkspace(IPluginCreatorV3One& creator, Case const& layer)
     return guarded(
         [&](Result& result)
         {
-            std::unique_ptr<IPluginV3> const network = create(creator, layer.name, layer.fields, TensorRTPhase::kBUILD);
+            auto const network
+                = [&] { return create(creator, layer.name, layer.fields, TensorRTPhase::kBUILD); };
             Builder const builder(layer);
             std::ostringstream json;
             auto const clone = [](IPluginV3& plugin) { return std::unique_ptr<IPluginV3>(plugin.clone()); };
             auto const tell = [&json](char const* name, uint64_t bytes)
             { json << (json.tellp() > 0 ? ", " : "{") << quoted(name) << ": " << bytes; };
 
-            tell("neither", keptBy(*network));
-            std::unique_ptr<IPluginV3> const asked = clone(*network);
+            std::unique_ptr<IPluginV3> const unasked = network();
+            tell("neither", keptBy(*unasked));
+            std::unique_ptr<IPluginV3> const asked = network();
             tell("small", builder.ask(*asked, false));
             tell("asked", keptBy(*asked));
             tell("large", builder.ask(*asked, true));
             tell("asked twice", keptBy(*asked));
-            std::unique_ptr<IPluginV3> const configured = clone(*network);
+            std::unique_ptr<IPluginV3> const configured = network();
             builder.configure(*configured, true);
             tell("configured", keptBy(*configured));
             tell("clone", keptBy(*clone(*configured)));
@@ -145,12 +147,17 @@ Result keepWorkspace(IPluginCreatorV3One& creator, Case const& layer)
             tell("smaller afterwards", keptBy(*configured));
             tell("failed", builder.askInVain(*configured));
             tell("after a failure", keptBy(*configured));
+            std::unique_ptr<IPluginV3> const original = network();
+            builder.configure(*original, false); // one profile
+            std::unique_ptr<IPluginV3> const other = clone(*original);
+            builder.configure(*other, true); // another one, of a clone
+            tell("by a clone", keptBy(*original));
 
             std::unique_ptr<IPluginV3> const engine
                 = create(creator, layer.name, serialised(*capabilitiesOf(*asked).runtime), TensorRTPhase::kRUNTIME);
             tell("engine", keptBy(*engine));
             std::unique_ptr<IPluginV3> const without
-                = create(creator, layer.name, serialised(*capabilitiesOf(*network).runtime), TensorRTPhase::kRUNTIME);
+                = create(creator, layer.name, serialised(*capabilitiesOf(*unasked).runtime), TensorRTPhase::kRUNTIME);
             builder.ask(*without, true);
             tell("engine that is asked", keptBy(*without));
             json << "}";

@@ -175,6 +175,22 @@ def test_all_right_passes_and_the_next_run_knows_the_first_calls(check: Runner) 
     assert changed.steps == {"smoke": "passed"}, "of another library nothing is known"
 
 
+def test_what_was_bad_is_tried_again_and_stays_bad(check: Runner) -> None:
+    """Part A says anew what is bad, also of the library that it knows: nothing becomes right by not being run."""
+    only = f"{DENSE},{PIXEL}"
+    for _ in range(2):
+        ran = check("--part", "A", "--only", "smoke,sweep", ONLY=only, HANG=PIXEL)
+        assert ran.code == gpu_verdict.FAILED, ran.out
+        assert ran.smoke[PIXEL, "float16"] == "hang"
+        assert all(item["config"] != PIXEL for item in ran.kind("item") if item["step"] == "sweep")
+    part_b = check("--part", "B", "--only", "smoke", ONLY=only, HANG=PIXEL)
+    assert part_b.smoke[PIXEL, "float16"] == "hang"
+    assert part_b.code == gpu_verdict.FAILED
+    mended = check("--part", "A", "--only", "smoke", ONLY=only)
+    assert mended.smoke[PIXEL, "float16"] == "right"
+    assert mended.code == gpu_verdict.PASSED
+
+
 def test_a_step_that_needs_a_gpu_says_so(check: Runner) -> None:
     ran = check("--only", "graph,sanitizer")
     assert ran.steps == {"graph": "skipped", "sanitizer": "skipped"}

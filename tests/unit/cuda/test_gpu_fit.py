@@ -90,24 +90,46 @@ def test_constants_of_which_no_row_speaks_stay(emulator_library: Library) -> Non
 
 
 def test_what_a_ceiling_measured_is_not_fitted(emulator_library: Library) -> None:
-    """Launch and latency constants make up for each other in rows: the measured one is right, and stays."""
     rates = changed(emulator_library, FACTORS[1])
     rows = rows_of(emulator_library, rates, layers_of(None, True)[:3], 0)
-    ceilings = [
-        {"kind": "ceiling", "name": "copy", "value": rates.dram_bytes / 1e9, "unit": "GB/s"},
-        {"kind": "ceiling", "name": "launch gap", "value": rates.next_launch * 1e6, "unit": "us"},
-        {"kind": "ceiling", "name": "cuBLAS float16", "value": 700.0, "unit": "TFLOP/s"},
-    ]
-    measured = gpu_fit.measured_of(ceilings)
-    assert measured == {"dram_bytes": pytest.approx(rates.dram_bytes), "next_launch": pytest.approx(rates.next_launch)}
-    assert gpu_fit.measured_of([{**ceilings[0], "value": None}, {**ceilings[1], "unit": "ms"}]) == {}
+    copy = {"kind": "ceiling", "name": "copy", "value": rates.dram_bytes / 1e9, "unit": "GB/s"}
+    measured = gpu_fit.measured_of([copy, {"kind": "ceiling", "name": "cuBLAS float16", "value": 700.0, "unit": "TFLOP/s"}])
+    assert measured == {"dram_bytes": pytest.approx(rates.dram_bytes)}
+    assert gpu_fit.measured_of([{**copy, "value": None}]) == gpu_fit.measured_of([{**copy, "unit": "MB/s"}]) == {}
     model = gpu_fit.Model(emulator_library, H200, gpu_fit.samples_of(rows, emulator_library), measured)
-    end = model.rates(gpu_fit.fit(model))
-    assert end.dram_bytes == pytest.approx(rates.dram_bytes)
-    assert end.next_launch == pytest.approx(rates.next_launch)
+    end = gpu_fit.fit(model)
+    assert model.rates(end).dram_bytes == pytest.approx(rates.dram_bytes)
     assert float(np.median(np.abs(model.errors(model.own())))) > 5 * NOISE
-    code = gpu_fit.code_of(model, model.own(), gpu_fit.fit(model))
-    assert next(line for line in code if "rates.next_launch" in line).endswith("// measured as a ceiling; was 1e-06")
+    line = next(line for line in gpu_fit.code_of(model, model.own(), end) if "rates.dram_bytes" in line)
+    assert line.endswith("// measured as a ceiling; was 4.3e+12")
+
+
+def test_kernels_by_themselves_are_samples(emulator_library: Library) -> None:
+    """Their times together are the call's, but for the launches between; each is one the model predicts."""
+    setting = Setting(Layer(60, 56, 32), 1, "iid", False, 0.35)
+    own = emulator_library.rates(H200)
+    config = emulator_library.config(emulator_library.choose(setting.params(), H200))
+    us = {"all": 30.0, "closed": 20.0, "pack": 3.0, "gate": 8.0, "main": 18.0}
+    record = {"kind": "ceiling", "name": "kernels", "config": config.name, "us": us, "call": setting.as_dict()}
+    samples = gpu_fit.samples_of([record, {"kind": "ceiling", "name": "copy", "value": 1.0}], emulator_library)
+    assert [(s.family, s.us) for s in samples] == [("pack alone", 3.0), ("gate alone", 8.0), ("main alone", 18.0)]
+    times = [emulator_library.predict(s.params, H200, s.config) or 0.0 for s in samples]
+    whole = emulator_library.predict(setting.params(), H200, config.id)
+    assert sum(times) - 2e6 * own.first_launch + 2e6 * own.next_launch == pytest.approx(whole)
+    assert times[0] == pytest.approx(1e6 * own.first_launch)
+
+
+def test_rows_of_another_library_are_left_out(emulator_library: Library) -> None:
+    """Runs follow each other in a file, and kernels are mended between them."""
+    row = {"kind": "row", "config": "c"}
+
+    def run_of(sha256: str, rows: int) -> list[dict[str, Any]]:
+        return [{"kind": "run"}, {"kind": "library", "sha256": sha256}, *[row] * rows]
+
+    records = [*run_of("old", 3), *run_of("new", 2), {"kind": "run"}, row, *run_of("old", 1), *run_of("new", 4)]
+    kept, dropped = gpu_fit.of_last_library(records)
+    assert (sum(r["kind"] == "row" for r in kept), dropped) == (6, 5)
+    assert gpu_fit.of_last_library([row, row]) == ([row, row], 0)
 
 
 def test_a_sample_is_the_row_again(emulator_library: Library) -> None:

@@ -161,6 +161,17 @@ def test_a_tool_that_is_late_is_no_failure() -> None:
     assert gpu_sanitizer.judge(Run("memcheck", planted=True), Done(None, SEEN[("memcheck", True)][0]))
 
 
+@pytest.mark.parametrize("tool", TOOLS)
+def test_what_a_late_tool_has_told_is_not_lost(tool: str) -> None:
+    """It is killed before its summary, with a fault in its log."""
+    told = f"========= COMPUTE-SANITIZER\n{SEEN[tool, True][0].splitlines()[0]}\n=========     at lccl::entry"
+    verdict = gpu_sanitizer.judge(Run(tool), Done(None, told))
+    assert not verdict
+    assert verdict.state == "wrong"
+    assert any("at lccl::entry" in fault for fault in verdict.faults), verdict
+    assert gpu_sanitizer.judge(Run(tool, planted=True), Done(None, "========= COMPUTE-SANITIZER")).state == "not in time"
+
+
 def test_without_a_compiler_two_faults_are_not_planted(sanitizer: Sanitizer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu_sanitizer, "compile_planted", lambda scratch: (None, "there is no nvcc"))
     outcome = sanitizer.says({})

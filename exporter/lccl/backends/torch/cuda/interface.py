@@ -149,6 +149,7 @@ class Rates(Structure):
         ("main_latency", c_double),
         ("gate_bytes", c_double),
         ("fill_bytes", c_double),
+        ("fill_residual_bytes", c_double),
     )
 
 
