@@ -33,7 +33,6 @@ class Mutation:
 LOOP_BARRIER = "machine::waitCopies<kStages - 2>();\n                    machine::syncThreads();"
 BEFORE_GATES = "            machine::syncThreads();\n            active += decideRound"
 AFTER_TABLE = "        before += counts[i];\n    }\n    machine::syncThreads();\n"
-AFTER_FLAG = "== splits - 1;\n        machine::syncThreads();\n"
 MUTATIONS = (
     Mutation("copies are not waited for", "gemm.h", LOOP_BARRIER, "machine::syncThreads();", "copy of thread"),
     Mutation("no barrier after the wait", "gemm.h", LOOP_BARRIER, "machine::waitCopies<kStages - 2>();", "shared memory"),
@@ -62,7 +61,6 @@ MUTATIONS = (
     Mutation("closed channels of the padding keep what is there", "fill.h", "channel + e < a.k ? leaky(", "true ? leaky(", "padding of y"),
     Mutation("the table of segments is read too early", "rows.h", AFTER_TABLE, AFTER_TABLE.replace("    machine::syncThreads();\n", ""), "shared memory"),
     Mutation("the table of segments lies over the rows", "gemm.h", "kStages * kStageBytes + kTableBytes}, thread", "kStages * kStageBytes}, thread", "shared memory"),
-    Mutation("a flag is read while its place is written", "gemm.h", AFTER_FLAG, AFTER_FLAG.replace("        machine::syncThreads();\n", ""), "shared memory"),
     Mutation("segments begin one cell too late", "rows.h", "(thread * kOwn + i) * 4, before);", "(thread * kOwn + i) * 4, before + 1);", "written"),
 )  # fmt: skip
 

@@ -18,6 +18,8 @@ from onnx import TensorProto, helper, numpy_helper
 import lccl
 import lccl.ort
 from cases import CASES, Case
+from lccl.backends.onnxruntime import library as op_library
+from lccl.backends.onnxruntime import session as op_session
 from lccl.op.contract import DOMAIN, INPUT_NAMES, OP_TYPE, VERSION
 from lccl.op.onnx_op import IR_VERSION, OPSET, attach_function, make_node
 from lccl.op.reference import lccl_conv
@@ -341,8 +343,8 @@ TOO_LARGE = Case("large", "a kernel above 7 x 7", kernel=(9, 9), pads=(4, 4, 4, 
 @pytest.fixture
 def large(ort_library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A file with such a layer, for lccl.ort.session and for lccl-compare."""
-    monkeypatch.setenv(lccl.ort.ENVIRONMENT, str(ort_library))
-    monkeypatch.setattr(lccl.ort, "_state", {"warned": False})
+    monkeypatch.setenv(op_library.ENVIRONMENT, str(ort_library))
+    monkeypatch.setattr(op_session, "_state", {"warned": False})
     onnx.save(case_model(TOO_LARGE)[0], tmp_path / "large.onnx")
     return tmp_path / "large.onnx"
 
@@ -362,7 +364,7 @@ def test_where_there_is_no_way_back_it_is_an_error(large: Path, monkeypatch: pyt
         lccl.ort.session(large, options=onnxruntime.SessionOptions())
     with pytest.raises(lccl.UserError, match="kernels are 1x1 to 7x7"):
         lccl.ort.session(case_model(TOO_LARGE, function=False)[0])
-    monkeypatch.setenv(lccl.ort.LEVEL_ENVIRONMENT, "sse9")
+    monkeypatch.setenv(op_library.LEVEL_ENVIRONMENT, "sse9")
     with pytest.raises(lccl.UserError, match="LCCL_CPU_LEVEL is sse9"):
         lccl.ort.session(case_model(BY_NAME["plain"])[0])
 

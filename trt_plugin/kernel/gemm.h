@@ -322,9 +322,7 @@ private:
             machine::storeShared(flag, machine::atomicAddGlobal(a.tileCounters + unit.tile, 1));
         }
         machine::syncThreads();
-        bool const lastToDeliver = machine::loadShared<int32_t>(flag) == splits - 1;
-        machine::syncThreads();
-        if (!lastToDeliver)
+        if (machine::loadShared<int32_t>(flag) != splits - 1)
         {
             return false;
         }

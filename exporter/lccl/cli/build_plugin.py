@@ -39,7 +39,7 @@ def command(arguments: Sequence[str]) -> int:
     if options.jobs is not None and options.jobs < 1:
         raise UserError(f"--jobs is a number above 0, not {options.jobs}")
     with on_terminal(not options.quiet) as progress:
-        from lccl.backends.tensorrt.compile import build_plugin
+        from lccl.backends.tensorrt.compiler import build_plugin
 
         result = build_plugin(
             options.output,

@@ -1,7 +1,7 @@
 """Canonical ONNX -> a serialized engine and a side-car that says what is in it. One interface, one file per backend."""
 
 from lccl.backends.interface import Backend, BuildRequest, LayerPath, Shapes
-from lccl.engine.build import BACKEND_NAMES, build_engine, make_backend
+from lccl.engine.build import BACKEND_NAMES, build_engine, choose_backend, make_backend
 from lccl.engine.results import EngineResult
 from lccl.engine.sidecar import SIDECAR_SUFFIX, read_sidecar
 
@@ -14,6 +14,7 @@ __all__ = [
     "LayerPath",
     "Shapes",
     "build_engine",
+    "choose_backend",
     "make_backend",
     "read_sidecar",
 ]

@@ -25,14 +25,14 @@ Invoke = Callable[..., Outcome]
 
 @pytest.fixture
 def absent(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lccl.ort, "look_for_library", lambda: Found(None, "there is no library"))
+    monkeypatch.setattr("lccl.backends.onnxruntime.library.look_for_library", lambda: Found(None, "there is no library"))
 
 
 @pytest.fixture
 def registered(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The library is here as far as the comparison can see; what ONNX Runtime would have been given."""
     seen: list[str] = []
-    monkeypatch.setattr(lccl.ort, "look_for_library", lambda: Found(Path("lib.so")))
+    monkeypatch.setattr("lccl.backends.onnxruntime.library.look_for_library", lambda: Found(Path("lib.so")))
     monkeypatch.setattr(
         lccl.backends.onnxruntime.runner, "register_library", lambda options, library: seen.append(str(library))
     )

@@ -96,7 +96,7 @@ def library(tmp_path: Path) -> Path:
 def test_a_sidecar_leads_to_no_library(library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A path in a file is code of whoever wrote the file."""
     monkeypatch.delenv(ENVIRONMENT, raising=False)
-    monkeypatch.setattr("lccl.plugin.PACKAGED", Path("not_installed.so"))
+    monkeypatch.setattr("lccl.backends.tensorrt.library.PACKAGED", Path("not_installed.so"))
     for recorded in (str(library), {"file": str(library), "sha256": sha256(library)}, 5):
         with pytest.raises(lccl.UserError, match=r"needs the plugin .*name it with --plugin") as caught:
             plugin_of(tmp_path / "m.engine", {"plugin": recorded}, None)

@@ -214,7 +214,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> FakeTensorRT:
     module = FakeTensorRT()
     monkeypatch.setitem(sys.modules, "tensorrt", module)  # type: ignore[arg-type]
     monkeypatch.setattr("lccl.backends.tensorrt.api._loggers", {})
-    monkeypatch.setattr("lccl.plugin._loaded", {})
+    monkeypatch.setattr("lccl.backends.tensorrt.library._loaded", {})
     return module
 
 
@@ -288,7 +288,7 @@ def test_a_dense_model_needs_no_plugin(
 ) -> None:
     """What a gated engine is held against builds on a machine without the plugin."""
     monkeypatch.delenv(ENVIRONMENT, raising=False)
-    monkeypatch.setattr("lccl.plugin.PACKAGED", Path("not_installed.so"))
+    monkeypatch.setattr("lccl.backends.tensorrt.library.PACKAGED", Path("not_installed.so"))
     result = build_engine(exported.with_suffix(".dense.onnx"), tmp_path / "m.engine", backend="tensorrt")
     assert (result.plugin, fake.libraries) == (None, [])
     with pytest.raises(lccl.UserError, match="is not installed: build it with lccl-build-plugin, name it with --plugin"):

@@ -19,6 +19,8 @@ import lccl
 import lccl.ort
 from cases import CASES
 from conftest import ROOT
+from lccl.backends.onnxruntime import library as op_library
+from lccl.backends.onnxruntime import session as op_session
 from lccl.backends.onnxruntime.library import ENVIRONMENT, LIBRARY, cpu_level, find_library, look_for_library
 from lccl.ort import __main__
 from onnx_models import case_model
@@ -35,8 +37,8 @@ OTHER = "int other(void) { return 1; }\n"
 def no_library(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """As on a machine where none was built."""
     monkeypatch.delenv(ENVIRONMENT, raising=False)
-    monkeypatch.setattr(lccl.ort, "PACKAGED", tmp_path / "package" / LIBRARY)
-    monkeypatch.setattr(lccl.ort, "_state", {"warned": False})
+    monkeypatch.setattr(op_library, "PACKAGED", tmp_path / "package" / LIBRARY)
+    monkeypatch.setattr(op_session, "_state", {"warned": False})
 
 
 def compiled(source: str, path: Path) -> Path:
@@ -84,12 +86,12 @@ def test_where_the_library_is_looked_for(monkeypatch: pytest.MonkeyPatch, empty:
         lccl.UserError, match=f"there is no {LIBRARY}: install .* g\\+\\+ and CMake .*, or name one in {ENVIRONMENT}"
     ):
         lccl.ort.library_path()
-    lccl.ort.PACKAGED.parent.mkdir()
-    lccl.ort.PACKAGED.write_bytes(b"")
-    assert lccl.ort.library_path() == lccl.ort.PACKAGED
+    op_library.PACKAGED.parent.mkdir()
+    op_library.PACKAGED.write_bytes(b"")
+    assert lccl.ort.library_path() == op_library.PACKAGED
     monkeypatch.setenv(ENVIRONMENT, str(empty))
     assert lccl.ort.library_path() == empty
-    assert find_library(lccl.ort.PACKAGED) == lccl.ort.PACKAGED
+    assert find_library(op_library.PACKAGED) == op_library.PACKAGED
     monkeypatch.chdir(empty.parent)
     monkeypatch.setenv(ENVIRONMENT, empty.name)
     assert lccl.ort.library_path() == empty, "the system's loader looks for a bare name elsewhere"
@@ -204,10 +206,10 @@ def test_gated_layers_inside_of_others_are_seen(gated: tuple[Path, dict[str, Any
     inside.graph.node.append(onnx.helper.make_node("If", ["condition"], ["Y"], then_branch=branch, else_branch=branch))
     wrapped = onnx.ModelProto()
     wrapped.graph.node.append(onnx.helper.make_node("Wrapped", ["X"], ["Y"], domain="own"))
-    assert not lccl.ort._has_nodes(wrapped)
+    assert not op_session._has_nodes(wrapped)
     wrapped.functions.append(onnx.FunctionProto(name="Wrapped", domain="own", node=[node]))
-    assert lccl.ort._has_nodes(inside)
-    assert lccl.ort._has_nodes(wrapped)
+    assert op_session._has_nodes(inside)
+    assert op_session._has_nodes(wrapped)
 
 
 def test_a_model_of_nodes_alone_needs_the_library() -> None:

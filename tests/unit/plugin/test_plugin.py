@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 
 import lccl
-import lccl.plugin
 from conftest import Outcome
-from lccl.backends.tensorrt import compile
+from lccl.backends.tensorrt import compiler
+from lccl.backends.tensorrt import library as plugin_library
 from lccl.backends.tensorrt.library import ENVIRONMENT, LIBRARY, find_plugin, load_plugin, plugin_path
 from lccl.plugin import __main__
 
@@ -28,8 +28,8 @@ COMMAND = "lccl.cli.build_plugin"
 def no_plugin(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """As on a machine where none was built."""
     monkeypatch.delenv(ENVIRONMENT, raising=False)
-    monkeypatch.setattr(lccl.plugin, "PACKAGED", tmp_path / "package" / LIBRARY)
-    monkeypatch.setattr(lccl.plugin, "_loaded", {})
+    monkeypatch.setattr(plugin_library, "PACKAGED", tmp_path / "package" / LIBRARY)
+    monkeypatch.setattr(plugin_library, "_loaded", {})
 
 
 @pytest.fixture
@@ -51,15 +51,15 @@ def tensorrt(taken: bool = True, name: str = "tensorrt") -> Any:
 def test_where_the_plugin_is_looked_for(monkeypatch: pytest.MonkeyPatch, library: Path) -> None:
     assert find_plugin() is None
     with pytest.raises(
-        lccl.UserError, match=f"there is no {LIBRARY}: compile it with lccl-compile-plugin, or name one in {ENVIRONMENT}"
+        lccl.UserError, match=f"there is no {LIBRARY}: build it with lccl-build-plugin, or name one in {ENVIRONMENT}"
     ):
         lccl.plugin_path()
-    lccl.plugin.PACKAGED.parent.mkdir()
-    lccl.plugin.PACKAGED.write_bytes(b"")
-    assert plugin_path() == lccl.plugin.PACKAGED
+    plugin_library.PACKAGED.parent.mkdir()
+    plugin_library.PACKAGED.write_bytes(b"")
+    assert plugin_path() == plugin_library.PACKAGED
     monkeypatch.setenv(ENVIRONMENT, str(library))
     assert plugin_path() == library
-    assert find_plugin(lccl.plugin.PACKAGED) == lccl.plugin.PACKAGED
+    assert find_plugin(plugin_library.PACKAGED) == plugin_library.PACKAGED
     monkeypatch.setenv(ENVIRONMENT, str(library.parent / "absent.so"))
     with pytest.raises(lccl.UserError, match="no such file"):
         plugin_path()
@@ -85,11 +85,11 @@ def test_a_second_library_in_one_process(library: Path, tmp_path: Path) -> None:
 def test_a_library_that_tensorrt_does_not_take(library: Path) -> None:
     refused = tensorrt(taken=False)
     with pytest.raises(
-        lccl.UserError, match=r"TensorRT 11\.4 does not take the plugin .*: it cannot be loaded \(.*lccl-compile-plugin"
+        lccl.UserError, match=r"TensorRT 11\.4 does not take the plugin .*: it cannot be loaded \(.*lccl-build-plugin"
     ):
         load_plugin(library, tensorrt=refused)
     other = next(p for p in Path("/proc/self/maps").read_text().split() if "/libc.so" in p or "/libm.so" in p)
-    with pytest.raises(lccl.UserError, match="it is another library; compile it with lccl-compile-plugin"):
+    with pytest.raises(lccl.UserError, match="it is another library; build it with lccl-build-plugin"):
         load_plugin(other, tensorrt=refused)
 
 
@@ -121,14 +121,14 @@ def test_the_report(monkeypatch: pytest.MonkeyPatch, library: Path, capsys: pyte
     monkeypatch.setattr(__main__, "MODULES", ())
     assert __main__.main([]) == 1
     out = capsys.readouterr().out
-    assert f"there is no {LIBRARY}: compile it with lccl-compile-plugin" in out
+    assert f"there is no {LIBRARY}: build it with lccl-build-plugin" in out
     assert "none is installed: pip install 'lccl[trt]'" in out
 
     monkeypatch.setattr(__main__, "MODULES", ("tensorrt",))
     monkeypatch.setattr(__main__, "_is_installed", lambda name: True)
     for taken in (True, False):
         monkeypatch.setitem(sys.modules, "tensorrt", tensorrt(taken))
-        lccl.plugin._loaded.clear()
+        plugin_library._loaded.clear()
         assert __main__.main(["--library", str(library), "--json"]) == (0 if taken else 1)
         (registry,) = json.loads(capsys.readouterr().out)["registries"]
         assert (registry["version"], registry["holds_plugin"]) == ("11.4", taken)
@@ -148,22 +148,22 @@ def test_the_report_as_a_command() -> None:
 
 
 def test_what_is_built_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compile, "present_capabilities", lambda: ("8.6", "9.0"))
-    assert compile.capabilities_for(()) == ("8.6", "9.0")
-    assert compile.capabilities_for(("8.9", "8.9")) == ("8.9",)
-    assert compile.capabilities_for(("all",)) == compile.SUPPORTED
+    monkeypatch.setattr(compiler, "present_capabilities", lambda: ("8.6", "9.0"))
+    assert compiler.capabilities_for(()) == ("8.6", "9.0")
+    assert compiler.capabilities_for(("8.9", "8.9")) == ("8.9",)
+    assert compiler.capabilities_for(("all",)) == compiler.SUPPORTED
     with pytest.raises(lccl.UserError, match="not 'bogus'"):
-        compile.capabilities_for(("all", "bogus"))
-    monkeypatch.setattr(compile, "present_capabilities", lambda: ())
-    with pytest.raises(lccl.UserError, match="no NVIDIA GPU here to compile for: name its --compute-capability"):
-        compile.capabilities_for(())
+        compiler.capabilities_for(("all", "bogus"))
+    monkeypatch.setattr(compiler, "present_capabilities", lambda: ())
+    with pytest.raises(lccl.UserError, match="no NVIDIA GPU here to build for: name its --compute-capability"):
+        compiler.capabilities_for(())
 
 
 def test_the_newest_gets_ptx_too(tmp_path: Path) -> None:
     tools = {"cmake": "cmake", "nvcc": "nvcc"}
-    command = compile._configure_command(tools, tmp_path, tmp_path / "b", ("8.6", "12.0"), None)
+    command = compiler._configure_command(tools, tmp_path, tmp_path / "b", ("8.6", "12.0"), None)
     assert "-DCMAKE_CUDA_ARCHITECTURES=86-real;120" in command
-    every = compile._configure_command(tools, tmp_path, tmp_path / "b", compile.SUPPORTED, tmp_path)
+    every = compiler._configure_command(tools, tmp_path, tmp_path / "b", compiler.SUPPORTED, tmp_path)
     assert not any("ARCHITECTURES" in word for word in every), "CMakeLists.txt has that list"
     assert f"-DTENSORRT_ROOT={tmp_path}" in every
 
@@ -180,7 +180,7 @@ def test_the_newest_gets_ptx_too(tmp_path: Path) -> None:
 def test_bad_options(
     invoke: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], words: str
 ) -> None:
-    monkeypatch.setattr(compile, "_require_tool", lambda name: name)
+    monkeypatch.setattr(compiler, "_require_tool", lambda name: name)
     done: Outcome = invoke(COMMAND, *arguments, "-o", tmp_path)
     assert done.code == 1
     assert words in done.err
@@ -189,9 +189,9 @@ def test_bad_options(
 
 @pytest.mark.parametrize(("tool", "fix"), [("nvcc", "install the CUDA toolkit"), ("cmake", "pip install cmake")])
 def test_a_missing_tool(invoke: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tool: str, fix: str) -> None:
-    which = compile.shutil.which
+    which = compiler.shutil.which
     monkeypatch.delenv("CUDACXX", raising=False)
-    monkeypatch.setattr(compile.shutil, "which", lambda name, path=None: None if name == tool else which(name) or name)
+    monkeypatch.setattr(compiler.shutil, "which", lambda name, path=None: None if name == tool else which(name) or name)
     done: Outcome = invoke(COMMAND, "--compute-capability", "8.9", "-o", tmp_path)
     assert (done.code, done.out) == (1, "")
     assert f"{tool} is not here: {fix}" in done.err
@@ -203,7 +203,7 @@ def test_a_compiler_that_fails(invoke: Any, tmp_path: Path, monkeypatch: pytest.
     fake = tmp_path / "cmake"
     fake.write_text("#!/bin/sh\necho '[ 10%] Building'\necho 'kernel.cu(3): error: what is this'\nexit 2\n")
     fake.chmod(0o755)
-    monkeypatch.setattr(compile, "_require_tool", lambda name: str(fake))
+    monkeypatch.setattr(compiler, "_require_tool", lambda name: str(fake))
     target = tmp_path / "out"
     done: Outcome = invoke(COMMAND, "--compute-capability", "8.9", "-o", target)
     assert (done.code, done.err) == (1, "error: cmake failed: kernel.cu(3): error: what is this\n")
@@ -214,16 +214,16 @@ def test_a_capability_that_the_compiler_does_not_know(tmp_path: Path) -> None:
     nvcc = tmp_path / "nvcc"
     nvcc.write_text("#!/bin/sh\necho compute_80\necho compute_89\necho compute_120\n")
     nvcc.chmod(0o755)
-    compile._require_known(str(nvcc), ("8.9", "12.0"))
+    compiler._require_known(str(nvcc), ("8.9", "12.0"))
     with pytest.raises(lccl.UserError, match=r"does not compile for compute capability 9\.9; it knows 8\.0, 8\.9, 12\.0"):
-        compile._require_known(str(nvcc), ("8.9", "9.9"))
+        compiler._require_known(str(nvcc), ("8.9", "9.9"))
 
 
 def test_headers_that_are_too_old(tmp_path: Path) -> None:
     (tmp_path / "include").mkdir()
     (tmp_path / "include" / "NvInferRuntime.h").write_text("class IPluginV3OneBuild;\n")
     with pytest.raises(lccl.UserError, match=r"older than 10\.3"):
-        compile._require_headers(tmp_path)
+        compiler._require_headers(tmp_path)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -245,11 +245,11 @@ def test_an_interrupt_ends_the_compilers_and_removes_what_they_made(tmp_path: Pa
     process.send_signal(number)
     _, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (1, "interrupted: no file was left half-written\n")
-    assert list(tmp_path.glob("lccl-compile-*")) == []
+    assert list(tmp_path.glob("lccl-build-*")) == []
     assert not Path(f"/proc/{(tmp_path / 'pid').read_text().strip()}").exists()
 
 
 def test_sources_that_are_not_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(compile, "PACKAGE", tmp_path / "site-packages" / "lccl")
+    monkeypatch.setattr(compiler, "PACKAGE", tmp_path / "site-packages" / "lccl")
     with pytest.raises(lccl.UserError, match="has no native sources"):
-        compile.source_folder()
+        compiler.source_folder()
