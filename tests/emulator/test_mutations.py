@@ -80,11 +80,25 @@ t.test_blocks_that_take_several_tiles(emulator, 1)
 """
 
 
-def broken_library(mutation: Mutation | None, folder: Path, emulator: Path) -> Path:
+INCLUDES = (EMULATOR / "include", EMULATOR, ROOT)
+
+
+@pytest.fixture(scope="module")
+def machine(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """The emulated machine itself, compiled once: no mutation touches it."""
+    folder = tmp_path_factory.mktemp("machine")
+    sources = [p for p in sorted(EMULATOR.glob("*.cpp")) if not p.name.startswith(("selftest", "index_check"))]
+    flags = (*FLAGS, *(f"-I{p}" for p in (KERNELS, *INCLUDES)))
+    subprocess.run(["g++", *flags, "-c", *sources], check=True, capture_output=True, cwd=folder)
+    return sorted(folder.glob("*.o"))
+
+
+def broken_library(mutation: Mutation | None, folder: Path, emulator: Path, machine: list[Path]) -> Path:
     """The emulator library with kernels of which one line is wrong.
 
     Args:
         emulator: the right library, beside which CMake has written the files that instantiate kernels.
+        machine: object files.
     """
     kernels = folder / "kernel"
     shutil.copytree(KERNELS, kernels)
@@ -99,9 +113,8 @@ def broken_library(mutation: Mutation | None, folder: Path, emulator: Path) -> P
     sources = [p for p in sorted(kernels.glob("*.cpp")) if p.name != "device_query.cpp"] + sorted(written.glob("*.cu"))
     unity = folder / "unity.cpp"
     unity.write_text("".join(f'#include "{p}"\n' for p in sources))
-    machine = [p for p in sorted(EMULATOR.glob("*.cpp")) if not p.name.startswith("selftest")]
     library = folder / "liblccl_emulator.so"
-    includes = [f"-I{p}" for p in (kernels, EMULATOR / "include", EMULATOR, ROOT)]
+    includes = [f"-I{p}" for p in (kernels, *INCLUDES)]
     command = ["g++", *FLAGS, *includes, "-shared", "-o", library, unity, *machine]
     subprocess.run(command, check=True, capture_output=True)
     return library
@@ -117,13 +130,13 @@ def verdict(library: Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda m: m.name)
-def test_a_wrong_line_is_seen(mutation: Mutation, tmp_path: Path, emulator_library_path: Path) -> None:
-    outcome = verdict(broken_library(mutation, tmp_path, emulator_library_path))
+def test_a_wrong_line_is_seen(mutation: Mutation, tmp_path: Path, emulator_library_path: Path, machine: list[Path]) -> None:
+    outcome = verdict(broken_library(mutation, tmp_path, emulator_library_path, machine))
     assert "AssertionError" in outcome.stderr, outcome.stderr
     assert mutation.seen in outcome.stderr, outcome.stderr[-3000:]
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
-def test_the_right_lines_pass(tmp_path: Path, emulator_library_path: Path) -> None:
-    outcome = verdict(broken_library(None, tmp_path, emulator_library_path))
+def test_the_right_lines_pass(tmp_path: Path, emulator_library_path: Path, machine: list[Path]) -> None:
+    outcome = verdict(broken_library(None, tmp_path, emulator_library_path, machine))
     assert outcome.returncode == 0, outcome.stderr[-3000:]
