@@ -51,12 +51,22 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 
+def torch_refusal() -> str:
+    """Why PyTorch cannot be used here, in one sentence; empty if it can."""
+    try:
+        import torch  # noqa: F401
+    except ImportError:
+        return "PyTorch is not installed here: install torch with CUDA, or run this with the Python that has it"
+    return ""
+
+
 def gpu_refusal() -> str:
     """Why nothing can be measured here, in one sentence; empty if it can."""
-    try:
-        import torch
-    except ImportError:
-        return "PyTorch is not installed here: install torch with CUDA"
+    refusal = torch_refusal()
+    if refusal:
+        return refusal
+    import torch
+
     if not torch.cuda.is_available():
         return "this needs a CUDA GPU that PyTorch can use, and there is none here: run it on a machine that has one"
     return ""

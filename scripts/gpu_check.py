@@ -9,6 +9,7 @@ Nothing is downloaded. Needs PyTorch with CUDA; nvcc and cmake, or a library tha
 from __future__ import annotations
 
 import argparse
+import contextlib
 import datetime
 import json
 import signal
@@ -83,10 +84,14 @@ def parser() -> argparse.ArgumentParser:
         epilog="exit code: 0 all passed, 1 cannot run here, 2 something failed, 3 nothing failed but not all was done",
     )
     p.add_argument(
-        "--part", choices=PARTS, default="B", help="A: build, first calls, ceilings; B: all checks; profile: ncu (%(default)s)"
+        "--part",
+        choices=PARTS,
+        default="B",
+        help="A: build, first calls, ceilings, a few layers; B: all checks, the benchmark; profile: Nsight Compute (%(default)s)",
     )
-    p.add_argument("--only", metavar="STEPS", help=f"with commas between, of {','.join(WEIGHTS)}")
-    p.add_argument("--minutes", type=float, help=f"for everything; steps stop in time (default: {MINUTES})")
+    p.add_argument("--only", metavar="STEPS", help=f"with commas between, of {', '.join(WEIGHTS)}")
+    default = ", ".join(f"{minutes:g} for {part}" for part, minutes in MINUTES.items())
+    p.add_argument("--minutes", type=_minutes, help=f"for everything; steps stop in time (default: {default})")
     p.add_argument("--library", type=Path, metavar="PATH", help="used where the build fails or is not done in time")
     p.add_argument("--no-build", action="store_true", help="use --library at once")
     p.add_argument(
@@ -96,12 +101,42 @@ def parser() -> argparse.ArgumentParser:
         metavar="FOLDER",
         help="for results (default: build/gpu_check)",
     )
-    p.add_argument("--planted", action="store_true", help="also show compute-sanitizer faults that it has to see")
+    p.add_argument(
+        "--planted", action="store_true", help="with the step sanitizer: also run known faults, which its tools must find"
+    )
     p.add_argument("--peak", type=float, metavar="TFLOPS", help="of the GPU, for the benchmark's per cent")
-    p.add_argument("--place", choices=("cuda", "cpu"), default="cuda", help=argparse.SUPPRESS)
+    p.add_argument(
+        "--place", choices=("cuda", "cpu"), default="cuda", help="cpu: a rehearsal with the emulated machine's library"
+    )
     p.add_argument("--item-seconds", type=float, default=10.0, help=argparse.SUPPRESS)
     p.add_argument("--build-folder", type=Path, default=gpu_build.FOLDER, help=argparse.SUPPRESS)
     return p
+
+
+def _minutes(text: str) -> float:
+    minutes = float(text)
+    if not 0 < minutes < 24 * 60:
+        raise argparse.ArgumentTypeError("it has to be above 0")
+    return minutes
+
+
+def refusal_of(options: argparse.Namespace, steps: Sequence[str]) -> str:
+    """Why these options cannot be run with, in one sentence; empty if they can."""
+    if options.no_build and options.library is None:
+        return "--no-build needs --library PATH"
+    if options.planted and "sanitizer" not in steps:
+        return "--planted is of the step sanitizer, which is not asked for: add it to --only, or take --part B"
+    if options.library is None:
+        return ""
+    sys.path.insert(0, str(ROOT / "exporter"))
+    from lccl.backends.torch.cuda.library import load
+    from lccl.errors import UserError
+
+    try:
+        load(options.library)  # plans on the CPU; no CUDA context is made
+    except UserError as error:
+        return str(error)
+    return ""
 
 
 def steps_of(options: argparse.Namespace) -> list[str]:
@@ -247,8 +282,9 @@ class Check:
         if done.get("complete"):
             kinds = ("run", "library", "item")
             kept = [r for r in self.results.records() if r["kind"] in kinds] + [{"kind": "step", "step": "smoke", **done}]
-            self._kept().parent.mkdir(parents=True, exist_ok=True)
-            self._kept().write_text("".join(f"{json.dumps(record)}\n" for record in kept))
+            with contextlib.suppress(OSError):  # known for the next run; without it the first calls are made again
+                self._kept().parent.mkdir(parents=True, exist_ok=True)
+                self._kept().write_text("".join(f"{json.dumps(record)}\n" for record in kept))
         return done
 
     def _supervised(self, step: str, until: float, most_restarts: int = 6) -> Record:
@@ -300,14 +336,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not steps:
         print(f"error: --only takes steps of {','.join(WEIGHTS)}, not {options.only!r}", file=sys.stderr)
         return REFUSED
-    if options.no_build and options.library is None:
-        print("error: --no-build needs --library PATH", file=sys.stderr)
+    refusal = refusal_of(options, steps)
+    if refusal:
+        print(f"error: {refusal}", file=sys.stderr)
         return REFUSED
     command = " ".join(("scripts/gpu_check.py", *(sys.argv[1:] if arguments is None else arguments)))
     for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(name, _interrupt)
-    check = Check(options, steps, command)
-    refusal = ""
+    try:
+        check = Check(options, steps, command)
+    except OSError as error:
+        print(f"error: {options.out} cannot be written ({error.strerror}): name another folder by --out", file=sys.stderr)
+        return REFUSED
     try:
         refusal = check.begin()
         if not refusal:

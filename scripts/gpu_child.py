@@ -69,19 +69,21 @@ def bench_of(options: argparse.Namespace) -> Any:
     place = torch.device("cuda", 0) if options.place == "cuda" else torch.device("cpu")
     device = device_of(place) if place.type == "cuda" else library.device()
     without = frozenset((config, dtype) for config, dtype in options.state["without"])
-    return Bench(library, device, place, without, say, options.state["first"])
+    last = frozenset((config, dtype) for config, dtype in options.state.get("last", ()))
+    return Bench(library, device, place, without, say, options.state["first"], last)
 
 
 def facts(options: argparse.Namespace) -> dict[str, Any]:
     """The device's, or why nothing can run here."""
+    from gpu_layers import gpu_refusal, torch_refusal, with_peak
+
+    refusal = torch_refusal() if options.place == "cpu" else gpu_refusal()
+    if refusal:
+        return {"status": "refused", "words": refusal}
     from gpu_common import cpu_facts, gpu_facts
-    from gpu_layers import gpu_refusal, with_peak
 
     if options.place == "cpu":
         return {"status": "passed", "words": "", "facts": cpu_facts([options.command])}
-    refusal = gpu_refusal()
-    if refusal:
-        return {"status": "refused", "words": refusal}
     return {"status": "passed", "words": "", "facts": with_peak(gpu_facts([options.command]), options.peak)}
 
 
@@ -162,7 +164,8 @@ def measured(bench: Any, options: argparse.Namespace, until: float) -> dict[str,
     contest.run(settings, lambda line: print(line, flush=True), keep, options.state["first"])
     failed = any(refusal.failed for refusal in contest.refusals)
     words = f"{len(contest.rows)} rows of {len(settings)} settings"
-    return outcome("failed" if failed else "passed" if contest.complete else "partial", words)
+    whole = contest.complete and (contest.rows or options.state["first"])
+    return outcome("failed" if failed else "passed" if whole else "partial", words)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -88,7 +88,7 @@ def device_of(records: Sequence[Record], given: str | None) -> Device:
     if given:
         return parse_device(given)
     names = ("compute_capability", "multiprocessors", "shared_per_block", "shared_per_multiprocessor")
-    known = [r["facts"] for r in of_kind(records, "facts") if all(name in r["facts"] for name in names)]
+    known = [r["facts"] for r in of_kind(records, "facts") if all(name in r.get("facts", ()) for name in names)]
     texts = {"x".join(str(facts[name]) for name in names) for facts in known}
     if len(texts) != 1:
         raise UserError(f"the results name {len(texts)} GPUs: say which one it was by --device, such as 9.0x132")
@@ -285,12 +285,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from lccl.errors import UserError
 
     try:
-        records, dropped = of_last_library([record for path in options.results for record in _records(path)])
+        given = [record for path in options.results for record in _records(path)]
+        records, dropped = of_last_library(given)
         if dropped:
             print(f"{dropped} rows are of other libraries than the last run's: left out", file=sys.stderr)
         library = load(options.library)
         device = device_of(records, options.device)
-        samples = samples_of(records, library)
+        try:
+            samples = samples_of(records, library)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise UserError(f"a row is not as gpu_check.py writes it ({type(error).__name__}: {error})") from None
         if len(samples) < LEAST_ROWS:
             raise UserError(f"{len(samples)} rows are too few for a fit: run gpu_check.py --part B")
     except UserError as error:
@@ -301,8 +305,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     end = fit(model, lambda line: print(line, file=sys.stderr, flush=True))
     print("\n".join(table_of(model, samples, start, end)))
     where = f"{device.compute_capability / 10:.1f} with {device.sm_count} multiprocessors"
-    print(f"\n// compute capability {where}, {len(samples)} rows of {', '.join(map(str, options.results))}")
-    print("\n".join(code_of(model, start, end)))
+    print(f"\n    // Compute capability {where}: {len(samples)} rows of {', '.join(map(str, options.results))}")
+    print(f"    if (device.compute_capability == {device.compute_capability})\n    {{")
+    print("\n".join(f"    {line}" for line in code_of(model, start, end)))
+    print("    }")
     return 0
 
 
@@ -311,7 +317,10 @@ def _records(path: Path) -> list[Record]:
 
     if not path.is_file():
         raise UserError(f"there is no results file at {path}")
-    return read(path)
+    records = read(path)
+    if not of_kind(records, "row") and not of_kind(records, "run"):
+        raise UserError(f"{path} is no results file of gpu_check.py")
+    return records
 
 
 if __name__ == "__main__":

@@ -244,6 +244,8 @@ class Bench:
     """Says what is running, to whoever has to know which call it was that did not come back."""
     resume: int = 0
     """Number of the form at which a new process goes on after a call that did not come back."""
+    last: frozenset[tuple[str, str]] = frozenset()
+    """(configuration, type) that compute-sanitizer looks at after all others: they may end the process."""
 
     def __post_init__(self) -> None:
         self._workspace = torch.empty(0, dtype=torch.uint8, device=self.place)

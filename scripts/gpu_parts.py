@@ -97,7 +97,7 @@ def sweep(
     if once and large == LARGE and forms > EVERY * (len(LOOPING) - 1) and first == 0:
         faults.append(f"no block of {', '.join(once)} went on to a second tile")
     words = f"{forms} of {count} forms, {calls.number.total()} calls on {len(calls.number)} of {len(configs)} configurations, each twice"
-    enough = forms == count or (forms >= ENOUGH_FORMS and not idle and not once)
+    enough = (forms == count or (forms >= ENOUGH_FORMS and not idle and not once)) and (calls.number.total() > 0 or first > 0)
     most = {name: {"tiles": calls.tiles[name], "resident_blocks": blocks} for name, blocks in resident.items()}
     return result(faults, enough, words + unchecked, forms=forms, calls=dict(calls.number), most_tiles=most)
 
@@ -171,7 +171,7 @@ def masks(
 ) -> dict[str, Any]:
     """Which cells are active, and each gate's value: with W = 0 and B = 1 the output is the gate itself."""
     faults = Faults(bench)
-    cells = near = 0
+    calls = cells = near = 0
     forms = first
     while forms < count and time.monotonic() < deadline:
         bench.resume = forms
@@ -193,6 +193,7 @@ def masks(
         least = torch.finfo(form.dtype)  # among the smallest numbers of a type, spacing does not shrink with the number
         off = TOLERANCE[form.dtype] * want.abs() + GATE_TOLERANCE * reference.magnitude + least.tiny * least.eps
         for config in bench.configs(prepare(inputs, form.attributes(), layout=form.layout)):
+            calls += 1
             call, differs = bench.twice(form, inputs, config)
             got = call.output[:, :1, :: form.grid, :: form.grid].double()
             flipped = ((got > 0) != open_) & ~skipped
@@ -202,8 +203,9 @@ def masks(
                 faults.append(f"{config.name}: {said}: {form}")
     if near > 0.01 * cells + 2:
         faults.append(f"{near} of {cells} gates were too near to the threshold for a check")
-    words = f"{forms} forms, {cells} gates decided as in float64; {near} too near to the threshold to say"
-    return result(faults, forms == count, words, forms=forms, cells=cells, near=near)
+    words = f"{forms} forms, {calls} calls, {cells} gates decided as in float64; {near} too near to the threshold to say"
+    whole = forms == count and (calls > 0 or first > 0)
+    return result(faults, whole, words, forms=forms, calls=calls, cells=cells, near=near)
 
 
 # ---- CUDA graphs and streams --------------------------------------------------------------------------------------------

@@ -69,7 +69,7 @@ def sanitize(
 
     Args:
         planted: also the faults that each tool has to see.
-        without: (configuration, type) that are not to run.
+        without: (configuration, type) that are bad: memcheck looks at them last, the other tools leave them out.
     """
     tool = sanitizer_path()
     if tool is None:
@@ -107,7 +107,8 @@ def sanitize(
 
 def child(library: Path, run: Run, without: Sequence[tuple[str, str]]) -> list[str]:
     """The command that a tool looks at."""
-    state = json.dumps({"without": sorted(without), "first": 0})
+    looks_at_all = run.tool == "memcheck" or run.planted
+    state = json.dumps({"without": [] if looks_at_all else sorted(without), "last": sorted(without), "first": 0})
     command = [sys.executable, str(ROOT / "scripts" / "gpu_child.py"), "sanitized", "--library", str(library)]
     return [*command, "--tool", run.tool, "--state", state, *(["--planted"] if run.planted else [])]
 

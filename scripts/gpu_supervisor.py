@@ -86,6 +86,8 @@ class Supervised:
         finally:
             if self._process is not None:
                 self._process.end()
+            if self._current is not None:  # interrupted, or the time was up
+                self._results.add("unfinished", step=self._step, **self._current)
 
     def _joined(self, done: Record, restarts: int) -> Record:
         faults = list(dict.fromkeys([*self._faults, *done.get("faults", ())]))
@@ -123,6 +125,8 @@ class Supervised:
             now = time.monotonic()
             if event == "begin":
                 self._current = message
+                if self._step == "smoke":  # the first calls: whatever ends this machine with them is named
+                    self._results.add("begin", step=self._step, **message)
                 self._resume = int(message.get("resume", 0))
                 limit = now + self._limits.item
             elif event == "end":

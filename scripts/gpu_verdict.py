@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -45,12 +46,28 @@ def verdict(records: Sequence[Record]) -> list[str]:
     """At most 20 lines."""
     steps, asked = steps_of(records), asked_of(records)
     lines = [f"verdict: {('all passed', 'cannot run here', 'something failed', 'not all was done')[exit_code(records)]}"]
+    for record in of_kind(records, "refused"):
+        return [*lines, str(record["words"])]
     lines += _device(records) + _built(records) + _smoke(records)
     lines += _steps(steps, asked) + _ceilings(records) + _kernels(records) + _ratios(records) + _targets(records)
     lines += [f"interrupted: {record['words']}" for record in of_kind(records, "interrupted")][:1]
+    lines += [f"did not come back: {_call(record)}" for record in _open(records)][:1]
     lines.append(f"next: {_next(records, steps, asked)}")
     kept = lines if len(lines) <= LINES else [*lines[: LINES - 2], "...: see report.md", lines[-1]]
     return [line if len(line) <= WIDTH else f"{line[: WIDTH - 3]}..." for line in kept]
+
+
+def _open(records: Sequence[Record]) -> list[Record]:
+    """The call that was running when the run ended, however it ended."""
+    told = of_kind(records, "unfinished")
+    if told:
+        return told[-1:]
+    last = [r for r in records if r["kind"] in ("begin", "item", "step")][-1:]
+    return last if last and last[0]["kind"] == "begin" else []
+
+
+def _call(record: Record) -> str:
+    return " ".join(str(record.get(name, "")) for name in ("step", "config", "dtype", "form")).strip()
 
 
 def facts_of(records: Sequence[Record]) -> dict[str, Any]:
@@ -276,11 +293,13 @@ def _target_table(records: Sequence[Record]) -> list[str]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Writes report.md and verdict.txt again beside a results file, as after a run that was killed; its exit code."""
-    results = Path((sys.argv[1:] if arguments is None else arguments)[0])
-    if not results.is_file():
-        print(f"error: there is no results file at {results}", file=sys.stderr)
-        return REFUSED
+    parser = argparse.ArgumentParser("gpu_verdict.py", description=main.__doc__)
+    parser.add_argument("results", type=Path, help="results.jsonl of gpu_check.py")
+    results = parser.parse_args(arguments).results
     records = last_run(read(results))
+    if not of_kind(records, "run"):
+        print(f"error: {results} is no results file of gpu_check.py", file=sys.stderr)
+        return REFUSED
     lines = verdict(records)
     (results.parent / VERDICT).write_text("\n".join(lines) + "\n")
     (results.parent / REPORT).write_text(report(records))

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from conftest import ROOT
-from native_build import find_nvcc
+from native_build import find_nvcc, why_no_cuda, why_no_emulator
 
 KERNEL = ROOT / "trt_plugin" / "kernel"
 HEADER = KERNEL / "lccl_cuda.h"
@@ -152,3 +152,16 @@ def test_the_header_compiles_without_a_warning(compiler: str, language: str, sta
     )
     strict = ("-Wall", "-Wextra", "-pedantic", "-Werror", "-fsyntax-only")
     run(need(compiler), "-x", language, f"-std={standard}", *strict, "-I", KERNEL, "-isystem", folder, source)
+
+
+@pytest.mark.parametrize("cuda", ["ON", "OFF"])
+def test_ninja_takes_the_build_files(tmp_path: Path, cuda: str) -> None:
+    """It refuses a file that goes under two names; make does not."""
+    if shutil.which("ninja") is None:
+        pytest.skip("no ninja: pip install ninja, or Debian's ninja-build")
+    if why := why_no_cuda() if cuda == "ON" else why_no_emulator():
+        pytest.skip(why)
+    settings = (f"-DLCCL_CUDA={cuda}", f"-DLCCL_EMULATOR={'OFF' if cuda == 'ON' else 'ON'}", "-DLCCL_ORT=OFF")
+    run("cmake", "-G", "Ninja", "-S", str(ROOT), "-B", str(tmp_path), "-DCMAKE_CUDA_ARCHITECTURES=90-real", *settings)
+    target = "lccl_cuda" if cuda == "ON" else "lccl_emulator"
+    assert target in run("ninja", "-C", str(tmp_path), "-t", "query", target)

@@ -175,6 +175,14 @@ def test_all_right_passes_and_the_next_run_knows_the_first_calls(check: Runner) 
     assert changed.steps == {"smoke": "passed"}, "of another library nothing is known"
 
 
+def test_steps_that_checked_nothing_do_not_pass(check: Runner) -> None:
+    """The only configuration is wrong, and left out by what comes after."""
+    ran = check("--part", "B", "--only", "smoke,ceilings,sweep,masks,bench", ONLY=DENSE, WRONG=DENSE)
+    assert ran.steps["smoke"] == "failed"
+    others = {step: status for step, status in ran.steps.items() if step != "smoke"}
+    assert others == dict.fromkeys(("ceilings", "sweep", "masks", "bench"), "partial"), ran.out
+
+
 def test_what_was_bad_is_tried_again_and_stays_bad(check: Runner) -> None:
     """Part A says anew what is bad, also of the library that it knows: nothing becomes right by not being run."""
     only = f"{DENSE},{PIXEL}"
@@ -262,8 +270,8 @@ def with_tools(check: Runner, monkeypatch: pytest.MonkeyPatch, *, fails: str = "
 
 def test_what_was_built_is_used_though_a_later_target_fails(check: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
     with_tools(check, monkeypatch, fails="lccl_trt_plugin")
-    ran = check.run(check.command("--only", "build,smoke", "--library", str(check.library)), ONLY=DENSE)
-    assert ran.steps == {"build": "passed", "smoke": "passed"}
+    ran = check.run(check.command("--only", "build,smoke,plugin", "--library", str(check.library)), ONLY=DENSE)
+    assert ran.steps == {"build": "passed", "smoke": "passed", "plugin": "skipped"}
     assert ran.kind("library")[0]["path"] == str(check.folder / "library" / "liblccl_cuda.so")
     targets = {record["target"]: record["status"] for record in ran.kind("build")}
     assert targets["lccl_cuda"] == "passed"
@@ -500,6 +508,56 @@ def test_steps_by_part_and_name() -> None:
     assert steps("--part", "A") == ["build", "smoke", "ceilings", "bench"]
     assert steps()[-1] == "sanitizer"
     assert all(set(part) <= set(gpu_check.WEIGHTS) for part in gpu_check.PARTS.values())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ("--library {here}/none.so", "there is no kernel library at"),
+        ("--library {here}/text.so", "the kernel library does not load"),
+        ("--out {here}/text.so", "cannot be written"),
+        ("--out {here}/text.so/below", "cannot be written"),
+        ("--minutes 0", "argument --minutes: it has to be above 0"),
+        ("--minutes nan", "argument --minutes: it has to be above 0"),
+        ("--part A --planted", "--planted is of the step sanitizer"),
+    ],
+)
+def test_what_cannot_be_is_one_sentence(tmp_path: Path, arguments: str, words: str) -> None:
+    """At once: nothing is started, and nothing is written."""
+    (tmp_path / "text.so").write_text("no library")
+    given = arguments.format(here=tmp_path).split()
+    out = [] if "--out" in given else ["--out", str(tmp_path / "out")]
+    command = [sys.executable, str(ROOT / "scripts" / "gpu_check.py"), "--place", "cpu", *out, *given]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == gpu_verdict.REFUSED
+    assert words in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert done.stdout == ""
+    assert [p.name for p in tmp_path.iterdir()] == ["text.so"]
+
+
+def test_a_verdict_of_something_else_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    other = tmp_path / "other.jsonl"
+    other.write_text('{"kind": "row"}\n')
+    assert gpu_verdict.main([str(other)]) == gpu_verdict.REFUSED
+    assert "is no results file of gpu_check.py" in capsys.readouterr().err
+    assert [p.name for p in tmp_path.iterdir()] == ["other.jsonl"]
+
+
+def test_a_call_that_was_running_when_the_machine_went_away_is_named() -> None:
+    """The beginning of each first call is written before it runs."""
+    call = {"step": "smoke", "config": PIXEL, "dtype": "float16", "form": "Form()"}
+    records: list[dict[str, Any]] = [{"kind": "run", "steps": ["smoke"]}, {"kind": "begin", **call}]
+    named = f"did not come back: smoke {PIXEL} float16 Form()"
+    assert named in gpu_verdict.verdict(records)
+    assert named in gpu_verdict.verdict([*records[:1], {"kind": "unfinished", **call}])
+    ended = [*records, {"kind": "item", **call, "verdict": "right"}]
+    assert not any("did not come back" in line for line in gpu_verdict.verdict(ended))
+
+
+def test_a_refused_run_says_why() -> None:
+    records: list[dict[str, Any]] = [{"kind": "run", "steps": ["smoke"]}, {"kind": "refused", "words": "no GPU here"}]
+    assert gpu_verdict.verdict(records) == ["verdict: cannot run here", "no GPU here"]
 
 
 def test_no_library_is_refused_where_nothing_is_built(invoke: Callable[..., Any], capsys: pytest.CaptureFixture[str]) -> None:

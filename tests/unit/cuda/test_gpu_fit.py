@@ -154,7 +154,8 @@ def test_the_command(emulator_library: Library, tmp_path: Path, capsys: pytest.C
         (line,) = (line for line in out.splitlines() if line.split()[:1] == [family])
         before, after = (float(text.removesuffix("x")) for text in line.split()[-2:])
         assert 1 < after < 1.03 < before
-    assert "compute capability 9.0 with 132 multiprocessors" in out
+    assert "Compute capability 9.0 with 132 multiprocessors" in out
+    assert "    if (device.compute_capability == 90)\n    {\n        rates.tensor_flops = " in out
     for name, _ in Rates._fields_:
         assert f"rates.{name} = " in out
     path.write_text("".join(f"{json.dumps(record)}\n" for record in records[:5]))
@@ -163,6 +164,13 @@ def test_the_command(emulator_library: Library, tmp_path: Path, capsys: pytest.C
     path.write_text("".join(f"{json.dumps(record)}\n" for record in records[1:]))
     assert gpu_fit.main([str(path), *library]) == 1
     assert "say which one it was by --device" in capsys.readouterr().err
+    for text, words in (
+        ("", "is no results file"),
+        ('{"kind": "run"}\n{"kind": "row"}\n', "a row is not as gpu_check.py writes"),
+    ):
+        path.write_text(text)
+        assert gpu_fit.main([str(path), *library, "--device", "9.0x132"]) == 1
+        assert words in capsys.readouterr().err
 
 
 # ---- targets that are predicted -----------------------------------------------------------------------------------------
