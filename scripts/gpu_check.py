@@ -114,9 +114,12 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _minutes(text: str) -> float:
-    minutes = float(text)
+    try:
+        minutes = float(text)
+    except ValueError:
+        minutes = 0.0
     if not 0 < minutes < 24 * 60:
-        raise argparse.ArgumentTypeError("it has to be above 0")
+        raise argparse.ArgumentTypeError(f"it takes minutes above 0, not {text!r}")
     return minutes
 
 

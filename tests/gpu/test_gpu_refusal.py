@@ -45,7 +45,7 @@ def test_help_loads_nothing_heavy(command: str) -> None:
     ("arguments", "message"),
     [
         (("scripts/gpu_check.py", "--only", "sweep,other"), "--only takes steps of build,smoke"),
-        (("scripts/gpu_check.py", "--minutes", "long"), "argument --minutes: invalid float value"),
+        (("scripts/gpu_check.py", "--minutes", "long"), "argument --minutes: it takes minutes above 0, not"),
         (("scripts/gpu_check.py", "--part", "C"), "argument --part: invalid choice"),
         (("scripts/gpu_fit.py", "no/results.jsonl"), "there is no results file at no/results.jsonl"),
         (("bench/gpu_layers.py", "--forms", "other"), "argument --forms: invalid choice"),

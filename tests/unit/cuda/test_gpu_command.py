@@ -517,8 +517,8 @@ def test_steps_by_part_and_name() -> None:
         ("--library {here}/text.so", "the kernel library does not load"),
         ("--out {here}/text.so", "cannot be written"),
         ("--out {here}/text.so/below", "cannot be written"),
-        ("--minutes 0", "argument --minutes: it has to be above 0"),
-        ("--minutes nan", "argument --minutes: it has to be above 0"),
+        ("--minutes 0", "argument --minutes: it takes minutes above 0, not"),
+        ("--minutes nan", "argument --minutes: it takes minutes above 0, not"),
         ("--part A --planted", "--planted is of the step sanitizer"),
     ],
 )
