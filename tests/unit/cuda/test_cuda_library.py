@@ -167,6 +167,9 @@ def test_rates_move_predictions(emulator_library: Library) -> None:
     chosen = [(p, c.id) for p, family in calls for c in emulator_library.configs() if c.name.startswith(f"{family}-mma")]
     float32 = layer(1, 0.5, Dtype.FLOAT32)
     chosen.append((float32, emulator_library.choose(float32, H200)))
+    added = layer(1, 0.05)
+    added.has_residual = 1
+    chosen.append((added, emulator_library.choose(added, H200)))
     before = [emulator_library.predict(p, H200, c) for p, c in chosen]
     assert before == [emulator_library.predict(p, H200, c, rates) for p, c in chosen]
     for name, _ in rates._fields_:
