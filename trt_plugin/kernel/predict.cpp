@@ -145,7 +145,7 @@ lccl_rates ratesOf(lccl_device const& device)
     rates.gate_bytes = 2 * 256 * 4 * 16 / 0.6e-6;
     // 22 instructions for each 16 bytes of a lane without a residual (counted in SASS), four instructions of a warp a clock.
     rates.fill_bytes = 4 * 32 * 16 / 22.0 * kClock;
-    rates.fill_residual_bytes = 4 * 32 * 16 / 75.0 * kClock; // about 75 with one
+    rates.fill_residual_bytes = 4 * 32 * 16 / 90.0 * kClock; // about 90 with one
     return rates;
 }
 
