@@ -9,6 +9,7 @@ JOBS ?= $(shell getconf _NPROCESSORS_ONLN)
 DIGITS := samples/digits
 DATA := samples.digits.data:held_out
 NATIVE_TESTS := tests/cpu tests/emulator tests/native tests/trt
+CPP := $(shell find contract ort_op trt_plugin samples tests scripts -name "*.cpp" -o -name "*.h" -o -name "*.cu" -o -name "*.cuh")
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .PHONY: help demo test ort kernels lint format train-digits clean
@@ -18,8 +19,8 @@ help:
 	@echo "make test          install what tests need, run all of them"
 	@echo "make ort           build ONNX Runtime's library of the CPU kernels; needs g++ and CMake (make demo does it)"
 	@echo "make kernels       build the CUDA kernels and the TensorRT plugin; needs nvcc and CMake, no GPU (CAPABILITY=8.9 for one GPU)"
-	@echo "make lint          ruff, mypy, names of C++ constants"
-	@echo "make format        let ruff format the code"
+	@echo "make lint          ruff, mypy, clang-format, names of C++ constants"
+	@echo "make format        let ruff and clang-format format the code"
 	@echo "make train-digits  train the demo's two networks again"
 	@echo "make clean         remove build outputs and the environment"
 
@@ -78,11 +79,13 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run --Werror $(CPP)
 	$(BIN)/python tests/native/cpp_constants.py
 
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(CPP)
 
 train-digits: $(VENV)/.installed
 	$(BIN)/python $(DIGITS)/train.py

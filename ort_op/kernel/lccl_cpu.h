@@ -11,6 +11,7 @@
  * Results are bitwise the same for any number of threads and any way in which the caller runs them, as long as weights are
  * finite: whether a tap that is padding is multiplied, 0 times the weight, or left out depends on how a call is cut.
  */
+// clang-format Language: C
 #ifndef LCCL_CPU_H
 #define LCCL_CPU_H
 

@@ -22,7 +22,8 @@ constexpr int64_t kHeavyWeightBytes = 1 << 20;   //!< bytes from which small map
 constexpr int64_t kHeavyPixels = 256;
 constexpr double kMaxWindowFloats = 1 << 22;     //!< floats of a window that may hold all of an image, or of several
 constexpr double kSerialOperations = 2e6;    //!< multiplications and additions below which other threads are not woken
-constexpr double kEvenOperations = 1e7;      //!< below this threads get one band each: what they do for a band costs more than waiting
+//! Below this, threads get one band each: what they do for a band costs more than waiting.
+constexpr double kEvenOperations = 1e7;
 constexpr double kSortCost = 80;            //!< of a row, in multiplications of registers
 constexpr int64_t kMaxElements = INT64_C(1) << 30; //!< elements of a scratch array: offsets are int32
 
@@ -91,7 +92,8 @@ void setBand(Plan& plan, lccl_cpu_params const& p, int64_t bandRows)
     plan.gateRows = plan.gateSource == GateSource::kPlanes
         ? static_cast<int>(bandRows + (p.gate_r - 1) * p.gate_dilations[0])
         : 0;
-    plan.mapPitch = roundUp(int64_t{plan.gateRows} * p.w, 16) + 16; // or maps of a power of two would share sets of the first cache
+    // 16 more, or maps whose size is a power of two would share sets of the L1 cache.
+    plan.mapPitch = roundUp(int64_t{plan.gateRows} * p.w, 16) + 16;
 }
 
 //! Rows of a band whose window and results fit the second cache.
@@ -158,7 +160,8 @@ bool sortsRows(Plan const& plan, lccl_cpu_params const& p)
             missing += at < 0 || at >= p.w;
         }
     }
-    double const perRow = static_cast<double>(p.r) * p.c * plan.columns / plan.vectorLanes; // registers multiplied, of a tap's column
+    // Registers multiplied for a column of taps.
+    double const perRow = static_cast<double>(p.r) * p.c * plan.columns / plan.vectorLanes;
     return static_cast<double>(missing) * perRow > kSortCost * plan.wo;
 }
 

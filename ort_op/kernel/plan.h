@@ -21,7 +21,9 @@ constexpr int kMaxPlaneTaps = 9;
 constexpr int kMaxKernel = 7;
 constexpr int kMaxTaps = kMaxKernel * kMaxKernel;
 constexpr int kGroup = 8;  //!< pixels that are transposed together
-constexpr int kPassDepth = 384; //!< most multiplications of one pixel in a pass of the micro-kernel: weights of a pass stay in L1
+
+//! Most multiplications of one pixel in a pass of the micro-kernel, so that the weights of a pass stay in L1.
+constexpr int kPassDepth = 384;
 
 //! Arrays in a worker's scratch. Sizes are of the largest task.
 struct Scratch

@@ -11,6 +11,7 @@
  *
  * The machine is one for the process: use it from one thread at a time. Before begin and after finish it runs unchecked.
  */
+// clang-format Language: C
 #ifndef LCCL_EMULATOR_H
 #define LCCL_EMULATOR_H
 

@@ -10,6 +10,7 @@
  * No function allocates device memory, synchronises, prints or keeps state between calls; all may be called from several threads.
  * lccl_conv_launch may be captured into a CUDA graph. Results do not depend on timing: they are bitwise the same run to run.
  */
+// clang-format Language: C
 #ifndef LCCL_CUDA_H
 #define LCCL_CUDA_H
 

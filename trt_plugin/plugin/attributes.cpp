@@ -109,6 +109,7 @@ std::vector<FieldSpec> const& fieldSpecs()
 #define LCCL_FLOATS(NAME, LENGTH) LCCL_FIELD(NAME, kCONTRACT, LENGTH, nullptr, [](Attributes& a) -> float* { return a.NAME; }, nullptr)
 #define LCCL_FLOAT(NAME) LCCL_FLOATS(NAME, 1)
 #define LCCL_TEXT(NAME) LCCL_FIELD(NAME, kCONTRACT, 0, nullptr, nullptr, [](Attributes& a) -> std::string* { return &a.NAME; })
+    // clang-format off
     static std::vector<FieldSpec> const specs{
         LCCL_ATTRIBUTES(LCCL_INTS, LCCL_FLOATS, LCCL_FLOAT, LCCL_TEXT)
         LCCL_INTS_OF(alias_residual, kOPTIONAL, 1)
@@ -116,6 +117,7 @@ std::vector<FieldSpec> const& fieldSpecs()
         LCCL_INTS_OF(planned_device, kINTERNAL, 4)
         LCCL_INTS_OF(workspace_bytes, kINTERNAL, 2)
     };
+    // clang-format on
 #undef LCCL_FIELD
 #undef LCCL_INTS_OF
 #undef LCCL_INTS

@@ -60,7 +60,8 @@ void checkFormats(IPluginV3OneBuildV2& build, Case const& layer)
                 described[place].desc.type = static_cast<DataType>(type);
                 described[place].desc.format = static_cast<TensorFormat>(format);
                 bool const expected = described[place].desc.type == right.type && described[place].desc.format == right.format;
-                bool const otherType = place == 0 && described[0].desc.type != right.type; // x may be of another type of its own
+                // x may be of another type of its own.
+                bool const otherType = place == 0 && described[0].desc.type != right.type;
                 require(otherType || build.supportsFormatCombination(place, described.data(), inputs, 1) == expected,
                     "supportsFormatCombination is wrong at place " + std::to_string(place) + ", type " + std::to_string(type) + ", format "
                         + std::to_string(format));
