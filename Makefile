@@ -9,7 +9,7 @@ JOBS ?= $(shell getconf _NPROCESSORS_ONLN)
 DIGITS := samples/digits
 DATA := samples.digits.data:held_out
 NATIVE_TESTS := tests/cpu tests/emulator tests/native tests/trt
-CPP := $(shell find contract ort_op trt_plugin samples tests scripts -name "*.cpp" -o -name "*.h" -o -name "*.cu" -o -name "*.cuh")
+CXX_SOURCES = $(shell find contract ort_op trt_plugin samples tests scripts -name "*.cpp" -o -name "*.h" -o -name "*.cu" -o -name "*.cuh")
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .PHONY: help demo test ort kernels lint format train-digits clean
@@ -79,13 +79,13 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/clang-format --dry-run --Werror $(CPP)
+	$(BIN)/clang-format --dry-run --Werror $(CXX_SOURCES)
 	$(BIN)/python tests/native/cpp_constants.py
 
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-	$(BIN)/clang-format -i $(CPP)
+	$(BIN)/clang-format -i $(CXX_SOURCES)
 
 train-digits: $(VENV)/.installed
 	$(BIN)/python $(DIGITS)/train.py
