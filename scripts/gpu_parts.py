@@ -128,8 +128,8 @@ def check_reference(place: torch.device) -> list[str]:
     """The float64 reference of this check against the package's own, on the named cases of the tests."""
     import numpy as np
 
-    from cases import CASES
     from lccl.op.reference import lccl_conv
+    from support.cases.op_cases import CASES
 
     faults = []
     for case in CASES:

@@ -1,4 +1,4 @@
-// What the tests ask of the host program and what it answers: two binary files, described in tests/cpu_calls.py.
+// What the tests ask of the host program and what it answers: two binary files, described in tests/support/hosts/cpu.py.
 #pragma once
 
 #include "lccl_cpu.h"

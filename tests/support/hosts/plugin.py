@@ -19,12 +19,12 @@ from typing import Any
 
 import numpy as np
 
-from cases import Case
-from emulated_calls import STORAGE, Array, image_memory
 from lccl.backends.torch.cuda.interface import Dtype
 from lccl.backends.torch.cuda.planning import padded
 from lccl.op.contract import ATTRIBUTES, INPUT_NAMES, INPUTS, Attributes, conv_hw, output_shape
 from lccl.op.reference import lccl_conv
+from support.cases.op_cases import Case
+from support.hosts.emulator import STORAGE, Array, image_memory
 
 DATA_TYPES = {Dtype.FLOAT32: 0, Dtype.FLOAT16: 1, Dtype.BFLOAT16: 7}
 """nvinfer1::DataType."""

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from cases import CASES, Array, Case
-from cpu_calls import Expected, Layer, expected, is_decided
 from lccl.errors import ContractError
 from lccl.op.contract import BINARY_SLOPE, FLT_MAX, conv_hw, grid_hw
+from support.cases.op_cases import CASES, Array, Case
+from support.hosts.cpu import Expected, Layer, expected, is_decided
 
 MOST_MACS = 6_000_000
 """Of a small layer: what float64 sums in NumPy can be waited for."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from onnx_nets import Net
-from recognised.parts import (
+from support.graphs.net import Net
+from support.graphs.recognised.parts import (
     Build,
     C,
     Graph,

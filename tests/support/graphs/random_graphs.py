@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto
 
-from onnx_nets import Net
+from support.graphs.net import Net
 
 CHANNELS = 4
 """Of every feature map but the image, which has 3, and the maps of one channel."""

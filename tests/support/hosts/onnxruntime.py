@@ -1,12 +1,7 @@
-"""What the tests of the op in ONNX Runtime share: the built library, sessions with it, and environments of other versions."""
+"""Models in ONNX Runtime, with the CPU op's library or without, in every type of the op."""
 
 from __future__ import annotations
 
-import datetime
-import fcntl
-import re
-import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,34 +9,10 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import onnx
-import pytest
 
-from native_build import ROOT, build, why_no_emulator
-
-VERSIONS = ("1.20.1", "1.26.0", "newest")
-"""Of ONNX Runtime: the oldest that is supported, one between, and what the package index has."""
 DTYPES = (np.dtype(np.float32), np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16))
 LIMITS = {"float32": (1e-5, 2e-5), "float16": (2**-11, 2e-5), "bfloat16": (2**-8, 2e-5)}
 """Relative and absolute: a rounding of the output, and what float32 sums differ by."""
-
-
-@pytest.fixture(scope="session")
-def ort_library(request: pytest.FixtureRequest) -> Path:
-    """Path of liblccl_ort.so, up to date with its sources; skips where it cannot be built."""
-    if why := why_no_emulator():
-        pytest.skip(why)
-    configured = subprocess.run(["cmake", "--preset", "ort"], cwd=ROOT, capture_output=True, text=True, check=False)
-    if "Without liblccl_ort.so" in configured.stderr:
-        pytest.skip("no header of ONNX Runtime and no network: set LCCL_ONNXRUNTIME_INCLUDE")
-    return build(request, "ort", "lccl_ort") / "liblccl_ort.so"
-
-
-@pytest.fixture(scope="session")
-def onnxruntime_headers(ort_library: Path) -> Path:
-    """The folder of the header that the library was compiled with."""
-    cache = (ort_library.parent / "CMakeCache.txt").read_text()
-    (folder,) = re.findall(r"^LCCL_ONNXRUNTIME_HEADERS_USED:INTERNAL=(.+)$", cache, re.MULTILINE)
-    return Path(folder)
 
 
 def open_session(
@@ -103,24 +74,3 @@ def assert_close(got: Any, expected: Any, dtype: Any) -> None:
     relative, absolute = LIMITS[np.dtype(dtype).name]
     assert got.dtype == dtype
     np.testing.assert_allclose(np.asarray(got, np.float64), expected, rtol=relative * 1.001, atol=absolute)
-
-
-@pytest.fixture(scope="session", params=VERSIONS)
-def other_onnxruntime(request: pytest.FixtureRequest) -> Path:
-    """Python of an environment that holds one version of ONNX Runtime; skips where it cannot be installed."""
-    version = request.param
-    folder = ROOT / "build" / "onnxruntime" / version
-    done = folder / "installed"
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "tests.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        today = datetime.date.today().isoformat()
-        if not done.is_file() or (version == "newest" and done.read_text() != today):
-            subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True, timeout=300)
-            package = "onnxruntime" if version == "newest" else f"onnxruntime=={version}"
-            command = [str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet", "--upgrade", package, "numpy"]
-            installed = subprocess.run(command, capture_output=True, text=True, check=False, timeout=900)
-            if installed.returncode != 0:
-                pytest.skip(f"ONNX Runtime {version} cannot be installed here: {installed.stderr.strip()[-200:]}")
-            done.write_text(today)
-    return folder / "bin" / "python"

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from onnx_nets import Net
+from support.graphs.net import Net
 
 Build = Callable[[Net], None]
 C, K, HW = 5, 6, 16

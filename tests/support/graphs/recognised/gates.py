@@ -6,8 +6,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto
 
-from onnx_nets import Net
-from recognised.parts import (
+from support.graphs.net import Net
+from support.graphs.recognised.parts import (
     HW,
     Build,
     C,

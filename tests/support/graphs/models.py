@@ -9,9 +9,9 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from cases import Case
 from lccl.op.contract import DOMAIN, INPUT_NAMES, VERSION, output_shape
 from lccl.op.onnx_op import IR_VERSION, OPSET, attach_function, make_node
+from support.cases.op_cases import Case
 
 RUNTIME_INPUTS = ("X", "gate", "residual")
 """Computed in real networks, so graph inputs here where they are not neutral; all others are initializers."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from onnx import TensorProto
 
-from onnx_nets import Net
-from recognised.gates import mask, of_itself
-from recognised.parts import (
+from support.graphs.net import Net
+from support.graphs.recognised.gates import mask, of_itself
+from support.graphs.recognised.parts import (
     HW,
     C,
     Graph,

@@ -1,4 +1,7 @@
-"""The table of exporter/README.md: what recognition makes of every named graph. ``python tests/recognised_table.py`` writes it."""
+"""The table of exporter/README.md: what recognition makes of every named graph.
+
+``python tests/support/graphs/recognised_table.py`` writes it.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +9,15 @@ import re
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from lccl.graph.layers import describe_layers
 from lccl.graph.recognise import recognise
 from lccl.op.onnx_op import register_schema
 from lccl.text import count
-from recognised import GRAPHS, Graph
+from support.graphs.recognised import GRAPHS, Graph
 
-DOCUMENT = Path(__file__).parent.parent / "exporter" / "README.md"
+DOCUMENT = Path(__file__).resolve().parents[3] / "exporter" / "README.md"
 HEAD = "| family | form | becomes | |\n|---|---|---|---|\n"
 
 

@@ -1,6 +1,6 @@
 """Dense networks with an output per pixel or per place: a U-Net, a RetinaNet over a pyramid, a YOLO neck.
 
-As those of :mod:`dense_networks`: the usual layouts and names, random weights.
+As those of :mod:`support.networks.dense`: the usual layouts and names, random weights.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dense_networks import BasicBlock, ResNet, conv3x3
+from support.networks.dense import BasicBlock, ResNet, conv3x3
 
 
 class DoubleConv(nn.Module):

@@ -1,27 +1,21 @@
-"""Builds the native libraries for tests and finds the tools that look into them. The build folders are the checkout's own: where
-nothing changed, a second run compiles nothing."""
+"""The CUDA kernels' libraries, compiled by nvcc and for the emulated machine, and the tools that look into what nvcc made."""
 
 from __future__ import annotations
 
-import fcntl
 import importlib.util
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from support.builds.cmake import build_preset, require_cmake, why_no_cmake
+
 if TYPE_CHECKING:
     from lccl.backends.torch.cuda.library import Library
-
-ROOT = Path(__file__).parent.parent
-TIMEOUT = 1800
-"""Seconds that a build may take."""
 
 
 def find_nvcc() -> str | None:
@@ -36,64 +30,27 @@ def why_no_cuda() -> str:
     """Why the CUDA kernels cannot be built here; empty where they can."""
     if find_nvcc() is None:
         return "no nvcc: the CUDA kernels are compiled where the CUDA toolkit 12.8 or newer is on PATH"
-    return why_no_emulator()
+    return why_no_cmake()
 
 
-def why_no_emulator() -> str:
-    """Why nothing native can be built here; empty where it can."""
-    missing = [tool for tool in ("cmake", "g++") if shutil.which(tool) is None]
-    return f"no {' and no '.join(missing)}: native libraries are built by CMake 3.25 or newer and g++" if missing else ""
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Waits until no other test run builds in this folder."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "tests.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
-def build(request: pytest.FixtureRequest, preset: str, target: str) -> Path:
-    """Builds a target of a preset of CMakePresets.json and says so on the terminal, because the first time takes minutes.
-
-    Returns:
-        path of the preset's build folder.
-
-    Fails the test with the compiler's last lines where the build fails.
-    """
-    folder = ROOT / "build" / preset
-    terminal = request.config.pluginmanager.getplugin("terminalreporter")
-    if terminal is not None:
-        terminal.ensure_newline()
-        terminal.write_line(f"-- building {target} in {folder.relative_to(ROOT)} (minutes the first time)")
-    commands = (
-        ("cmake", "--preset", preset),
-        ("cmake", "--build", str(folder), "--target", target, "--parallel", str(os.cpu_count() or 1)),
-    )
-    with _alone(folder):
-        for command in commands:
-            done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=TIMEOUT)
-            if done.returncode != 0:
-                said = "\n".join((done.stdout + done.stderr).splitlines()[-60:])
-                pytest.fail(f"{' '.join(command)} failed in {ROOT}:\n{said}", pytrace=False)
-    return folder
+def require_cuda() -> None:
+    """Skip the test where the CUDA kernels cannot be built."""
+    if why := why_no_cuda():
+        pytest.skip(why)
 
 
 @pytest.fixture(scope="session")
 def cuda_library_path(request: pytest.FixtureRequest) -> Path:
     """Path of liblccl_cuda.so, up to date with its sources; skips where there is no nvcc or no CMake."""
-    if why := why_no_cuda():
-        pytest.skip(why)
-    return build(request, "release", "lccl_cuda") / "liblccl_cuda.so"
+    require_cuda()
+    return build_preset(request, "release", "lccl_cuda") / "liblccl_cuda.so"
 
 
 @pytest.fixture(scope="session")
 def emulator_library_path(request: pytest.FixtureRequest) -> Path:
     """Path of liblccl_emulator.so, up to date with its sources; skips where there is no g++ or no CMake."""
-    if why := why_no_emulator():
-        pytest.skip(why)
-    return build(request, "emulator", "lccl_emulator") / "liblccl_emulator.so"
+    require_cmake()
+    return build_preset(request, "emulator", "lccl_emulator") / "liblccl_emulator.so"
 
 
 @pytest.fixture(scope="session")

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
 import platform
 import shutil
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from native_build import ROOT, TIMEOUT, why_no_emulator
+from support.builds.cmake import ROOT, build, configure, require_cmake, why_no_cmake
 
 CROSS_COMPILER = "aarch64-linux-gnu-g++"
 EMULATOR = "qemu-aarch64"
@@ -34,41 +31,25 @@ class Host:
 
 def why_no_x86() -> str:
     """Why the x86 levels cannot be compiled here; empty where they can."""
-    return why_no_emulator() or (
-        "" if platform.machine() == "x86_64" else f"an x86-64 compiler is not on a {platform.machine()}"
-    )
+    return why_no_cmake() or ("" if platform.machine() == "x86_64" else f"an x86-64 compiler is not on a {platform.machine()}")
 
 
 def why_no_aarch64() -> str:
     """Why programs for 64-bit ARM cannot be built and run here; empty where they can."""
-    if why := why_no_emulator():
+    if why := why_no_cmake():
         return why
     missing = [tool for tool in (CROSS_COMPILER, EMULATOR) if shutil.which(tool) is None]
     return f"no {' and no '.join(missing)}: NEON is tested with Debian's g++-aarch64-linux-gnu and qemu-user" if missing else ""
 
 
 def build_host(request: pytest.FixtureRequest, variant: str) -> Host:
-    """Builds a variant of the host program and says so on the terminal.
-
-    Fails the test with the compiler's last lines where the build fails.
-    """
+    """Build a variant of the host program."""
     folder = ROOT / "build" / "cpu-tests" / variant
-    terminal = request.config.pluginmanager.getplugin("terminalreporter")
-    if terminal is not None:
-        terminal.ensure_newline()
-        terminal.write_line(f"-- building cpu_host in {folder.relative_to(ROOT)} (a minute the first time)")
-    configure = ["cmake", "-S", str(ROOT / "tests" / "cpu"), "-B", str(folder), f"-DLCCL_CPU_VARIANT={variant}"]
+    arguments = ["-S", str(ROOT / "tests" / "cpu"), "-B", str(folder), f"-DLCCL_CPU_VARIANT={variant}"]
     if variant == "aarch64":
-        configure += ["-DCMAKE_SYSTEM_NAME=Linux", "-DCMAKE_SYSTEM_PROCESSOR=aarch64", f"-DCMAKE_CXX_COMPILER={CROSS_COMPILER}"]
-    build = ["cmake", "--build", str(folder), "--target", "cpu_host", "--parallel", str(os.cpu_count() or 1)]
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "tests.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # until no other test run builds here
-        for command in (configure, build):
-            done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=TIMEOUT)
-            if done.returncode != 0:
-                said = "\n".join((done.stdout + done.stderr).splitlines()[-60:])
-                pytest.fail(f"{' '.join(command)} failed in {ROOT}:\n{said}", pytrace=False)
+        arguments += ["-DCMAKE_SYSTEM_NAME=Linux", "-DCMAKE_SYSTEM_PROCESSOR=aarch64", f"-DCMAKE_CXX_COMPILER={CROSS_COMPILER}"]
+    configure(request, folder, arguments)
+    build(request, folder, "cpu_host")
     runner: tuple[str, ...] = (EMULATOR,) if variant == "aarch64" else WITHOUT_ASLR if variant == "tsan" else ()
     return Host(variant, folder, (*runner, str(folder / "cpu_host")))
 
@@ -76,23 +57,21 @@ def build_host(request: pytest.FixtureRequest, variant: str) -> Host:
 @pytest.fixture(scope="session")
 def cpu_host(request: pytest.FixtureRequest) -> Host:
     """The kernels as they are released."""
-    if why := why_no_emulator():
-        pytest.skip(why)
+    require_cmake()
     return build_host(request, "plain")
 
 
 @pytest.fixture(scope="session")
 def asan_host(request: pytest.FixtureRequest) -> Host:
     """The kernels under AddressSanitizer and UndefinedBehaviorSanitizer."""
-    if why := why_no_emulator():
-        pytest.skip(why)
+    require_cmake()
     return build_host(request, "asan")
 
 
 @pytest.fixture(scope="session")
 def tsan_host(request: pytest.FixtureRequest) -> Host:
     """The kernels under ThreadSanitizer."""
-    if why := why_no_emulator() or ("" if shutil.which(WITHOUT_ASLR[0]) else "no setarch: ThreadSanitizer needs it"):
+    if why := why_no_cmake() or ("" if shutil.which(WITHOUT_ASLR[0]) else "no setarch: ThreadSanitizer needs it"):
         pytest.skip(why)
     return build_host(request, "tsan")
 

@@ -8,8 +8,22 @@ import ml_dtypes
 import numpy as np
 from onnx import TensorProto
 
-from onnx_nets import Net
-from recognised.parts import HW, Build, C, Graph, branch_by, clip, compared, gate, gated_by, image, logit, main, product
+from support.graphs.net import Net
+from support.graphs.recognised.parts import (
+    HW,
+    Build,
+    C,
+    Graph,
+    branch_by,
+    clip,
+    compared,
+    gate,
+    gated_by,
+    image,
+    logit,
+    main,
+    product,
+)
 
 ZERO = np.float32(0)
 

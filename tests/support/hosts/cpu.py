@@ -24,11 +24,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cases import Case
-from cpu_builds import Host
 from lccl.backends.torch.cuda.planning import real_inputs
 from lccl.op.contract import INPUT_NAMES, Attributes, output_shape
 from lccl.op.reference import lccl_conv, lccl_gate
+from support.builds.cpu import Host
+from support.cases.op_cases import Case
 
 Array = npt.NDArray[Any]
 

@@ -8,9 +8,9 @@ import onnx
 
 from lccl.op.contract import Attributes
 from lccl.op.onnx_op import make_node
-from onnx_nets import Net
-from recognised.families import basic_block, released
-from recognised.parts import (
+from support.graphs.net import Net
+from support.graphs.recognised.families import basic_block, released
+from support.graphs.recognised.parts import (
     HW,
     C,
     Graph,
