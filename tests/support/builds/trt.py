@@ -8,6 +8,7 @@ import pytest
 
 from support.builds.cmake import build_preset, require_cmake
 from support.builds.cuda import require_cuda
+from support.builds.environments import environment
 
 VERSIONS = ("10.16.1.11", "11.4.0.106")
 """Of TensorRT's lean runtime, one of each major version."""
