@@ -359,13 +359,13 @@ def test_a_layer_that_the_kernels_do_not_take_runs_through_its_function(large: P
 
 
 def test_where_there_is_no_way_back_it_is_an_error(large: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Options of the caller have the library already, nodes alone have no function, and a wrong level is the user's to mend."""
+    """Options of the caller have the library already, nodes alone have no function, and a wrong instruction set is the user's to mend."""
     with pytest.raises(lccl.UserError, match="kernels are 1x1 to 7x7"):
         lccl.ort.session(large, options=onnxruntime.SessionOptions())
     with pytest.raises(lccl.UserError, match="kernels are 1x1 to 7x7"):
         lccl.ort.session(case_model(TOO_LARGE, function=False)[0])
-    monkeypatch.setenv(op_library.LEVEL_ENVIRONMENT, "sse9")
-    with pytest.raises(lccl.UserError, match="LCCL_CPU_LEVEL is sse9"):
+    monkeypatch.setenv(op_library.ISA_ENVIRONMENT, "sse9")
+    with pytest.raises(lccl.UserError, match="LCCL_CPU_ISA is sse9"):
         lccl.ort.session(case_model(BY_NAME["plain"])[0])
 
 

@@ -63,9 +63,9 @@ def test_needs_nothing_of_onnx_runtime(ort_library: Path) -> None:
     }
 
 
-def test_no_function_of_a_level_can_stand_in_for_another(ort_library: Path) -> None:
+def test_no_function_of_an_instruction_set_can_stand_in_for_another(ort_library: Path) -> None:
     """A linker keeps one of several weak functions: with AVX2 in it, it would end up in what runs everywhere."""
-    objects = list((ort_library.parent / "ort_op" / "kernel").rglob("level_*.o"))
+    objects = list((ort_library.parent / "ort_op" / "kernel").rglob("isa_*.o"))
     assert len(objects) == 4
     for file in objects:
         weak = [line for line in output_of("nm", "-C", file).splitlines() if re.search(r" [WVu] ", line)]

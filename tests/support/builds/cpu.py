@@ -30,7 +30,7 @@ class Host:
 
 
 def why_no_x86() -> str:
-    """Why the x86 levels cannot be compiled here; empty where they can."""
+    """Why the x86 instruction sets cannot be compiled here; empty where they can."""
     return why_no_cmake() or ("" if platform.machine() == "x86_64" else f"an x86-64 compiler is not on a {platform.machine()}")
 
 
@@ -78,7 +78,7 @@ def tsan_host(request: pytest.FixtureRequest) -> Host:
 
 @pytest.fixture(scope="session")
 def wide_host(request: pytest.FixtureRequest) -> Host:
-    """The kernels with the AVX-512 level's vectors made of shorter ones."""
+    """The kernels with the AVX-512 instruction set's vectors made of shorter ones."""
     if why := why_no_x86():
         pytest.skip(why)
     return build_host(request, "wide")

@@ -42,8 +42,8 @@ NO_COUNT = -77
 ABI = 2
 
 
-class LevelId(IntEnum):
-    """Ids of the levels."""
+class IsaId(IntEnum):
+    """Ids of the instruction sets."""
 
     PORTABLE = 1
     NEON = 2
@@ -143,7 +143,7 @@ class Params(Structure):
 class Run:
     """One call of a case. The fields have the host's order."""
 
-    level: int
+    isa: int
     threads: int = 1
     """From 1: of the pool. 0: no ``parallel``. Below 0: so many are said, tasks run on one thread, the last one first."""
     callers: int = 1
@@ -246,8 +246,8 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Level:
-    """lccl_cpu_level, and whether this machine runs it."""
+class Isa:
+    """lccl_cpu_isa, and whether this machine runs it."""
 
     id: int
     name: str
@@ -257,26 +257,26 @@ class Level:
     runs: bool
 
 
-def levels_of(host: Host) -> list[Level]:
-    """The table of levels, best first."""
+def isas_of(host: Host) -> list[Isa]:
+    """The table of instruction sets, best first."""
     said = _table(host)
     assert said["params_bytes"] == sizeof(Params), "Params is not lccl_cpu_params"
-    assert said["ends"], "there are levels beyond the table's ends"
-    return [Level(**{**level, "runs": bool(level["runs"])}) for level in said["levels"]]
+    assert said["ends"], "there are isas beyond the table's ends"
+    return [Isa(**{**isa, "runs": bool(isa["runs"])}) for isa in said["isas"]]
 
 
-def chosen_level(host: Host) -> int:
+def chosen_isa(host: Host) -> int:
     """lccl_cpu_choose."""
     return int(_table(host)["chosen"])
 
 
-def running_levels(host: Host) -> list[int]:
-    """Ids of the levels that this machine runs."""
-    return [level.id for level in levels_of(host) if level.runs]
+def running_isas(host: Host) -> list[int]:
+    """Ids of the instruction sets that this machine runs."""
+    return [isa.id for isa in isas_of(host) if isa.runs]
 
 
 def _table(host: Host) -> dict[str, Any]:
-    done = subprocess.run([*host.command, "--levels"], capture_output=True, text=True, check=True, timeout=60)
+    done = subprocess.run([*host.command, "--isas"], capture_output=True, text=True, check=True, timeout=60)
     return dict(json.loads(done.stdout))
 
 
@@ -361,7 +361,7 @@ def is_decided(inputs: Mapping[str, Array], attributes: Attributes) -> bool:
 
 
 def check(layer: Layer, want: Expected, runs: Sequence[Run], answers: Sequence[Answer]) -> None:
-    """Every run did as the reference says, and those of one level have the same bits."""
+    """Every run did as the reference says, and those of one instruction set have the same bits."""
     summands = int(np.prod(layer.shapes["W"][1:]))
     scale = max(1.0, float(np.max(np.abs(want.y[np.isfinite(want.y)]), initial=0))) * max(1.0, summands / SUMMANDS)
     first: dict[int, Array] = {}
@@ -371,10 +371,10 @@ def check(layer: Layer, want: Expected, runs: Sequence[Run], answers: Sequence[A
         assert answer.callers_agree, f"{who}: calls at the same time disturb each other"
         assert answer.intact, f"{who}: bytes outside of packed weights, workspace or y were written"
         assert answer.active == want.active, f"{who}: {answer.active} pixels active, not {want.active}"
-        if one.level in first:
-            assert answer.y is first[one.level] or answer.y.tobytes() == first[one.level].tobytes(), f"{who}: other bits"
+        if one.isa in first:
+            assert answer.y is first[one.isa] or answer.y.tobytes() == first[one.isa].tobytes(), f"{who}: other bits"
             continue
-        first[one.level] = answer.y
+        first[one.isa] = answer.y
         assert not (answer.y.view(np.uint32) == POISON).any(), f"{who}: part of y was never written"
         y = answer.y.reshape(want.y.shape).astype(np.float64)
         np.testing.assert_allclose(y, want.y, rtol=0, atol=TOLERANCE * scale, equal_nan=True, err_msg=who)

@@ -1,9 +1,9 @@
 // AVX-512 (F, BW, CD, DQ, VL). LCCL_CPU_EMULATE_AVX512 compiles the same code for narrower registers, so that its
 // indices are tested on machines without them.
-#include "../level.h"
+#include "../isa.h"
 
 #if defined(__AVX512VL__) || defined(LCCL_CPU_EMULATE_AVX512)
-#define LCCL_CPU_LEVEL lccl_cpu_avx512
+#define LCCL_CPU_ISA lccl_cpu_avx512
 #define LCCL_CPU_VECTOR_BYTES 64
 #define LCCL_CPU_TILE_ROWS 8
 #include "../work.h"
@@ -22,11 +22,11 @@ static bool runs()
 #endif
 }
 
-static constexpr Level kLEVEL{{LCCL_CPU_AVX512, "avx512", LCCL_CPU_VECTOR_BYTES, lccl_cpu_avx512::kTileRows, lccl_cpu_avx512::kTileColumns},
+static constexpr Isa kIsa{{LCCL_CPU_AVX512, "avx512", LCCL_CPU_VECTOR_BYTES, lccl_cpu_avx512::kTileRows, lccl_cpu_avx512::kTileColumns},
     runs, lccl_cpu_avx512::work};
-Level const* const kAvx512 = &kLEVEL;
+Isa const* const kAvx512 = &kIsa;
 
 } // namespace lccl_cpu
 #else
-lccl_cpu::Level const* const lccl_cpu::kAvx512 = nullptr;
+lccl_cpu::Isa const* const lccl_cpu::kAvx512 = nullptr;
 #endif

@@ -29,7 +29,7 @@ static inline Range toRange(uint64_t bits)
 }
 
 //! Even ranges, before any worker begins.
-static inline void shareTasks(char* workspace, Plan const& plan)
+static inline void splitTasks(char* workspace, Plan const& plan)
 {
     for (int64_t worker = 0; worker < plan.workers; ++worker)
     {

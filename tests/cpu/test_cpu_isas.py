@@ -1,4 +1,4 @@
-"""The table of levels, and what the compiler made of each: their instructions, and nothing that another level could get."""
+"""The table of instruction sets, and what the compiler made of each: their instructions, and nothing that another instruction set could get."""
 
 from __future__ import annotations
 
@@ -9,8 +9,13 @@ from pathlib import Path
 
 import pytest
 
+<<<<<<< HEAD:tests/cpu/test_cpu_levels.py
 from support.builds.cpu import Host, why_no_x86
 from support.hosts.cpu import Level, LevelId, chosen_level, levels_of
+=======
+from cpu_builds import Host, why_no_x86
+from cpu_calls import Isa, IsaId, chosen_isa, isas_of
+>>>>>>> cpp:tests/cpu/test_cpu_isas.py
 
 AVX = re.compile(r"^\s*[0-9a-f]+:\s+(v[a-z]\w*)\s+(.*)$", re.MULTILINE)
 NOT_AVX = ("verr", "verw")
@@ -19,42 +24,42 @@ NOT_AVX = ("verr", "verw")
 # ---- the table -----------------------------------------------------------------------------------------------------------
 
 
-def check_table(levels: list[Level]) -> None:
-    ids = [level.id for level in levels]
+def check_table(isas: list[Isa]) -> None:
+    ids = [isa.id for isa in isas]
     assert len(set(ids)) == len(ids)
-    assert all(level.name == LevelId(level.id).name.lower() for level in levels)
+    assert all(isa.name == IsaId(isa.id).name.lower() for isa in isas)
     assert ids == sorted(ids, reverse=True), "best first"
-    (portable,) = (level for level in levels if level.id == LevelId.PORTABLE)
+    (portable,) = (isa for isa in isas if isa.id == IsaId.PORTABLE)
     assert portable.runs
-    for level in levels:
-        assert level.vector_bytes in (4, 16, 32, 64)
-        assert level.tile_rows >= 1
-        assert level.tile_columns % (level.vector_bytes // 4) == 0
+    for isa in isas:
+        assert isa.vector_bytes in (4, 16, 32, 64)
+        assert isa.tile_rows >= 1
+        assert isa.tile_columns % (isa.vector_bytes // 4) == 0
 
 
 def test_table(cpu_host: Host) -> None:
-    levels = levels_of(cpu_host)
-    check_table(levels)
+    isas = isas_of(cpu_host)
+    check_table(isas)
     flags = Path("/proc/cpuinfo").read_text().split() if Path("/proc/cpuinfo").is_file() else []
-    runs = {level.id for level in levels if level.runs}
+    runs = {isa.id for isa in isas if isa.runs}
     if not why_no_x86():
-        assert {level.id for level in levels} == {LevelId.PORTABLE, LevelId.AVX2, LevelId.AVX512}
-        assert (LevelId.AVX2 in runs) == {"avx2", "fma"}.issubset(flags)
-        assert (LevelId.AVX512 in runs) == {"avx512f", "avx512vl", "avx512bw", "avx512dq", "avx512cd"}.issubset(flags)
-    assert chosen_level(cpu_host) == next(level.id for level in levels if level.runs)
+        assert {isa.id for isa in isas} == {IsaId.PORTABLE, IsaId.AVX2, IsaId.AVX512}
+        assert (IsaId.AVX2 in runs) == {"avx2", "fma"}.issubset(flags)
+        assert (IsaId.AVX512 in runs) == {"avx512f", "avx512vl", "avx512bw", "avx512dq", "avx512cd"}.issubset(flags)
+    assert chosen_isa(cpu_host) == next(isa.id for isa in isas if isa.runs)
 
 
 def test_table_of_64_bit_arm(aarch64_host: Host) -> None:
-    levels = levels_of(aarch64_host)
-    check_table(levels)
-    assert [(level.id, level.runs) for level in levels] == [(LevelId.NEON, True), (LevelId.PORTABLE, True)]
-    assert levels[0].vector_bytes == 16
-    assert chosen_level(aarch64_host) == LevelId.NEON
+    isas = isas_of(aarch64_host)
+    check_table(isas)
+    assert [(isa.id, isa.runs) for isa in isas] == [(IsaId.NEON, True), (IsaId.PORTABLE, True)]
+    assert isas[0].vector_bytes == 16
+    assert chosen_isa(aarch64_host) == IsaId.NEON
 
 
 def test_lengths_of_vectors(cpu_host: Host, wide_host: Host) -> None:
-    """The emulated wide level has the real one's geometry, or its tests would mean nothing."""
-    real, emulated = (next(level for level in levels_of(host) if level.id == LevelId.AVX512) for host in (cpu_host, wide_host))
+    """The emulated wide instruction set has the real one's geometry, or its tests would mean nothing."""
+    real, emulated = (next(isa for isa in isas_of(host) if isa.id == IsaId.AVX512) for host in (cpu_host, wide_host))
     assert emulated.runs
     assert (real.vector_bytes, real.tile_rows, real.tile_columns) == (
         emulated.vector_bytes,
@@ -62,7 +67,7 @@ def test_lengths_of_vectors(cpu_host: Host, wide_host: Host) -> None:
         emulated.tile_columns,
     )
     assert real.vector_bytes == 64
-    assert next(level for level in levels_of(cpu_host) if level.id == LevelId.AVX2).vector_bytes == 32
+    assert next(isa for isa in isas_of(cpu_host) if isa.id == IsaId.AVX2).vector_bytes == 32
 
 
 # ---- object files --------------------------------------------------------------------------------------------------------
@@ -101,12 +106,12 @@ def objects(cpu_host: Host) -> dict[str, Path]:
     found = {
         path.name.removesuffix(".cpp.o"): path for path in cpu_host.folder.rglob("*.cpp.o") if "cpu_host.dir" not in path.parts
     }
-    assert {"interface", "pack", "plan", "level_avx2", "level_avx512", "level_portable", "level_neon"} <= found.keys()
+    assert {"interface", "pack", "plan", "isa_avx2", "isa_avx512", "isa_portable", "isa_neon"} <= found.keys()
     return found
 
 
-def test_levels_use_their_own_instructions(objects: dict[str, Path]) -> None:
-    avx2, avx512 = (avx_instructions(objects[f"level_{name}"]) for name in ("avx2", "avx512"))
+def test_instruction_sets_use_their_own_instructions(objects: dict[str, Path]) -> None:
+    avx2, avx512 = (avx_instructions(objects[f"isa_{name}"]) for name in ("avx2", "avx512"))
     assert "ymm" in register_kinds(avx2, "vfmadd")
     assert not any("zmm" in operands or "%k" in operands for _, operands in avx2)
     assert "zmm" in register_kinds(avx512, "vfmadd")
@@ -114,13 +119,13 @@ def test_levels_use_their_own_instructions(objects: dict[str, Path]) -> None:
 
 def test_nothing_else_has_avx(objects: dict[str, Path]) -> None:
     """It would end the process on a machine without it."""
-    found = {name: avx_instructions(path)[:3] for name, path in objects.items() if name not in ("level_avx2", "level_avx512")}
+    found = {name: avx_instructions(path)[:3] for name, path in objects.items() if name not in ("isa_avx2", "isa_avx512")}
     assert not any(found.values()), found
 
 
-def test_no_level_gives_its_code_to_another(objects: dict[str, Path]) -> None:
+def test_no_instruction_set_gives_its_code_to_another(objects: dict[str, Path]) -> None:
     """A function that several files define weakly is linked from one of them: from that of AVX-512, if it comes first."""
-    found = {name: shared_symbols(path) for name, path in objects.items() if name.startswith("level_")}
+    found = {name: shared_symbols(path) for name, path in objects.items() if name.startswith("isa_")}
     assert not any(found.values()), found
 
 
@@ -143,11 +148,11 @@ def on_the_stack(obj: Path) -> list[str]:
     return [f"{function}: {line}" for function, lines in inner_loops(obj).items() for line in lines if "(%rsp" in line]
 
 
-@pytest.mark.parametrize("level", ["avx2", "avx512"])
-def test_the_micro_kernel_works_in_registers(objects: dict[str, Path], level: str) -> None:
+@pytest.mark.parametrize("isa", ["avx2", "avx512"])
+def test_the_micro_kernel_works_in_registers(objects: dict[str, Path], isa: str) -> None:
     """GCC 12 kept the weights of two AVX-512 tiles on the stack, which cost half of the time more."""
-    obj = objects[f"level_{level}"]
-    rows = {"avx2": 6, "avx512": 8}[level]
+    obj = objects[f"isa_{isa}"]
+    rows = {"avx2": 6, "avx512": 8}[isa]
     loops = inner_loops(obj)
     assert len(loops) == 2 * rows, "one for each number of rows and of vectors"
     assert all(any("vfmadd" in line for line in lines) for lines in loops.values())

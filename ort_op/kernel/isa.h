@@ -1,9 +1,9 @@
-// What a level's file gives the rest of the library: its row of the table and its code.
+// What an instruction set's file gives the rest of the library: its row of the table and its code.
 #pragma once
 
 #include "lccl_cpu.h"
 #include "plan.h"
-#include "sharing.h"
+#include "work_stealing.h"
 
 namespace lccl_cpu
 {
@@ -17,17 +17,17 @@ struct Call
     int64_t active; //!< pixels, counted by the tasks of the first channels
 };
 
-struct Level
+struct Isa
 {
-    lccl_cpu_level info;
+    lccl_cpu_isa info;
     bool (*runs)();
     void (*work)(void* call, size_t worker); //!< takes tasks until there are none
 };
 
 // Null where the library is compiled for another kind of machine.
-extern Level const* const kPortable;
-extern Level const* const kNeon;
-extern Level const* const kAvx2;
-extern Level const* const kAvx512;
+extern Isa const* const kPortable;
+extern Isa const* const kNeon;
+extern Isa const* const kAvx2;
+extern Isa const* const kAvx512;
 
 } // namespace lccl_cpu
