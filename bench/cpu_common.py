@@ -43,7 +43,7 @@ def cpu_facts(command: Sequence[str], library: str) -> dict[str, Any]:
         "openvino": _version("openvino"),
         "python": platform.python_version(),
         "library": _library_words(library),
-        "kernels": _level(library),
+        "kernels": _isa(library),
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "command": " ".join(command),
     }
@@ -74,11 +74,11 @@ def _version(package: str) -> str:
         return "not installed"
 
 
-def _level(library: str) -> str:
+def _isa(library: str) -> str:
     """Of the library's kernels: the instructions that they use here."""
-    from lccl.backends.onnxruntime.library import cpu_level
+    from lccl.backends.onnxruntime.library import cpu_isa
 
-    return "none" if library == NO_LIBRARY else cpu_level(library) or "unknown"
+    return "none" if library == NO_LIBRARY else cpu_isa(library) or "unknown"
 
 
 def _library_words(library: str) -> str:

@@ -21,7 +21,7 @@ from typing import Any
 
 from gpu_process import MARK, ROOT
 
-for _folder in ("bench", "scripts", "tests", "tests/trt", "exporter"):
+for _folder in ("bench", "scripts", "tests", "exporter"):
     sys.path.insert(0, str(ROOT / _folder))
 
 FORMS = {"sweep": 3000, "masks": 300}

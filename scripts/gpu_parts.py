@@ -18,7 +18,7 @@ from gpu_forms import CHANNELS, DTYPES, GATE_TOLERANCE, TOLERANCE, Bench, Faults
 from gpu_results import outcome
 from torch import Tensor
 
-from lccl.backends.torch.cuda.interface import Engine, Family, Layout
+from lccl.backends.torch.cuda.interface import Family, Layout, Math
 from lccl.backends.torch.cuda.kernel_op import launch, prepare
 from lccl.backends.torch.cuda.library import Config
 from lccl.backends.torch.cuda.planning import padded
@@ -92,7 +92,7 @@ def sweep(
     idle = [c.name for c in configs if not calls.number[c.name] and c.name not in left_out]
     if idle and forms == count and first == 0:
         faults.append(f"no form ran on {', '.join(idle)}")
-    resident = {c.name: bench.library.resident_blocks(bench.device, c.id) for c in configs if c.engine == Engine.MMA}
+    resident = {c.name: bench.library.resident_blocks(bench.device, c.id) for c in configs if c.math == Math.MMA}
     once = [name for name, blocks in resident.items() if calls.tiles[name] <= blocks and name not in left_out]
     if once and large == LARGE and forms > EVERY * (len(LOOPING) - 1) and first == 0:
         faults.append(f"no block of {', '.join(once)} went on to a second tile")
@@ -128,8 +128,8 @@ def check_reference(place: torch.device) -> list[str]:
     """The float64 reference of this check against the package's own, on the named cases of the tests."""
     import numpy as np
 
-    from cases import CASES
     from lccl.op.reference import lccl_conv
+    from support.cases.op_cases import CASES
 
     faults = []
     for case in CASES:

@@ -38,9 +38,9 @@ def check_plugin(folder: Path, scratch: Path, until: float) -> dict[str, Any]:
         scratch: for the files between them.
         until: time.monotonic() at which it has to end.
     """
-    from cases import CASES
-    from host_calls import Layer, run
     from lccl.backends.torch.cuda.interface import Dtype
+    from support.cases.op_cases import CASES
+    from support.hosts.plugin import Layer, run
 
     host, library = folder / HOST, folder / LIBRARY
     if not host.is_file() or not library.is_file():
@@ -74,7 +74,7 @@ def check_plugin(folder: Path, scratch: Path, until: float) -> dict[str, Any]:
 
 def faults_of(layer: Any, answer: Any) -> Iterator[str]:
     """What is wrong with the answer for one layer, a sentence each."""
-    from host_calls import assert_close
+    from support.hosts.plugin import assert_close
 
     if answer.problem:
         yield f"{layer.name}: {answer.problem}"

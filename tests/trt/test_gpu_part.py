@@ -13,16 +13,16 @@ from pathlib import Path
 import pytest
 
 from conftest import ROOT
-from host_calls import Answer, Layer, assert_close, run
 from lccl.backends.tensorrt.runner import gpu_missing
 from lccl.backends.torch.cuda.interface import Dtype
-from trt_builds import tensorrt_library
+from support.builds.trt import tensorrt_library
+from support.hosts.plugin import Answer, Layer, assert_close, run
 
 sys.path.insert(0, str(ROOT / "scripts"))
 import gpu_plugin
 
-import cases
-import host_calls
+import support.cases.op_cases as cases
+import support.hosts.plugin as host_calls
 
 
 @pytest.fixture

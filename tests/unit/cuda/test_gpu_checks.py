@@ -22,7 +22,7 @@ import gpu_sanitized  # noqa: E402
 from gpu_common import reference64  # noqa: E402
 from gpu_forms import Bench, Form, random_form, undecided  # noqa: E402
 
-from lccl.backends.torch.cuda.interface import Device, Engine  # noqa: E402
+from lccl.backends.torch.cuda.interface import Device, Math  # noqa: E402
 from lccl.backends.torch.cuda.kernel_op import prepare  # noqa: E402
 from lccl.backends.torch.cuda.library import Library  # noqa: E402
 
@@ -108,7 +108,7 @@ H100, A100 = Device(90, 132, 232448, 233472), Device(80, 108, 166912, 167936)
 def test_blocks_of_every_tile_go_on_to_a_second_one(emulator_library: Library, device: Device, integers: bool) -> None:
     """Of the first two large forms at the densities that they have; one image is counted and stands for all."""
     most: dict[str, int] = {}
-    configs = [c for c in emulator_library.configs() if c.engine == Engine.MMA]
+    configs = [c for c in emulator_library.configs() if c.math == Math.MMA]
     for form in gpu_parts.LOOPING:
         one = dataclasses.replace(form, n=1, k=8, integers=integers, gate_max=2.0)
         reference = reference64(one.inputs(CPU), one.attributes())
