@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
     from lccl.backends.torch.cuda.library import Library
 
-sys.path.insert(0, str(Path(__file__).parent))
-
 ROOT = Path(__file__).parent.parent
-pytest_plugins = ("native_build", "trt_builds", "cpu_builds", "ort_builds")
+sys.path[:0] = [str(ROOT / "tests"), str(ROOT)]
+pytest.register_assert_rewrite("support")
+pytest_plugins = ("support.builds.cuda", "support.builds.cpu", "support.builds.ort", "support.builds.trt")
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 
 #include "window.h"
 
-namespace LCCL_CPU_LEVEL
+namespace LCCL_CPU_ISA
 {
 
 //! maps[t][q] = sum of weight[c][t] * x[c][q], over 16 channels at a time. A vector may be read past the weights' end.
@@ -370,4 +370,4 @@ static void computeGate(Task const& t, int image)
     }
 }
 
-} // namespace LCCL_CPU_LEVEL
+} // namespace LCCL_CPU_ISA

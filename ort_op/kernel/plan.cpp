@@ -208,7 +208,7 @@ Scratch layOut(Plan const& plan, lccl_cpu_params const& p)
     return s;
 }
 
-Plan planWithoutScratch(lccl_cpu_params const& p, lccl_cpu_level const& level)
+Plan planWithoutScratch(lccl_cpu_params const& p, lccl_cpu_isa const& isa)
 {
     Plan plan{};
     Maps const out = mapsOf(p);
@@ -218,9 +218,9 @@ Plan planWithoutScratch(lccl_cpu_params const& p, lccl_cpu_level const& level)
     plan.wg = static_cast<int>(out.wg);
     plan.taps = p.r * p.s;
     plan.gateSource = gateSource(p);
-    plan.vectorLanes = level.vector_bytes / 4;
-    plan.tileRows = level.tile_rows;
-    plan.tileColumns = level.tile_columns;
+    plan.vectorLanes = isa.vector_bytes / 4;
+    plan.tileRows = isa.tile_rows;
+    plan.tileColumns = isa.tile_columns;
     plan.columns = static_cast<int>(roundUp(p.k, plan.vectorLanes));
     plan.panels = static_cast<int>(ceilDiv(plan.columns, plan.tileColumns));
 
@@ -258,7 +258,7 @@ bool sizeFits(lccl_cpu_params const& p, Maps const& out, Reason reason)
 
 } // namespace
 
-bool takesForm(lccl_cpu_params const& p, lccl_cpu_level const* level, Reason reason)
+bool takesForm(lccl_cpu_params const& p, lccl_cpu_isa const* isa, Reason reason)
 {
     constexpr int32_t kMOST = 1 << 20;
     if (p.abi != LCCL_CPU_ABI)
@@ -266,9 +266,9 @@ bool takesForm(lccl_cpu_params const& p, lccl_cpu_level const* level, Reason rea
         return refuse(reason, "the caller was compiled for version %u of the interface, this library has %u", p.abi,
             static_cast<unsigned>(LCCL_CPU_ABI));
     }
-    if (level == nullptr)
+    if (isa == nullptr)
     {
-        return refuse(reason, "this library has no such level, or this machine cannot run it");
+        return refuse(reason, "this library has no such instruction set, or this machine cannot run it");
     }
     if (!between(1, kLARGEST / kMAX_TAPS, {p.c}) || !between(1, kLARGEST, {p.k}) || p.n < 0)
     {
@@ -300,9 +300,9 @@ bool takesForm(lccl_cpu_params const& p, lccl_cpu_level const* level, Reason rea
     return true;
 }
 
-bool makePlan(lccl_cpu_params const& p, lccl_cpu_level const* level, Plan& plan, Reason reason)
+bool makePlan(lccl_cpu_params const& p, lccl_cpu_isa const* isa, Plan& plan, Reason reason)
 {
-    if (!takesForm(p, level, reason))
+    if (!takesForm(p, isa, reason))
     {
         return false;
     }
@@ -311,7 +311,7 @@ bool makePlan(lccl_cpu_params const& p, lccl_cpu_level const* level, Plan& plan,
     {
         return false;
     }
-    plan = planWithoutScratch(p, *level);
+    plan = planWithoutScratch(p, *isa);
     double const largest = static_cast<double>(kLARGEST);
     double const pixels = 1.0 * plan.images * plan.bandRows * plan.wo + 1;
     if (1.0 * plan.images * plan.windowRows * plan.windowWidth * plan.pitch > largest || pixels * plan.columns > largest

@@ -1,10 +1,10 @@
 // One task as its parts see it: which pixels and channels, and the worker's scratch.
 #pragma once
 
-#include "level.h"
+#include "isa.h"
 #include "vector.h"
 
-namespace LCCL_CPU_LEVEL
+namespace LCCL_CPU_ISA
 {
 
 using lccl_cpu::Call;
@@ -66,4 +66,4 @@ struct Task
     }
 };
 
-} // namespace LCCL_CPU_LEVEL
+} // namespace LCCL_CPU_ISA

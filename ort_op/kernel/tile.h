@@ -6,7 +6,7 @@
 
 #include <stddef.h>
 
-namespace LCCL_CPU_LEVEL
+namespace LCCL_CPU_ISA
 {
 
 constexpr int kTileRows = LCCL_CPU_TILE_ROWS;
@@ -186,4 +186,4 @@ static TileFunction tileFunction(int rows, int vectors)
     return vectors == 1 ? kONE[rows - 1] : kTWO[rows - 1];
 }
 
-} // namespace LCCL_CPU_LEVEL
+} // namespace LCCL_CPU_ISA

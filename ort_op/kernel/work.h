@@ -6,7 +6,7 @@
 #include "rows.h"
 #include "tile.h"
 
-namespace LCCL_CPU_LEVEL
+namespace LCCL_CPU_ISA
 {
 
 constexpr double kFullRows = 0.97; //!< from this part of open pixels on, all are listed: nothing is left to skip
@@ -239,4 +239,4 @@ static void work(void* data, size_t worker)
     __atomic_fetch_add(&call.active, active, __ATOMIC_RELAXED);
 }
 
-} // namespace LCCL_CPU_LEVEL
+} // namespace LCCL_CPU_ISA

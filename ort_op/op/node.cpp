@@ -1,7 +1,7 @@
 #include "node.h"
 
 #include "convert.h"
-#include "level.h"
+#include "isa.h"
 
 #include <algorithm>
 
@@ -76,10 +76,10 @@ void requireInputs(bool areThere)
 }
 
 //! \throw std::invalid_argument with a sentence: the kernels do not take the call
-void requireSupported(lccl_cpu_params const& call, int32_t level)
+void requireSupported(lccl_cpu_params const& call, int32_t isa)
 {
     char reason[256] = "";
-    if (lccl_cpu_supported(&call, level, reason, sizeof reason) == 0)
+    if (lccl_cpu_supported(&call, isa, reason, sizeof reason) == 0)
     {
         throw std::invalid_argument(reason);
     }
@@ -172,7 +172,7 @@ Node::Node(OrtApi const& api, OrtKernelInfo const* info, ONNXTensorElementDataTy
     , mType(type)
     , mName(nodeName(api, info))
     , mAttributes(readAttributes(KernelAttributes(api, info)))
-    , mLevel(chooseLevel())
+    , mIsa(chooseIsa())
     , mPool(poolOf(api, info))
     , mDensity(*mAttributes.density)
 {
@@ -196,7 +196,7 @@ void Node::keepConstants(OrtKernelInfo const* info)
         shapes[input] = declaredShape(mApi, info, input);
     }
     checkShapes(mAttributes, shapes); // here, since ONNX Runtime drops what the inference of shapes says
-    requireSupported(formOf(mAttributes, shapes), mLevel); // here, so that no model that cannot run gets a session
+    requireSupported(formOf(mAttributes, shapes), mIsa); // here, so that no model that cannot run gets a session
     bool const isFloat32 = mType == ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
     for (int32_t input = 0; input < kINPUTS; ++input)
     {
@@ -235,10 +235,10 @@ void Node::keepConstants(OrtKernelInfo const* info)
             continue;
         }
         lccl_cpu_params const weights = weightsOnly(shape);
-        mPackedWeight = Buffer(lccl_cpu_packed_size(&weights, mLevel));
+        mPackedWeight = Buffer(lccl_cpu_packed_size(&weights, mIsa));
         if (mPackedWeight.size() > 0)
         {
-            lccl_cpu_pack(&weights, mLevel, static_cast<float const*>(floats.data() != nullptr ? floats.data() : data), mPackedWeight.data());
+            lccl_cpu_pack(&weights, mIsa, static_cast<float const*>(floats.data() != nullptr ? floats.data() : data), mPackedWeight.data());
         }
     }
 }
@@ -262,16 +262,16 @@ Node::Tensors Node::readTensors(OrtKernelContext* context) const
 Node::Layout Node::layOut(lccl_cpu_params const& call, Tensors const& tensors) const
 {
     Layout layout;
-    layout.workspaceBytes = lccl_cpu_workspace(&call, mLevel);
+    layout.workspaceBytes = lccl_cpu_workspace(&call, mIsa);
     if (layout.workspaceBytes == 0)
     {
-        requireSupported(call, mLevel);
+        requireSupported(call, mIsa);
     }
     layout.workspace = layout.add(layout.workspaceBytes);
     bool const packs = mPackedWeight.size() == 0;
     if (packs)
     {
-        layout.packed = layout.add(lccl_cpu_packed_size(&call, mLevel));
+        layout.packed = layout.add(lccl_cpu_packed_size(&call, mIsa));
     }
     if (mType == ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT)
     {
@@ -324,7 +324,7 @@ void Node::compute(OrtKernelContext* context) const
     call.packed_weight = mPackedWeight.data();
     if (mPackedWeight.size() == 0)
     {
-        lccl_cpu_pack(&call, mLevel, floats(kW), memory.data() + layout.packed);
+        lccl_cpu_pack(&call, mIsa, floats(kW), memory.data() + layout.packed);
         call.packed_weight = memory.data() + layout.packed;
     }
     bool const hasGateFloats = mGateWeight.size() > 0;
@@ -343,7 +343,7 @@ void Node::compute(OrtKernelContext* context) const
     int64_t active = 0;
     call.active = &active;
     loop.check(); // of the conversions
-    int32_t const status = lccl_cpu_run(&call, mLevel, memory.data() + layout.workspace, layout.workspaceBytes,
+    int32_t const status = lccl_cpu_run(&call, mIsa, memory.data() + layout.workspace, layout.workspaceBytes,
         threads == nullptr ? nullptr : &Loop::run, threads);
     loop.check();
     if (status != LCCL_CPU_OK)

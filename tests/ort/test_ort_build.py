@@ -13,12 +13,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cases import CASES
 from conftest import ROOT
 from lccl.op.reference import lccl_conv
-from native_build import why_no_emulator
-from onnx_models import case_model
-from ort_builds import assert_close, infer, open_session
+from support.builds.cmake import why_no_cmake
+from support.cases.op_cases import CASES
+from support.graphs.models import case_model
+from support.hosts.onnxruntime import assert_close, infer, open_session
 
 NOWHERE = "http://127.0.0.1:9"
 """A server that is not there."""
@@ -63,9 +63,9 @@ def test_needs_nothing_of_onnx_runtime(ort_library: Path) -> None:
     }
 
 
-def test_no_function_of_a_level_can_stand_in_for_another(ort_library: Path) -> None:
+def test_no_function_of_an_instruction_set_can_stand_in_for_another(ort_library: Path) -> None:
     """A linker keeps one of several weak functions: with AVX2 in it, it would end up in what runs everywhere."""
-    objects = list((ort_library.parent / "ort_op" / "kernel").rglob("level_*.o"))
+    objects = list((ort_library.parent / "ort_op" / "kernel").rglob("isa_*.o"))
     assert len(objects) == 4
     for file in objects:
         weak = [line for line in output_of("nm", "-C", file).splitlines() if re.search(r" [WVu] ", line)]
@@ -78,7 +78,7 @@ def test_no_function_of_a_level_can_stand_in_for_another(ort_library: Path) -> N
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The checkout's files without anything that was built."""
-    if why := why_no_emulator():
+    if why := why_no_cmake():
         pytest.skip(why)
     folder = tmp_path_factory.mktemp("source")
     for name in COPIED:

@@ -84,7 +84,7 @@ lccl_conv_params smallestCall(lccl_conv_config const& config)
 {
     lccl_conv_params call{};
     call.abi = LCCL_CUDA_ABI;
-    call.dtype = config.engine == LCCL_SIMT ? LCCL_FLOAT32 : LCCL_FLOAT16;
+    call.dtype = config.math == LCCL_SIMT ? LCCL_FLOAT32 : LCCL_FLOAT16;
     call.layout = LCCL_NHWC;
     call.n = call.c = call.h = call.w = call.k = call.r = call.s = 1;
     call.grid = config.family == LCCL_BLOCK ? 2 : 1;

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import torch
 
-from cases import CASES, Case
 from lccl.backends.torch.cuda import kernel_op
 from lccl.backends.torch.cuda import library as library_module
 from lccl.backends.torch.cuda.interface import Device, Dtype, Family, Layout
@@ -25,6 +24,7 @@ from lccl.nn import LCCLConv2d, fold
 from lccl.op.contract import INPUT_NAMES, INPUTS, Attributes
 from lccl.op.reference import lccl_conv as reference
 from lccl.op.torch_op import OP, OP_DEFINITION, TORCH_ATTRIBUTES, lccl_conv
+from support.cases.op_cases import CASES, Case
 
 H200 = Device(90, 132, 232448, 233472)
 TOLERANCE = {torch.float32: 2e-6, torch.float16: 1e-3, torch.bfloat16: 8e-3}

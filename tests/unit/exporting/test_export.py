@@ -12,7 +12,6 @@ import torch
 from torch import nn
 
 import lccl
-from cases import CASES
 from lccl.exporting.torch_source import CHECK_BATCH
 from lccl.exporting.translate import to_onnx
 from lccl.graph.variants.dense import dense_twin
@@ -21,7 +20,8 @@ from lccl.graph.variants.relaxed import has_hard_gates
 from lccl.nn import LCCLConv2d
 from lccl.op.contract import ATTRIBUTES
 from lccl.op.onnx_op import is_lccl_node, node_attributes
-from onnx_models import case_model, op_types, run
+from support.cases.op_cases import CASES
+from support.graphs.models import case_model, op_types, run
 
 
 def trained(model: nn.Module, *args: torch.Tensor) -> nn.Module:

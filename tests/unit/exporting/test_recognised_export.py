@@ -25,9 +25,9 @@ from lccl.exporting.recognition import NothingToGainError, NotSoundError, find_l
 from lccl.nn import LCCLConv2d
 from lccl.op.onnx_op import is_lccl_node
 from lccl.progress import silent
-from onnx_models import op_types, run
-from onnx_nets import Net
-from recognised import GRAPHS
+from support.graphs.models import op_types, run
+from support.graphs.net import Net
+from support.graphs.recognised import GRAPHS
 
 EXPORT = "lccl.cli.export"
 Invoke = Callable[..., Outcome]

@@ -12,9 +12,9 @@ import pytest
 import torch
 from torch import nn
 
-import dense_networks as nets
-import dense_pixel_networks as pixel_nets
 import lccl
+import support.networks.dense as nets
+import support.networks.dense_pixels as pixel_nets
 from lccl.errors import UserError
 from lccl.nn import LCCLConv2d
 from lccl.nn.converting.recipes import recipe

@@ -37,8 +37,8 @@ class Family(IntEnum):
     PIXEL = 3
 
 
-class Engine(IntEnum):
-    """lccl_engine: how a configuration multiplies."""
+class Math(IntEnum):
+    """lccl_math: how a configuration multiplies."""
 
     SIMT = 0
     MMA = 1
@@ -119,7 +119,7 @@ class ConvConfig(Structure):
         ("id", c_int32),
         ("name", c_char_p),
         ("family", c_int32),
-        ("engine", c_int32),
+        ("math", c_int32),
         ("tile_m", c_int32),
         ("tile_n", c_int32),
         ("tile_k", c_int32),

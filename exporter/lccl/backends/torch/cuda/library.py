@@ -22,8 +22,8 @@ from lccl.backends.torch.cuda.interface import (
     ConvParams,
     Device,
     Dtype,
-    Engine,
     Family,
+    Math,
     Rates,
 )
 from lccl.backends.torch.cuda.planning import conv_params, layer_attributes, layer_shapes
@@ -54,7 +54,7 @@ class Config:
     id: int
     name: str
     family: Family
-    engine: Engine
+    math: Math
     tile_m: int
     tile_n: int
     tile_k: int
@@ -66,7 +66,7 @@ class Config:
     blocks_per_sm: int
 
     def as_dict(self) -> dict[str, Any]:
-        return asdict(self) | {"family": self.family.name.lower(), "engine": self.engine.name.lower()}
+        return asdict(self) | {"family": self.family.name.lower(), "math": self.math.name.lower()}
 
 
 @dataclass(frozen=True)
@@ -238,7 +238,7 @@ def _read_config(library: Library, index: int) -> Config:
         | {
             "name": row.name.decode(),
             "family": Family(row.family),
-            "engine": Engine(row.engine),
+            "math": Math(row.math),
         }
     )
 
