@@ -11,7 +11,7 @@ DATA := samples.digits.data:held_out
 NATIVE_TESTS := tests/cpu tests/emulator tests/native tests/trt
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help demo test ort kernels lint format train-digits clean
+.PHONY: help demo test docs pictures ort kernels lint format train-digits clean
 
 help:
 	@echo "make demo          real images -> trained LCCL network -> ONNX -> engine -> comparison"
@@ -20,6 +20,8 @@ help:
 	@echo "make kernels       build the CUDA kernels and the TensorRT plugin; needs nvcc and CMake, no GPU (CAPABILITY=8.9 for one GPU)"
 	@echo "make lint          ruff, mypy"
 	@echo "make format        let ruff format the code"
+	@echo "make docs          build the documents as a site into build/site"
+	@echo "make pictures      draw the README's pictures again, and print its table"
 	@echo "make train-digits  train the demo's two networks again"
 	@echo "make clean         remove build outputs and the environment"
 
@@ -82,6 +84,13 @@ lint: $(VENV)/.installed-dev
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: $(VENV)/.installed-dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	@echo "-- build/site/index.html"
+
+pictures: $(VENV)/.installed-dev
+	$(BIN)/python docs/pictures.py
 
 train-digits: $(VENV)/.installed
 	$(BIN)/python $(DIGITS)/train.py
