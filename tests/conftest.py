@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT)]
 pytest.register_assert_rewrite("support")
-pytest_plugins = ("support.builds.cuda", "support.builds.cpu", "support.builds.ort", "support.builds.trt")
+pytest_plugins = ("support.builds.cuda", "support.builds.cpu", "support.builds.distributions", "support.builds.ort", "support.builds.trt")
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from lccl.loading.torch_file import TORCH_SUFFIXES, load_checkpoint
 from lccl.profiling.profiles import Profile
+from lccl.requires import needing
 
 if TYPE_CHECKING:
     import onnx
@@ -28,7 +29,8 @@ def profile(model: nn.Module | onnx.ModelProto | str | Path, loader: Iterable[An
     Raises:
         UserError: no batch in the loader, or a batch that does not fit the model.
     """
-    from torch import nn
+    with needing("lccl.profile"):
+        from torch import nn
 
     if hasattr(loader, "__array__"):
         loader = [loader]
@@ -38,6 +40,7 @@ def profile(model: nn.Module | onnx.ModelProto | str | Path, loader: Iterable[An
         from lccl.profiling.of_module import profile_module
 
         return profile_module(model, loader)
-    from lccl.profiling.of_onnx import profile_onnx
+    with needing("lccl.profile"):
+        from lccl.profiling.of_onnx import profile_onnx
 
     return profile_onnx(model, loader)
