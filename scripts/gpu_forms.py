@@ -74,7 +74,9 @@ class Form:
             pads=self.pads,
             dilations=self.dilations,
             gate_strides=(self.strides[0] * self.grid, self.strides[1] * self.grid),
-            gate_pads=gate_pads(self.kernel, self.pads, self.dilations, self.strides, kernel, self.grid, dilations),
+            gate_pads=gate_pads(
+                self.kernel, self.pads, self.dilations, self.strides, kernel, self.grid, gate_dilations=dilations
+            ),
             gate_dilations=dilations,
             activation_alpha=self.activation_alpha,
             gate_slope=self.gate_slope,
