@@ -17,7 +17,6 @@ from torch.nn.utils import parametrize
 from lccl.deprecation import renamed_keywords
 from lccl.errors import UserError
 from lccl.nn.conv import LCCLConv2d, Order, plain_maths
-from lccl.nn.converting.trace import NetworkTrace, has_hooks, trace
 from lccl.nn.converting.measure import (
     LOW_PRECISION,
     TOLERANCE,
@@ -35,6 +34,7 @@ from lccl.nn.converting.plan import ConversionPlan, PlannedLayer
 from lccl.nn.converting.policies import Policy, Where, policy_of
 from lccl.nn.converting.recipes import GateOptions, LayerRecipe, gate_layers, layer_like
 from lccl.nn.converting.structure import ConvInfo, ConvRole, Tree
+from lccl.nn.converting.trace import NetworkTrace, has_hooks, trace
 from lccl.nn.folded import FoldedLCCLConv2d
 from lccl.nn.gate import GateActivation
 from lccl.op.contract import gate_macs, grid_hw

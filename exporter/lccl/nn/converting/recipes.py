@@ -15,7 +15,6 @@ from lccl.nn.converting.trace import trace
 from lccl.nn.gate import GateActivation, open_gate
 from lccl.text import count
 
-
 RecipeEntry = dict[str, object]
 """One gated layer as plain values: names, numbers, booleans and tuples of numbers."""
 
