@@ -29,8 +29,8 @@ $(BIN)/python:
 	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
 
 $(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
-	@echo "-- installing lccl, TensorRT for RTX and scikit-learn into $(VENV) (one to two minutes the first time)"
-	@$(PIP) -e '.[rtx,train]'
+	@echo "-- installing lccl with PyTorch, TensorRT for RTX and scikit-learn into $(VENV) (one to two minutes the first time)"
+	@$(PIP) -e '.[export,rtx,train]'
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from lccl.backends.torch.cuda.library import Library
 
 ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path[:0] = [str(ROOT / "tests"), str(ROOT)]
 pytest.register_assert_rewrite("support")
 pytest_plugins = ("support.builds.cuda", "support.builds.cpu", "support.builds.ort", "support.builds.trt")
 

@@ -9,15 +9,9 @@ from typing import Any
 
 import pytest
 
-<<<<<<< HEAD
 from support.builds.cpu import Host
 from support.cases.op_cases import Case
-from support.hosts.cpu import ABI, Fault, Layer, Run, Slot, Status, levels_of, run, running_levels
-=======
-from cases import Case
-from cpu_builds import Host
-from cpu_calls import ABI, Fault, Layer, Run, Slot, Status, isas_of, run, running_isas
->>>>>>> cpp
+from support.hosts.cpu import ABI, Fault, Layer, Run, Slot, Status, isas_of, run, running_isas
 
 EVERYTHING = Case("everything", "all tensors", n=2, gate="both", post=True, residual=True)
 HUGE = 2**31 - 1

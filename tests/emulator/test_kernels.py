@@ -8,13 +8,7 @@ from functools import partial
 import numpy as np
 import pytest
 
-<<<<<<< HEAD
-from lccl.backends.torch.cuda.interface import Device, Dtype, Engine, Family, Kernels, Layout
-=======
-from cases import CASES, Case
-from emulated_calls import STORAGE, Array, Emulated, Emulator
 from lccl.backends.torch.cuda.interface import Device, Dtype, Family, Kernels, Layout, Math
->>>>>>> cpp
 from lccl.backends.torch.cuda.library import Config, Library
 from lccl.errors import ContractError
 from lccl.op.contract import FLT_MAX

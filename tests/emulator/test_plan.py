@@ -8,12 +8,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-<<<<<<< HEAD
-from lccl.backends.torch.cuda.interface import ConvParams, Device, Dtype, Engine, Family, Layout
-=======
-from emulated_calls import aligned
 from lccl.backends.torch.cuda.interface import ConvParams, Device, Dtype, Family, Layout, Math
->>>>>>> cpp
 from lccl.backends.torch.cuda.library import Library
 from lccl.backends.torch.cuda.planning import conv_params, layer_attributes, layer_shapes
 from lccl.errors import ContractError, UserError

@@ -1,5 +1,5 @@
 // The model behind the choice of a configuration: a roofline with the tile grid's rounding. Its constants are from public data
-// sheets; scripts/gpu_fit.py fits them to what a GPU measured.
+// sheets; bench/gpu/fit.py fits them to what a GPU measured.
 
 #include "plan.h"
 
