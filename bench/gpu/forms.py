@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from bench.gpu.common import Reference, spread
+from lccl.backends.torch.cuda.calls import Prepared, launch, new_workspace, prepare
 from lccl.backends.torch.cuda.interface import Device, Dtype, Layout
-from lccl.backends.torch.cuda.kernel_op import Prepared, launch, new_workspace, prepare
 from lccl.backends.torch.cuda.library import Config, Library
 from lccl.backends.torch.cuda.planning import padded
 from lccl.errors import ContractError
