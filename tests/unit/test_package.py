@@ -89,7 +89,7 @@ MAY_IMPORT = {
     "models": {"errors", "nn", "models"},
     "train": {"nn", "train"},
     "loading": {"checkpoint", "errors", "files", "nn", "text", "torch_calls", "weights", "loading"},
-    "profiling": {"backends", "errors", "graph", "loading", "nn", "numerics", "op", "text", "torch_calls", "profiling"},
+    "profiling": {"backends", "data", "errors", "graph", "loading", "nn", "numerics", "op", "text", "torch_calls", "profiling"},
     "exporting": {
         "backends",
         "errors",

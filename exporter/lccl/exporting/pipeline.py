@@ -225,7 +225,7 @@ def _export(
     progress: Progress,
 ) -> ExportResult:
     """The export of a network, once it is known what of it is asked for; its models are small, with their weights in a file."""
-    traced = weights.slim(source.to_onnx())
+    traced = weights.externalize(source.to_onnx())
     recognised = find_layers(traced, source.feeds(traced), inputs, fuse, progress)
     progress("folding and completing the graph")
     result = canonical(recognised.model)
@@ -299,7 +299,7 @@ def _make_source(
             if given:
                 raise UserError(f"{name} is for a module; an ONNX model has its shapes and names in it")
         examples: Sequence[Any] = () if args is None else (args,) if hasattr(args, "__array__") else args
-        loaded = weights.slim(model) if isinstance(model, onnx.ModelProto) else load_onnx(model, weights)
+        loaded = weights.externalize(model) if isinstance(model, onnx.ModelProto) else load_onnx(model, weights)
         return OnnxSource(loaded, [tuple(a.shape) for a in examples])
     from torch import export as torch_export
     from torch import nn

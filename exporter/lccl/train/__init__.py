@@ -1,4 +1,4 @@
-"""What training towards a chosen density needs beyond PyTorch."""
+"""Training towards a chosen density: the loss that PyTorch lacks."""
 
 from lccl.requires import needing
 

@@ -37,7 +37,7 @@ def test_named_graph(graph: Graph, small: int, tmp_path: Path, monkeypatch: pyte
     for module in ("weights", "graph.surgery"):
         monkeypatch.setattr(f"lccl.{module}.SMALL", small)
     with WeightFile(tmp_path / "m.onnx") as file:
-        slim = file.slim(model)
+        slim = file.externalize(model)
         assert (weight_file(slim) is file) == (small == 20)
         assert len(checked(slim).layers) == count
 
