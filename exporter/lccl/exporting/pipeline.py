@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Any
 import onnx
 
 from lccl.errors import UserError
+from lccl.exporting.gate_search import explained, find_layers, masked
 from lccl.exporting.reasons import layers_with_reasons
-from lccl.exporting.recognition import explained, find_layers, masked
 from lccl.exporting.source import OnnxSource, Source, check_against_source, real_feeds, with_own_gates
 from lccl.files import atomic_path, require_writable
 from lccl.graph.checks import check_model, default_tolerance
 from lccl.graph.gate_probe import set_densities
 from lccl.graph.layers import LayerReport
 from lccl.graph.metadata import set_metadata
-from lccl.graph.recognise import Found, NearMiss
+from lccl.graph.recognise import NearMiss, RecognisedLayer
 from lccl.graph.variants.canonical import canonical
 from lccl.graph.variants.dense import dense_twin
 from lccl.graph.variants.inlined import inlined
@@ -60,7 +60,7 @@ class ExportResult:
     given_inputs: int = 0
     """Of the inputs checked, how many the caller gave; the others are random."""
     random_inputs: int = 0
-    recognised: tuple[Found, ...] = ()
+    recognised: tuple[RecognisedLayer, ...] = ()
     """Layers that were found in standard ops."""
     near_misses: tuple[NearMiss, ...] = ()
     """Products that look like a gated convolution and stay as they are, with the reason."""
