@@ -78,7 +78,7 @@ class WeightFile:
         self._blocks.close()
         self._remove()
 
-    def slim(self, model: onnx.ModelProto, folder: str | Path | None = None) -> onnx.ModelProto:
+    def externalize(self, model: onnx.ModelProto, folder: str | Path | None = None) -> onnx.ModelProto:
         """A copy of the model that has its large weights in this file, and no stored tensor among its inputs.
 
         What graphs within nodes read stays in the model, and so does what the model returns.
