@@ -187,11 +187,11 @@ def draw_gates(path: Path, index: int = IMAGE) -> None:
     for (above, below), layer in zip(axes.T[1:], layers, strict=True):
         above.imshow(scan, alpha=0.55, **grey)
         is_open = np.ma.masked_equal(layer.gate, 0)
-        above.imshow(is_open, cmap=_shades(pyplot, ORANGE), vmin=0, vmax=float(layer.gate.max()), alpha=0.75, **whole)
+        above.imshow(is_open, cmap=_shades(ORANGE), vmin=0, vmax=float(layer.gate.max()), alpha=0.75, **whole)
         above.set_title(f"{layer.layer}\n{layer.gate.shape[0]} x {layer.gate.shape[1]} pixels", fontsize=9, color=INK)
         below.set_facecolor(PALE)
         output = np.ma.masked_where(layer.gate == 0, layer.output)
-        below.imshow(output, cmap=_shades(pyplot, BLUE), vmin=0, vmax=float(output.max()), **whole)
+        below.imshow(output, cmap=_shades(BLUE), vmin=0, vmax=float(output.max()), **whole)
         below.set_title(f"computed: {layer.computed}", fontsize=9, color=BLUE)
         for axis in (above, below):
             _draw_cells(axis, *layer.gate.shape)
@@ -208,7 +208,7 @@ def draw_gates(path: Path, index: int = IMAGE) -> None:
     _save(figure, path)
 
 
-def _shades(pyplot: Any, colour: str) -> Any:
+def _shades(colour: str) -> Any:
     """From a pale tint to the colour itself."""
     from matplotlib.colors import LinearSegmentedColormap, to_rgb
 
@@ -245,7 +245,9 @@ def _save(figure: Any, path: Path) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Draw the pictures of README.md and print its table of measurements.")
-    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "pictures", metavar="FOLDER", help="(default: docs/pictures)")
+    parser.add_argument(
+        "--out", type=Path, default=ROOT / "docs" / "pictures", metavar="FOLDER", help="(default: docs/pictures)"
+    )
     options = parser.parse_args(arguments)
     draw_gates(options.out / "gates.png")
     draw_networks(options.out / "networks.png")
