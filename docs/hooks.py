@@ -53,7 +53,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     return files
 
 
-def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:  # noqa: ARG001 - MkDocs names them
     """Turn links between files of the repository into links between pages of the site."""
     uri = page.file.src_uri
     source = next((s for s, p in PAGES.items() if p == uri), None)
@@ -116,4 +116,3 @@ def _without_glossary(source: str, text: str) -> str:
         return text
     start, end = _section(text)
     return f"{text[:start]}\nThe words of the project have [a page of their own](docs/{GLOSSARY[2]}).\n\n{text[end:]}"
-

@@ -243,7 +243,9 @@ def _save(figure: Any, path: Path) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Draw the pictures of README.md and print its table of measurements.")
-    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "pictures", metavar="FOLDER", help="(default: docs/pictures)")
+    parser.add_argument(
+        "--out", type=Path, default=ROOT / "docs" / "pictures", metavar="FOLDER", help="(default: docs/pictures)"
+    )
     options = parser.parse_args(arguments)
     draw_gates(options.out / "gates.png")
     draw_networks(options.out / "networks.png")

@@ -14,7 +14,8 @@ from lccl.text import count
 
 Array = npt.NDArray[Any]
 SMALLEST_SCALE = 0.01
-"""The smallest output size that errors are relative to: rounding grows with the summands, not with the sum."""
+"""The smallest output size that errors are relative to: rounding grows with the summands, not with
+the sum."""
 
 
 @dataclass(frozen=True)
@@ -30,8 +31,8 @@ class Agreement:
     samples: int
     tolerance: float
     hard_gates: bool
-    """Whether gates jump (binary ones, or ones with a threshold). A logit at the edge may then fall on either side,
-    so that a minority of samples may differ."""
+    """Whether gates jump (binary ones, or ones with a threshold). A logit at the edge may then fall
+    on either side, so that a minority of samples may differ."""
 
     def __bool__(self) -> bool:
         if not np.isfinite(self.max_error):

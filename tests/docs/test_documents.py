@@ -19,7 +19,12 @@ from conftest import ROOT
 NOT_OURS = {"build", "dist", "node_modules"}
 DOCUMENTS = sorted(
     path.relative_to(ROOT).as_posix()
-    for pattern in (*(f"{depth}README.md" for depth in ("", "*/", "*/*/", "*/*/*/")), "CONTRIBUTING.md", "CHANGELOG.md", "docs/**/*.md")
+    for pattern in (
+        *(f"{depth}README.md" for depth in ("", "*/", "*/*/", "*/*/*/")),
+        "CONTRIBUTING.md",
+        "CHANGELOG.md",
+        "docs/**/*.md",
+    )
     for path in ROOT.glob(pattern)
     if not any(part in NOT_OURS or part.startswith(".") for part in path.relative_to(ROOT).parts)
 )
@@ -102,7 +107,9 @@ def run(arguments: list[str], cwd: Path, **environment: str) -> str:
 
 
 def test_every_block_is_run_or_shows_output() -> None:
-    assert {"README.md", "bench/README.md", "docs/demo.md", "samples/digits/README.md", "trt_plugin/README.md"} <= set(DOCUMENTS)
+    assert {"README.md", "bench/README.md", "docs/demo.md", "samples/digits/README.md", "trt_plugin/README.md"} <= set(
+        DOCUMENTS
+    )
     assert {b.language for b in BLOCKS} == {"bash", "cpp", "python", "text"}
     assert {b.elsewhere for b in COMMANDS} == {None, *ELSEWHERE.values()}
     assert len([b for b in COMMANDS if b.elsewhere is None]) >= 5

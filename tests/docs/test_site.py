@@ -36,8 +36,10 @@ def test_every_document_is_a_page(site: Path) -> None:
     pages = {path.stem for path in site.glob("*.html")}
     assert {path.stem for path in (ROOT / "docs").glob("*.md")} <= pages
     text = "".join(path.read_text() for path in site.glob("*.html"))
-    readmes = [p for p in ROOT.glob("*/README.md")] + [p for p in ROOT.glob("*/*/README.md")]
-    for readme in (p for p in readmes if not any(part.startswith(".") or part == "build" for part in p.relative_to(ROOT).parts)):
+    readmes = [*ROOT.glob("*/README.md"), *ROOT.glob("*/*/README.md")]
+    for readme in (
+        p for p in readmes if not any(part.startswith(".") or part == "build" for part in p.relative_to(ROOT).parts)
+    ):
         title = readme.read_text().splitlines()[0].removeprefix("# ")
         assert re.search(rf"<h1[^>]*>{re.escape(title).replace('`', '.{0,7}')}", text), readme
 

@@ -112,7 +112,9 @@ def test_the_header_alone_does_where_the_package_is_gone(onnxruntime_headers: Pa
     header = tmp_path / "include/onnxruntime/core/session/onnxruntime_c_api.h"
     header.parent.mkdir(parents=True)
     shutil.copy(known, header)
-    done = configure(bare_source, tmp_path / "build", f"-DLCCL_DEBIAN_MIRROR={NOWHERE}", f"-DLCCL_ONNXRUNTIME_RAW=file://{tmp_path}")
+    done = configure(
+        bare_source, tmp_path / "build", f"-DLCCL_DEBIAN_MIRROR={NOWHERE}", f"-DLCCL_ONNXRUNTIME_RAW=file://{tmp_path}"
+    )
     assert done.returncode == 0, done.stderr
     assert f"ONNX Runtime's header: {tmp_path / 'build'}" in done.stdout
 

@@ -160,7 +160,10 @@ def _is_program(content: Any) -> bool:
 
 
 def _sniff(path: Path) -> str:
-    """Return the kind of torch file: of an archive by its members; a bare pickle is left to the unpickler."""
+    """Return the kind of torch file: of an archive by its members.
+
+    A bare pickle is left to the unpickler.
+    """
     if not zipfile.is_zipfile(path):
         with path.open("rb") as stream:
             return "broken" if stream.read(2) == b"PK" else "legacy"

@@ -21,11 +21,11 @@ GateKind = Literal["1x1", "kxk", "grid", "external"]
 Order = Literal["paper", "released"]
 Activation = Literal["relu", "default"] | float | None
 GateMode = Literal["as built", "open", "relaxed"]
-"""How a check evaluates gates: as they are; all 1; or as a plain ReLU, without bound and threshold, so that
-no gate jumps at its edge."""
+"""How a check evaluates gates: as they are; all 1; or as a plain ReLU, without bound and threshold,
+so that no gate jumps at its edge."""
 _MOST_GRID_WEIGHTS = 2**24
-"""Limit on a grid gate's weights (128 x 128 for 1,024 channels), so that a size in a damaged file cannot
-allocate terabytes."""
+"""Limit on a grid gate's weights (128 x 128 for 1,024 channels), so that a size in a damaged file
+cannot allocate terabytes."""
 
 kernel_op.register()  # layers in eval mode on a GPU use the CUDA kernels where their library is present
 
@@ -245,7 +245,10 @@ class LCCLConv2d(nn.Module):
         return call_op(x, constants, attributes, gate, residual)
 
     def _forward_plain(self, x: Tensor, gate: Tensor | None, residual: Tensor | None) -> Tensor:
-        """Compute every pixel in PyTorch's own ops with nothing folded; training ignores the threshold."""
+        """Compute every pixel in PyTorch's own ops with nothing folded.
+
+        Training ignores the threshold.
+        """
         top, left, bottom, right = self.pads
         u = self.conv(F.pad(x, (left, right, top, bottom)))
         if self.order == "paper":

@@ -35,7 +35,8 @@ QUALIFIED_NAME = f"{DOMAIN}::{OP_TYPE}"
 FLT_MAX = 3.4028234663852886e38
 """The largest finite float32: ``gate_max`` of a gate without an upper bound."""
 BINARY_SLOPE = 1e30
-"""``gate_slope`` of a hard mask, and its largest value: runtimes fold the slope into float32 weights."""
+"""``gate_slope`` of a hard mask, and its largest value: runtimes fold the slope into float32
+weights."""
 
 Shape = tuple[int, ...]
 AttributeValue = int | float | str | tuple[int, ...] | tuple[float, ...]

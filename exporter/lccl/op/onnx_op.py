@@ -28,7 +28,8 @@ from lccl.op.contract import (
 )
 
 OPSET = 18
-"""The standard ops' opset in the function and in exported files: the lowest that torch's exporter emits."""
+"""The standard ops' opset in the function and in exported files: the lowest that torch's exporter
+emits."""
 IR_VERSION = 10
 
 _KINDS = {
@@ -104,7 +105,10 @@ def register_schema() -> OpSchema:
 
 
 def _infer(context: Any) -> None:
-    """Infer the type and shape of one node's output; dimensions that symbolic ones decide stay unknown."""
+    """Infer the type and shape of one node's output.
+
+    Dimensions that symbolic ones decide stay unknown.
+    """
     types = [context.get_input_type(i) for i in range(context.get_num_inputs())]
     if types[0] is None:
         return
@@ -185,7 +189,10 @@ def attach_function(model: onnx.ModelProto) -> None:
 
 
 def _node(op: str, inputs: list[str], outputs: list[str], refs: Mapping[str, str] | None = None, **attrs: Any) -> NodeProto:
-    """Make a standard node; ``refs`` maps its attributes to the function's attributes that give their values."""
+    """Make a standard node.
+
+    ``refs`` maps its attributes to the function's attributes that give their values.
+    """
     node = helper.make_node(op, inputs, outputs, **attrs)
     kinds = {spec.name: _KINDS[spec.kind] for spec in ATTRIBUTES}
     for name, source in (refs or {}).items():
@@ -238,7 +245,10 @@ def _conv_nodes() -> list[NodeProto]:
 
 
 def _product_nodes() -> list[NodeProto]:
-    """Compute v = u * g where g > 0, else 0; the last blocks of a grid gate are clipped to the output."""
+    """Compute v = u * g where g > 0, else 0.
+
+    The last blocks of a grid gate are clipped to the output.
+    """
     return [
         _node("Shape", ["u"], ["out_hw"], start=2),
         _constant("origin", np.zeros(2, np.int64)),

@@ -75,7 +75,10 @@ def lccl_conv(inputs: dict[str, Array], attributes: Attributes) -> Array:
 
 
 class LCCLConv(OpRun):
-    """The op for ``onnx.reference.ReferenceEvaluator(model, new_ops=[LCCLConv])``; it computes in float64."""
+    """The op for ``onnx.reference.ReferenceEvaluator(model, new_ops=[LCCLConv])``.
+
+    It computes in float64.
+    """
 
     op_domain = DOMAIN
 

@@ -32,7 +32,8 @@ TORCH_ATTRIBUTES = (
     "gate_source",
     "density",
 )
-"""Arguments of the torch op after the nine inputs; the exporter adds the plugin's two attributes."""
+"""Arguments of the torch op after the nine inputs; the exporter adds the plugin's two
+attributes."""
 
 
 def leaky(x: Tensor, alpha: float) -> Tensor:
@@ -43,7 +44,10 @@ def leaky(x: Tensor, alpha: float) -> Tensor:
 
 
 def conv_krsc(x: Tensor, w: Tensor, b: Tensor, strides: Sequence[int], pads: Sequence[int], dilations: Sequence[int]) -> Tensor:
-    """Convolve x [N, C, H, W] with w [K, R, S, C] and b [K] to [N, K, Ho, Wo]; pads in ONNX order."""
+    """Convolve x [N, C, H, W] with w [K, R, S, C] and b [K] to [N, K, Ho, Wo].
+
+    Pads in ONNX order.
+    """
     top, left, bottom, right = pads
     if (top, left) != (bottom, right):
         x, top, left = F.pad(x, (left, right, top, bottom)), 0, 0
@@ -146,7 +150,8 @@ def _lccl_conv(
 
 
 OP_DEFINITION = _lccl_conv
-"""The op's definition in ``torch.library``, where implementations for other devices are registered."""
+"""The op's definition in ``torch.library``, where implementations for other devices are
+registered."""
 
 
 def memory_format_of(x: Tensor) -> torch.memory_format:

@@ -54,7 +54,10 @@ def profile(model: nn.Module | onnx.ModelProto | str | Path, data: str | Path | 
 
 
 def _batches(data: str | Path | Data | Iterable[object]) -> Iterable[object]:
-    """Return the data as batches; a file's or loader's only input loses its name, which models do not know."""
+    """Return the data as batches.
+
+    A file's or loader's only input loses its name, which models do not know.
+    """
     from lccl.data import Data, load_data
 
     loaded = load_data(data) if isinstance(data, (str, Path)) else data

@@ -42,7 +42,8 @@ from lccl.text import count, kind_of
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
 OwnGateKind = Literal["1x1", "kxk", "grid"]
-"""The kinds of gate that read the layer's own input; an external one has no place in a conversion."""
+"""The kinds of gate that read the layer's own input; an external one has no place in a
+conversion."""
 
 
 @overload

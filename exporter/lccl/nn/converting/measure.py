@@ -18,7 +18,8 @@ from lccl.torch_calls import evaluating, flatten, layer_macs
 Args = Tensor | Sequence[object] | Mapping[str, object]
 """An example input as a caller gives it; see :func:`inputs_of`."""
 TOLERANCE = 1e-4
-"""Allowed error of a converted network's outputs in float32, relative to max(0.01, largest output)."""
+"""Allowed error of a converted network's outputs in float32, relative to max(0.01, largest
+output)."""
 TOLERANCE_LOW_PRECISION = 2e-2
 """The same in float16 and bfloat16."""
 LOW_PRECISION = (torch.float16, torch.bfloat16)

@@ -66,7 +66,10 @@ def _policy_named(where: str) -> Policy:
 
 
 def _barred(conv: ConvInfo) -> str | None:
-    """Return why no policy that goes by a convolution's place or size chooses it; None if one may."""
+    """Return why no policy that goes by a convolution's place or size chooses it.
+
+    None if one may.
+    """
     return (
         conv.refusal
         or _ROLES.get(conv.role)

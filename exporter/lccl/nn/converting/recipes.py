@@ -39,7 +39,8 @@ class LayerRecipe:
     conv: str
     """The convolution's name in the network."""
     norm: str | None
-    """The name of the BatchNorm that moved into the layer, whose place an identity takes; None if none did."""
+    """The name of the BatchNorm that moved into the layer, whose place an identity takes; None if
+    none did."""
     options: GateOptions
 
     def as_dict(self) -> RecipeEntry:
@@ -213,7 +214,9 @@ def _unwrapped(model: nn.Module) -> nn.Module:
 
 
 def apply_recipe(model: nn.Module, data: object) -> None:
-    """Gate a dense network in place as a recipe says; load the converted network's weights afterwards.
+    """Gate a dense network in place as a recipe says.
+
+    Load the converted network's weights afterwards.
 
     Args:
         model: the dense network.

@@ -20,15 +20,17 @@ class ConvInfo:
     name: str
     """The name that ``named_modules`` gives it."""
     block: str
-    """The name of its group of convolutions, such as a residual block or one resolution of a VGG."""
+    """The name of its group of convolutions, such as a residual block or one resolution of a
+    VGG."""
     in_channels: int
     out_channels: int
     kernel_size: tuple[int, int]
     stride: tuple[int, int]
     groups: int
     role: ConvRole = ""
-    """"stem": it reads the network's input; "shortcut": it bypasses a block's longer path; "output": nothing with
-    weights follows it; "pixel": its output is 1 x 1, for the example input or because it reads a mean of the map."""
+    """"stem": it reads the network's input; "shortcut": it bypasses a block's longer path;
+    "output": nothing with weights follows it; "pixel": its output is 1 x 1, for the example input
+    or because it reads a mean of the map."""
     norm: str | None = None
     """The BatchNorm that would move into the gated layer, if there is one."""
     refusal: str | None = None
@@ -87,7 +89,10 @@ class Tree:
         return [prefix + child for child in self._modules[name]._modules if prefix + child in self._modules]
 
     def _is_list(self, name: str) -> bool:
-        """Return whether the module is a list without code, such as ModuleList; torch.fx's empty modules are not."""
+        """Return whether the module is a list without code, such as ModuleList.
+
+        Torch.fx's empty modules are not.
+        """
         kind = type(self._modules[name])
         return kind.forward is nn.Module.forward and kind is not nn.Module
 

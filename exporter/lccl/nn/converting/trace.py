@@ -42,12 +42,14 @@ class NetworkTrace:
     order: tuple[nn.Conv2d, ...]
     """The convolutions that ``forward`` calls in eval mode, in order of their first call."""
     norms: Mapping[nn.Conv2d, nn.Module]
-    """By convolution, the BatchNorm that alone reads it and reads nothing else, in eval mode and in training mode."""
+    """By convolution, the BatchNorm that alone reads it and reads nothing else, in eval mode and in
+    training mode."""
     roles: Mapping[nn.Conv2d, ConvRole]
     read_elsewhere: frozenset[nn.Module]
     """Modules whose weights are read by code besides being called."""
     kept_outside: Mapping[nn.Conv2d, str]
-    """By convolution, the name of the norm that only training mode keeps from moving into the gated layer."""
+    """By convolution, the name of the norm that only training mode keeps from moving into the gated
+    layer."""
     notes: tuple[str, ...]
     """Warnings about code that could not be traced."""
     training_notes: tuple[str, ...]
@@ -99,7 +101,10 @@ class _Proxy(fx.Proxy):
 
 
 class _Tracer(fx.Tracer):
-    """A tracer that enters only modules with convolutions in them; every other module is one node."""
+    """A tracer that enters only modules with convolutions in them.
+
+    Every other module is one node.
+    """
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:  # noqa: ARG002 - fx's own signature
         return isinstance(m, _ConvNd) or not any(isinstance(part, nn.Conv2d) for part in m.modules())
@@ -188,7 +193,10 @@ class _ModuleGraph:
         return False
 
     def _convs_beside(self, conv: fx.Node, end: fx.Node) -> int:
-        """Count the convolutions between a convolution's input and a node, on paths around it; 0 if there is no such path."""
+        """Count the convolutions between a convolution's input and a node, on paths around it.
+
+        0 if there is no such path.
+        """
         source = conv.all_input_nodes[0]
         seen: set[fx.Node] = set()
         ahead, reached = [end], False

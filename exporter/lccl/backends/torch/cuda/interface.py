@@ -45,7 +45,10 @@ class Math(IntEnum):
 
 
 class Kernels(IntFlag):
-    """lccl_kernel: the kernels of a call. ``ConvParams.kernels`` is 0 for the op, or selects kernels to time."""
+    """lccl_kernel: the kernels of a call.
+
+    ``ConvParams.kernels`` is 0 for the op, or selects kernels to time.
+    """
 
     PACK = 1
     GATE = 2

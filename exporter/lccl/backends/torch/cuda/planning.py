@@ -37,7 +37,8 @@ _SHARED = {
     (12, 0): (101376, 102400),
     (12, 1): (101376, 102400),
 }
-"""By compute capability, the bytes of shared memory of a block (opt-in) and of a multiprocessor, from CUDA's tables."""
+"""By compute capability, the bytes of shared memory of a block (opt-in) and of a multiprocessor,
+from CUDA's tables."""
 
 
 def padded(channels: int) -> int:
