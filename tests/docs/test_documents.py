@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -229,9 +230,5 @@ def test_every_old_spelling_is_on_the_page_of_renames() -> None:
         for line in (ROOT / "docs" / "renamed.md").read_text().splitlines()
         if line.startswith("|")
     ]
-    told = {
-        (old.rstrip("=").split(".")[-1], new.rstrip("=").split(".")[-1])
-        for row in rows
-        for old, new in zip(row, row[1:], strict=False)
-    }
+    told = {(old.rstrip("=").split(".")[-1], new.rstrip("=").split(".")[-1]) for row in rows for old, new in pairwise(row)}
     assert {pair for pair in (*keywords, *options) if pair not in told} == set()
