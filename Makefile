@@ -50,11 +50,11 @@ ort: $(VENV)/.installed
 demo: ort
 	@mkdir -p $(OUT)
 	@echo "-- 1/3 checkpoint -> ONNX, checked against PyTorch"
-	$(BIN)/lccl-export $(DIGITS)/lccl.pt -o $(OUT)/lccl.onnx --inputs $(DATA)
+	$(BIN)/lccl-export $(DIGITS)/lccl.pt -o $(OUT)/lccl.onnx --data $(DATA)
 	@echo "-- 2/3 ONNX -> engine, ahead of time"
 	$(BIN)/lccl-build-engine $(OUT)/lccl.onnx
 	@echo "-- 3/3 gated against dense, on the held-out images"
-	$(BIN)/lccl-compare $(DIGITS)/lccl.pt $(OUT)/lccl.onnx $(OUT)/lccl.engine --dense $(DIGITS)/dense.pt --data $(DATA) --min-agreement 1 --max-accuracy-drop 0.5 --allow-skipped
+	$(BIN)/lccl-compare $(DIGITS)/lccl.pt $(OUT)/lccl.onnx $(OUT)/lccl.engine --baseline $(DIGITS)/dense.pt --data $(DATA) --min-agreement 1 --max-accuracy-drop 0.5 --allow-skipped
 
 # Two runs side by side: the tests of the native code, which use no PyTorch, and all others (two processes with PyTorch would
 # take each other's cores). What the first says comes after the second. PYTEST_ARGS=... is one run with these arguments.

@@ -81,7 +81,7 @@ def require_writable(path: str | Path) -> None:
     if not target.parent.is_dir():
         raise UserError(f"the folder {target.parent} does not exist: create it, or write somewhere else")
     if not os.access(target.parent, os.W_OK) or (target.exists() and not os.access(target, os.W_OK)):
-        raise UserError(f"no permission to write {path}: choose another place with -o")
+        raise UserError(f"no permission to write {path}: choose another place")
 
 
 def require_file(path: str | Path) -> Path:

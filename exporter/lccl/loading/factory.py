@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lccl.checkpoint import Checkpoint, Options
-from lccl.errors import UserError, first_line
+from lccl.checkpoint import Checkpoint
+from lccl.errors import Fix, UserError, first_line
 from lccl.text import kind_of
+from lccl.types import Factory
 
 if TYPE_CHECKING:
     from torch import nn
@@ -76,12 +77,12 @@ def current_folder_last() -> Iterator[None]:
         sys.path.remove(folder)
 
 
-def title_of(factory: str | Callable[[], Any]) -> str:
+def title_of(factory: Factory) -> str:
     """A factory's name in messages."""
     return factory if isinstance(factory, str) else getattr(factory, "__qualname__", repr(factory))
 
 
-def build_module(checkpoint: Checkpoint, factory: str | Callable[[], Any] | None, path: Path, options: Options) -> nn.Module:
+def build_module(checkpoint: Checkpoint, factory: Factory | None, path: Path, option: str) -> nn.Module:
     """The network that a checkpoint's weights are of, by the caller's factory or by one of lccl's own that the file names.
 
     Raises:
@@ -91,11 +92,12 @@ def build_module(checkpoint: Checkpoint, factory: str | Callable[[], Any] | None
 
     chosen = factory or checkpoint.factory
     if chosen is None:
-        asked = options.factory.format("pkg.module:factory")
-        raise UserError(f"{path} holds weights but not the network: pass {asked}, a function that builds it")
+        raise UserError(
+            f"{path} holds weights but not the network", Fix(option, "pkg.module:factory", "with a function that builds it")
+        )
     name = title_of(chosen)
     if not factory and name not in TRUSTED_FACTORIES:
-        raise UserError(f"{path} asks to run {name}; if you trust it, say so: {options.factory.format(name)}")
+        raise UserError(f"{path} asks to run {name}; if you trust it, say so", Fix(option, name))
     kwargs = dict(checkpoint.kwargs) if chosen == checkpoint.factory else {}
     build: Callable[..., Any] = import_object(chosen, "factory") if isinstance(chosen, str) else chosen
     if not callable(build):
