@@ -15,10 +15,51 @@ if TYPE_CHECKING:
 
     from lccl.backends.torch.cuda.library import Library
 
-sys.path.insert(0, str(Path(__file__).parent))
-
 ROOT = Path(__file__).parent.parent
-pytest_plugins = ("native_build", "trt_builds", "cpu_builds", "ort_builds")
+sys.path[:0] = [str(ROOT / "tests"), str(ROOT)]
+pytest.register_assert_rewrite("support")
+
+pytest_plugins = (
+    "support.builds.cuda",
+    "support.builds.cpu",
+    "support.builds.distributions",
+    "support.builds.ort",
+    "support.builds.trt",
+)
+
+NATIVE_FOLDERS = {"cpu", "emulator", "native", "ort", "trt"}
+NATIVE_FIXTURES = {
+    "cuda_library_path",
+    "emulator_library_path",
+    "cpu_host",
+    "asan_host",
+    "tsan_host",
+    "wide_host",
+    "aarch64_host",
+    "ort_library",
+    "trt_host",
+    "registry_host",
+    "emulated_plugin",
+    "trt_plugin",
+    "gpu_host",
+    "logger_probe",
+    "fake_tensorrt",
+}
+"""Of ``support.builds``; a fixture over one of them counts by it."""
+DOWNLOADING_FOLDERS = {"packaging"}
+DOWNLOADING_FIXTURES = {"lean", "other_onnxruntime", "wheel"}
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what compiles and what downloads, by the folder and the fixtures of each test."""
+    for item in items:
+        folder = item.path.relative_to(ROOT / "tests").parts[0]
+        fixtures = set(getattr(item, "fixturenames", ()))
+        if folder in NATIVE_FOLDERS or fixtures & NATIVE_FIXTURES:
+            item.add_marker("native")
+        if folder in DOWNLOADING_FOLDERS or fixtures & DOWNLOADING_FIXTURES:
+            item.add_marker("download")
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 
 #include "task.h"
 
-namespace LCCL_CPU_LEVEL
+namespace LCCL_CPU_ISA
 {
 
 //! 8 channels of 8 pixels of a plane.
@@ -130,4 +130,4 @@ static void writeOutput(Task const& t, int image)
     }
 }
 
-} // namespace LCCL_CPU_LEVEL
+} // namespace LCCL_CPU_ISA

@@ -3,7 +3,7 @@
 
 #include "window.h"
 
-namespace LCCL_CPU_LEVEL
+namespace LCCL_CPU_ISA
 {
 
 constexpr int kClasses = 16;
@@ -191,4 +191,4 @@ static void indexRows(Task& t)
     }
 }
 
-} // namespace LCCL_CPU_LEVEL
+} // namespace LCCL_CPU_ISA

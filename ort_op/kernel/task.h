@@ -1,17 +1,17 @@
 // One task as its parts see it: which pixels and channels, and the worker's scratch.
 #pragma once
 
-#include "level.h"
+#include "isa.h"
 #include "vector.h"
 
-namespace LCCL_CPU_LEVEL
+namespace LCCL_CPU_ISA
 {
 
 using lccl_cpu::Call;
 using lccl_cpu::GateSource;
 using lccl_cpu::Plan;
 
-constexpr int kGroup = lccl_cpu::kGROUP;
+using lccl_cpu::kGroup;
 static_assert(kGroup == 8, "transposition goes by 8 pixels");
 
 struct Task
@@ -53,7 +53,7 @@ struct Task
     int count = 0;       //!< of the list
     int32_t compactPitch = 0;
     int64_t pixels = 0;  //!< of the task, active or not
-    int64_t tapOffset[lccl_cpu::kMAX_TAPS] = {};
+    int64_t tapOffset[lccl_cpu::kMaxTaps] = {};
 
     float* window(int image) const
     {
@@ -66,4 +66,4 @@ struct Task
     }
 };
 
-} // namespace LCCL_CPU_LEVEL
+} // namespace LCCL_CPU_ISA

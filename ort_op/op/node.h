@@ -39,7 +39,7 @@ private:
     ONNXTensorElementDataType const mType;
     std::string mName;
     Attributes mAttributes;
-    int32_t mLevel;
+    int32_t mIsa;
     std::shared_ptr<Pool> mPool;
     Shapes mConstantShapes; //!< of inputs that are constant; others have no rank
     Buffer mPackedWeight;   //!< empty where W is computed

@@ -105,7 +105,7 @@ Region* locate(Fiber const& actor, char const* does, void const* pointer, uint32
 bool checkReadOfSameLaunch(Access const& access, GlobalCell const& cell, ReadKind kind)
 {
     bool const sameRun = cell.writeRun == block.run;
-    if (kind == ReadKind::kConstant || kind == ReadKind::kCopyL1)
+    if (kind == ReadKind::kConstant || kind == ReadKind::kCpAsyncCa)
     {
         access.report(Fault::kStale, writerOf(cell) + " wrote in this launch; this path may hold what was there before");
         return false;
@@ -161,7 +161,7 @@ bool checkRead(Access const& access, GlobalCell const& cell, ReadKind kind)
 void recordRead(GlobalCell& cell, Fiber const& actor, ReadKind kind)
 {
     bool const first = cell.readRun == 0 || !sameLaunch(cell.readRun);
-    bool const constant = kind == ReadKind::kConstant || kind == ReadKind::kCopyL1;
+    bool const constant = kind == ReadKind::kConstant || kind == ReadKind::kCpAsyncCa;
     cell.readAsConstant = constant || (!first && cell.readAsConstant);
     if (first)
     {
@@ -243,7 +243,7 @@ void recordWrite(GlobalCell& cell, Fiber const& actor, bool atomic)
 
 void readGlobalBy(Fiber const& actor, void* value, void const* address, uint32_t bytes, ReadKind kind)
 {
-    bool const copy = kind == ReadKind::kCopyL1 || kind == ReadKind::kCopyL2;
+    bool const copy = kind == ReadKind::kCpAsyncCa || kind == ReadKind::kCpAsyncCg;
     char const* const does = copy ? "copies" : "reads";
     Region* const region = locate(actor, does, address, bytes, !copy);
     if (region == nullptr)

@@ -60,7 +60,7 @@ struct MultiplyDiverges : Threads<32>
         uint32_t const a[4] = {};
         if (thread() != 0)
         {
-            machine::multiplyAccumulate<lccl::Half>(c, a, 0, 0);
+            machine::mmaM16N8K16<lccl::Half>(c, a, 0, 0);
         }
     }
 };
@@ -72,7 +72,7 @@ struct LoadMatricesDiverges : Threads<32>
         uint32_t fragment[4];
         if (thread() != 31)
         {
-            machine::loadMatrices(fragment, machine::sharedBase());
+            machine::ldmatrixX4(fragment, machine::sharedBase());
         }
     }
 };
@@ -211,9 +211,9 @@ void testDivergence()
     expect<BarrierInsteadOfShuffle>("a lane at a barrier while others shuffle", stuck);
     stuck.words = "of its warp waits at";
     expect<DifferentOperations>("lanes at different operations", stuck);
-    stuck.words = "waits at multiplyAccumulate of Half, but lane 0 has exited";
+    stuck.words = "waits at mmaM16N8K16 of Half, but lane 0 has exited";
     expect<MultiplyDiverges>("a product without all lanes", stuck);
-    stuck.words = "waits at loadMatrices, but lane 31 has exited";
+    stuck.words = "waits at ldmatrixX4, but lane 31 has exited";
     expect<LoadMatricesDiverges>("matrices without all lanes", stuck);
     stuck.words = "60 threads wait at syncThreads, but 4 have exited";
     expect<ExitBeforeBarrier>("threads that have exited before a barrier", stuck);

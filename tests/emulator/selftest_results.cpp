@@ -40,10 +40,10 @@ struct Gemm : Threads<128>
             int32_t const chunk = i % 4;
             uint32_t const place = machine::sharedBase() + stage * 2 * kTileBytes + row * kRowBytes + chunk * 16;
             int32_t const source = row * kSide + stage * kDepth + chunk * 8;
-            machine::copyAsyncL1(place, static_cast<T const*>(g.a) + source, 16);
-            machine::copyAsyncL2(place + kTileBytes, static_cast<T const*>(g.b) + source, 16);
+            machine::cpAsyncCa16(place, static_cast<T const*>(g.a) + source, 16);
+            machine::cpAsyncCg16(place + kTileBytes, static_cast<T const*>(g.b) + source, 16);
         }
-        machine::commitCopies();
+        machine::cpAsyncCommitGroup();
     }
 
     static void multiplyStage(float (&acc)[8][4], int32_t stage)
@@ -55,14 +55,14 @@ struct Gemm : Threads<128>
         for (int32_t k = 0; k < kDepth; k += 16)
         {
             uint32_t a[4];
-            machine::loadMatrices(a, tileA + (firstRow + lane % 16) * kRowBytes + (k + lane / 16 * 8) * 2);
+            machine::ldmatrixX4(a, tileA + (firstRow + lane % 16) * kRowBytes + (k + lane / 16 * 8) * 2);
             for (int32_t column = 0; column < kSide; column += 16)
             {
                 uint32_t b[4];
                 int32_t const row = column + lane / 16 * 8 + lane % 8;
-                machine::loadMatrices(b, tileB + row * kRowBytes + (k + lane / 8 % 2 * 8) * 2);
-                machine::multiplyAccumulate<T>(acc[column / 8], a, b[0], b[1]);
-                machine::multiplyAccumulate<T>(acc[column / 8 + 1], a, b[2], b[3]);
+                machine::ldmatrixX4(b, tileB + row * kRowBytes + (k + lane / 8 % 2 * 8) * 2);
+                machine::mmaM16N8K16<T>(acc[column / 8], a, b[0], b[1]);
+                machine::mmaM16N8K16<T>(acc[column / 8 + 1], a, b[2], b[3]);
             }
         }
     }
@@ -84,10 +84,10 @@ struct Gemm : Threads<128>
         }
         copyStage(g, 0);
         copyStage(g, 1);
-        machine::waitCopies<1>();
+        machine::cpAsyncWaitGroup<1>();
         machine::syncThreads();
         multiplyStage(acc, 0);
-        machine::waitCopies<0>();
+        machine::cpAsyncWaitGroup<0>();
         machine::syncThreads();
         multiplyStage(acc, 1);
         for (int32_t j = 0; j < 8; ++j)
@@ -200,10 +200,10 @@ struct PartialCopies : Threads<32>
     static void run(Arguments const& a)
     {
         uint32_t const own = machine::sharedBase() + machine::threadIndex() * 32;
-        machine::copyAsyncL1(own, a.input + machine::threadIndex() * 4, 6);
-        machine::copyAsyncL2(own + 16, nullptr, 0);
-        machine::commitCopies();
-        machine::waitCopies<0>();
+        machine::cpAsyncCa16(own, a.input + machine::threadIndex() * 4, 6);
+        machine::cpAsyncCg16(own + 16, nullptr, 0);
+        machine::cpAsyncCommitGroup();
+        machine::cpAsyncWaitGroup<0>();
         for (int32_t i = 0; i < 8; ++i)
         {
             machine::storeGlobal(a.output + machine::threadIndex() * 8 + i, machine::loadShared<int32_t>(own + i * 4));

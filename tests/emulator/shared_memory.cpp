@@ -229,12 +229,12 @@ void startCopy(uint32_t shared, void const* global, int32_t bytes, ReadKind kind
     actor.copies.push_back(copy);
 }
 
-void commitCopies()
+void cpAsyncCommitGroup()
 {
     ++block.current->groups;
 }
 
-void waitCopies(int32_t pending)
+void cpAsyncWaitGroup(int32_t pending)
 {
     land(*block.current, static_cast<uint32_t>(pending));
 }

@@ -96,17 +96,17 @@ typedef enum lccl_family {
 } lccl_family;
 
 /* How a configuration multiplies. 2 to 4 were given away for kernels that never came: they are not used again. */
-typedef enum lccl_engine {
+typedef enum lccl_math {
   LCCL_SIMT = 0, /* CUDA cores, float32, either layout */
   LCCL_MMA = 1   /* mma.sync and cp.async, float16 and bfloat16, from sm_80 */
-} lccl_engine;
+} lccl_math;
 
 /* One row of the table of configurations. */
 typedef struct lccl_conv_config {
   int32_t id;          /* never 0, never reused: engines and timing caches keep it */
   const char* name;
   int32_t family;      /* lccl_family */
-  int32_t engine;      /* lccl_engine */
+  int32_t math;        /* lccl_math */
   int32_t tile_m, tile_n, tile_k, stages, warps_m, warps_n;
   int32_t shared_bytes;   /* dynamic, per block */
   int32_t max_registers;  /* per thread, on every architecture; held by a test */

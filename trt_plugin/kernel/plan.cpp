@@ -228,11 +228,11 @@ std::string rejectConfiguration(lccl_conv_params const& p, lccl_device const& de
     {
         return words("%s skips pixels, and this gate has a value for %dx%d of them", config.name, p.grid, p.grid);
     }
-    if (config.engine == LCCL_MMA && p.dtype == LCCL_FLOAT32)
+    if (config.math == LCCL_MMA && p.dtype == LCCL_FLOAT32)
     {
         return words("%s takes float16 and bfloat16, not float32", config.name);
     }
-    if (config.engine == LCCL_SIMT && p.dtype != LCCL_FLOAT32)
+    if (config.math == LCCL_SIMT && p.dtype != LCCL_FLOAT32)
     {
         return words("%s takes float32; float16 and bfloat16 go to tensor cores", config.name);
     }
@@ -263,7 +263,7 @@ int32_t residentBlocks(lccl_device const& device, lccl_conv_config const& config
 
 bool mayShareTiles(lccl_conv_config const& config)
 {
-    return config.engine == LCCL_MMA && tileSplits(config.tile_m, config.tile_n);
+    return config.math == LCCL_MMA && tileSplits(config.tile_m, config.tile_n);
 }
 
 Workspace layOutWorkspace(lccl_conv_params const& p, lccl_device const& device, lccl_conv_config const& config)
@@ -272,7 +272,7 @@ Workspace layOutWorkspace(lccl_conv_params const& p, lccl_device const& device, 
     bool const splits = mayShareTiles(config);
     int64_t const blocks = residentBlocks(device, config);
     Workspace layout{};
-    layout.packs = config.engine == LCCL_MMA && p.c % kChunkElements != 0;
+    layout.packs = config.math == LCCL_MMA && p.c % kChunkElements != 0;
     auto const place = [&layout](int64_t bytes)
     {
         size_t const offset = layout.bytes;

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import ctypes
+import inspect
 import json
 import math
 import os
@@ -24,6 +25,7 @@ from typing import Any, NoReturn, Protocol
 from lccl.deprecation import sentence
 from lccl.errors import Fix, UserError, spelled
 from lccl.files import discard_unfinished
+from lccl.requires import needing
 from lccl.version import __version__
 
 EXIT_OK, EXIT_FAILED, EXIT_LIMIT_FAILED = 0, 1, 2
@@ -101,7 +103,8 @@ def execute(command: Callable[[Sequence[str]], int], arguments: Sequence[str]) -
     """
     as_json = "--json" in arguments
     try:
-        code = command(arguments)
+        with needing(_name(command)):
+            code = command(arguments)
         if sys.stdout is not None:  # closed by the caller
             sys.stdout.flush()
     except UserError as error:
@@ -119,6 +122,11 @@ def execute(command: Callable[[Sequence[str]], int], arguments: Sequence[str]) -
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - so that the interpreter's own flush at exit is quiet
         return EXIT_FAILED
     return code
+
+
+def _name(command: Callable[[Sequence[str]], int]) -> str:
+    """ "lccl-export" for the command of the module ``export``, run as a script too."""
+    return f"lccl-{(inspect.getmodulename(inspect.getfile(command)) or '').replace('_', '-')}"
 
 
 def option(fix: Fix) -> str:

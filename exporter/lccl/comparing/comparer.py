@@ -19,7 +19,7 @@ from lccl.deprecation import renamed_keywords
 from lccl.errors import Fix, UserError
 from lccl.graph.feeds import input_types
 from lccl.op.onnx_op import is_lccl_node, register_schema
-from lccl.profiling import Profile, profile
+from lccl.profiling import NetworkProfile, profile
 from lccl.progress import Progress, silent
 from lccl.types import DataSource, Factory, Network
 
@@ -144,7 +144,7 @@ def _run(
     return tuple(rows), [outputs.get(id(c)) for c in candidates]
 
 
-def _profile(candidates: Sequence[Candidate], data: Data, progress: Progress) -> Profile | None:
+def _profile(candidates: Sequence[Candidate], data: Data, progress: Progress) -> NetworkProfile | None:
     """The profile of the first ONNX form of the LCCL network that has its gates as nodes."""
     protos = (c.proto for c in candidates if c.role == "lccl" and c.proto is not None)
     proto = next((p for p in protos if any(is_lccl_node(n) for n in p.graph.node)), None)

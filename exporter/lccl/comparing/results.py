@@ -7,7 +7,7 @@ from typing import Literal
 
 from lccl.backends.onnxruntime.runner import PLAIN, WITH_LIBRARY
 from lccl.deprecation import renamed_fields
-from lccl.profiling import Profile
+from lccl.profiling import NetworkProfile
 from lccl.text import count, table
 
 Role = Literal["lccl", "baseline", "dense twin"]
@@ -87,7 +87,7 @@ class Comparison:
     """All rows, the LCCL network's profile, and the limits; true where every limit passed."""
 
     rows: tuple[Row, ...]
-    profile: Profile | None
+    profile: NetworkProfile | None
     checks: tuple[Check, ...]
     environment: Environment
 

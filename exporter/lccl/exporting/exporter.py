@@ -14,8 +14,8 @@ import onnx
 from lccl.data import LABEL_NAMES, read_data
 from lccl.deprecation import renamed_keywords
 from lccl.errors import Fix, UserError, leave_out
+from lccl.exporting.gate_search import find_layers, masked
 from lccl.exporting.reasons import layers_with_reasons
-from lccl.exporting.recognition import find_layers, masked
 from lccl.exporting.results import ExportResult
 from lccl.exporting.source import OnnxSource, Source, check_against_source, real_feeds, with_own_gates
 from lccl.files import atomic_path, require_writable
@@ -147,7 +147,7 @@ def _require_targets(targets: Mapping[str, Path | None], model: object) -> None:
 def _export(source: Source, weights: WeightFile, request: _Request) -> ExportResult:
     """Trace, recognise, check and write; the models here are small, with their weights in a file."""
     progress, targets = request.progress, request.targets
-    traced = weights.slim(source.to_onnx())
+    traced = weights.externalize(source.to_onnx())
     given = None if request.data is None else _inputs_by_name(request.data, tuple(input_types(traced)))
     recognised = find_layers(traced, source.feeds(traced), given, request.fuse, progress)
     progress("folding and completing the graph")
@@ -233,7 +233,7 @@ def _make_source(
     if isinstance(model, (str, Path, onnx.ModelProto)):
         _require_none(of_module, "an ONNX model")
         examples = () if args is None else _as_sequence(args)
-        loaded = weights.slim(model) if isinstance(model, onnx.ModelProto) else load_onnx(model, weights)
+        loaded = weights.externalize(model) if isinstance(model, onnx.ModelProto) else load_onnx(model, weights)
         return OnnxSource(loaded, [tuple(np.shape(a)) for a in examples])
     from torch import export as torch_export
     from torch import nn

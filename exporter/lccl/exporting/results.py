@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from lccl.exporting.recognition import explained
+from lccl.exporting.gate_search import explained
 from lccl.graph.layers import LayerReport
-from lccl.graph.recognise import Found, NearMiss
+from lccl.graph.recognise import NearMiss, RecognisedLayer
 from lccl.numerics import Agreement
 from lccl.text import count, table
 
@@ -31,7 +31,7 @@ class ExportResult:
     """How many of the checked inputs the caller gave."""
     random_inputs: int = 0
     """How many of the checked inputs are random."""
-    recognised: tuple[Found, ...] = ()
+    recognised: tuple[RecognisedLayer, ...] = ()
     """Layers that were recognised in standard ops."""
     near_misses: tuple[NearMiss, ...] = ()
     """Products that look like a gated convolution and stay as they are, with the reason."""

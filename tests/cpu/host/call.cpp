@@ -121,7 +121,7 @@ void runAll(lccl_cpu_params const& params, Run const& run, std::vector<std::uniq
         own.y = caller.y.floats();
         own.active = run.fault == kNull && run.slot == kActive ? nullptr : &caller.active;
         caller.status = lccl_cpu_run(
-            &own, run.level, caller.workspace.data(), workspaceBytes - (run.fault == kShortWorkspace), parallel.first, parallel.second);
+            &own, run.isa, caller.workspace.data(), workspaceBytes - (run.fault == kShortWorkspace), parallel.first, parallel.second);
     };
     std::vector<std::thread> others;
     for (size_t i = 1; i < callers.size(); ++i)
@@ -177,12 +177,12 @@ Result call(Case const& layer, Run const& run)
 
     Result result{};
     char reason[512] = "";
-    result.supported = lccl_cpu_supported(&params, run.level, reason, sizeof(reason));
+    result.supported = lccl_cpu_supported(&params, run.isa, reason, sizeof(reason));
     result.reason = reason;
-    result.workspaceBytes = static_cast<int64_t>(lccl_cpu_workspace(&params, run.level));
+    result.workspaceBytes = static_cast<int64_t>(lccl_cpu_workspace(&params, run.isa));
     if (result.supported != 0)
     {
-        result.packedBytes = static_cast<int64_t>(lccl_cpu_packed_size(&params, run.level));
+        result.packedBytes = static_cast<int64_t>(lccl_cpu_packed_size(&params, run.isa));
     }
     Block packed(run, kPacked, static_cast<size_t>(result.packedBytes));
     if (result.supported != 0 && packed.data() != nullptr)
@@ -190,7 +190,7 @@ Result call(Case const& layer, Run const& run)
         Block aligned(Run{}, kPacked, static_cast<size_t>(result.packedBytes)); // lccl_cpu_pack cannot refuse
         bool const misaligned = run.fault == kMisaligned && run.slot == kPacked;
         Block const& target = misaligned ? aligned : packed;
-        lccl_cpu_pack(&params, run.level, inputs[kWeight]->floats(), target.data());
+        lccl_cpu_pack(&params, run.isa, inputs[kWeight]->floats(), target.data());
         result.intact = target.memory.intact() ? 1 : 0;
         packed.memory.protect();
     }

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
 from dataclasses import replace
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
@@ -14,39 +12,23 @@ import numpy as np
 import onnx
 import pytest
 
-from conftest import ROOT
-
-sys.path.append(str(ROOT / "bench"))
-
-import cpu_bench
-import cpu_command
-import cpu_contest
-import cpu_picture
-import cpu_report
-import cpu_targets
-from cpu_bench import Bench, Conditions, densities_seen, errors
-from cpu_common import NO_LIBRARY, Row, Times, marginal, mask, summary
-from cpu_contest import Contestant, OrtRunner, Plan, dense_bytes, race, relative_error
-from cpu_models_nets import NETWORKS, nested_mask, pooled_levels
-from cpu_nets import Layer, layer_input, layer_net
-
+from bench.cpu import command as cpu_command
+from bench.cpu import contest as cpu_contest
+from bench.cpu import layers as cpu_layers
+from bench.cpu import measure as cpu_bench
+from bench.cpu import models as cpu_models
+from bench.cpu import picture as cpu_picture
+from bench.cpu import report as cpu_report
+from bench.cpu import targets as cpu_targets
+from bench.cpu.common import NO_LIBRARY, Row, Times, marginal, mask, summary
+from bench.cpu.contest import Contestant, OrtRunner, Plan, dense_bytes, race, relative_error
+from bench.cpu.layer_nets import Layer, layer_input, layer_net
+from bench.cpu.measure import Bench, Conditions, densities_seen, errors
+from bench.cpu.networks import NETWORKS, nested_mask, pooled_levels
 from lccl.errors import UserError
 from lccl.graph.variants.canonical import canonical
 from lccl.op.onnx_op import is_lccl_node, register_schema
 
-
-def command(name: str) -> Any:
-    """A command of bench/ under a name of its own: the tests have modules of such names, and it puts folders before theirs."""
-    spec = spec_from_file_location(f"bench_{name}", ROOT / "bench" / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module, path = module_from_spec(spec), list(sys.path)
-    spec.loader.exec_module(module)
-    sys.path[:] = path
-    return module
-
-
-cpu_layers, cpu_models = command("cpu_layers"), command("cpu_models")
 LAYERS = (Layer(8, 9, 8), Layer(8, 9, 16, 2), Layer(8, 6, 16, 1, 1))
 
 
@@ -160,7 +142,7 @@ def test_a_small_layer_from_end_to_end(tmp_path: Path, capsys: pytest.CaptureFix
     printed = capsys.readouterr().out
     assert table.read_text() == printed.removesuffix("\n")
     assert "**Without the library: what is called ours is the function, which skips nothing.**" in printed
-    assert f"* command: bench/cpu_layers.py {' '.join(arguments)}" in printed
+    assert f"* command: bench/cpu/layers.py {' '.join(arguments)}" in printed
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.json", "out.md"]
 
 

@@ -21,7 +21,7 @@ from lccl.comparing import LatencyPlan, Limits
 from lccl.comparing.measure import latencies
 from lccl.data import as_data, load_data
 from lccl.models.resnet import cifar_resnet
-from onnx_models import run
+from support.graphs.models import run
 
 COMPARE = "lccl.cli.compare"
 Invoke = Callable[..., Outcome]

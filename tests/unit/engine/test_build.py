@@ -26,7 +26,7 @@ from lccl.engine import build_engine, read_sidecar
 from lccl.files import sha256
 from lccl.graph.variants.inlined import inlined
 from lccl.nn import LCCLConv2d
-from onnx_models import case_model
+from support.graphs.models import case_model
 
 rtx = pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT for RTX is not installed: pip install 'lccl[rtx]'")
 BUILD = "lccl.cli.build_engine"
@@ -76,7 +76,7 @@ def test_strides_reach_the_network(tmp_path: Path) -> None:
 
 
 def test_every_form_of_the_op_builds(tmp_path: Path) -> None:
-    from cases import CASES
+    from support.cases.op_cases import CASES
 
     wanted = (
         "everything",

@@ -14,7 +14,6 @@ import torch
 
 import lccl
 import lccl.engine.build
-from cases import CASES
 from lccl.backends.interface import Built, Profile
 from lccl.backends.tensorrt.builder import TensorRT, import_tensorrt
 from lccl.backends.tensorrt.library import ENVIRONMENT
@@ -23,7 +22,8 @@ from lccl.engine import build_engine, choose_backend
 from lccl.files import sha256
 from lccl.graph.plugin_fields import ALIAS, TIME_BY_DENSITY, residuals_in_place
 from lccl.op.onnx_op import is_lccl_node
-from onnx_models import case_model
+from support.cases.op_cases import CASES
+from support.graphs.models import case_model
 
 
 def gated(model: onnx.ModelProto) -> list[onnx.NodeProto]:

@@ -12,7 +12,6 @@ import torch
 from torch import nn
 
 import lccl
-from cases import CASES
 from lccl.exporting.torch_source import CHECK_BATCH
 from lccl.exporting.translate import to_onnx
 from lccl.graph.variants.dense import dense_twin
@@ -21,7 +20,8 @@ from lccl.graph.variants.relaxed import has_hard_gates
 from lccl.nn import LCCLConv2d
 from lccl.op.contract import ATTRIBUTES
 from lccl.op.onnx_op import is_lccl_node, node_attributes
-from onnx_models import case_model, op_types, run
+from support.cases.op_cases import CASES
+from support.graphs.models import case_model, op_types, run
 
 
 def trained(model: nn.Module, *args: torch.Tensor) -> nn.Module:
@@ -363,10 +363,10 @@ def test_hard_gates_are_checked_without_their_edge(tmp_path: Path, monkeypatch: 
 
 def test_a_wrong_fold_is_found(small_model: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The reference is the unfolded network: a mistake in folding is not on both sides."""
-    from lccl.nn import conv
+    from lccl.nn import folding
 
-    right = conv.fold_norm
-    monkeypatch.setattr(conv, "fold_norm", lambda norm, k, like: (right(norm, k, like)[0] * 1.01, right(norm, k, like)[1]))
+    right = folding.fold_norm
+    monkeypatch.setattr(folding, "fold_norm", lambda norm, k, like: (right(norm, k, like)[0] * 1.01, right(norm, k, like)[1]))
     with pytest.raises(lccl.UserError, match="differs from its source"):
         lccl.export(small_model, torch.zeros(1, 1, 16, 16), tmp_path / "m.onnx")
 

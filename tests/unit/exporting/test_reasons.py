@@ -15,7 +15,7 @@ from torch import Tensor, nn
 import lccl
 from conftest import Outcome
 from lccl.nn import LCCLConv2d
-from onnx_nets import Net
+from support.graphs.net import Net
 
 EXPORT = "lccl.cli.export"
 Invoke = Callable[..., Outcome]

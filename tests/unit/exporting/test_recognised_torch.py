@@ -18,7 +18,7 @@ from lccl.exporting.translate import to_onnx
 from lccl.graph.checks import check_model
 from lccl.graph.recognise import recognise
 from lccl.op.onnx_op import is_lccl_node, register_schema
-from onnx_models import run
+from support.graphs.models import run
 
 register_schema()
 C, K = 3, 6

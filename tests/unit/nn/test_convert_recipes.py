@@ -14,14 +14,14 @@ import pytest
 import torch
 from torch import nn
 
-import dense_networks as nets
 import lccl
+import support.networks.dense as nets
 from conftest import Outcome
 from lccl.errors import UserError
 from lccl.models.resnet import cifar_resnet
 from lccl.op.onnx_op import is_lccl_node
 
-FACTORY = "dense_networks:resnet18"
+FACTORY = "support.networks.dense:resnet18"
 KWARGS = {"width": 4}
 
 
