@@ -53,11 +53,11 @@ ort: $(VENV)/.installed
 demo: ort
 	@mkdir -p $(OUT)
 	@echo "-- 1/3 checkpoint -> ONNX, checked against PyTorch"
-	$(BIN)/lccl-export $(DIGITS)/lccl.pt -o $(OUT)/lccl.onnx --inputs $(DATA)
+	$(BIN)/lccl-export $(DIGITS)/lccl.pt -o $(OUT)/lccl.onnx --data $(DATA)
 	@echo "-- 2/3 ONNX -> engine, ahead of time"
 	$(BIN)/lccl-build-engine $(OUT)/lccl.onnx
 	@echo "-- 3/3 gated against dense, on the held-out images"
-	$(BIN)/lccl-compare $(DIGITS)/lccl.pt $(OUT)/lccl.onnx $(OUT)/lccl.engine --dense $(DIGITS)/dense.pt --data $(DATA) --min-agreement 1 --max-accuracy-drop 0.5 --allow-skipped
+	$(BIN)/lccl-compare $(DIGITS)/lccl.pt $(OUT)/lccl.onnx $(OUT)/lccl.engine --baseline $(DIGITS)/dense.pt --data $(DATA) --min-agreement 1 --max-accuracy-drop 0.5 --allow-skipped
 
 # One test process for each core, and one thread in each, or they take each other's cores. A file's tests stay in one process, so
 # that what they share is made once; files go out in the order of their names: those that compile come first, small ones last.

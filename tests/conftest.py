@@ -125,7 +125,7 @@ def exported(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     path = tmp_path_factory.mktemp("exported") / "small.onnx"
     import torch
 
-    lccl.export(lccl.load_checkpoint(checkpoint), torch.zeros(1, 1, 16, 16), path, dense=True, decomposed=True)
+    lccl.export(lccl.load_checkpoint(checkpoint), torch.zeros(1, 1, 16, 16), path, dense_twin=True, decomposed=True)
     return path
 
 

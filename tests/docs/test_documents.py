@@ -178,7 +178,7 @@ def test_the_demos_networks_can_be_trained_again(tmp_path: Path) -> None:
     printed = run([sys.executable, str(script), "--epochs", "1", "--out", str(tmp_path)], ROOT)
     assert block.document == f"{script.parent.relative_to(ROOT).as_posix()}/README.md"
     assert printed.count("held-out images") == 2
-    files = (tmp_path / "lccl.pt", "--dense", tmp_path / "dense.pt")
+    files = (tmp_path / "lccl.pt", "--baseline", tmp_path / "dense.pt")
     run(["lccl-compare", *map(str, files), "--runs", "0", "--data", "samples.digits.data:held_out"], ROOT)
 
 
