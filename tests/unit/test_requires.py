@@ -98,9 +98,9 @@ def test_one_sentence_says_which_extra(module: str, what: str, said: str) -> Non
 
 @pytest.mark.usefixtures("nothing_installed")
 def test_the_outermost_caller_is_the_one_that_is_named() -> None:
-    with pytest.raises(MissingPackageError, match=r"^lccl-export needs PyTorch: pip install 'lccl\[export\]'$"):
-        with needing("lccl-export"), needing("lccl.nn"):
-            raise error_of("torch")
+    said = r"^lccl-export needs PyTorch: pip install 'lccl\[export\]'$"
+    with pytest.raises(MissingPackageError, match=said), needing("lccl-export"), needing("lccl.nn"):
+        raise error_of("torch")
 
 
 def test_a_package_that_no_extra_brings_stays_an_error_of_the_import() -> None:

@@ -19,7 +19,7 @@ from support.builds.cmake import ROOT, TIMEOUT, require_cmake, why_no_cmake
 
 NOWHERE = "http://127.0.0.1:9"
 """A server that is not there."""
-OFFLINE = {name: NOWHERE for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")}
+OFFLINE = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"), NOWHERE)
 """An environment in which every download is refused."""
 COPIED = ("CMakeLists.txt", "pyproject.toml", "README.md", "LICENSE", "contract", "exporter", "ort_op", "trt_plugin")
 
