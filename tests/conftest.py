@@ -37,6 +37,8 @@ NATIVE_FIXTURES = {
     "wide_host",
     "aarch64_host",
     "ort_library",
+    "distributions",
+    "bare_source",
     "trt_host",
     "registry_host",
     "emulated_plugin",
@@ -47,7 +49,7 @@ NATIVE_FIXTURES = {
 }
 """Of ``support.builds``; a fixture over one of them counts by it."""
 DOWNLOADING_FOLDERS = {"packaging"}
-DOWNLOADING_FIXTURES = {"lean", "other_onnxruntime", "wheel"}
+DOWNLOADING_FIXTURES = {"lean", "other_onnxruntime"}
 
 
 @pytest.hookimpl(tryfirst=True)
