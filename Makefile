@@ -19,7 +19,7 @@ help:
 	@echo "make coverage      all tests, with the lines of the package that they run (COVERED=... for some of them)"
 	@echo "make ort           build ONNX Runtime's library of the CPU kernels; needs g++ and CMake (make demo does it)"
 	@echo "make kernels       build the CUDA kernels and the TensorRT plugin; needs nvcc and CMake, no GPU (CAPABILITY=8.9 for one GPU)"
-	@echo "make lint          ruff, mypy"
+	@echo "make lint          ruff, mypy, names of C++ constants"
 	@echo "make format        let ruff format the code"
 	@echo "make train-digits  train the demo's two networks again"
 	@echo "make clean         remove build outputs and the environment"
@@ -97,6 +97,7 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python tests/native/cpp_constants.py
 
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .

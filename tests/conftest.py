@@ -19,7 +19,13 @@ ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT)]
 pytest.register_assert_rewrite("support")
 
-pytest_plugins = ("support.builds.cuda", "support.builds.cpu", "support.builds.ort", "support.builds.trt")
+pytest_plugins = (
+    "support.builds.cuda",
+    "support.builds.cpu",
+    "support.builds.distributions",
+    "support.builds.ort",
+    "support.builds.trt",
+)
 
 NATIVE_FOLDERS = {"cpu", "emulator", "native", "ort", "trt"}
 NATIVE_FIXTURES = {

@@ -20,8 +20,8 @@ from bench.gpu.contest import Dense
 from bench.gpu.forms import Bench
 from bench.gpu.results import outcome
 from bench.gpu.settings import Layer, Setting, layers_of
+from lccl.backends.torch.cuda.calls import launch, new_workspace, prepare
 from lccl.backends.torch.cuda.interface import CHANNEL_PAD, Family, Kernels
-from lccl.backends.torch.cuda.kernel_op import launch, new_workspace, prepare
 from lccl.errors import first_line
 
 REPLAYS = 10

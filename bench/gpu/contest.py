@@ -17,8 +17,9 @@ from torch import Tensor
 
 from bench.gpu.common import GPU, Times, buffers_needed, capture, layer_inputs, mask, spread, time_graphs
 from bench.gpu.settings import Setting
+from lccl.backends.torch.cuda.calls import Prepared, launch, new_workspace, prepare
 from lccl.backends.torch.cuda.interface import Device
-from lccl.backends.torch.cuda.kernel_op import Prepared, device_of, launch, new_workspace, prepare
+from lccl.backends.torch.cuda.kernel_op import device_of
 from lccl.backends.torch.cuda.library import Config, Library
 from lccl.errors import UserError, first_line
 from lccl.op.contract import Attributes

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from bench.gpu.common import Reference, spread
+from lccl.backends.torch.cuda.calls import Prepared, launch, new_workspace, prepare
 from lccl.backends.torch.cuda.interface import Device, Dtype, Layout
-from lccl.backends.torch.cuda.kernel_op import Prepared, launch, new_workspace, prepare
 from lccl.backends.torch.cuda.library import Config, Library
 from lccl.backends.torch.cuda.planning import padded
 from lccl.errors import ContractError
@@ -76,7 +76,9 @@ class Form:
             pads=self.pads,
             dilations=self.dilations,
             gate_strides=(self.strides[0] * self.grid, self.strides[1] * self.grid),
-            gate_pads=gate_pads(self.kernel, self.pads, self.dilations, self.strides, kernel, self.grid, dilations),
+            gate_pads=gate_pads(
+                self.kernel, self.pads, self.dilations, self.strides, kernel, self.grid, gate_dilations=dilations
+            ),
             gate_dilations=dilations,
             activation_alpha=self.activation_alpha,
             gate_slope=self.gate_slope,

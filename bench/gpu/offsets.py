@@ -15,7 +15,7 @@ from torch import Tensor
 from bench.gpu.common import reference64
 from bench.gpu.forms import Bench, Faults, Form, fault
 from bench.gpu.results import outcome
-from lccl.backends.torch.cuda.kernel_op import launch, prepare
+from lccl.backends.torch.cuda.calls import launch, prepare
 from lccl.backends.torch.cuda.library import Config
 
 _POINTWISE: dict[str, Any] = {"kernel": (1, 1), "pads": (0, 0, 0, 0), "integers": True, "gate_max": 2.0}

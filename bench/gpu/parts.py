@@ -21,8 +21,8 @@ from torch import Tensor
 from bench.gpu.common import Reference, reference64
 from bench.gpu.forms import CHANNELS, DTYPES, GATE_TOLERANCE, TOLERANCE, Bench, Faults, Form, fault, random_form, undecided
 from bench.gpu.results import outcome
+from lccl.backends.torch.cuda.calls import launch, prepare
 from lccl.backends.torch.cuda.interface import Family, Layout, Math
-from lccl.backends.torch.cuda.kernel_op import launch, prepare
 from lccl.backends.torch.cuda.library import Config
 from lccl.backends.torch.cuda.planning import padded
 from lccl.op.contract import FLT_MAX, INPUT_NAMES

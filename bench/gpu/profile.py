@@ -98,8 +98,8 @@ def profiled(bench: Any) -> int:
 
     from bench.gpu.common import layer_inputs, mask
     from bench.gpu.settings import Setting, layers_of
+    from lccl.backends.torch.cuda.calls import launch, new_workspace, prepare
     from lccl.backends.torch.cuda.interface import Family, Kernels
-    from lccl.backends.torch.cuda.kernel_op import launch, new_workspace, prepare
 
     (layer,) = layers_of([LAYER], True)
     calls = []

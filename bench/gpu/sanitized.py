@@ -14,8 +14,8 @@ import torch
 
 from bench.gpu.common import reference64
 from bench.gpu.forms import Bench, Form, fault
+from lccl.backends.torch.cuda.calls import Prepared, image_view, launch, prepare
 from lccl.backends.torch.cuda.interface import Layout
-from lccl.backends.torch.cuda.kernel_op import Prepared, image_view, launch, prepare
 from lccl.errors import UserError
 
 SANITIZED_FORMS = (

@@ -122,7 +122,7 @@ class _Ready:
         import torch
 
         from bench.gpu.common import reference64
-        from lccl.backends.torch.cuda.kernel_op import prepare
+        from lccl.backends.torch.cuda.calls import prepare
 
         if form.dtype != self._dtype:
             self._dtype, self._made = form.dtype, {}

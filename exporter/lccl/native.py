@@ -1,4 +1,4 @@
-"""Where a native library of the package is: named by the caller, named in the environment, or beside the package's code."""
+"""Lookup of the package's native libraries: named by the caller, by the environment, or in the package."""
 
 from __future__ import annotations
 
@@ -12,10 +12,15 @@ FOLDER = Path(__file__).parent / "lib"
 
 
 def find_native(given: str | Path | None, environment: str, packaged: Path) -> Path | None:
-    """The given library, the one that the environment's variable names, or the package's own; None if it has none.
+    """Return the path of a native library; None if the package has none.
+
+    Args:
+        given: the caller's choice, which goes first.
+        environment: an environment variable that may name the library, which goes second.
+        packaged: where the package has it.
 
     Raises:
-        UserError: a library is named and is not there.
+        UserError: a library is named and does not exist.
     """
     named = given if given is not None else os.environ.get(environment)
     if named:
@@ -27,10 +32,16 @@ def find_native(given: str | Path | None, environment: str, packaged: Path) -> P
 
 
 def require_native(found: Path | None, name: str, how_to_get: str, environment: str) -> Path:
-    """What was found.
+    """Return the path that :func:`find_native` found.
+
+    Args:
+        found: its result.
+        name: the library's name, for the message.
+        how_to_get: how to build or install it, for the message.
+        environment: the environment variable that may name it, for the message.
 
     Raises:
-        UserError: nothing was.
+        UserError: nothing was found.
     """
     if found is None:
         raise UserError(f"there is no {name}: {how_to_get}, or name one in {environment}")

@@ -1,4 +1,4 @@
-"""What has to hold of two implementations of a network: the same outputs."""
+"""Checks that two implementations of a network give the same outputs."""
 
 from __future__ import annotations
 
@@ -15,10 +15,16 @@ from lccl.numerics import Agreement, Array, agreement, not_finite
 def check_view(
     model: onnx.ModelProto, view: onnx.ModelProto, feeds: list[dict[str, Array]], tolerance: float | None = None
 ) -> None:
-    """A derived view of the model, of its precision or of a lower one, against the model itself, in ONNX Runtime.
+    """Check in ONNX Runtime that a derived form of a model computes what the model does.
+
+    Args:
+        model: the model.
+        view: the derived form, in the model's precision or a lower one.
+        feeds: inputs to run both on.
+        tolerance: the allowed error, relative to max(0.01, largest output); None: what the precisions allow.
 
     Raises:
-        UserError: they differ.
+        UserError: their outputs differ.
     """
     allowed = max(default_tolerance(model), default_tolerance(view)) if tolerance is None else tolerance
     with OnnxRuntimeRunner(model) as first, OnnxRuntimeRunner(view) as second:
@@ -35,15 +41,22 @@ def check_view(
 def require_agreement(
     reference: dict[str, Array], outputs: dict[str, Array], tolerance: float, hard_gates: bool, what: str
 ) -> Agreement:
-    """The agreement of two implementations.
+    """Return the agreement of two implementations' outputs, and refuse a disagreement.
+
+    Args:
+        reference: the reference's outputs by name.
+        outputs: the other implementation's outputs by name.
+        tolerance: the allowed error, relative to max(0.01, largest output).
+        hard_gates: whether gates jump; see :class:`lccl.numerics.Agreement`.
+        what: the beginning of the error's message, such as "the model differs from its source".
 
     Raises:
-        UserError: there is none; ``what`` says whose. Or the reference is not finite: what is as broken would agree.
+        UserError: the outputs differ, or the reference's are not finite, in which case nothing can agree with them.
     """
     broken = not_finite(reference)
     if broken is not None:
         raise UserError(
-            f"the source's output {broken} holds NaN or infinity, so that nothing can be held against it: check its weights "
+            f"the source's output {broken} holds NaN or infinity, so that nothing can be compared with it: check its weights "
             "and the range of its inputs; nothing was written"
         )
     try:

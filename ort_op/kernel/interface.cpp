@@ -55,7 +55,7 @@ IsaTable const& isas()
 //! Whether there are weights of this shape.
 bool isPackable(lccl_cpu_params const& p)
 {
-    return p.abi == LCCL_CPU_ABI && p.k > 0 && p.c > 0 && lccl::rejectKernelSize(p.r, p.s, kMAX_KERNEL).empty();
+    return p.abi == LCCL_CPU_ABI && p.k > 0 && p.c > 0 && lccl::rejectKernelSize(p.r, p.s, kMaxKernel).empty();
 }
 
 bool isAligned(void const* p, uintptr_t bytes)

@@ -11,7 +11,7 @@ using lccl_cpu::Call;
 using lccl_cpu::GateSource;
 using lccl_cpu::Plan;
 
-constexpr int kGroup = lccl_cpu::kGROUP;
+using lccl_cpu::kGroup;
 static_assert(kGroup == 8, "transposition goes by 8 pixels");
 
 struct Task
@@ -53,7 +53,7 @@ struct Task
     int count = 0;       //!< of the list
     int32_t compactPitch = 0;
     int64_t pixels = 0;  //!< of the task, active or not
-    int64_t tapOffset[lccl_cpu::kMAX_TAPS] = {};
+    int64_t tapOffset[lccl_cpu::kMaxTaps] = {};
 
     float* window(int image) const
     {

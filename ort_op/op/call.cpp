@@ -24,8 +24,8 @@ lccl_cpu_params formOf(Attributes const& attributes, Shapes const& shapes)
     form.r = known(kW, 1);
     form.s = known(kW, 2);
     form.c = known(kW, 3);
-    form.gate_r = known(kGATE_W, 1);
-    form.gate_s = known(kGATE_W, 2);
+    form.gate_r = known(kGateW, 1);
+    form.gate_s = known(kGateW, 2);
     setAttributes(form, attributes);
     return form;
 }

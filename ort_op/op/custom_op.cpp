@@ -65,10 +65,10 @@ Op makeOp(OrtApi const& api, ONNXTensorElementDataType type)
     Op op{};
     op.type = type;
     op.api = &api;
-    op.version = kAPI_VERSION;
+    op.version = kApiVersion;
     op.GetName = [](OrtCustomOp const*) { return "LCCLConv"; };
     op.GetExecutionProviderType = [](OrtCustomOp const*) -> char const* { return nullptr; };
-    op.GetInputTypeCount = [](OrtCustomOp const*) -> size_t { return kINPUTS; };
+    op.GetInputTypeCount = [](OrtCustomOp const*) -> size_t { return kInputs; };
     op.GetInputType = inputType;
     op.GetOutputTypeCount = [](OrtCustomOp const*) -> size_t { return 1; };
     op.GetOutputType = [](OrtCustomOp const* o, size_t) { return self(o).type; };
@@ -133,7 +133,7 @@ Registration& registrationFor(OrtApi const& api)
 //! want of one, no status: then models run through their function.
 extern "C" __attribute__((visibility("default"))) OrtStatus* ORT_API_CALL RegisterCustomOps(OrtSessionOptions* options, OrtApiBase const* base)
 {
-    OrtApi const* const api = base->GetApi(lccl::ort::kAPI_VERSION);
+    OrtApi const* const api = base->GetApi(lccl::ort::kApiVersion);
     if (api == nullptr)
     {
         return nullptr;

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import ctypes
+import inspect
 import json
 import math
 import os
@@ -20,6 +21,7 @@ from typing import Any, NoReturn
 
 from lccl.errors import UserError
 from lccl.files import discard_unfinished
+from lccl.requires import needing
 from lccl.version import __version__
 
 EXIT_OK, EXIT_FAILED, EXIT_FELL_SHORT = 0, 1, 2
@@ -53,7 +55,8 @@ def execute(command: Callable[[Sequence[str]], int], arguments: Sequence[str]) -
     """
     as_json = "--json" in arguments
     try:
-        code = command(arguments)
+        with needing(_name(command)):
+            code = command(arguments)
         if sys.stdout is not None:  # closed by the caller
             sys.stdout.flush()
     except UserError as error:
@@ -71,6 +74,11 @@ def execute(command: Callable[[Sequence[str]], int], arguments: Sequence[str]) -
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - so that the interpreter's own flush at exit is quiet
         return EXIT_FAILED
     return code
+
+
+def _name(command: Callable[[Sequence[str]], int]) -> str:
+    """ "lccl-export" for the command of the module ``export``, run as a script too."""
+    return f"lccl-{(inspect.getmodulename(inspect.getfile(command)) or '').replace('_', '-')}"
 
 
 def _failed(message: str, as_json: bool, details: Mapping[str, Any] | None = None) -> int:

@@ -85,7 +85,7 @@ def command(arguments: Sequence[str]) -> int:
 
 def _explaining(options: Namespace, words: Sequence[str], progress: Progress) -> Any:
     """As :func:`_export`; where nothing is gated, the near misses are printed before the error."""
-    from lccl.exporting.recognition import NothingToGainError, explained
+    from lccl.exporting.gate_search import NothingToGainError, explained
 
     try:
         return _export(options, words, progress)

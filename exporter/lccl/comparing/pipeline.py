@@ -20,7 +20,7 @@ from lccl.errors import UserError
 from lccl.graph.feeds import input_types
 from lccl.numerics import Array, not_finite
 from lccl.op.onnx_op import is_lccl_node, register_schema
-from lccl.profiling import Profile, profile
+from lccl.profiling import NetworkProfile, profile
 from lccl.progress import Progress, silent
 
 
@@ -270,7 +270,7 @@ def _checks(rows: tuple[Row, ...], limits: Limits) -> tuple[Check, ...]:
     return tuple(checks)
 
 
-def _profile(contestants: Sequence[Contestant], data: Data, progress: Progress) -> Profile | None:
+def _profile(contestants: Sequence[Contestant], data: Data, progress: Progress) -> NetworkProfile | None:
     """Of the first ONNX form of the LCCL network that has its gates as nodes."""
     protos = (c.proto for c in contestants if c.role == "lccl" and c.proto is not None)
     proto = next((p for p in protos if any(is_lccl_node(n) for n in p.graph.node)), None)

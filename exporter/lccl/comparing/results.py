@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from lccl.backends.onnxruntime.runner import PLAIN, WITH_LIBRARY
-from lccl.profiling import Profile
+from lccl.profiling import NetworkProfile
 from lccl.text import count, table
 
 Role = Literal["lccl", "dense", "dense twin"]
@@ -82,7 +82,7 @@ class Comparison:
     """All rows, the LCCL network's profile, and whether the limits held; true when all did."""
 
     rows: tuple[Row, ...]
-    profile: Profile | None
+    profile: NetworkProfile | None
     checks: tuple[Check, ...]
     setting: Setting
 

@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Any
 import onnx
 
 from lccl.errors import UserError
+from lccl.exporting.gate_search import explained, find_layers, masked
 from lccl.exporting.reasons import layers_with_reasons
-from lccl.exporting.recognition import explained, find_layers, masked
 from lccl.exporting.source import OnnxSource, Source, check_against_source, real_feeds, with_own_gates
 from lccl.files import atomic_path, require_writable
 from lccl.graph.checks import check_model, default_tolerance
 from lccl.graph.gate_probe import set_densities
 from lccl.graph.layers import LayerReport
 from lccl.graph.metadata import set_metadata
-from lccl.graph.recognise import Found, NearMiss
+from lccl.graph.recognise import NearMiss, RecognisedLayer
 from lccl.graph.variants.canonical import canonical
 from lccl.graph.variants.dense import dense_twin
 from lccl.graph.variants.inlined import inlined
@@ -60,7 +60,7 @@ class ExportResult:
     given_inputs: int = 0
     """Of the inputs checked, how many the caller gave; the others are random."""
     random_inputs: int = 0
-    recognised: tuple[Found, ...] = ()
+    recognised: tuple[RecognisedLayer, ...] = ()
     """Layers that were found in standard ops."""
     near_misses: tuple[NearMiss, ...] = ()
     """Products that look like a gated convolution and stay as they are, with the reason."""
@@ -225,7 +225,7 @@ def _export(
     progress: Progress,
 ) -> ExportResult:
     """The export of a network, once it is known what of it is asked for; its models are small, with their weights in a file."""
-    traced = weights.slim(source.to_onnx())
+    traced = weights.externalize(source.to_onnx())
     recognised = find_layers(traced, source.feeds(traced), inputs, fuse, progress)
     progress("folding and completing the graph")
     result = canonical(recognised.model)
@@ -299,7 +299,7 @@ def _make_source(
             if given:
                 raise UserError(f"{name} is for a module; an ONNX model has its shapes and names in it")
         examples: Sequence[Any] = () if args is None else (args,) if hasattr(args, "__array__") else args
-        loaded = weights.slim(model) if isinstance(model, onnx.ModelProto) else load_onnx(model, weights)
+        loaded = weights.externalize(model) if isinstance(model, onnx.ModelProto) else load_onnx(model, weights)
         return OnnxSource(loaded, [tuple(a.shape) for a in examples])
     from torch import export as torch_export
     from torch import nn

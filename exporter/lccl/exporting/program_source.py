@@ -20,7 +20,7 @@ from lccl.progress import Progress
 from lccl.torch_calls import flatten
 
 if TYPE_CHECKING:
-    from lccl.nn.conv import Gates
+    from lccl.nn.conv import GateMode
 
 
 class ProgramSource:
@@ -30,7 +30,7 @@ class ProgramSource:
         UserError: it has no positional example inputs, or does not run on them.
     """
 
-    checks: tuple[Gates, ...] = ()
+    checks: tuple[GateMode, ...] = ()
     example_hw: tuple[tuple[int, ...], ...] | None = None
 
     def __init__(self, program: torch.export.ExportedProgram, progress: Progress) -> None:
@@ -58,7 +58,7 @@ class ProgramSource:
             feed[name] = random.cpu().numpy()
         return [feed]
 
-    def infer(self, feed: Mapping[str, Array], gates: Gates) -> list[Array]:  # noqa: ARG002 - it knows of no gates
+    def infer(self, feed: Mapping[str, Array], gates: GateMode) -> list[Array]:  # noqa: ARG002 - it knows of no gates
         """The program's own outputs."""
         return list(infer_all(self._runner, feed).values())
 

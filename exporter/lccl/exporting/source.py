@@ -26,7 +26,7 @@ from lccl.text import count
 from lccl.verify import require_agreement
 
 if TYPE_CHECKING:
-    from lccl.nn.conv import Gates
+    from lccl.nn.conv import GateMode
 
 
 FIXED_BATCH = "the exported batch is dynamic, so the model must not fix its size"
@@ -37,7 +37,7 @@ class Source(Protocol):
     """A network before the export: traced once, then asked for the outputs to compare with."""
 
     metadata: dict[str, str]
-    checks: tuple[Gates, ...]
+    checks: tuple[GateMode, ...]
     """With which gates it can be asked, besides as built."""
     example_hw: tuple[tuple[int, ...], ...] | None
     """Height and width of each example input where the export makes them dynamic; None where it does not."""
@@ -48,7 +48,7 @@ class Source(Protocol):
     def feeds(self, model: onnx.ModelProto) -> list[dict[str, Array]]:
         """Random inputs for the check."""
 
-    def infer(self, feed: Mapping[str, Array], gates: Gates) -> list[Array]:
+    def infer(self, feed: Mapping[str, Array], gates: GateMode) -> list[Array]:
         """The network's own outputs, in order."""
 
 
@@ -62,7 +62,7 @@ class OnnxSource:
         UserError: shapes that do not fit the inputs.
     """
 
-    checks: tuple[Gates, ...] = ("open", "soft")
+    checks: tuple[GateMode, ...] = ("open", "relaxed")
     example_hw: tuple[tuple[int, ...], ...] | None = None
 
     def __init__(self, model: onnx.ModelProto, shapes: Sequence[Sequence[int]] = ()) -> None:
@@ -84,8 +84,8 @@ class OnnxSource:
     def feeds(self, model: onnx.ModelProto) -> list[dict[str, Array]]:
         return [random_feed(upcast(model), self._shapes)]
 
-    def infer(self, feed: Mapping[str, Array], gates: Gates) -> list[Array]:
-        changed = {"soft": with_relaxed_gates, "open": with_open_gates}.get(gates)
+    def infer(self, feed: Mapping[str, Array], gates: GateMode) -> list[Array]:
+        changed = {"relaxed": with_relaxed_gates, "open": with_open_gates}.get(gates)
         model = changed(self._runnable) if changed is not None else self._runnable
         with OnnxRuntimeRunner(model, optimize=False) as runner:
             return list(infer_all(runner, feed).values())
@@ -119,8 +119,8 @@ def check_against_source(
     results = _compare(model, source, feeds, "as built", allowed, has_hard_gates(model), progress)
     if own is None:
         return merge(results), None
-    if has_hard_gates(own) and "soft" in source.checks:
-        _compare(with_relaxed_gates(own), source, feeds[:1], "soft", allowed, False, progress)
+    if has_hard_gates(own) and "relaxed" in source.checks:
+        _compare(with_relaxed_gates(own), source, feeds[:1], "relaxed", allowed, False, progress)
     if "open" not in source.checks:
         return merge(results), None
     return merge(results), merge(_compare(dense_twin(own), source, feeds[:1], "open", allowed, False, progress))
@@ -135,7 +135,7 @@ def _compare(
     model: onnx.ModelProto,
     source: Source,
     feeds: list[dict[str, Array]],
-    gates: Gates,
+    gates: GateMode,
     tolerance: float,
     hard: bool,
     progress: Progress,

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from lccl.errors import UserError, first_line
 from lccl.exporting.translate import to_onnx
 from lccl.graph.feeds import input_types
-from lccl.nn.conv import Gates, LCCLConv2d, plain_maths
+from lccl.nn.conv import GateMode, LCCLConv2d, plain_maths
 from lccl.nn.folded import FoldedLCCLConv2d
 from lccl.numerics import Array
 from lccl.progress import Progress
@@ -50,7 +50,7 @@ class TorchSource:
         self.example_hw = tuple(tuple(a.shape[2:]) for a in self.args) if dynamic_hw else None
         layers = [m for m in model.modules() if isinstance(m, (LCCLConv2d, FoldedLCCLConv2d))]
         folded = any(isinstance(m, FoldedLCCLConv2d) for m in layers)
-        self.checks: tuple[Gates, ...] = () if folded else ("open", "soft")
+        self.checks: tuple[GateMode, ...] = () if folded else ("open", "relaxed")
         if any(t.dtype == torch.bfloat16 for t in (*model.parameters(), *self.args)):
             raise UserError("a bfloat16 model cannot be checked in ONNX Runtime: export it in float32 and build with --bf16")
         if any(t.dtype == torch.float64 for m in layers for t in m.state_dict().values()):
@@ -91,7 +91,7 @@ class TorchSource:
         one = [{name: values[:1] for name, values in feeds[0].items()}] if self._traced_with_two else []
         return feeds + one  # a branch on the batch shows
 
-    def infer(self, feed: Mapping[str, Array], gates: Gates) -> list[Array]:
+    def infer(self, feed: Mapping[str, Array], gates: GateMode) -> list[Array]:
         """Outputs of PyTorch's own layers, unfolded, so that a mistake in folding shows."""
         args = tuple(torch.from_numpy(v).to(arg.device) for v, arg in zip(feed.values(), self.args, strict=True))
         with plain_maths(self.model, gates):

@@ -1,4 +1,4 @@
-"""Torch files -> networks, without running code that a file brings along."""
+"""Torch files: networks from checkpoints, without running code that a file contains."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from lccl.checkpoint import COMMAND, PYTHON, RECIPE_KEY, Options, read_checkpoint
 from lccl.errors import UserError, first_line
 from lccl.files import require_file
-from lccl.loading.factory import build_module, current_folder_last, gate_module, title_of
+from lccl.loading.factory import build_module, current_folder_last, gate_module, label_of
 from lccl.loading.pickle_scan import pickled_classes
 from lccl.loading.soundness import require_no_nan, require_sound
 
@@ -26,35 +26,36 @@ TORCH_SUFFIXES = (".pt", ".pth", ".ckpt")
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A network in eval mode and what its file says of its input."""
+    """A network in eval mode, and the input shape that its file states."""
 
     module: nn.Module
     source: str
     input_shape: tuple[int, ...] | None
-    """(C, H, W), where the checkpoint says so."""
+    """(C, H, W) of one input; None if the file does not state it."""
     program: ExportedProgram | None = None
-    """Where the file is a torch.export archive: what ``module`` was made of."""
+    """The exported program that ``module`` comes from, if the file is a torch.export archive."""
 
 
 def load_model(
     path: str | Path,
-    factory: str | Callable[[], Any] | None = None,
+    factory: str | Callable[[], nn.Module] | None = None,
     *,
     state_dict_key: str | None = None,
     unsafe_pickle: bool = False,
     options: Options = COMMAND,
 ) -> LoadedModel:
-    """A checkpoint -> its network with the weights in it, in eval mode.
+    """Load the network of a torch file, with its weights, in eval mode.
 
     Args:
-        factory: "pkg.module:callable", or the callable, that builds the network; needed unless the checkpoint names one of lccl's own.
-            It builds the dense network where the checkpoint says what to gate in it.
-        state_dict_key: which entry of a nested checkpoint is the state dict.
+        path: the file.
+        factory: "pkg.module:callable", or the callable itself, that builds the network; needed unless the checkpoint
+            names one of lccl's own. Where the checkpoint has a recipe, it builds the dense network.
+        state_dict_key: the key of the state dict in a nested checkpoint.
         unsafe_pickle: allow a pickled module, a torch.export archive or TorchScript, which run code from the file.
-        options: how messages name these arguments.
+        options: how messages name these options.
 
     Raises:
-        UserError: whatever the caller can mend; the message says how.
+        UserError: the file cannot be read, names no network, does not fit it, or has unsound weights.
     """
     from torch import nn
 
@@ -74,25 +75,30 @@ def load_model(
     module = build_module(checkpoint, factory, source, options)
     if checkpoint.recipe:
         gate_module(module, checkpoint.recipe, source)
-    _load_weights(module, checkpoint.state_dict, source, title_of(factory or checkpoint.factory or ""))
+    _load_weights(module, checkpoint.state_dict, source, label_of(factory or checkpoint.factory or ""))
     require_sound(module, source)
     return LoadedModel(module.eval(), str(source), checkpoint.input_shape)
 
 
 def load_checkpoint(
     path: str | Path,
-    factory: str | Callable[[], Any] | None = None,
+    factory: str | Callable[[], nn.Module] | None = None,
     *,
     state_dict_key: str | None = None,
     unsafe_pickle: bool = False,
 ) -> nn.Module:
-    """The network of a checkpoint in eval mode; one that :func:`save_checkpoint` wrote names its factory, to be confirmed here.
+    """Load the network of a checkpoint, with its weights, in eval mode.
 
     Args:
-        factory, state_dict_key, unsafe_pickle: as of :func:`load_model`.
+        path: the file.
+        factory: "pkg.module:callable", or the callable itself, that builds the network (the dense one, where the
+            checkpoint has a recipe). A checkpoint of :func:`save_checkpoint` names its factory; one that is not
+            lccl's own must be repeated here.
+        state_dict_key: the key of the state dict in a nested checkpoint.
+        unsafe_pickle: allow a pickled module, a torch.export archive or TorchScript, which run code from the file.
 
     Raises:
-        UserError: the file cannot be read, names no network, or does not fit it.
+        UserError: the file cannot be read, names no network, does not fit it, or has unsound weights.
     """
     return load_model(path, factory, state_dict_key=state_dict_key, unsafe_pickle=unsafe_pickle, options=PYTHON).module
 
@@ -132,7 +138,7 @@ def _read_torch_file(path: Path, unsafe_pickle: bool, options: Options) -> Any:
 
 
 def _read_program(path: Path, kind: str, what: str) -> Any:
-    """A network that carries its own code. The caller has said that the file is trusted."""
+    """Read a network that carries its own code, from a file that the caller trusts."""
     import torch
 
     try:
@@ -154,7 +160,10 @@ def _is_program(content: Any) -> bool:
 
 
 def _sniff(path: Path) -> str:
-    """What kind of torch file it is: an archive by its members, or a bare pickle, which only the unpickler can tell."""
+    """Return the kind of torch file: of an archive by its members.
+
+    A bare pickle is left to the unpickler.
+    """
     if not zipfile.is_zipfile(path):
         with path.open("rb") as stream:
             return "broken" if stream.read(2) == b"PK" else "legacy"
@@ -193,7 +202,7 @@ def _load_weights(module: nn.Module, state: Mapping[str, Any], path: Path, facto
 
 
 def _without_prefixes(state: Mapping[str, Any], own: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Without the prefixes that DataParallel and torch.compile put before every key, where the network has none of them."""
+    """Remove the prefixes of DataParallel and torch.compile from all keys, if the network itself has none."""
     prefixes = ("module.", "_orig_mod.")
     while set(state) != set(own):
         prefix = next((p for p in prefixes if state and all(k.startswith(p) for k in state)), None)

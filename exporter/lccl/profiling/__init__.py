@@ -1,6 +1,6 @@
-"""Density and multiply-accumulates (MACs) per layer, of a network on real inputs."""
+"""Profiles of a network on real inputs: density and multiply-accumulates (MACs) per layer."""
 
 from lccl.profiling.measure import profile
-from lccl.profiling.profiles import LayerProfile, Profile
+from lccl.profiling.profiles import LayerProfile, NetworkProfile
 
-__all__ = ["LayerProfile", "Profile", "profile"]
+__all__ = ["LayerProfile", "NetworkProfile", "profile"]

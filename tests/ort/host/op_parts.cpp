@@ -24,7 +24,7 @@ using namespace lccl::ort;
 namespace
 {
 
-int const kTHREADS = static_cast<int>(std::thread::hardware_concurrency());
+int const kThreads = static_cast<int>(std::thread::hardware_concurrency());
 
 //! How many more loops have all threads but the caller's come too late.
 std::atomic<int> lateLoops{0};
@@ -41,7 +41,7 @@ OrtStatusPtr ORT_API_CALL parallelFor(
         }
     };
     std::vector<std::thread> others;
-    for (int i = 1; i < kTHREADS; ++i)
+    for (int i = 1; i < kThreads; ++i)
     {
         others.emplace_back([&] {
             if (isLate)
@@ -91,7 +91,7 @@ void poolLate()
     {
         seen = pool.threads(api, nullptr);
     }
-    require(seen == kTHREADS, "threads that were busy at first are never counted");
+    require(seen == kThreads, "threads that were busy at first are never counted");
 }
 
 //! Any number of calls may ask at once.
@@ -106,7 +106,7 @@ void poolConcurrent()
             for (int call = 0; call < 64; ++call)
             {
                 int32_t const seen = pool.threads(api, nullptr);
-                require(seen >= 1 && seen <= kTHREADS, "a number of threads that cannot be");
+                require(seen >= 1 && seen <= kThreads, "a number of threads that cannot be");
             }
         });
     }

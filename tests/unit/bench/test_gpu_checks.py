@@ -16,8 +16,8 @@ from bench.gpu import parts as gpu_parts
 from bench.gpu import sanitized as gpu_sanitized
 from bench.gpu.common import reference64
 from bench.gpu.forms import Bench, Form, random_form, undecided
+from lccl.backends.torch.cuda.calls import prepare
 from lccl.backends.torch.cuda.interface import Device, Math
-from lccl.backends.torch.cuda.kernel_op import prepare
 from lccl.backends.torch.cuda.library import Library
 
 CPU = torch.device("cpu")

@@ -363,10 +363,10 @@ def test_hard_gates_are_checked_without_their_edge(tmp_path: Path, monkeypatch: 
 
 def test_a_wrong_fold_is_found(small_model: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The reference is the unfolded network: a mistake in folding is not on both sides."""
-    from lccl.nn import conv
+    from lccl.nn import folding
 
-    right = conv.fold_norm
-    monkeypatch.setattr(conv, "fold_norm", lambda norm, k, like: (right(norm, k, like)[0] * 1.01, right(norm, k, like)[1]))
+    right = folding.fold_norm
+    monkeypatch.setattr(folding, "fold_norm", lambda norm, k, like: (right(norm, k, like)[0] * 1.01, right(norm, k, like)[1]))
     with pytest.raises(lccl.UserError, match="differs from its source"):
         lccl.export(small_model, torch.zeros(1, 1, 16, 16), tmp_path / "m.onnx")
 

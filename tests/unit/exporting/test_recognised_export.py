@@ -20,8 +20,8 @@ import lccl
 from conftest import Outcome
 from lccl.backends.onnxruntime.runner import OnnxRuntimeRunner
 from lccl.errors import UserError
-from lccl.exporting import export, recognition, torch_source
-from lccl.exporting.recognition import NothingToGainError, NotSoundError, find_layers
+from lccl.exporting import export, gate_search, torch_source
+from lccl.exporting.gate_search import NothingToGainError, NotSoundError, find_layers
 from lccl.nn import LCCLConv2d
 from lccl.op.onnx_op import is_lccl_node
 from lccl.progress import silent
@@ -253,9 +253,9 @@ def test_own_layers_are_checked_beside_recognised_ones(tmp_path: Path, monkeypat
 def test_a_layer_that_changes_the_output_is_put_back(monkeypatch: pytest.MonkeyPatch, opened: bool) -> None:
     """The check, with a rewrite that breaks the second of two layers: its weights, or its weights where no input shows them."""
     model = named("basic block, post-activation")
-    real = recognition.recognise
+    real = gate_search.recognise
 
-    def broken(given: onnx.ModelProto, **options: Any) -> recognition.Recognition:
+    def broken(given: onnx.ModelProto, **options: Any) -> gate_search.Recognition:
         found = real(given, **options)
         for tensor in found.model.graph.initializer:
             if tensor.name == "node_conv9.W":
@@ -265,7 +265,7 @@ def test_a_layer_that_changes_the_output_is_put_back(monkeypatch: pytest.MonkeyP
 
     if opened:
         close_gate(model, "node_conv11")
-    monkeypatch.setattr(recognition, "recognise", broken)
+    monkeypatch.setattr(gate_search, "recognise", broken)
     feed = {"x": np.random.default_rng(0).standard_normal((2, 5, 16, 16)).astype(np.float32)}
     result = find_layers(model, [feed], None, True, silent)
     assert [layer.name for layer in result.layers] == ["node_conv2"]
@@ -310,9 +310,9 @@ def hard_gate(form: str, batch: int | str = "N") -> onnx.ModelProto:
 @pytest.mark.parametrize("factor", [1.0, 1.006])
 def test_hard_gates_are_compared_at_their_edge(monkeypatch: pytest.MonkeyPatch, form: str, factor: float) -> None:
     """A logit that is a little off flips few pixels or none: it shows without the jump; or none may flip."""
-    real = recognition.recognise
+    real = gate_search.recognise
 
-    def scaled(given: onnx.ModelProto, **options: Any) -> recognition.Recognition:
+    def scaled(given: onnx.ModelProto, **options: Any) -> gate_search.Recognition:
         found = real(given, **options)
         for node in filter(is_lccl_node, found.model.graph.node):
             tensor = next(t for t in found.model.graph.initializer if t.name == node.input[3])
@@ -320,7 +320,7 @@ def test_hard_gates_are_compared_at_their_edge(monkeypatch: pytest.MonkeyPatch, 
             tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
         return found
 
-    monkeypatch.setattr(recognition, "recognise", scaled)
+    monkeypatch.setattr(gate_search, "recognise", scaled)
     feed = {"x": np.random.default_rng(0).standard_normal((5, 5, 16, 16)).astype(np.float32)}
     if factor == 1:
         result = find_layers(hard_gate(form), [feed], None, True, silent)
@@ -438,7 +438,7 @@ def test_a_constant_of_lower_precision_does_not_loosen_the_check() -> None:
     feed = {"x": np.random.default_rng(0).standard_normal((2, 3, 8, 8)).astype(np.float32)}
     result = find_layers(model, [feed], None, False, silent)
     assert result.checked is not None
-    assert result.checked.tolerance == recognition.TOLERANCE
+    assert result.checked.tolerance == gate_search.TOLERANCE
 
 
 def test_a_mask_of_an_unsigned_type_is_half_open_in_the_check(tmp_path: Path) -> None:
@@ -453,15 +453,15 @@ def test_a_mask_of_an_unsigned_type_is_half_open_in_the_check(tmp_path: Path) ->
 def test_layers_that_cannot_be_run_are_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
     """A mistake of recognition's costs the layers, not the export."""
     model = named("beside an LCCLConv node")
-    real = recognition.recognise
+    real = gate_search.recognise
 
-    def broken(given: onnx.ModelProto, **options: Any) -> recognition.Recognition:
+    def broken(given: onnx.ModelProto, **options: Any) -> gate_search.Recognition:
         found = real(given, **options)
-        for layer in found.found:
+        for layer in found.layers:
             next(n for n in found.model.graph.node if n.name == layer.name).input[0] = "nothing"
         return found
 
-    monkeypatch.setattr(recognition, "recognise", broken)
+    monkeypatch.setattr(gate_search, "recognise", broken)
     feed = {"x": np.random.default_rng(0).standard_normal((2, 5, 16, 16)).astype(np.float32)}
     result = find_layers(model, [feed], None, True, silent)
     assert (result.model, result.layers) == (model, ())
@@ -470,16 +470,16 @@ def test_layers_that_cannot_be_run_are_put_back(monkeypatch: pytest.MonkeyPatch)
 
 def test_only_the_layer_that_cannot_be_run_is_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
     model = named("basic block, post-activation")
-    real = recognition.recognise
+    real = gate_search.recognise
 
-    def broken(given: onnx.ModelProto, **options: Any) -> recognition.Recognition:
+    def broken(given: onnx.ModelProto, **options: Any) -> gate_search.Recognition:
         found = real(given, **options)
         for node in found.model.graph.node:
             if node.name == "node_conv9" and node.op_type == "LCCLConv":
                 node.input[0] = "nothing"
         return found
 
-    monkeypatch.setattr(recognition, "recognise", broken)
+    monkeypatch.setattr(gate_search, "recognise", broken)
     feed = {"x": np.random.default_rng(0).standard_normal((2, 5, 16, 16)).astype(np.float32)}
     result = find_layers(model, [feed], None, True, silent)
     assert [layer.name for layer in result.layers] == ["node_conv2"]

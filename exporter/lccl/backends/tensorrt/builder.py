@@ -29,9 +29,10 @@ from lccl.graph.variants.inlined import inlined
 from lccl.graph.variants.stripped import stripped
 from lccl.op.onnx_op import is_lccl_node
 from lccl.progress import Progress
+from lccl.requires import how_to_install
 
 MINIMUM = (10, 13)
-MISSING = "TensorRT is not installed: pip install 'lccl[trt]' on a machine with an NVIDIA GPU"
+MISSING = f"TensorRT is not installed: {how_to_install('tensorrt')} on a machine with an NVIDIA GPU"
 
 
 def import_tensorrt() -> ModuleType:

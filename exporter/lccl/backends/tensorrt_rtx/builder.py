@@ -20,10 +20,11 @@ from lccl.backends.tensorrt.api import (
 from lccl.errors import UserError
 from lccl.graph.variants.inlined import inlined
 from lccl.progress import Progress
+from lccl.requires import how_to_install
 
 MODULES = ("tensorrt_rtx", "tensorrt_rtx_bindings")
 """The meta package and the bindings it stands for; either will do."""
-MISSING = "TensorRT for RTX is not installed: pip install 'lccl[rtx]'"
+MISSING = f"TensorRT for RTX is not installed: {how_to_install('tensorrt_rtx')}"
 
 
 def import_rtx() -> ModuleType:

@@ -17,6 +17,7 @@ from onnx import AttributeProto, TensorProto, numpy_helper
 from lccl.errors import UserError
 from lccl.op.contract import INPUTS
 from lccl.op.onnx_op import is_lccl_node
+from lccl.requires import needing
 
 Precision = Literal["fp32", "fp16", "bf16"]
 FP16_MAX = 65504.0
@@ -40,7 +41,8 @@ def to_precision(model: onnx.ModelProto, precision: Precision) -> onnx.ModelProt
         raise UserError(
             f"the model's weights are not float32, so --{precision} cannot convert it: build it without that option"
         )
-    from onnxconverter_common import float16
+    with needing(f"precision {precision}"):
+        from onnxconverter_common import float16
 
     source = onnx.ModelProto()
     source.CopyFrom(model)
