@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cpu_builds import Host
-from cpu_calls import Placement, Run, Work, check_all, running_isas
-from random_layers import large_layers, named_layers, random_layers
+from support.builds.cpu import Host
+from support.cases.random_layers import large_layers, named_layers, random_layers
+from support.hosts.cpu import Placement, Run, Work, check_all, running_isas
 
 
 def test_against_the_reference(aarch64_host: Host, tmp_path: Path) -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from cpu_builds import Host, why_no_x86
-from cpu_calls import Isa, IsaId, chosen_isa, isas_of
+from support.builds.cpu import Host, why_no_x86
+from support.hosts.cpu import Isa, IsaId, chosen_isa, isas_of
 
 AVX = re.compile(r"^\s*[0-9a-f]+:\s+(v[a-z]\w*)\s+(.*)$", re.MULTILINE)
 NOT_AVX = ("verr", "verw")

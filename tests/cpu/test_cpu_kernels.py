@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cases import Case
-from cpu_builds import Host
-from cpu_calls import Expected, Layer, Run, Work, check, check_all, expected, isas_of, run, running_isas
-from random_layers import large_layers, named_layers, random_layers
+from support.builds.cpu import Host
+from support.cases.op_cases import Case
+from support.cases.random_layers import large_layers, named_layers, random_layers
+from support.hosts.cpu import Expected, Layer, Run, Work, check, check_all, expected, isas_of, run, running_isas
 
 SWEEPS = 4
 LAYERS_PER_SWEEP = 900

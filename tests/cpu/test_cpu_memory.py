@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from cases import Case
-from cpu_builds import Host
-from cpu_calls import (
+from support.builds.cpu import Host
+from support.cases.op_cases import Case
+from support.cases.random_layers import large_layers, named_layers, random_layers
+from support.hosts.cpu import (
     Fault,
     Layer,
     Placement,
@@ -23,7 +24,6 @@ from cpu_calls import (
     running_isas,
     start,
 )
-from random_layers import large_layers, named_layers, random_layers
 
 GUARDS = (Placement.ENDS_AT_GUARD, Placement.STARTS_AT_GUARD)
 TENSORS = tuple(slot for slot in Slot if slot not in (Slot.WEIGHT, Slot.PACKED, Slot.WORKSPACE, Slot.ACTIVE))

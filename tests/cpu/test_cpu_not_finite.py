@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cases import Array, Case
-from cpu_builds import Host
-from cpu_calls import Layer, Run, check, expected, run, running_isas
+from support.builds.cpu import Host
+from support.cases.op_cases import Array, Case
+from support.hosts.cpu import Layer, Run, check, expected, run, running_isas
 
 VALUES = (np.nan, np.inf, -np.inf)
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from cases import Case
-from cpu_builds import Host
-from cpu_calls import ABI, Fault, Layer, Run, Slot, Status, isas_of, run, running_isas
+from support.builds.cpu import Host
+from support.cases.op_cases import Case
+from support.hosts.cpu import ABI, Fault, Layer, Run, Slot, Status, isas_of, run, running_isas
 
 EVERYTHING = Case("everything", "all tensors", n=2, gate="both", post=True, residual=True)
 HUGE = 2**31 - 1

@@ -8,13 +8,13 @@ from functools import partial
 import numpy as np
 import pytest
 
-from cases import CASES, Case
-from emulated_calls import STORAGE, Array, Emulated, Emulator
 from lccl.backends.torch.cuda.interface import Device, Dtype, Family, Kernels, Layout, Math
 from lccl.backends.torch.cuda.library import Config, Library
 from lccl.errors import ContractError
 from lccl.op.contract import FLT_MAX
 from lccl.op.reference import lccl_conv, lccl_gate
+from support.cases.op_cases import CASES, Case
+from support.hosts.emulator import STORAGE, Array, Emulated, Emulator
 
 BIG = Device(90, 132, 232448, 233472)
 SMALL = Device(80, 3, 166912, 167936)

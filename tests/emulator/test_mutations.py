@@ -68,7 +68,7 @@ SCRIPT = """
 import sys
 sys.path[:0] = sys.argv[2:]
 import test_kernels as t
-from emulated_calls import Emulator
+from support.hosts.emulator import Emulator
 from lccl.backends.torch.cuda.library import Library
 emulator = Emulator(Library(sys.argv[1]))
 for case in t.CASES:

@@ -8,11 +8,11 @@ import dataclasses
 import numpy as np
 import pytest
 
-from emulated_calls import aligned
 from lccl.backends.torch.cuda.interface import ConvParams, Device, Dtype, Family, Layout, Math
 from lccl.backends.torch.cuda.library import Library
 from lccl.backends.torch.cuda.planning import conv_params, layer_attributes, layer_shapes
 from lccl.errors import ContractError, UserError
+from support.hosts.emulator import aligned
 
 H200 = Device(90, 132, 232448, 233472)
 GA102 = Device(86, 84, 101376, 102400)

@@ -23,7 +23,7 @@ from compiler_reports import (
 from conftest import ROOT
 from lccl.backends.torch.cuda.interface import Dtype, Math
 from lccl.backends.torch.cuda.library import Config, Library
-from native_build import Disassembler
+from support.builds.cuda import Disassembler
 
 TILES = [
     tuple(map(int, re.findall(r"\d+", row)))

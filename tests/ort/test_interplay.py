@@ -17,14 +17,14 @@ from onnx import TensorProto, helper, numpy_helper
 
 import lccl
 import lccl.ort
-from cases import CASES, Case
 from lccl.backends.onnxruntime import library as op_library
 from lccl.backends.onnxruntime import session as op_session
 from lccl.op.contract import DOMAIN, INPUT_NAMES, OP_TYPE, VERSION
 from lccl.op.onnx_op import IR_VERSION, OPSET, attach_function, make_node
 from lccl.op.reference import lccl_conv
-from onnx_models import case_model, op_types
-from ort_builds import DTYPES, assert_close, infer, open_session
+from support.cases.op_cases import CASES, Case
+from support.graphs.models import case_model, op_types
+from support.hosts.onnxruntime import DTYPES, assert_close, infer, open_session
 
 LEVELS = ("DISABLE_ALL", "BASIC", "EXTENDED", "ALL")
 BY_NAME = {case.name: case for case in CASES}

@@ -11,12 +11,12 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from cases import CASES
 from conftest import ROOT
 from lccl.op.contract import ATTRIBUTES, FLT_MAX, AttributeSpec
 from lccl.op.reference import lccl_conv
-from onnx_models import case_model
-from ort_builds import DTYPES, assert_close, infer, open_session
+from support.cases.op_cases import CASES
+from support.graphs.models import case_model
+from support.hosts.onnxruntime import DTYPES, assert_close, infer, open_session
 
 PLAIN = CASES[0]
 ANOTHER_KIND = {"ints": [1.0, 1.0], "floats": [1, 1, 1, 1], "float": 1, "string": 1.0}

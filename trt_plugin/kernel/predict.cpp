@@ -1,5 +1,5 @@
 // Predicts the time of a configuration: a roofline model with the tile grid's rounding. Its
-// constants are from public data sheets; a script fits them to what a GPU measured.
+// constants are from public data sheets; bench/gpu/fit.py fits them to what a GPU measured.
 
 #include "plan.h"
 

@@ -1,5 +1,5 @@
 // What the tests ask of the host program and what it answers: two binary files, described in
-// tests/cpu_calls.py.
+// tests/support/hosts/cpu.py.
 #pragma once
 
 #include "lccl_cpu.h"

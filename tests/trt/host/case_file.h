@@ -1,5 +1,5 @@
 // What the tests ask of the host program and what it answers: two binary files, described in
-// tests/trt/host_calls.py.
+// tests/support/hosts/plugin.py.
 #pragma once
 
 #include "nvinfer.h"

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from lccl.graph.recognise import recognise
 from lccl.op.onnx_op import register_schema
-from onnx_models import op_types
-from onnx_nets import Net
-from recognised_runs import require_equal
+from support.graphs.models import op_types
+from support.graphs.net import Net
+from support.graphs.recognised_runs import require_equal
 
 register_schema()
 C, K = 4, 6
@@ -126,7 +126,7 @@ def test_any_combination(form: Form) -> None:
     model = form.build()
     found = recognise(model, fuse=form.fuse)
     assert op_types(found.model).count("LCCLConv") == 1, found.near_misses
-    assert found.found[0].gates[0][1] == (0 if form.swapped or form.as_condition else 1)
+    assert found.layers[0].gates[0][1] == (0 if form.swapped or form.as_condition else 1)
     require_equal(model, found, seeds=1)
 
 

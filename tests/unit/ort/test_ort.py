@@ -17,13 +17,13 @@ import pytest
 
 import lccl
 import lccl.ort
-from cases import CASES
 from conftest import ROOT
 from lccl.backends.onnxruntime import library as op_library
 from lccl.backends.onnxruntime import session as op_session
 from lccl.backends.onnxruntime.library import ENVIRONMENT, LIBRARY, cpu_isa, find_library, look_for_library
 from lccl.ort import __main__
-from onnx_models import case_model
+from support.cases.op_cases import CASES
+from support.graphs.models import case_model
 
 TAKES_NOTHING = """
 const void* RegisterCustomOps(void* options, const void* api) { return 0; }

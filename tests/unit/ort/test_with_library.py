@@ -15,12 +15,12 @@ import pytest
 
 import lccl
 import lccl.ort
-from cases import CASES
 from lccl.backends.onnxruntime.library import ENVIRONMENT
 from lccl.comparing import Limits
 from lccl.files import sha256
 from lccl.graph.variants.stripped import stripped
-from onnx_models import case_model
+from support.cases.op_cases import CASES
+from support.graphs.models import case_model
 
 ISAS = ("avx512", "avx2", "neon", "portable")
 

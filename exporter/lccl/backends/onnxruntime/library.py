@@ -8,8 +8,8 @@ import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
+from lccl.backends.native import FOLDER, find_native, require_native
 from lccl.errors import UserError
-from lccl.native import FOLDER, find_native, require_native
 
 LIBRARY = "liblccl_ort.so"
 ENVIRONMENT = "LCCL_ORT_LIBRARY"
@@ -18,7 +18,8 @@ OLD_ISA_ENVIRONMENT = "LCCL_CPU_LEVEL"
 """The variable's name before 0.2; the library reads it and warns, until 0.3."""
 PACKAGED = FOLDER / LIBRARY
 OLDEST = (1, 20)
-"""ONNX Runtime that the library is tested with; one before 1.17 would load it and take no op from it."""
+"""ONNX Runtime that the library is tested with; one before 1.17 would load it and take no op from
+it."""
 HOW_TO_GET = "install lccl again with g++ and CMake at hand, or run make ort in a checkout"
 
 
@@ -34,7 +35,9 @@ class Found:
 
 
 def find_library(library: str | Path | None = None) -> Path | None:
-    """The op's library: the given one, the one that LCCL_ORT_LIBRARY names, or the package's own; None if it has none.
+    """The op's library: the given one, the one that LCCL_ORT_LIBRARY names, or the package's own.
+
+    None if it has none.
 
     Raises:
         UserError: a library is named and is not there.
@@ -81,7 +84,10 @@ def look_for_library(library: str | Path | None = None) -> Found:
 
 
 def asked_isa() -> tuple[str, str] | None:
-    """The environment variable that asks for an instruction set, and its value; None where neither spelling is set."""
+    """The environment variable that asks for an instruction set, and its value.
+
+    None where neither spelling is set.
+    """
     return next(((name, value) for name in (ISA_ENVIRONMENT, OLD_ISA_ENVIRONMENT) if (value := os.environ.get(name))), None)
 
 
