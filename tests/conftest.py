@@ -1,4 +1,4 @@
-"""Paths of the tests' own modules, and what several of them share: a small network, its files, a way to run commands."""
+"""Paths and marks of the tests, and fixtures that several share."""
 
 from __future__ import annotations
 
@@ -15,10 +15,53 @@ if TYPE_CHECKING:
 
     from lccl.backends.torch.cuda.library import Library
 
-sys.path.insert(0, str(Path(__file__).parent))
-
 ROOT = Path(__file__).parent.parent
-pytest_plugins = ("native_build", "trt_builds", "cpu_builds", "ort_builds")
+sys.path[:0] = [str(ROOT / "tests"), str(ROOT)]
+pytest.register_assert_rewrite("support")
+
+pytest_plugins = (
+    "support.builds.cuda",
+    "support.builds.cpu",
+    "support.builds.distributions",
+    "support.builds.ort",
+    "support.builds.trt",
+)
+
+NATIVE_FOLDERS = {"cpu", "emulator", "native", "ort", "trt"}
+NATIVE_FIXTURES = {
+    "cuda_library_path",
+    "emulator_library_path",
+    "cpu_host",
+    "asan_host",
+    "tsan_host",
+    "wide_host",
+    "aarch64_host",
+    "ort_library",
+    "distributions",
+    "bare_source",
+    "trt_host",
+    "registry_host",
+    "emulated_plugin",
+    "trt_plugin",
+    "gpu_host",
+    "logger_probe",
+    "fake_tensorrt",
+}
+"""Of ``support.builds``; a fixture over one of them counts by it."""
+DOWNLOADING_FOLDERS = {"packaging"}
+DOWNLOADING_FIXTURES = {"lean", "other_onnxruntime"}
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what compiles and what downloads, by the folder and the fixtures of each test."""
+    for item in items:
+        folder = item.path.relative_to(ROOT / "tests").parts[0]
+        fixtures = set(getattr(item, "fixturenames", ()))
+        if folder in NATIVE_FOLDERS or fixtures & NATIVE_FIXTURES:
+            item.add_marker("native")
+        if folder in DOWNLOADING_FOLDERS or fixtures & DOWNLOADING_FIXTURES:
+            item.add_marker("download")
 
 
 @dataclass(frozen=True)
@@ -32,7 +75,7 @@ class Outcome:
 
 @pytest.fixture
 def invoke(capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
-    """Runs a command in this process: ``invoke("lccl.cli.export", "model.pt", "-o", "model.onnx")``."""
+    """Run a command here: ``invoke("lccl.cli.export", "model.pt", "-o", "model.onnx")``."""
 
     def call(module: str, *arguments: object) -> Outcome:
         from importlib import import_module
@@ -52,7 +95,7 @@ def invoke(capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
 
 @pytest.fixture(scope="session")
 def small_model() -> torch.nn.Module:
-    """A trained-looking network of two gated layers per block, with running statistics of its own."""
+    """A network of two gated layers per block, with running statistics as if trained."""
     import torch
 
     from lccl.models.resnet import cifar_resnet
@@ -84,7 +127,7 @@ def exported(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     path = tmp_path_factory.mktemp("exported") / "small.onnx"
     import torch
 
-    lccl.export(lccl.load_checkpoint(checkpoint), torch.zeros(1, 1, 16, 16), path, dense=True, decomposed=True)
+    lccl.export(lccl.load_checkpoint(checkpoint), torch.zeros(1, 1, 16, 16), path, dense_twin=True, decomposed=True)
     return path
 
 
@@ -101,7 +144,10 @@ def samples(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def emulator_library(emulator_library_path: Path) -> Library:
-    """The CUDA kernels' own source on the emulated machine: the kernel library's functions, taking host pointers."""
+    """The CUDA kernels' own source on the emulated machine.
+
+    It has the kernel library's functions, which take host pointers here.
+    """
     from lccl.backends.torch.cuda.library import load
 
     return load(emulator_library_path)

@@ -8,16 +8,17 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from lccl.requires import require
 from lccl.version import __version__
 
 if TYPE_CHECKING:
     from lccl import nn, ort
     from lccl.backends.tensorrt.library import load_plugin, plugin_path
-    from lccl.checkpoint import save_checkpoint
     from lccl.comparing import compare
     from lccl.engine import build_engine
     from lccl.errors import ContractError, UserError
     from lccl.exporting import export
+    from lccl.loading.checkpoint import save_checkpoint
     from lccl.loading.torch_file import load_checkpoint
     from lccl.profiling import profile
 
@@ -31,7 +32,7 @@ _LAZY = {
     "load_plugin": "lccl.plugin",
     "plugin_path": "lccl.plugin",
     "profile": "lccl.profiling",
-    "save_checkpoint": "lccl.checkpoint",
+    "save_checkpoint": "lccl.loading.checkpoint",
 }
 
 __all__ = [
@@ -52,6 +53,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    require(f"lccl.{name}")
     if name in ("nn", "ort"):
         return import_module(f"lccl.{name}")
     if name in _LAZY:

@@ -1,4 +1,4 @@
-"""Writing files so that a reader sees the whole file or none, whatever happens meanwhile."""
+"""Files: atomic writing, checks before reading and writing, digests."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _abandoned: list[Callable[[], None]] = []
 
 
 def _forget() -> None:
-    """In a forked child: what is unfinished is its parent's."""
+    """Forget unfinished files in a forked child: they belong to its parent."""
     _unfinished.clear()
     _abandoned.clear()
 
@@ -26,9 +26,9 @@ os.register_at_fork(after_in_child=_forget)
 
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
-    """A temporary path beside ``path`` that takes its place when the block ends well, and goes away when it does not.
+    """Give a temporary path that replaces ``path`` if the block succeeds, and is removed if it does not.
 
-    A symbolic link stays: what it leads to is replaced.
+    A reader sees the old file or the whole new one. A symbolic link stays; its target is replaced.
 
     Raises:
         UserError: the folder is missing or not writable, or the disk is full.
@@ -50,7 +50,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def if_abandoned(action: Callable[[], None]) -> Iterator[None]:
-    """Lets :func:`discard_unfinished` call an action while the block is open."""
+    """Register an action within the block, which :func:`discard_unfinished` calls."""
     _abandoned.append(action)
     try:
         yield
@@ -59,7 +59,7 @@ def if_abandoned(action: Callable[[], None]) -> Iterator[None]:
 
 
 def discard_unfinished() -> None:
-    """Ends and removes what open blocks have begun, the last one first: for a process that ends without leaving them."""
+    """Clean up after open blocks, the last one first, in a process that ends without leaving them."""
     for action in reversed(_abandoned):
         action()
     for temporary in tuple(_unfinished):
@@ -67,8 +67,10 @@ def discard_unfinished() -> None:
 
 
 def require_writable(path: str | Path) -> None:
-    """Raises:
-    UserError: ``path`` cannot be written, told before any long work begins.
+    """Refuse a path that cannot be written, before any long work begins.
+
+    Raises:
+        UserError: ``path`` cannot be written.
     """
     try:
         target = Path(path).resolve()
@@ -81,11 +83,11 @@ def require_writable(path: str | Path) -> None:
     if not target.parent.is_dir():
         raise UserError(f"the folder {target.parent} does not exist: create it, or write somewhere else")
     if not os.access(target.parent, os.W_OK) or (target.exists() and not os.access(target, os.W_OK)):
-        raise UserError(f"no permission to write {path}: choose another place with -o")
+        raise UserError(f"no permission to write {path}: choose another place")
 
 
 def require_file(path: str | Path) -> Path:
-    """The path, if it is a file that can be read.
+    """Return the path if it is a readable file.
 
     Raises:
         UserError: it is not.
@@ -101,7 +103,7 @@ def require_file(path: str | Path) -> Path:
 
 
 def sha256(path: str | Path) -> str:
-    """Hex digest of a file's bytes."""
+    """Return the SHA-256 digest of a file in hexadecimal."""
     with open(path, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 

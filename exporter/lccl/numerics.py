@@ -1,4 +1,4 @@
-"""Whether two implementations of a network agree: errors relative to the outputs' own size, sample by sample."""
+"""Agreement of two implementations of a network: errors relative to the size of the outputs, sample by sample."""
 
 from __future__ import annotations
 
@@ -14,24 +14,25 @@ from lccl.text import count
 
 Array = npt.NDArray[Any]
 SMALLEST_SCALE = 0.01
-"""Outputs below this size are not held to a finer error: rounding grows with what is summed, not with what is left."""
+"""The smallest output size that errors are relative to: rounding grows with the summands, not with
+the sum."""
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """Outputs of one implementation held against a reference; true when they agree."""
+    """The comparison of one implementation's outputs with a reference; true if they agree."""
 
     max_error: float
     mean_error: float
     relative_error: float
-    """Largest of max error / max(0.01, largest value) over the outputs."""
+    """The largest over the outputs of max error / max(0.01, largest value of that output)."""
     failed_samples: int
-    """Samples of which an output is beyond the tolerance."""
+    """The number of samples with an output beyond the tolerance."""
     samples: int
     tolerance: float
     hard_gates: bool
-    """Gates that jump (binary, or with a threshold): a logit at the edge may fall on either side, so that a minority of
-    samples may differ."""
+    """Whether gates jump (binary ones, or ones with a threshold). A logit at the edge may then fall
+    on either side, so that a minority of samples may differ."""
 
     def __bool__(self) -> bool:
         if not np.isfinite(self.max_error):
@@ -42,7 +43,7 @@ class Agreement:
         return self.over(count(self.samples, "input"))
 
     def over(self, inputs: str) -> str:
-        """As text, with the caller's words for the inputs."""
+        """Return the agreement as text, with the caller's words for the inputs, such as "8 inputs"."""
         text = f"max error {self.max_error:.1e}, mean {self.mean_error:.1e} over {inputs}"
         return text + (f", {self.failed_samples} beyond {self.tolerance:.0e}" if self.failed_samples else "")
 
@@ -50,13 +51,16 @@ class Agreement:
 def agreement(
     reference: Mapping[str, Array], other: Mapping[str, Array], tolerance: float, *, hard_gates: bool = False
 ) -> Agreement:
-    """Compares outputs by name; the first axis of the first output is the sample.
+    """Compare outputs by name; the first axis of the first output counts the samples.
 
     Args:
-        tolerance: allowed error of a sample, relative to max(0.01, largest value of that output in the reference).
+        reference: the reference's outputs.
+        other: the other implementation's outputs, of the same names and shapes.
+        tolerance: the allowed error of a sample, relative to max(0.01, largest value of that output in the reference).
+        hard_gates: whether gates jump; see :attr:`Agreement.hard_gates`.
 
     Raises:
-        ValueError: other names or shapes.
+        ValueError: names or shapes differ.
     """
     if list(reference) != list(other):
         raise ValueError(f"outputs {list(other)} instead of {list(reference)}")
@@ -82,21 +86,21 @@ def agreement(
 
 
 def _absolute_error(expected: Array, got: Array) -> Array:
-    """|expected - got| in float64; infinite where either is NaN or infinity, which agree with nothing."""
+    """Return |expected - got| in float64, and infinity where either is NaN or infinite."""
     a, b = expected.astype(np.float64), got.astype(np.float64)
     with np.errstate(invalid="ignore"):
         error = np.abs(a - b)
     return np.where(np.isfinite(error), error, np.inf)
 
 
-def float32(value: Any) -> Array:
-    """The array, with float64, NumPy's default, as the float32 that networks take."""
+def float32(value: object) -> Array:
+    """Return the value as an array, with float64, NumPy's default, converted to float32."""
     array = np.asarray(value)
     return array.astype(np.float32) if array.dtype == np.float64 else array
 
 
 def not_finite(arrays: Mapping[str, Array]) -> str | None:
-    """The name of the first array with NaN or infinity in it, with which nothing can be held to agree."""
+    """Return the name of the first array with NaN or infinity in it; None if all are finite."""
     for name, array in arrays.items():
         if (array.dtype.kind in "fc" or array.dtype.name == "bfloat16") and not np.isfinite(array).all():
             return name
@@ -104,8 +108,10 @@ def not_finite(arrays: Mapping[str, Array]) -> str | None:
 
 
 def require_finite(inputs: Mapping[str, Array]) -> None:
-    """Raises:
-    UserError: NaN or infinity in the inputs.
+    """Refuse inputs with NaN or infinity, whose outputs prove nothing.
+
+    Raises:
+        UserError: an input holds NaN or infinity.
     """
     name = not_finite(inputs)
     if name is not None:
@@ -113,7 +119,7 @@ def require_finite(inputs: Mapping[str, Array]) -> None:
 
 
 def merge(parts: Sequence[Agreement]) -> Agreement:
-    """Several feeds of the same two implementations as one."""
+    """Combine the agreements of the same two implementations on several feeds."""
     samples = sum(p.samples for p in parts)
     return replace(
         parts[0],

@@ -1,27 +1,28 @@
-"""Progress of long work: a line with a bar on a terminal, nothing anywhere else."""
+"""Progress of long work: a line with a bar on a terminal, nothing elsewhere."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from typing import Protocol
 
 
 class Progress(Protocol):
-    """Told each step as it begins, and how far a long one is."""
+    """A callback that is given each step as it begins, and how far a long one is."""
 
     def __call__(self, step: str, done: int | None = None, total: int | None = None) -> None: ...
 
 
 def silent(step: str, done: int | None = None, total: int | None = None) -> None:
-    """Progress that nobody sees: the library's default."""
+    """Show nothing, which is the library's default."""
 
 
 @contextmanager
 def on_terminal(enabled: bool = True) -> Iterator[Progress]:
-    """The current step and a bar on stderr if that is a terminal; silent otherwise. The line goes when the block ends."""
-    if not enabled or not sys.stderr.isatty():
+    """Show the current step and a bar on stderr within the block, if stderr is a terminal and rich is installed."""
+    if not enabled or not sys.stderr.isatty() or find_spec("rich") is None:
         yield silent
         return
     from rich.console import Console
@@ -30,7 +31,7 @@ def on_terminal(enabled: bool = True) -> Iterator[Progress]:
     from rich.progress import Progress as Bar
 
     columns = (SpinnerColumn(), BarColumn(bar_width=24), TimeElapsedColumn(), TextColumn("{task.description}"))
-    # This stream itself: sys.stderr may be another while a step keeps a library quiet.
+    # The stream itself, because sys.stderr is replaced while a step keeps a library quiet.
     with Bar(*columns, console=Console(file=sys.stderr), transient=True) as bar:
         task = bar.add_task("starting", total=None)
 

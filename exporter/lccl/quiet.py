@@ -1,4 +1,7 @@
-"""Without the notes of libraries, of which no user of this project can make anything; their errors come as exceptions."""
+"""Silence for other libraries, whose notes are of no use to this project's users.
+
+Errors come as exceptions.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +13,13 @@ import warnings
 from collections.abc import Iterator
 
 _one = threading.RLock()
-"""Output streams, logging and warnings are the process's: threads that change and restore them in turn would mix them up."""
+"""Streams, logging and warnings belong to the process, so one thread at a time changes and restores
+them."""
 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Nothing is printed, logged or warned of within the block, which one thread at a time runs."""
+    """Suppress output, logging and warnings within the block, which one thread at a time runs."""
     with _one:
         before = logging.root.manager.disable
         logging.disable(logging.CRITICAL)

@@ -1,4 +1,4 @@
-"""PyTorch models from outside: in eval mode for a while, their outputs in order, weights that no training should leave."""
+"""Helpers around PyTorch modules: modes, outputs, parameters, MACs of a layer, unsound weights."""
 
 from __future__ import annotations
 
@@ -16,14 +16,23 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.utils import _pytree
 
 
-def flatten(outputs: Any) -> list[Tensor]:
-    """A model's outputs in order, whatever they are nested in; bfloat16, which NumPy lacks, as float32."""
+def flatten(outputs: object) -> list[Tensor]:
+    """Return the tensors of a model's nested outputs in order.
+
+    Bfloat16, which NumPy lacks, as float32.
+    """
     tensors = [t for t in _pytree.tree_leaves(outputs) if isinstance(t, Tensor)]
     return [t.float() if t.dtype == torch.bfloat16 else t for t in tensors]
 
 
 def layer_macs(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> int:
-    """Multiply-accumulates per image of one call of a convolution, a transposed one or a linear layer."""
+    """Return the multiply-accumulates per image of one call of a layer.
+
+    Args:
+        module: a convolution, a transposed convolution or a linear layer.
+        args: the positional arguments of the call.
+        output: its result.
+    """
     weight: Tensor = module.weight  # type: ignore[assignment]
     if isinstance(module, _ConvTransposeNd):
         positions = math.prod(args[0].shape[2:])
@@ -35,7 +44,10 @@ def layer_macs(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> int:
 
 
 def forward_parameters(model: nn.Module) -> dict[str, bool]:
-    """Name of each parameter of ``forward`` -> whether it may be left out; of TorchScript too."""
+    """Return, for each parameter of ``forward``, whether it has a default.
+
+    TorchScript modules included.
+    """
     if isinstance(model, torch.jit.ScriptModule):
         schema: Any = model.forward.schema  # type: ignore[attr-defined]
         return {a.name: a.has_default_value() for a in schema.arguments[1:]}
@@ -43,9 +55,11 @@ def forward_parameters(model: nn.Module) -> dict[str, bool]:
 
 
 def unsound_weight(model: nn.Module) -> str | None:
-    """The first parameter or statistic that is not finite, or a variance below 0, in words.
+    """Describe the first parameter or statistic that is not finite, or is a negative variance.
 
-    Other buffers may be infinite: masks are.
+    None if all are sound.
+
+    Other buffers, such as masks, may be infinite.
     """
     statistics = [(n, b) for n, b in model.named_buffers() if n.endswith(("running_mean", "running_var"))]
     for name, tensor in (*model.named_parameters(), *statistics):
@@ -58,7 +72,10 @@ def unsound_weight(model: nn.Module) -> str | None:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """The model in eval mode within the block, every module back in its own mode after it."""
+    """Put the model into eval mode within the block.
+
+    Afterwards every module has its own mode again.
+    """
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
@@ -70,9 +87,9 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def unchanged(model: nn.Module) -> Iterator[None]:
-    """What the block sets on the model's modules, or puts into plain containers on them, is as before after it.
+    """Undo, after the block, what it sets on the model's modules or in plain containers on them.
 
-    What tensors hold, and objects of other classes, are left alone.
+    The values of tensors and objects of other classes are not restored.
     """
     ahead: list[Any] = [model]
     seen: set[int] = set()
@@ -90,7 +107,7 @@ def unchanged(model: nn.Module) -> Iterator[None]:
         for value, content in kept:
             now = _content(value)
             if len(now) == len(content) and all(map(operator.is_, now, content)):
-                continue  # stand-ins cannot be compared by value
+                continue  # proxies cannot be compared by value
             value.clear()
             if isinstance(value, dict):
                 half = len(content) // 2
@@ -100,5 +117,5 @@ def unchanged(model: nn.Module) -> Iterator[None]:
 
 
 def _content(container: Iterable[Any]) -> list[Any]:
-    """All that it holds; of a dict the keys, then the values."""
+    """Return a container's items; for a dict its keys, then its values."""
     return [*container.keys(), *container.values()] if isinstance(container, dict) else [*container]

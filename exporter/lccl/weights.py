@@ -26,7 +26,8 @@ from lccl.files import if_abandoned, require_writable
 from lccl.numerics import Array
 
 SMALL = 1024
-"""Elements of a constant that shape inference or folding may have to read; larger ones are weights."""
+"""Elements of a constant that shape inference or folding may have to read; larger ones are
+weights."""
 _ALIGNMENT = 64
 """Bytes; of each tensor in a file, as vector instructions like it."""
 _PLAIN_TYPES: Mapping[int, np.dtype[Any]] = {
@@ -40,12 +41,14 @@ _PLAIN_TYPES: Mapping[int, np.dtype[Any]] = {
     TensorProto.INT64: np.dtype(np.int64),
     TensorProto.BOOL: np.dtype(np.bool_),
 }
-"""Whose elements lie one after the other in whole bytes; a weight of another type stays in its model."""
+"""Whose elements lie one after the other in whole bytes; a weight of another type stays in its
+model."""
 _DATA_FIELDS = ("raw_data", "float_data", "int32_data", "int64_data", "double_data", "external_data", "data_location")
 _INITIALIZERS_ALONE = 4
 """The IR version from which on initializers need not be inputs."""
 _open: dict[str, WeightFile] = {}
-"""By name: what the location of a tensor refers to. Names are random, so that no model from outside has one of them."""
+"""By name: what the location of a tensor refers to. Names are random, so that no model from outside
+has one of them."""
 
 
 class WeightFile:
@@ -78,7 +81,7 @@ class WeightFile:
         self._blocks.close()
         self._remove()
 
-    def slim(self, model: onnx.ModelProto, folder: str | Path | None = None) -> onnx.ModelProto:
+    def externalize(self, model: onnx.ModelProto, folder: str | Path | None = None) -> onnx.ModelProto:
         """A copy of the model that has its large weights in this file, and no stored tensor among its inputs.
 
         What graphs within nodes read stays in the model, and so does what the model returns.
@@ -103,7 +106,10 @@ class WeightFile:
         return out
 
     def tensor(self, name: str, values: Array) -> TensorProto:
-        """The values as a tensor of a model; its data in this file, unless there is little of it."""
+        """The values as a tensor of a model.
+
+        Its data in this file, unless there is little of it.
+        """
         kind = helper.np_dtype_to_tensor_dtype(values.dtype)
         if values.size <= SMALL or kind not in _PLAIN_TYPES:
             return numpy_helper.from_array(values, name)
@@ -288,7 +294,10 @@ def _copy_fields(target: Any, source: Any, left_out: Sequence[str]) -> None:
 
 
 def trim_memory() -> None:
-    """Gives freed memory back to the system: glibc keeps what large sessions leave in it; other C libraries have no such call."""
+    """Gives freed memory back to the system: glibc keeps what large sessions leave in it.
+
+    Other C libraries have no such call.
+    """
     with contextlib.suppress(AttributeError, OSError):
         ctypes.CDLL(None).malloc_trim(0)
 

@@ -1,7 +1,7 @@
-// The C interface: choosing a level, holding a call against it, running its workers.
+// The C interface: choosing an instruction set, holding a call against it, running its workers.
 #include "lccl_cpu.h"
 
-#include "level.h"
+#include "isa.h"
 #include "pack.h"
 #include "plan.h"
 
@@ -16,24 +16,24 @@ namespace lccl_cpu
 namespace
 {
 
-//! The levels of this library, best first.
-struct Levels
+//! The instruction sets of this library, best first.
+struct IsaTable
 {
-    Level const* list[4] = {};
+    Isa const* list[4] = {};
     int count = 0;
 
-    Levels()
+    IsaTable()
     {
-        for (Level const* level : {kAvx512, kAvx2, kNeon, kPortable})
+        for (Isa const* isa : {kAvx512, kAvx2, kNeon, kPortable})
         {
-            if (level != nullptr)
+            if (isa != nullptr)
             {
-                list[count++] = level;
+                list[count++] = isa;
             }
         }
     }
 
-    Level const* find(int32_t id) const
+    Isa const* find(int32_t id) const
     {
         for (int i = 0; i < count; ++i)
         {
@@ -46,16 +46,16 @@ struct Levels
     }
 };
 
-Levels const& levels()
+IsaTable const& isas()
 {
-    static Levels const kLEVELS;
-    return kLEVELS;
+    static IsaTable const kTable;
+    return kTable;
 }
 
 //! Whether there are weights of this shape.
 bool isPackable(lccl_cpu_params const& p)
 {
-    return p.abi == LCCL_CPU_ABI && p.k > 0 && p.c > 0 && lccl::rejectKernelSize(p.r, p.s, kMAX_KERNEL).empty();
+    return p.abi == LCCL_CPU_ABI && p.k > 0 && p.c > 0 && lccl::rejectKernelSize(p.r, p.s, kMaxKernel).empty();
 }
 
 bool isAligned(void const* p, uintptr_t bytes)
@@ -65,8 +65,8 @@ bool isAligned(void const* p, uintptr_t bytes)
 
 bool pointersAreValid(lccl_cpu_params const& p)
 {
-    for (void const* needed : {static_cast<void const*>(p.x), p.packed_weight, static_cast<void const*>(p.bias),
-             static_cast<void const*>(p.y)})
+    for (void const* needed :
+        {static_cast<void const*>(p.x), p.packed_weight, static_cast<void const*>(p.bias), static_cast<void const*>(p.y)})
     {
         if (needed == nullptr)
         {
@@ -105,38 +105,37 @@ using namespace lccl_cpu;
 
 extern "C"
 {
-
-int32_t lccl_cpu_level_count(void)
+int32_t lccl_cpu_isa_count(void)
 {
-    return levels().count;
+    return isas().count;
 }
 
-lccl_cpu_level const* lccl_cpu_level_at(int32_t index)
+lccl_cpu_isa const* lccl_cpu_isa_at(int32_t index)
 {
-    return index >= 0 && index < levels().count ? &levels().list[index]->info : nullptr;
+    return index >= 0 && index < isas().count ? &isas().list[index]->info : nullptr;
 }
 
-int32_t lccl_cpu_level_runs(int32_t level)
+int32_t lccl_cpu_isa_runs(int32_t isa)
 {
-    return levels().find(level) != nullptr;
+    return isas().find(isa) != nullptr;
 }
 
 int32_t lccl_cpu_choose(void)
 {
-    for (int i = 0; i < levels().count; ++i)
+    for (int i = 0; i < isas().count; ++i)
     {
-        if (levels().list[i]->runs())
+        if (isas().list[i]->runs())
         {
-            return levels().list[i]->info.id;
+            return isas().list[i]->info.id;
         }
     }
     return LCCL_CPU_PORTABLE;
 }
 
-int32_t lccl_cpu_supported(lccl_cpu_params const* params, int32_t level, char* reason, size_t reason_size)
+int32_t lccl_cpu_supported(lccl_cpu_params const* params, int32_t isa, char* reason, size_t reason_size)
 {
-    Level const* const found = levels().find(level);
-    lccl_cpu_level const* const info = found != nullptr ? &found->info : nullptr;
+    Isa const* const found = isas().find(isa);
+    lccl_cpu_isa const* const info = found != nullptr ? &found->info : nullptr;
     if (params->abi == LCCL_CPU_ABI && params->h == 0 && params->w == 0)
     {
         return takesForm(*params, info, {reason, reason_size});
@@ -145,24 +144,24 @@ int32_t lccl_cpu_supported(lccl_cpu_params const* params, int32_t level, char* r
     return makePlan(*params, info, plan, {reason, reason_size});
 }
 
-size_t lccl_cpu_packed_size(lccl_cpu_params const* params, int32_t level)
+size_t lccl_cpu_packed_size(lccl_cpu_params const* params, int32_t isa)
 {
-    Level const* const found = levels().find(level);
+    Isa const* const found = isas().find(isa);
     return found != nullptr && isPackable(*params) ? packedBytes(*params, found->info) : 0;
 }
 
-void lccl_cpu_pack(lccl_cpu_params const* params, int32_t level, float const* weight, void* packed)
+void lccl_cpu_pack(lccl_cpu_params const* params, int32_t isa, float const* weight, void* packed)
 {
-    Level const* const found = levels().find(level);
+    Isa const* const found = isas().find(isa);
     if (found != nullptr && isPackable(*params))
     {
         packWeights(*params, found->info, weight, static_cast<float*>(packed));
     }
 }
 
-size_t lccl_cpu_workspace(lccl_cpu_params const* params, int32_t level)
+size_t lccl_cpu_workspace(lccl_cpu_params const* params, int32_t isa)
 {
-    Level const* const found = levels().find(level);
+    Isa const* const found = isas().find(isa);
     Plan plan;
     if (found == nullptr || !makePlan(*params, &found->info, plan))
     {
@@ -171,10 +170,10 @@ size_t lccl_cpu_workspace(lccl_cpu_params const* params, int32_t level)
     return plan.scratch.bytes * static_cast<size_t>(plan.workers);
 }
 
-int32_t lccl_cpu_run(lccl_cpu_params const* params, int32_t level, void* workspace, size_t workspace_size,
-    lccl_cpu_parallel parallel, void* pool)
+int32_t lccl_cpu_run(
+    lccl_cpu_params const* params, int32_t isa, void* workspace, size_t workspace_size, lccl_cpu_parallel parallel, void* pool)
 {
-    Level const* const found = levels().find(level);
+    Isa const* const found = isas().find(isa);
     Plan plan;
     if (found == nullptr || !makePlan(*params, &found->info, plan))
     {
@@ -197,7 +196,7 @@ int32_t lccl_cpu_run(lccl_cpu_params const* params, int32_t level, void* workspa
         return LCCL_CPU_SHORT_WORKSPACE;
     }
     Call call{params, &plan, static_cast<char*>(workspace), 0};
-    shareTasks(call.workspace, plan);
+    splitTasks(call.workspace, plan);
     if (parallel == nullptr || plan.workers == 1)
     {
         found->work(&call, 0);

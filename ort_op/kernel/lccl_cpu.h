@@ -11,6 +11,7 @@
  * Results are bitwise the same for any number of threads and any way in which the caller runs them, as long as weights are
  * finite: whether a tap that is padding is multiplied, 0 times the weight, or left out depends on how a call is cut.
  */
+// clang-format Language: C
 #ifndef LCCL_CPU_H
 #define LCCL_CPU_H
 
@@ -26,9 +27,9 @@ extern "C" {
 
 /* One call. Tensors are dense, row-major and need no alignment beyond float's; nothing is read or written outside of them. */
 typedef struct lccl_cpu_params {
-  uint32_t abi;        /* LCCL_CPU_ABI */
-  int32_t n, c, h, w;  /* x: [n, c, h, w]; n may be 0 */
-  int32_t k, r, s;     /* weight: [k, r, s, c]; r and s from 1 to 7 */
+  uint32_t abi;                              /* LCCL_CPU_ABI */
+  int32_t n, c, h, w;                        /* x: [n, c, h, w]; n may be 0 */
+  int32_t k, r, s;                           /* weight: [k, r, s, c]; r and s from 1 to 7 */
   int32_t strides[2], pads[4], dilations[2]; /* pads: top, left, bottom, right */
   int32_t gate_r, gate_s;                    /* gate_weight: [1, gate_r, gate_s, c] */
   int32_t gate_strides[2], gate_pads[4], gate_dilations[2];
@@ -42,7 +43,7 @@ typedef struct lccl_cpu_params {
   int32_t threads; /* how many threads the caller's `parallel` has, from 1 */
 
   const float* x;
-  const void* packed_weight; /* by lccl_cpu_pack, of the same level */
+  const void* packed_weight; /* by lccl_cpu_pack, of the same instruction set */
   const float* bias;         /* [k] */
   const float* gate_weight;  /* [1, gate_r, gate_s, c]; null without has_gate_weight */
   const float* gate_bias;    /* [1]; null: 1 */
@@ -55,54 +56,54 @@ typedef struct lccl_cpu_params {
 } lccl_cpu_params;
 
 /* One way to compile the kernels: the instructions they use. */
-typedef struct lccl_cpu_level {
+typedef struct lccl_cpu_isa {
   int32_t id;           /* from 1, never reused */
   const char* name;     /* "avx512", "avx2", "neon" or "portable" */
   int32_t vector_bytes; /* of one register */
   int32_t tile_rows;    /* output pixels of the micro-kernel */
   int32_t tile_columns; /* output channels of the micro-kernel */
-} lccl_cpu_level;
+} lccl_cpu_isa;
 
 enum { LCCL_CPU_PORTABLE = 1, LCCL_CPU_NEON = 2, LCCL_CPU_AVX2 = 3, LCCL_CPU_AVX512 = 4 };
 
-/* The levels in this library, best first; the portable one is always there. */
-int32_t lccl_cpu_level_count(void);
+/* The instruction sets in this library, best first; the portable one is always there. */
+int32_t lccl_cpu_isa_count(void);
 
-/* Level `index` of the list, or null. */
-const lccl_cpu_level* lccl_cpu_level_at(int32_t index);
+/* Instruction set `index` of the list, or null. */
+const lccl_cpu_isa* lccl_cpu_isa_at(int32_t index);
 
-/* 1 if this machine can run the level with that id, else 0. */
-int32_t lccl_cpu_level_runs(int32_t level);
+/* 1 if this machine can run the instruction set with that id, else 0. */
+int32_t lccl_cpu_isa_runs(int32_t isa);
 
-/* The id of the best level that this machine runs. */
+/* The id of the best instruction set that this machine runs. */
 int32_t lccl_cpu_choose(void);
 
-/* 1 if the level can run the call, else 0 and a sentence in `reason` (cut to `reason_size`, which may be 0).
+/* 1 if the instruction set can run the call, else 0 and a sentence in `reason` (cut to `reason_size`, which may be 0).
  * With h and w 0: whether it can run calls that are like this one but for h and w. Reads no tensor pointer. */
-int32_t lccl_cpu_supported(const lccl_cpu_params* params, int32_t level, char* reason, size_t reason_size);
+int32_t lccl_cpu_supported(const lccl_cpu_params* params, int32_t isa, char* reason, size_t reason_size);
 
-/* Bytes of packed weights; depends on k, r, s, c and the level only. 0 where there are no such weights. */
-size_t lccl_cpu_packed_size(const lccl_cpu_params* params, int32_t level);
+/* Bytes of packed weights; depends on k, r, s, c and the instruction set only. 0 where there are no such weights. */
+size_t lccl_cpu_packed_size(const lccl_cpu_params* params, int32_t isa);
 
-/* Lays out weight, [k, r, s, c], as the level reads it; `packed` is aligned to 64 bytes. */
-void lccl_cpu_pack(const lccl_cpu_params* params, int32_t level, const float* weight, void* packed);
+/* Lays out weight, [k, r, s, c], as the instruction set reads it; `packed` is aligned to 64 bytes. */
+void lccl_cpu_pack(const lccl_cpu_params* params, int32_t isa, const float* weight, void* packed);
 
-/* Bytes of workspace for the call; 0 if the level cannot run it. */
-size_t lccl_cpu_workspace(const lccl_cpu_params* params, int32_t level);
+/* Bytes of workspace for the call; 0 if the instruction set cannot run it. */
+size_t lccl_cpu_workspace(const lccl_cpu_params* params, int32_t isa);
 
 /* Calls task(data, i) once for each i below count, on any threads, and returns when all have returned. */
 typedef void (*lccl_cpu_parallel)(void* pool, size_t count, void (*task)(void* data, size_t index), void* data);
 
 typedef enum lccl_cpu_status {
   LCCL_CPU_OK = 0,
-  LCCL_CPU_NOT_SUPPORTED = 1,  /* lccl_cpu_supported says why */
-  LCCL_CPU_INVALID_POINTER = 2,  /* null where data is needed or the other way round, or not aligned as said */
+  LCCL_CPU_NOT_SUPPORTED = 1,   /* lccl_cpu_supported says why */
+  LCCL_CPU_INVALID_POINTER = 2, /* null where data is needed or the other way round, or not aligned as said */
   LCCL_CPU_SHORT_WORKSPACE = 3
 } lccl_cpu_status;
 
 /* Computes y. `workspace` is aligned to 64 bytes and may hold anything; `parallel` may be null: everything on this thread.
  * Returns an lccl_cpu_status. */
-int32_t lccl_cpu_run(const lccl_cpu_params* params, int32_t level, void* workspace, size_t workspace_size,
+int32_t lccl_cpu_run(const lccl_cpu_params* params, int32_t isa, void* workspace, size_t workspace_size,
                      lccl_cpu_parallel parallel, void* pool);
 
 #ifdef __cplusplus

@@ -6,9 +6,9 @@
 namespace lccl_cpu
 {
 
-size_t packedBytes(lccl_cpu_params const& params, lccl_cpu_level const& level);
+size_t packedBytes(lccl_cpu_params const& params, lccl_cpu_isa const& isa);
 
 //! \param weight [k, r, s, c]
-void packWeights(lccl_cpu_params const& params, lccl_cpu_level const& level, float const* weight, float* packed);
+void packWeights(lccl_cpu_params const& params, lccl_cpu_isa const& isa, float const* weight, float* packed);
 
 } // namespace lccl_cpu

@@ -12,16 +12,18 @@ namespace lccl_cpu
 //! Where the logits of a call come from.
 enum class GateSource
 {
-    kNONE,   //!< no gate of its own: gate_bias everywhere
-    kPLANES, //!< from x as it lies, a map per tap: stride 1, at most kMAX_PLANE_TAPS taps
-    kWINDOW  //!< from the window, a dot product per tap and cell: everything else
+    kNone,   //!< no gate of its own: gate_bias everywhere
+    kPlanes, //!< from x as it lies, a map per tap: stride 1, at most kMaxPlaneTaps taps
+    kWindow  //!< from the window, a dot product per tap and cell: everything else
 };
 
-constexpr int kMAX_PLANE_TAPS = 9;
-constexpr int kMAX_KERNEL = 7;
-constexpr int kMAX_TAPS = kMAX_KERNEL * kMAX_KERNEL;
-constexpr int kGROUP = 8;  //!< pixels that are transposed together
-constexpr int kDEPTH = 384; //!< most multiplications of one pixel in a pass of the micro-kernel: weights of a pass stay in L1
+constexpr int kMaxPlaneTaps = 9;
+constexpr int kMaxKernel = 7;
+constexpr int kMaxTaps = kMaxKernel * kMaxKernel;
+constexpr int kGroup = 8; //!< pixels that are transposed together
+
+//! Most multiplications of one pixel in a pass of the micro-kernel, so that the weights of a pass stay in L1.
+constexpr int kPassDepth = 384;
 
 //! Arrays in a worker's scratch. Sizes are of the largest task.
 struct Scratch
@@ -46,7 +48,7 @@ struct Scratch
     size_t pixelOffset; //!< int32 [window_rows * w]: where a pixel of x is in the window
     size_t columnTaps;  //!< uint64 [wo]
     size_t columnClass; //!< uint8 [wo]
-    size_t range;       //!< uint64: tasks that the worker has before it; see sharing.h
+    size_t range;       //!< uint64: tasks that the worker has before it; see work_stealing.h
     size_t vectors;     //!< float [4, columns]: bias, post_scale, post_bias, and y of a pixel that is not computed
     size_t bytes;       //!< all of it, a multiple of 64
 };
@@ -66,11 +68,11 @@ struct Plan
     int pitch;       //!< floats from pixel to pixel of the window
     int windowWidth; //!< pixels
     int windowRows;
-    int gateRows;    //!< rows of tapMaps
+    int gateRows;     //!< rows of tapMaps
     int64_t mapPitch; //!< floats from one of tapMaps to the next
-    int cellRows;    //!< rows of gate cells of a band
+    int cellRows;     //!< rows of gate cells of a band
 
-    int images;      //!< of a task
+    int images; //!< of a task
     int imageGroups;
     int bandRows;
     int bands;
@@ -88,13 +90,13 @@ struct Reason
     size_t size = 0;
 };
 
-//! \return whether the level can run calls of this form, whatever h and w are; else a sentence is in `reason`.
-bool takesForm(lccl_cpu_params const& params, lccl_cpu_level const* level, Reason reason);
+//! \return whether the instruction set can run calls of this form, whatever h and w are; else a sentence is in `reason`.
+bool takesForm(lccl_cpu_params const& params, lccl_cpu_isa const* isa, Reason reason);
 
-//! \return whether the level can run the call, and `plan` is set; else a sentence is in `reason`.
-bool makePlan(lccl_cpu_params const& params, lccl_cpu_level const* level, Plan& plan, Reason reason = {});
+//! \return whether the instruction set can run the call, and `plan` is set; else a sentence is in `reason`.
+bool makePlan(lccl_cpu_params const& params, lccl_cpu_isa const* isa, Plan& plan, Reason reason = {});
 
-//! Channels of panel `panel`, padded. Static: files of different levels must not share its code.
+//! Channels of panel `panel`, padded. Static: files of different instruction sets must not share its code.
 static inline int panelColumns(Plan const& plan, int panel)
 {
     int const left = plan.columns - panel * plan.tileColumns;

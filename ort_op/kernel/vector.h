@@ -1,5 +1,5 @@
-// Registers of the level that this file is compiled for: load, store, multiply and add, transpose. The width is the level's
-// (LCCL_CPU_VECTOR_BYTES); the compiler lowers what the machine lacks. Included by level files only.
+// Registers of the instruction set that this file is compiled for: load, store, multiply and add, transpose. The width is the instruction set's
+// (LCCL_CPU_VECTOR_BYTES); the compiler lowers what the machine lacks. Included by instruction set files only.
 #pragma once
 
 #include <stdint.h>
@@ -11,7 +11,7 @@
 #include <arm_neon.h>
 #endif
 
-namespace LCCL_CPU_LEVEL
+namespace LCCL_CPU_ISA
 {
 
 typedef float Vector __attribute__((vector_size(LCCL_CPU_VECTOR_BYTES)));
@@ -198,4 +198,4 @@ LCCL_INLINE SquareRow leakyRow(SquareRow x, SquareRow alpha)
     return x > 0 ? x : alpha * x;
 }
 
-} // namespace LCCL_CPU_LEVEL
+} // namespace LCCL_CPU_ISA

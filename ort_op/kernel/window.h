@@ -3,7 +3,7 @@
 
 #include "task.h"
 
-namespace LCCL_CPU_LEVEL
+namespace LCCL_CPU_ISA
 {
 
 //! First row of x, perhaps above the image, in the window of a band.
@@ -176,4 +176,4 @@ static void fillWindow(Task& t, int image, bool all)
     }
 }
 
-} // namespace LCCL_CPU_LEVEL
+} // namespace LCCL_CPU_ISA

@@ -2,7 +2,7 @@
 
 #include "call.h"
 #include "infer.h"
-#include "level.h"
+#include "isa.h"
 #include "node.h"
 
 #include <map>
@@ -31,10 +31,12 @@ OrtStatusPtr ORT_API_CALL createKernel(OrtCustomOp const* op, OrtApi const* api,
 {
     std::string name;
     *kernel = nullptr;
-    return guarded(*api, name, [&] {
-        name = nodeName(*api, info);
-        *kernel = new Node(*api, info, self(op).type);
-    });
+    return guarded(*api, name,
+        [&]
+        {
+            name = nodeName(*api, info);
+            *kernel = new Node(*api, info, self(op).type);
+        });
 }
 
 OrtStatusPtr ORT_API_CALL computeKernel(void* kernel, OrtKernelContext* context)
@@ -65,10 +67,10 @@ Op makeOp(OrtApi const& api, ONNXTensorElementDataType type)
     Op op{};
     op.type = type;
     op.api = &api;
-    op.version = kAPI_VERSION;
+    op.version = kApiVersion;
     op.GetName = [](OrtCustomOp const*) { return "LCCLConv"; };
     op.GetExecutionProviderType = [](OrtCustomOp const*) -> char const* { return nullptr; };
-    op.GetInputTypeCount = [](OrtCustomOp const*) -> size_t { return kINPUTS; };
+    op.GetInputTypeCount = [](OrtCustomOp const*) -> size_t { return kInputs; };
     op.GetInputType = inputType;
     op.GetOutputTypeCount = [](OrtCustomOp const*) -> size_t { return 1; };
     op.GetOutputType = [](OrtCustomOp const* o, size_t) { return self(o).type; };
@@ -131,9 +133,10 @@ Registration& registrationFor(OrtApi const& api)
 
 //! What ONNX Runtime looks for in a library of custom ops. An ONNX Runtime that is too old for the interface gets no op and, for
 //! want of one, no status: then models run through their function.
-extern "C" __attribute__((visibility("default"))) OrtStatus* ORT_API_CALL RegisterCustomOps(OrtSessionOptions* options, OrtApiBase const* base)
+extern "C" __attribute__((visibility("default"))) OrtStatus* ORT_API_CALL RegisterCustomOps(
+    OrtSessionOptions* options, OrtApiBase const* base)
 {
-    OrtApi const* const api = base->GetApi(lccl::ort::kAPI_VERSION);
+    OrtApi const* const api = base->GetApi(lccl::ort::kApiVersion);
     if (api == nullptr)
     {
         return nullptr;
@@ -141,17 +144,17 @@ extern "C" __attribute__((visibility("default"))) OrtStatus* ORT_API_CALL Regist
     return lccl::ort::guarded(*api, {}, [&] { lccl::ort::registrationFor(*api).add(options); });
 }
 
-//! The level that kernels use in this process, "avx2" for one; null where LCCL_CPU_LEVEL names none that this machine runs.
+//! The instruction set that kernels use in this process, such as "avx2"; null where LCCL_CPU_ISA names none that this machine runs.
 extern "C" __attribute__((visibility("default"))) char const* lccl_ort_describe()
 {
     try
     {
-        int32_t const chosen = lccl::ort::chooseLevel();
-        for (int32_t i = 0; i < lccl_cpu_level_count(); ++i)
+        int32_t const chosen = lccl::ort::chooseIsa();
+        for (int32_t i = 0; i < lccl_cpu_isa_count(); ++i)
         {
-            if (lccl_cpu_level_at(i)->id == chosen)
+            if (lccl_cpu_isa_at(i)->id == chosen)
             {
-                return lccl_cpu_level_at(i)->name;
+                return lccl_cpu_isa_at(i)->name;
             }
         }
     }

@@ -1,7 +1,6 @@
-# ONNX Runtime's C header: where it is named, where the system has it, else downloaded and checked. Sets LCCL_ONNXRUNTIME_HEADERS,
-# empty where there is none, and LCCL_HOW_TO_FIND_HEADERS.
-set(LCCL_ONNXRUNTIME_INCLUDE "" CACHE PATH
-    "Folder that holds onnxruntime_c_api.h; else the environment's LCCL_ONNXRUNTIME_INCLUDE, else the system's, else downloaded")
+# ONNX Runtime's C header: where it is named (named_headers.cmake), where the system has it, else downloaded and checked. Sets
+# LCCL_ONNXRUNTIME_HEADERS, empty where there is none, and LCCL_HOW_TO_FIND_HEADERS.
+include(${CMAKE_CURRENT_LIST_DIR}/named_headers.cmake)
 option(LCCL_FETCH_ONNXRUNTIME_HEADERS "Download ONNX Runtime's C header where it is not here" ON)
 set(LCCL_DEBIAN_MIRROR "http://deb.debian.org/debian" CACHE STRING "Where Debian's package of ONNX Runtime's headers is downloaded from")
 set(LCCL_ONNXRUNTIME_RAW "https://raw.githubusercontent.com/microsoft/onnxruntime/v1.21.0" CACHE STRING
@@ -53,31 +52,8 @@ function(lccl_fetch_header folder)
   endif()
 endfunction()
 
-# Whether the header declares all that is used: the inference of shapes came with 1.17.
-function(lccl_header_is_new_enough folder result)
-  file(STRINGS ${folder}/onnxruntime_c_api.h known REGEX "InferOutputShapeFn" LIMIT_COUNT 1)
-  if(known)
-    set(${result} TRUE PARENT_SCOPE)
-  else()
-    set(${result} FALSE PARENT_SCOPE)
-  endif()
-endfunction()
-
-set(LCCL_ONNXRUNTIME_HEADERS "")
-set(named "${LCCL_ONNXRUNTIME_INCLUDE}")
-if(NOT named)
-  set(named "$ENV{LCCL_ONNXRUNTIME_INCLUDE}")
-endif()
-if(named)
-  if(NOT EXISTS ${named}/onnxruntime_c_api.h)
-    message(FATAL_ERROR "LCCL_ONNXRUNTIME_INCLUDE is ${named}, which has no onnxruntime_c_api.h.")
-  endif()
-  lccl_header_is_new_enough(${named} new_enough)
-  if(NOT new_enough)
-    message(FATAL_ERROR "LCCL_ONNXRUNTIME_INCLUDE is ${named}, whose onnxruntime_c_api.h is older than 1.17.")
-  endif()
-  set(LCCL_ONNXRUNTIME_HEADERS ${named})
-else()
+set(LCCL_ONNXRUNTIME_HEADERS "${LCCL_NAMED_HEADERS}")
+if(NOT LCCL_NAMED_HEADERS)
   unset(found CACHE)
   find_path(found onnxruntime_c_api.h PATH_SUFFIXES onnxruntime onnxruntime/core/session NO_CACHE)
   if(found)

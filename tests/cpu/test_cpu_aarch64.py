@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cpu_builds import Host
-from cpu_calls import Placement, Run, Work, check_all, running_levels
-from random_layers import large_layers, named_layers, random_layers
+from support.builds.cpu import Host
+from support.cases.random_layers import large_layers, named_layers, random_layers
+from support.hosts.cpu import Placement, Run, Work, check_all, running_isas
 
 
 def test_against_the_reference(aarch64_host: Host, tmp_path: Path) -> None:
@@ -19,7 +19,6 @@ def test_against_the_reference(aarch64_host: Host, tmp_path: Path) -> None:
     wants = [*wants, *more_wants, *(large_wants[i] for i in chosen)]
     ways = ((1, Placement.HEAP), (2, Placement.ENDS_AT_GUARD), (-3, Placement.STARTS_AT_GUARD))
     work: Work = [
-        (layer, [Run(level, threads=t, placement=p) for level in running_levels(aarch64_host) for t, p in ways])
-        for layer in layers
+        (layer, [Run(isa, threads=t, placement=p) for isa in running_isas(aarch64_host) for t, p in ways]) for layer in layers
     ]
     check_all(aarch64_host, work, wants, tmp_path)

@@ -1,4 +1,4 @@
-"""The CPU kernels, every level that this machine runs, against the float64 reference."""
+"""The CPU kernels, every instruction set that this machine runs, against the float64 reference."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cases import Case
-from cpu_builds import Host
-from cpu_calls import Expected, Layer, Run, Work, check, check_all, expected, levels_of, run, running_levels
-from random_layers import large_layers, named_layers, random_layers
+from support.builds.cpu import Host
+from support.cases.op_cases import Case
+from support.cases.random_layers import large_layers, named_layers, random_layers
+from support.hosts.cpu import Expected, Layer, Run, Work, check, check_all, expected, isas_of, run, running_isas
 
 SWEEPS = 4
 LAYERS_PER_SWEEP = 900
@@ -21,69 +21,69 @@ DENSITIES = (-1.0, 0.01, 0.5, 1.0)
 NAMED_THREADS = (1, 2, 3, 0, -4)
 
 
-def runs_of(levels: list[int], number: int) -> list[Run]:
-    """A layer on each level, in two ways, which must not show."""
+def runs_of(isas: list[int], number: int) -> list[Run]:
+    """A layer on each instruction set, in two ways, which must not show."""
     second = THREADS[number % len(THREADS)]
     density = DENSITIES[number % len(DENSITIES)]
-    return [one for level in levels for one in (Run(level), Run(level, threads=second, density=density))]
+    return [one for isa in isas for one in (Run(isa), Run(isa, threads=second, density=density))]
 
 
-def named_runs(levels: list[int]) -> list[Run]:
-    return [Run(level, threads=threads, density=0.5) for level in levels for threads in NAMED_THREADS]
+def named_runs(isas: list[int]) -> list[Run]:
+    return [Run(isa, threads=threads, density=0.5) for isa in isas for threads in NAMED_THREADS]
 
 
-def wide_levels(host: Host) -> list[int]:
-    """The AVX-512 level alone: the others are as in the plain build."""
-    found = [level.id for level in levels_of(host) if level.name == "avx512" and level.runs]
-    assert found, "the AVX-512 level is not emulated"
+def wide_isas(host: Host) -> list[int]:
+    """The AVX-512 instruction set alone: the others are as in the plain build."""
+    found = [isa.id for isa in isas_of(host) if isa.name == "avx512" and isa.runs]
+    assert found, "the AVX-512 isa is not emulated"
     return found
 
 
-def with_runs(layers: list[Layer], levels: list[int]) -> Work:
-    return [(layer, runs_of(levels, number)) for number, layer in enumerate(layers)]
+def with_runs(layers: list[Layer], isas: list[int]) -> Work:
+    return [(layer, runs_of(isas, number)) for number, layer in enumerate(layers)]
 
 
 def test_named_cases(cpu_host: Host, tmp_path: Path) -> None:
     layers, wants = named_layers()
-    levels = running_levels(cpu_host)
-    check_all(cpu_host, [(layer, named_runs(levels)) for layer in layers], wants, tmp_path)
+    isas = running_isas(cpu_host)
+    check_all(cpu_host, [(layer, named_runs(isas)) for layer in layers], wants, tmp_path)
 
 
 @pytest.mark.parametrize("sweep", range(SWEEPS))
 def test_random_layers(cpu_host: Host, tmp_path: Path, sweep: int) -> None:
     layers, wants = random_layers(sweep, LAYERS_PER_SWEEP)
-    check_all(cpu_host, with_runs(layers, running_levels(cpu_host)), wants, tmp_path)
+    check_all(cpu_host, with_runs(layers, running_isas(cpu_host)), wants, tmp_path)
 
 
 def test_larger_layers(cpu_host: Host, tmp_path: Path) -> None:
     """What is cut into bands of rows, packed several images to a task, or split among output channels."""
     layers, wants = large_layers()
     ways = ((1, -1.0), (2, 0.3), (3, 1.0), (-4, 0.02), (0, 0.5))
-    runs = [Run(level, threads=t, density=d) for level in running_levels(cpu_host) for t, d in ways]
+    runs = [Run(isa, threads=t, density=d) for isa in running_isas(cpu_host) for t, d in ways]
     check_all(cpu_host, [(layer, runs) for layer in layers], wants, tmp_path)
 
 
 def test_named_cases_on_emulated_wide_vectors(wide_host: Host, tmp_path: Path) -> None:
     layers, wants = named_layers()
-    check_all(wide_host, [(layer, named_runs(wide_levels(wide_host))) for layer in layers], wants, tmp_path)
+    check_all(wide_host, [(layer, named_runs(wide_isas(wide_host))) for layer in layers], wants, tmp_path)
 
 
 @pytest.mark.parametrize("sweep", range(SWEEPS))
 def test_random_layers_on_emulated_wide_vectors(wide_host: Host, tmp_path: Path, sweep: int) -> None:
     layers, wants = random_layers(sweep, LAYERS_PER_SWEEP)
-    check_all(wide_host, with_runs(layers, wide_levels(wide_host)), wants, tmp_path)
+    check_all(wide_host, with_runs(layers, wide_isas(wide_host)), wants, tmp_path)
 
 
 def test_larger_layers_on_emulated_wide_vectors(wide_host: Host, tmp_path: Path) -> None:
     layers, wants = large_layers()
-    runs = [Run(level, threads=t, density=d) for level in wide_levels(wide_host) for t, d in ((1, -1.0), (2, 0.5), (-4, 0.05))]
+    runs = [Run(isa, threads=t, density=d) for isa in wide_isas(wide_host) for t, d in ((1, -1.0), (2, 0.5), (-4, 0.05))]
     check_all(wide_host, [(layer, runs) for layer in layers], wants, tmp_path)
 
 
 def test_calls_at_the_same_time(cpu_host: Host, tmp_path: Path) -> None:
     """They share the inputs and the packed weights, and nothing else."""
     layers, wants = large_layers()
-    runs = [Run(level, threads=t, callers=3) for level in running_levels(cpu_host) for t in (1, 2)]
+    runs = [Run(isa, threads=t, callers=3) for isa in running_isas(cpu_host) for t in (1, 2)]
     chosen = [number for number in range(len(layers)) if layers[number].name.startswith(("small", "deep-batch", "own", "grid"))]
     assert len(chosen) > 8
     check_all(cpu_host, [(layers[i], runs) for i in chosen], [wants[i] for i in chosen], tmp_path)
@@ -97,7 +97,7 @@ def test_integers_are_exact(cpu_host: Host, tmp_path: Path) -> None:
     integers = {name: rng.integers(-3, 4, inputs[name].shape).astype(np.float32) for name in ("X", "W")}
     layer = Layer.of(case, **integers, B=np.round(inputs["B"]), gate=np.round(inputs["gate"]))
     want = expected(layer)
-    runs = [Run(level, threads=threads) for level in running_levels(cpu_host) for threads in (1, 2)]
+    runs = [Run(isa, threads=threads) for isa in running_isas(cpu_host) for threads in (1, 2)]
     (answers,) = run(cpu_host, [(layer, runs)], tmp_path)
     check(layer, want, runs, answers)
     for answer in answers:
@@ -107,7 +107,7 @@ def test_integers_are_exact(cpu_host: Host, tmp_path: Path) -> None:
 def test_an_empty_batch(cpu_host: Host, tmp_path: Path) -> None:
     layer = Layer.of(Case("empty", "a batch of no images"))
     layer = dataclasses.replace(layer, inputs=dict(layer.inputs) | {"X": layer.inputs["X"][:0]})
-    runs = [Run(level, threads=threads) for level in running_levels(cpu_host) for threads in (1, 2)]
+    runs = [Run(isa, threads=threads) for isa in running_isas(cpu_host) for threads in (1, 2)]
     (answers,) = run(cpu_host, [(layer, runs)], tmp_path)
     want = Expected(np.empty((0, 6, 9, 11)), 0)
     check(layer, want, runs, answers)
@@ -116,7 +116,7 @@ def test_an_empty_batch(cpu_host: Host, tmp_path: Path) -> None:
 def test_a_wrong_weight_is_seen(cpu_host: Host, tmp_path: Path) -> None:
     """The comparison can fail: in a value, in the count, in bits between two runs."""
     layers, wants = named_layers()
-    runs = [Run(running_levels(cpu_host)[0])] * 2
+    runs = [Run(running_isas(cpu_host)[0])] * 2
     (answers,) = run(cpu_host, [(layers[0], runs)], tmp_path)
     check(layers[0], wants[0], runs, answers)
     weight = layers[0].inputs["W"].copy()

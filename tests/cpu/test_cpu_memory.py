@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from cases import Case
-from cpu_builds import Host
-from cpu_calls import (
+from support.builds.cpu import Host
+from support.cases.op_cases import Case
+from support.cases.random_layers import large_layers, named_layers, random_layers
+from support.hosts.cpu import (
     Fault,
     Layer,
     Placement,
@@ -18,12 +19,11 @@ from cpu_calls import (
     Slot,
     Work,
     check_all,
-    levels_of,
+    isas_of,
     run,
-    running_levels,
+    running_isas,
     start,
 )
-from random_layers import large_layers, named_layers, random_layers
 
 GUARDS = (Placement.ENDS_AT_GUARD, Placement.STARTS_AT_GUARD)
 TENSORS = tuple(slot for slot in Slot if slot not in (Slot.WEIGHT, Slot.PACKED, Slot.WORKSPACE, Slot.ACTIVE))
@@ -47,10 +47,10 @@ def every_tensor(**sizes: object) -> Layer:
 # ---- guard pages ---------------------------------------------------------------------------------------------------------
 
 
-def guarded(host: Host, folder: Path, levels: list[int]) -> None:
+def guarded(host: Host, folder: Path, isas: list[int]) -> None:
     layers, wants = named_layers()
     more, more_wants = random_layers(100, 400)
-    runs = [Run(level, threads=threads, placement=p) for level in levels for p in GUARDS for threads in (1, 2)]
+    runs = [Run(isa, threads=threads, placement=p) for isa in isas for p in GUARDS for threads in (1, 2)]
     layers, wants = layers + more, wants + more_wants
     check_all(host, [(layer, runs) for layer in layers], wants, folder)
 
@@ -58,17 +58,17 @@ def guarded(host: Host, folder: Path, levels: list[int]) -> None:
 def test_nothing_is_touched_beside_a_tensor(cpu_host: Host, tmp_path: Path) -> None:
     """Every tensor, the packed weights and the workspace end at a page that nobody may touch, then begin behind one. The inputs
     may not be written to."""
-    guarded(cpu_host, tmp_path, running_levels(cpu_host))
+    guarded(cpu_host, tmp_path, running_isas(cpu_host))
 
 
 def test_nothing_is_touched_beside_a_tensor_with_emulated_wide_vectors(wide_host: Host, tmp_path: Path) -> None:
-    guarded(wide_host, tmp_path, [level.id for level in levels_of(wide_host) if level.name == "avx512" and level.runs])
+    guarded(wide_host, tmp_path, [isa.id for isa in isas_of(wide_host) if isa.name == "avx512" and isa.runs])
 
 
 def test_larger_layers_keep_to_their_tensors(cpu_host: Host, tmp_path: Path) -> None:
     layers, wants = large_layers()
     chosen = few_large("bands-0.3", "tall", "flat", "small-images", "deep-batch", "stem", "grid", "own")
-    runs = [Run(level, threads=2, placement=p) for level in running_levels(cpu_host) for p in GUARDS]
+    runs = [Run(isa, threads=2, placement=p) for isa in running_isas(cpu_host) for p in GUARDS]
     check_all(cpu_host, [(layers[i], runs) for i in chosen], [wants[i] for i in chosen], tmp_path)
 
 
@@ -77,9 +77,9 @@ def test_larger_layers_keep_to_their_tensors(cpu_host: Host, tmp_path: Path) -> 
 def test_guard_pages_see_a_tensor_that_is_a_float_too_short(
     cpu_host: Host, tmp_path: Path, slot: Slot, placement: Placement
 ) -> None:
-    """On every level, whose last read or write of the tensor is another."""
-    for level in running_levels(cpu_host):
-        one = Run(level, placement=placement, fault=Fault.SHORT, slot=slot)
+    """On every instruction set, whose last read or write of the tensor is another."""
+    for isa in running_isas(cpu_host):
+        one = Run(isa, placement=placement, fault=Fault.SHORT, slot=slot)
         done = start(cpu_host, [(every_tensor(), [one])], tmp_path)
         assert (done.returncode, done.stderr.startswith(("signal 11 in every-tensor", "signal 07 in every-tensor"))) == (
             3,
@@ -102,27 +102,25 @@ def sanitized(host: Host, folder: Path, seed: int, count: int, runs: list[Run], 
 
 
 def test_under_address_and_undefined_behaviour_sanitizers(asan_host: Host, tmp_path: Path) -> None:
-    runs = [Run(level, threads=threads) for level in running_levels(asan_host) for threads in (1, 2)]
+    runs = [Run(isa, threads=threads) for isa in running_isas(asan_host) for threads in (1, 2)]
     sanitized(asan_host, tmp_path, 200, 300, runs, "small-images-0.5", "tall-0.05", "grid-0.1", "own-small")
 
 
 @pytest.mark.parametrize("slot", [*TENSORS, Slot.WEIGHT, Slot.PACKED, Slot.WORKSPACE], ids=lambda s: s.name.lower())
 def test_address_sanitizer_sees_a_tensor_that_is_a_float_too_short(asan_host: Host, tmp_path: Path, slot: Slot) -> None:
-    """Packed weights and workspace may be rounded up: of these, the level whose last float is used counts."""
+    """Packed weights and workspace may be rounded up: of these, the instruction set whose last float is used counts."""
     layer = every_tensor(c=64, k=64)
     outcomes = [
-        start(asan_host, [(layer, [Run(level, fault=Fault.SHORT, slot=slot)])], tmp_path) for level in running_levels(asan_host)
+        start(asan_host, [(layer, [Run(isa, fault=Fault.SHORT, slot=slot)])], tmp_path) for isa in running_isas(asan_host)
     ]
-    seen = ["ERROR: AddressSanitizer" in done.stderr and "every-tensor, level" in done.stderr for done in outcomes]
+    seen = ["ERROR: AddressSanitizer" in done.stderr and "every-tensor, isa" in done.stderr for done in outcomes]
     assert any(seen) if slot in (Slot.PACKED, Slot.WORKSPACE) else all(seen), outcomes[seen.index(False)].stderr
 
 
 def test_under_thread_sanitizer(tsan_host: Host, tmp_path: Path) -> None:
     """Tasks of a call among each other, and calls at the same time."""
     runs = [
-        one
-        for level in running_levels(tsan_host)
-        for one in (Run(level, threads=4), Run(level, threads=2, callers=2, density=0.3))
+        one for isa in running_isas(tsan_host) for one in (Run(isa, threads=4), Run(isa, threads=2, callers=2, density=0.3))
     ]
     sanitized(tsan_host, tmp_path, 300, 100, runs, "small-images", "tall", "grid-0.1", "own", "deep-batch", "bands-batch-0.1")
 
@@ -130,8 +128,8 @@ def test_under_thread_sanitizer(tsan_host: Host, tmp_path: Path) -> None:
 def test_thread_sanitizer_sees_two_threads_at_the_same_task(tsan_host: Host, tmp_path: Path) -> None:
     layers, _ = large_layers()
     (layer,) = (layer for layer in layers if layer.name == "bands-0.3")
-    for level in running_levels(tsan_host):
-        done = start(tsan_host, [(layer, [Run(level, threads=4, fault=Fault.TWICE)])], tmp_path)
+    for isa in running_isas(tsan_host):
+        done = start(tsan_host, [(layer, [Run(isa, threads=4, fault=Fault.TWICE)])], tmp_path)
         assert_raced(done, layer.name)
 
 
@@ -150,7 +148,7 @@ def test_workspaces_are_of_a_sensible_size(cpu_host: Host, tmp_path: Path) -> No
     """At most a few copies of x and y in a layer of 64 channels; not a copy of every pixel's nine neighbours."""
     layers, _ = large_layers()
     (layer,) = (layer for layer in layers if layer.name == "bands-1.0")
-    work: Work = [(layer, [Run(level, threads=t) for level in running_levels(cpu_host) for t in (1, 4)])]
+    work: Work = [(layer, [Run(isa, threads=t) for isa in running_isas(cpu_host) for t in (1, 4)])]
     tensors = 4 * (layer.inputs["X"].size + 64 * 40 * 56)
     for answer in run(cpu_host, work, tmp_path)[0]:
         assert 0 < answer.workspace_bytes < 4 * tensors

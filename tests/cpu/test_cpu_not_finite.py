@@ -8,16 +8,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cases import Array, Case
-from cpu_builds import Host
-from cpu_calls import Layer, Run, check, expected, run, running_levels
+from support.builds.cpu import Host
+from support.cases.op_cases import Array, Case
+from support.hosts.cpu import Layer, Run, check, expected, run, running_isas
 
 VALUES = (np.nan, np.inf, -np.inf)
 
 
 def verdict(host: Host, layers: list[Layer], folder: Path) -> list[list[Array]]:
     """y of each layer and run, after it was held to the reference, whose values beyond float32 are infinite."""
-    runs = [Run(level, threads=threads) for level in running_levels(host) for threads in (1, 2)]
+    runs = [Run(isa, threads=threads) for isa in running_isas(host) for threads in (1, 2)]
     results = []
     for layer, answers in zip(layers, run(host, [(layer, runs) for layer in layers], folder), strict=True):
         want = expected(layer)

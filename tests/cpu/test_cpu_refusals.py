@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from cases import Case
-from cpu_builds import Host
-from cpu_calls import ABI, Fault, Layer, Run, Slot, Status, levels_of, run, running_levels
+from support.builds.cpu import Host
+from support.cases.op_cases import Case
+from support.hosts.cpu import ABI, Fault, Layer, Run, Slot, Status, isas_of, run, running_isas
 
 EVERYTHING = Case("everything", "all tensors", n=2, gate="both", post=True, residual=True)
 HUGE = 2**31 - 1
@@ -19,7 +19,7 @@ HUGE = 2**31 - 1
 
 @dataclass(frozen=True)
 class Refusal:
-    """Params that no level may run."""
+    """Params that no instruction set may run."""
 
     name: str
     changes: dict[str, Any] = field(default_factory=dict)
@@ -66,13 +66,13 @@ def check_refusals(host: Host, folder: Path) -> None:
     good = Layer.of(EVERYTHING)
     layers = [dataclasses.replace(good, name=refusal.name, changes=refusal.changes) for refusal in REFUSALS]
     # Not by `threads`: the host would say how many threads there are.
-    runs = [Run(level.id, threads=0) for level in levels_of(host)]
+    runs = [Run(isa.id, threads=0) for isa in isas_of(host)]
     wrong = []
     for layer, answers in zip(layers, run(host, [(layer, runs) for layer in layers], folder), strict=True):
         for one, answer in zip(runs, answers, strict=True):
             fine = not answer.supported and answer.status == Status.NOT_SUPPORTED and answer.workspace_bytes == 0
             if not (fine and answer.untouched and len(answer.reason.split()) > 3):
-                wrong.append(f"{layer.name} on level {one.level}: {dataclasses.replace(answer, y=answer.y[:1])}")
+                wrong.append(f"{layer.name} on isa {one.isa}: {dataclasses.replace(answer, y=answer.y[:1])}")
     assert not wrong, "\n".join(wrong)
 
 
@@ -82,15 +82,15 @@ def test_every_bad_param_has_words_of_its_own(cpu_host: Host, tmp_path: Path) ->
     names = ("abi-old", "kernel-8-rows", "gate-strides-do-not-fit", "post-scale-of-another-size", "threads-0", "grid-0")
     by_name = {refusal.name: refusal for refusal in REFUSALS}
     layers = [dataclasses.replace(good, name=name, changes=by_name[name].changes) for name in names]
-    level = running_levels(cpu_host)[0]
-    answers = run(cpu_host, [(layer, [Run(level, threads=0)]) for layer in layers], tmp_path)
+    isa = running_isas(cpu_host)[0]
+    answers = run(cpu_host, [(layer, [Run(isa, threads=0)]) for layer in layers], tmp_path)
     reasons = [answer.reason for (answer,) in answers]
     assert len(set(reasons)) == len(names), reasons
 
 
 def test_the_params_are_good_otherwise(cpu_host: Host, tmp_path: Path) -> None:
-    levels = running_levels(cpu_host)
-    (answers,) = run(cpu_host, [(Layer.of(EVERYTHING), [Run(level, threads=0) for level in levels])], tmp_path)
+    isas = running_isas(cpu_host)
+    (answers,) = run(cpu_host, [(Layer.of(EVERYTHING), [Run(isa, threads=0) for isa in isas])], tmp_path)
     assert all(answer.supported and answer.status == Status.OK and not answer.untouched for answer in answers)
 
 
@@ -106,8 +106,8 @@ def test_the_sizes_of_a_gate_that_is_not_there_are_not_read(cpu_host: Host, asan
         for value in UNREAD
     ]
     for host in (cpu_host, asan_host):
-        level = running_levels(host)[0]
-        (good,), *others = run(host, [(one, [Run(level, threads=1)]) for one in (layer, *changed)], tmp_path)
+        isa = running_isas(host)[0]
+        (good,), *others = run(host, [(one, [Run(isa, threads=1)]) for one in (layer, *changed)], tmp_path)
         assert good.status == Status.OK
         for (answer,) in others:
             assert (answer.supported, answer.status, answer.workspace_bytes) == (True, Status.OK, good.workspace_bytes)
@@ -119,26 +119,26 @@ def test_a_form_is_judged_before_its_size_is_known(cpu_host: Host, tmp_path: Pat
     good = Layer.of(EVERYTHING)
     forms = {"good": {}, "kernel": {"r": 9}, "strides": {"strides": (0, 1)}, "gate": {"gate_r": 0}, "abi": {"abi": 0}}
     layers = [dataclasses.replace(good, name=name, changes={**changes, "h": 0, "w": 0}) for name, changes in forms.items()]
-    level = running_levels(cpu_host)[0]
-    answers = [answer for (answer,) in run(cpu_host, [(layer, [Run(level, threads=1)]) for layer in layers], tmp_path)]
+    isa = running_isas(cpu_host)[0]
+    answers = [answer for (answer,) in run(cpu_host, [(layer, [Run(isa, threads=1)]) for layer in layers], tmp_path)]
     assert [answer.supported for answer in answers] == [name == "good" for name in forms]
     assert all(answer.status == Status.NOT_SUPPORTED and answer.workspace_bytes == 0 and answer.untouched for answer in answers)
 
 
-@pytest.mark.parametrize("level", [0, -1, 5, 99])
-def test_levels_that_are_not_there(cpu_host: Host, tmp_path: Path, level: int) -> None:
-    ((answer,),) = run(cpu_host, [(Layer.of(EVERYTHING), [Run(level)])], tmp_path)
+@pytest.mark.parametrize("isa", [0, -1, 5, 99])
+def test_instruction_sets_that_are_not_there(cpu_host: Host, tmp_path: Path, isa: int) -> None:
+    ((answer,),) = run(cpu_host, [(Layer.of(EVERYTHING), [Run(isa)])], tmp_path)
     assert (answer.supported, answer.status, answer.workspace_bytes) == (False, Status.NOT_SUPPORTED, 0)
     assert answer.untouched
     assert answer.reason
 
 
-def test_levels_that_this_machine_does_not_run(cpu_host: Host, tmp_path: Path) -> None:
+def test_instruction_sets_that_this_machine_does_not_run(cpu_host: Host, tmp_path: Path) -> None:
     """They are refused, not tried."""
-    strangers = [level.id for level in levels_of(cpu_host) if not level.runs]
+    strangers = [isa.id for isa in isas_of(cpu_host) if not isa.runs]
     if not strangers:
-        pytest.skip("this machine runs every level")
-    (answers,) = run(cpu_host, [(Layer.of(EVERYTHING), [Run(level) for level in strangers])], tmp_path)
+        pytest.skip("this machine runs every isa")
+    (answers,) = run(cpu_host, [(Layer.of(EVERYTHING), [Run(isa) for isa in strangers])], tmp_path)
     for answer in answers:
         assert (answer.supported, answer.status) == (False, Status.NOT_SUPPORTED)
         assert answer.untouched
@@ -158,7 +158,7 @@ DECLARED = {
 
 def test_null_pointers(cpu_host: Host, tmp_path: Path) -> None:
     """Where data is needed."""
-    runs = [Run(level, fault=Fault.NULL, slot=slot) for level in running_levels(cpu_host) for slot in NEEDED]
+    runs = [Run(isa, fault=Fault.NULL, slot=slot) for isa in running_isas(cpu_host) for slot in NEEDED]
     (answers,) = run(cpu_host, [(Layer.of(EVERYTHING), runs)], tmp_path)
     assert {(one.slot, answer.status) for one, answer in zip(runs, answers, strict=True)} == {
         (slot, Status.INVALID_POINTER) for slot in NEEDED
@@ -168,8 +168,8 @@ def test_null_pointers(cpu_host: Host, tmp_path: Path) -> None:
 
 def test_pointers_that_may_be_null(cpu_host: Host, tmp_path: Path) -> None:
     """Without gate_bias it is 1, which is another result; the count of active pixels is told to who wants it."""
-    for level in running_levels(cpu_host):
-        runs = [Run(level), *(Run(level, fault=Fault.NULL, slot=slot) for slot in (Slot.GATE_BIAS, Slot.ACTIVE))]
+    for isa in running_isas(cpu_host):
+        runs = [Run(isa), *(Run(isa, fault=Fault.NULL, slot=slot) for slot in (Slot.GATE_BIAS, Slot.ACTIVE))]
         (answers,) = run(cpu_host, [(Layer.of(EVERYTHING), runs)], tmp_path)
         assert [answer.status for answer in answers] == [Status.OK] * len(runs)
         whole, without_bias, without_count = answers
@@ -177,7 +177,7 @@ def test_pointers_that_may_be_null(cpu_host: Host, tmp_path: Path) -> None:
 
 
 def test_tensors_that_are_declared_but_missing(cpu_host: Host, tmp_path: Path) -> None:
-    runs = [Run(level, fault=Fault.NULL, slot=slot) for level in running_levels(cpu_host) for slot in DECLARED]
+    runs = [Run(isa, fault=Fault.NULL, slot=slot) for isa in running_isas(cpu_host) for slot in DECLARED]
     (answers,) = run(cpu_host, [(Layer.of(EVERYTHING), runs)], tmp_path)
     assert {answer.status for answer in answers} == {Status.INVALID_POINTER}
     assert all(answer.supported and answer.untouched for answer in answers)
@@ -187,11 +187,11 @@ def test_tensors_that_are_given_but_not_declared(cpu_host: Host, tmp_path: Path)
     """They are refused, not ignored; left out as well, the call runs, and each tensor counts: the result is another one."""
     good = Layer.of(EVERYTHING)
     layers = [dataclasses.replace(good, name=name, changes={name: 0}) for name in DECLARED.values()]
-    for level in running_levels(cpu_host):
+    for isa in running_isas(cpu_host):
         runs = [
-            (layer, [Run(level), Run(level, fault=Fault.NULL, slot=slot)]) for layer, slot in zip(layers, DECLARED, strict=True)
+            (layer, [Run(isa), Run(isa, fault=Fault.NULL, slot=slot)]) for layer, slot in zip(layers, DECLARED, strict=True)
         ]
-        ((whole,), *answers) = run(cpu_host, [(good, [Run(level)]), *runs], tmp_path)
+        ((whole,), *answers) = run(cpu_host, [(good, [Run(isa)]), *runs], tmp_path)
         assert {(given.status, given.untouched, missing.status) for given, missing in answers} == {
             (Status.INVALID_POINTER, True, Status.OK)
         }
@@ -204,8 +204,8 @@ def test_workspace_and_packed_weights_must_be_aligned_and_long_enough(cpu_host: 
         (Fault.MISALIGNED, Slot.PACKED, Status.INVALID_POINTER),
         (Fault.SHORT_WORKSPACE, Slot.WORKSPACE, Status.SHORT_WORKSPACE),
     )
-    for level in running_levels(cpu_host):
-        runs = [Run(level, threads=threads, fault=fault, slot=slot) for fault, slot, _ in expectations for threads in (1, 2)]
+    for isa in running_isas(cpu_host):
+        runs = [Run(isa, threads=threads, fault=fault, slot=slot) for fault, slot, _ in expectations for threads in (1, 2)]
         (answers,) = run(cpu_host, [(Layer.of(EVERYTHING), runs)], tmp_path)
         assert [answer.status for answer in answers] == [status for *_, status in expectations for _ in (1, 2)]
         assert all(answer.untouched for answer in answers)

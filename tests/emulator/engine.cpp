@@ -28,9 +28,9 @@ char const* nameOf(Operation operation)
     case Operation::kShuffleInt: return "shuffleXor of integers";
     case Operation::kShuffleLane: return "shuffle";
     case Operation::kBallot: return "ballot";
-    case Operation::kLoadMatrices: return "loadMatrices";
-    case Operation::kMultiplyHalf: return "multiplyAccumulate of Half";
-    case Operation::kMultiplyBfloat16: return "multiplyAccumulate of Bfloat16";
+    case Operation::kLdmatrix: return "ldmatrixX4";
+    case Operation::kMmaHalf: return "mmaM16N8K16 of Half";
+    case Operation::kMmaBfloat16: return "mmaM16N8K16 of Bfloat16";
     }
     return "an operation";
 }
@@ -101,7 +101,8 @@ void goElsewhere(Warp& warp)
     if (block.arrived > 0)
     {
         report(Fault::kDivergence, *block.current, "the block",
-            std::to_string(block.arrived) + " threads wait at syncThreads, but " + std::to_string(block.exited) + " have exited");
+            std::to_string(block.arrived) + " threads wait at syncThreads, but " + std::to_string(block.exited)
+                + " have exited");
         abandon();
     }
     switchContext(block.current->context, block.host);
@@ -337,15 +338,15 @@ uint32_t ballot(bool condition)
     return slot.value;
 }
 
-void loadMatrices(uint32_t* fragment, uint32_t address)
+void ldmatrixX4(uint32_t* fragment, uint32_t address)
 {
     Slot& slot = slotOfLane();
     slot.value = address;
     slot.fragment = fragment;
-    gather(Operation::kLoadMatrices);
+    gather(Operation::kLdmatrix);
 }
 
-void multiplyAccumulate(Operation operation, float* c, uint32_t const* a, uint32_t b0, uint32_t b1)
+void mmaM16N8K16(Operation operation, float* c, uint32_t const* a, uint32_t b0, uint32_t b1)
 {
     Slot& slot = slotOfLane();
     slot.c = c;

@@ -22,8 +22,8 @@ enum class ReadKind
     kGlobal,
     kConstant,
     kOwned,
-    kCopyL1,
-    kCopyL2
+    kCpAsyncCa,
+    kCpAsyncCg
 };
 
 //! What the 32 lanes of a warp do together.
@@ -34,9 +34,9 @@ enum class Operation
     kShuffleInt,
     kShuffleLane,
     kBallot,
-    kLoadMatrices,
-    kMultiplyHalf,
-    kMultiplyBfloat16
+    kLdmatrix,
+    kMmaHalf,
+    kMmaBfloat16
 };
 
 //! What inlined functions look at.
@@ -89,12 +89,12 @@ void readShared(void* value, uint32_t address, uint32_t bytes);
 void writeShared(uint32_t address, void const* value, uint32_t bytes);
 
 void startCopy(uint32_t shared, void const* global, int32_t bytes, ReadKind kind);
-void commitCopies();
-void waitCopies(int32_t pending);
+void cpAsyncCommitGroup();
+void cpAsyncWaitGroup(int32_t pending);
 
 uint32_t shuffleXor(Operation operation, uint32_t bits, int32_t mask);
 uint32_t ballot(bool condition);
-void loadMatrices(uint32_t* fragment, uint32_t address);
-void multiplyAccumulate(Operation operation, float* c, uint32_t const* a, uint32_t b0, uint32_t b1);
+void ldmatrixX4(uint32_t* fragment, uint32_t address);
+void mmaM16N8K16(Operation operation, float* c, uint32_t const* a, uint32_t b0, uint32_t b1);
 
 } // namespace lccl::emulator

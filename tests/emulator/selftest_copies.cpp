@@ -21,7 +21,7 @@ uint32_t place(int32_t chunk)
 
 void copy(Arguments const& a, int32_t chunk)
 {
-    machine::copyAsyncL2(place(chunk), a.input + thread() % 32 * 4, 16);
+    machine::cpAsyncCg16(place(chunk), a.input + thread() % 32 * 4, 16);
 }
 
 //! Copies 16 bytes a thread and reads those of a thread of another warp.
@@ -33,10 +33,10 @@ struct CopyAndRead : Threads<64>
         machine::storeShared(place(thread()), Vec16{{0, 0, 0, 0}});
         machine::syncThreads();
         copy(a, thread());
-        machine::commitCopies();
+        machine::cpAsyncCommitGroup();
         if (kWait)
         {
-            machine::waitCopies<0>();
+            machine::cpAsyncWaitGroup<0>();
         }
         if (kBarrier)
         {
@@ -45,7 +45,7 @@ struct CopyAndRead : Threads<64>
         int32_t const value = machine::loadShared<int32_t>(place(thread() ^ kDistance));
         machine::storeGlobal(a.output + thread(), value);
         machine::syncThreads();
-        machine::waitCopies<0>();
+        machine::cpAsyncWaitGroup<0>();
     }
 };
 
@@ -55,9 +55,9 @@ struct BarrierBeforeWait : Threads<64>
     static void run(Arguments const& a)
     {
         copy(a, thread());
-        machine::commitCopies();
+        machine::cpAsyncCommitGroup();
         machine::syncThreads();
-        machine::waitCopies<0>();
+        machine::cpAsyncWaitGroup<0>();
         machine::loadShared<int32_t>(place(thread() ^ 33));
     }
 };
@@ -69,12 +69,12 @@ struct TwoGroups : Threads<32>
     static void run(Arguments const& a)
     {
         copy(a, thread());
-        machine::commitCopies();
+        machine::cpAsyncCommitGroup();
         copy(a, thread() + 32);
-        machine::commitCopies();
-        machine::waitCopies<1>();
+        machine::cpAsyncCommitGroup();
+        machine::cpAsyncWaitGroup<1>();
         machine::loadShared<Vec16>(place(thread() + kRead * 32));
-        machine::waitCopies<0>();
+        machine::cpAsyncWaitGroup<0>();
     }
 };
 
@@ -84,10 +84,10 @@ struct WaitBeforeCommit : Threads<32>
     static void run(Arguments const& a)
     {
         copy(a, thread());
-        machine::waitCopies<0>();
+        machine::cpAsyncWaitGroup<0>();
         machine::loadShared<Vec16>(place(thread()));
-        machine::commitCopies();
-        machine::waitCopies<0>();
+        machine::cpAsyncCommitGroup();
+        machine::cpAsyncWaitGroup<0>();
     }
 };
 
@@ -97,8 +97,8 @@ struct WriteUnderCopy : Threads<32>
     {
         copy(a, thread());
         machine::storeShared(place(thread()) + 8, 1);
-        machine::commitCopies();
-        machine::waitCopies<0>();
+        machine::cpAsyncCommitGroup();
+        machine::cpAsyncWaitGroup<0>();
     }
 };
 
@@ -107,10 +107,10 @@ struct CopyOntoCopy : Threads<32>
     static void run(Arguments const& a)
     {
         copy(a, thread());
-        machine::commitCopies();
+        machine::cpAsyncCommitGroup();
         copy(a, thread());
-        machine::commitCopies();
-        machine::waitCopies<0>();
+        machine::cpAsyncCommitGroup();
+        machine::cpAsyncWaitGroup<0>();
     }
 };
 
@@ -119,10 +119,10 @@ struct LoadMatricesUnderCopy : Threads<32>
     static void run(Arguments const& a)
     {
         copy(a, thread());
-        machine::commitCopies();
+        machine::cpAsyncCommitGroup();
         uint32_t fragment[4];
-        machine::loadMatrices(fragment, place(thread()));
-        machine::waitCopies<0>();
+        machine::ldmatrixX4(fragment, place(thread()));
+        machine::cpAsyncWaitGroup<0>();
     }
 };
 
@@ -133,8 +133,8 @@ struct CopyOntoRead : Threads<64>
     static void run(Arguments const& a)
     {
         copy(a, thread());
-        machine::commitCopies();
-        machine::waitCopies<0>();
+        machine::cpAsyncCommitGroup();
+        machine::cpAsyncWaitGroup<0>();
         machine::syncThreads();
         machine::loadShared<Vec16>(place(thread()));
         if (kBarrier)
@@ -142,8 +142,8 @@ struct CopyOntoRead : Threads<64>
             machine::syncThreads();
         }
         copy(a, thread() ^ 33);
-        machine::commitCopies();
-        machine::waitCopies<0>();
+        machine::cpAsyncCommitGroup();
+        machine::cpAsyncWaitGroup<0>();
     }
 };
 
@@ -152,9 +152,9 @@ struct NeverWaits : Threads<32>
     static void run(Arguments const& a)
     {
         copy(a, thread());
-        machine::commitCopies();
-        machine::commitCopies();
-        machine::waitCopies<2>();
+        machine::cpAsyncCommitGroup();
+        machine::cpAsyncCommitGroup();
+        machine::cpAsyncWaitGroup<2>();
     }
 };
 
@@ -163,7 +163,7 @@ struct NeverCommits : Threads<32>
     static void run(Arguments const& a)
     {
         copy(a, thread());
-        machine::waitCopies<0>();
+        machine::cpAsyncWaitGroup<0>();
     }
 };
 
@@ -172,9 +172,9 @@ struct CopyOfSize : Threads<32>
 {
     static void run(Arguments const& a)
     {
-        machine::copyAsyncL1(place(thread()), a.input + thread() * 4, kBytes);
-        machine::commitCopies();
-        machine::waitCopies<0>();
+        machine::cpAsyncCa16(place(thread()), a.input + thread() * 4, kBytes);
+        machine::cpAsyncCommitGroup();
+        machine::cpAsyncWaitGroup<0>();
     }
 };
 
@@ -182,9 +182,9 @@ struct DestinationMisaligned : Threads<32>
 {
     static void run(Arguments const& a)
     {
-        machine::copyAsyncL1(place(thread()) + 8, a.input, 0);
-        machine::commitCopies();
-        machine::waitCopies<0>();
+        machine::cpAsyncCa16(place(thread()) + 8, a.input, 0);
+        machine::cpAsyncCommitGroup();
+        machine::cpAsyncWaitGroup<0>();
     }
 };
 
@@ -192,9 +192,9 @@ struct DestinationBehind : Threads<64>
 {
     static void run(Arguments const& a)
     {
-        machine::copyAsyncL1(place(thread() + 1), a.input, 0);
-        machine::commitCopies();
-        machine::waitCopies<0>();
+        machine::cpAsyncCa16(place(thread() + 1), a.input, 0);
+        machine::cpAsyncCommitGroup();
+        machine::cpAsyncWaitGroup<0>();
     }
 };
 
@@ -202,9 +202,9 @@ struct SourceMisaligned : Threads<32>
 {
     static void run(Arguments const& a)
     {
-        machine::copyAsyncL1(place(thread()), a.input + thread() * 4 + 2, 8);
-        machine::commitCopies();
-        machine::waitCopies<0>();
+        machine::cpAsyncCa16(place(thread()), a.input + thread() * 4 + 2, 8);
+        machine::cpAsyncCommitGroup();
+        machine::cpAsyncWaitGroup<0>();
     }
 };
 
@@ -214,9 +214,9 @@ struct SourceBehind : Threads<32>
 {
     static void run(Arguments const& a)
     {
-        machine::copyAsyncL1(place(thread()), a.input + kInts - 32 * 4 + (thread() + 1) * 4, thread() == 31 ? kBytes : 16);
-        machine::commitCopies();
-        machine::waitCopies<0>();
+        machine::cpAsyncCa16(place(thread()), a.input + kInts - 32 * 4 + (thread() + 1) * 4, thread() == 31 ? kBytes : 16);
+        machine::cpAsyncCommitGroup();
+        machine::cpAsyncWaitGroup<0>();
     }
 };
 
@@ -227,9 +227,9 @@ struct CopyOfThisLaunch : Threads<32>
     {
         machine::storeGlobal(reinterpret_cast<Vec16*>(a.scratch) + thread(), Vec16{{1, 2, 3, 4}});
         machine::fenceDevice();
-        machine::copyAsyncL1(place(thread()), a.scratch + thread() * 4, 16);
-        machine::commitCopies();
-        machine::waitCopies<0>();
+        machine::cpAsyncCa16(place(thread()), a.scratch + thread() * 4, 16);
+        machine::cpAsyncCommitGroup();
+        machine::cpAsyncWaitGroup<0>();
     }
 };
 
@@ -237,9 +237,9 @@ struct CopyOfUnwritten : Threads<32>
 {
     static void run(Arguments const& a)
     {
-        machine::copyAsyncL2(place(thread()), a.scratch + thread() * 4, 16);
-        machine::commitCopies();
-        machine::waitCopies<0>();
+        machine::cpAsyncCg16(place(thread()), a.scratch + thread() * 4, 16);
+        machine::cpAsyncCommitGroup();
+        machine::cpAsyncWaitGroup<0>();
     }
 };
 

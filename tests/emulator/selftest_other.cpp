@@ -60,7 +60,7 @@ struct MultiplyDiverges : Threads<32>
         uint32_t const a[4] = {};
         if (thread() != 0)
         {
-            machine::multiplyAccumulate<lccl::Half>(c, a, 0, 0);
+            machine::mmaM16N8K16<lccl::Half>(c, a, 0, 0);
         }
     }
 };
@@ -72,7 +72,7 @@ struct LoadMatricesDiverges : Threads<32>
         uint32_t fragment[4];
         if (thread() != 31)
         {
-            machine::loadMatrices(fragment, machine::sharedBase());
+            machine::ldmatrixX4(fragment, machine::sharedBase());
         }
     }
 };
@@ -211,9 +211,9 @@ void testDivergence()
     expect<BarrierInsteadOfShuffle>("a lane at a barrier while others shuffle", stuck);
     stuck.words = "of its warp waits at";
     expect<DifferentOperations>("lanes at different operations", stuck);
-    stuck.words = "waits at multiplyAccumulate of Half, but lane 0 has exited";
+    stuck.words = "waits at mmaM16N8K16 of Half, but lane 0 has exited";
     expect<MultiplyDiverges>("a product without all lanes", stuck);
-    stuck.words = "waits at loadMatrices, but lane 31 has exited";
+    stuck.words = "waits at ldmatrixX4, but lane 31 has exited";
     expect<LoadMatricesDiverges>("matrices without all lanes", stuck);
     stuck.words = "60 threads wait at syncThreads, but 4 have exited";
     expect<ExitBeforeBarrier>("threads that have exited before a barrier", stuck);
@@ -257,7 +257,8 @@ void testRegistration()
     bool const neighbour = lccl_emulator_register(tensor.value + 128, 512, LCCL_EMULATOR_SCRATCH, "neighbour") == 1;
     bool const empty = lccl_emulator_register(&tensor, 0, LCCL_EMULATOR_SCRATCH, "empty") == 1;
     check(first && neighbour && empty && lccl_emulator_finish(nullptr, 0) == 0, "tensors side by side", "refused");
-    auto const refused = [&tensor](char const* name, size_t offset, int32_t access, char const* words, size_t bytes = 8) {
+    auto const refused = [&tensor](char const* name, size_t offset, int32_t access, char const* words, size_t bytes = 8)
+    {
         lccl_emulator_begin(0, 1);
         lccl_emulator_register(tensor.value + 64, 256, LCCL_EMULATOR_READ_ONLY, "first");
         int32_t const accepted = lccl_emulator_register(reinterpret_cast<char*>(&tensor) + offset, bytes, access, "second");
@@ -285,7 +286,8 @@ void testReport()
     char cut[20];
     std::memset(cut, 'x', sizeof(cut));
     int32_t const faults = lccl_emulator_finish(cut, sizeof(cut) - 4);
-    check(faults == 3 && std::strlen(cut) == sizeof(cut) - 5 && cut[sizeof(cut) - 4] == 'x', "a report that is cut", "it is not");
+    check(
+        faults == 3 && std::strlen(cut) == sizeof(cut) - 5 && cut[sizeof(cut) - 4] == 'x', "a report that is cut", "it is not");
 
     Run unchecked(0, false, LCCL_EMULATOR_OUTPUT);
     unchecked.launch<Race>(1, 256);
@@ -297,7 +299,8 @@ void testReport()
     lccl_emulator_begin(0, 0);
     Arguments const none{};
     cudaError_t const error = machine::launch<ExitBeforeBarrier>(none, 1, 0, nullptr);
-    check(error == cudaErrorLaunchFailure && lccl_emulator_finish(nullptr, 0) == 1, "divergence is found unchecked", "it is not");
+    check(
+        error == cudaErrorLaunchFailure && lccl_emulator_finish(nullptr, 0) == 1, "divergence is found unchecked", "it is not");
 }
 
 //! A process that has run a checked session may call the kernels without one, also after a fault.

@@ -185,7 +185,7 @@ struct LoadMatrices : Threads<32>
         machine::storeShared(machine::sharedBase() + (lane ^ 1) * 16, Vec16{{lane, lane, lane, lane}});
         synchronise<kBarrier>();
         uint32_t fragment[4];
-        machine::loadMatrices(fragment, machine::sharedBase() + lane * 16);
+        machine::ldmatrixX4(fragment, machine::sharedBase() + lane * 16);
         machine::storeShared(machine::sharedBase() + (lane ^ 2) * 16, Vec16{{lane, lane, lane, lane}});
     }
 };
@@ -197,7 +197,7 @@ struct LoadMatricesMisaligned : Threads<32>
         machine::storeShared(machine::sharedBase() + thread() * 16, Vec16{{0, 0, 0, 0}});
         machine::syncWarp();
         uint32_t fragment[4];
-        machine::loadMatrices(fragment, machine::sharedBase() + thread() * 8 + 8);
+        machine::ldmatrixX4(fragment, machine::sharedBase() + thread() * 8 + 8);
     }
 };
 
@@ -206,7 +206,7 @@ struct LoadMatricesBehind : Threads<32>
     static void run(Arguments const&)
     {
         uint32_t fragment[4];
-        machine::loadMatrices(fragment, machine::sharedBase() + kSharedBytes + thread() * 16);
+        machine::ldmatrixX4(fragment, machine::sharedBase() + kSharedBytes + thread() * 16);
     }
 };
 

@@ -8,13 +8,13 @@ from functools import partial
 import numpy as np
 import pytest
 
-from cases import CASES, Case
-from emulated_calls import STORAGE, Array, Emulated, Emulator
-from lccl.backends.torch.cuda.interface import Device, Dtype, Engine, Family, Kernels, Layout
+from lccl.backends.torch.cuda.interface import Device, Dtype, Family, Kernels, Layout, Math
 from lccl.backends.torch.cuda.library import Config, Library
 from lccl.errors import ContractError
 from lccl.op.contract import FLT_MAX
 from lccl.op.reference import lccl_conv, lccl_gate
+from support.cases.op_cases import CASES, Case
+from support.hosts.emulator import STORAGE, Array, Emulated, Emulator
 
 BIG = Device(90, 132, 232448, 233472)
 SMALL = Device(80, 3, 166912, 167936)
@@ -36,7 +36,7 @@ def configs_for(library: Library, grid: int, dtype: Dtype) -> list[Config]:
     return [
         c
         for c in library.configs()
-        if c.family in (Family.DENSE, skipping) and (c.engine == Engine.SIMT) == (dtype == Dtype.FLOAT32)
+        if c.family in (Family.DENSE, skipping) and (c.math == Math.SIMT) == (dtype == Dtype.FLOAT32)
     ]
 
 
@@ -144,7 +144,7 @@ def wide_case(name: str, **changes: object) -> Case:
 
 
 def mma_configs(library: Library, *families: Family) -> list[Config]:
-    return [c for c in library.configs() if c.engine == Engine.MMA and c.family in families]
+    return [c for c in library.configs() if c.math == Math.MMA and c.family in families]
 
 
 @pytest.mark.parametrize("grid", [1, 4, 7])

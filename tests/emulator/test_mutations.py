@@ -30,12 +30,12 @@ class Mutation:
     """Words of the report."""
 
 
-LOOP_BARRIER = "machine::waitCopies<kStages - 2>();\n                    machine::syncThreads();"
+LOOP_BARRIER = "machine::cpAsyncWaitGroup<kStages - 2>();\n                    machine::syncThreads();"
 BEFORE_GATES = "            machine::syncThreads();\n            active += decideRound"
 AFTER_TABLE = "        before += counts[i];\n    }\n    machine::syncThreads();\n"
 MUTATIONS = (
     Mutation("copies are not waited for", "gemm.h", LOOP_BARRIER, "machine::syncThreads();", "copy of thread"),
-    Mutation("no barrier after the wait", "gemm.h", LOOP_BARRIER, "machine::waitCopies<kStages - 2>();", "shared memory"),
+    Mutation("no barrier after the wait", "gemm.h", LOOP_BARRIER, "machine::cpAsyncWaitGroup<kStages - 2>();", "shared memory"),
     Mutation("a stage is read that was never filled", "gemm.h", "if (!last || step + 1 < range.end)", "if (true)", "has not written"),
     Mutation(
         "no barrier between tiles",
@@ -68,7 +68,7 @@ SCRIPT = """
 import sys
 sys.path[:0] = sys.argv[2:]
 import test_kernels as t
-from emulated_calls import Emulator
+from support.hosts.emulator import Emulator
 from lccl.backends.torch.cuda.library import Library
 emulator = Emulator(Library(sys.argv[1]))
 for case in t.CASES:

@@ -8,11 +8,11 @@ import dataclasses
 import numpy as np
 import pytest
 
-from emulated_calls import aligned
-from lccl.backends.torch.cuda.interface import ConvParams, Device, Dtype, Engine, Family, Layout
+from lccl.backends.torch.cuda.interface import ConvParams, Device, Dtype, Family, Layout, Math
 from lccl.backends.torch.cuda.library import Library
 from lccl.backends.torch.cuda.planning import conv_params, layer_attributes, layer_shapes
 from lccl.errors import ContractError, UserError
+from support.hosts.emulator import aligned
 
 H200 = Device(90, 132, 232448, 233472)
 GA102 = Device(86, 84, 101376, 102400)
@@ -118,8 +118,8 @@ def test_every_device_gets_something(emulator_library: Library) -> None:
                 params = layer(grid=grid, dtype=dtype)
                 chosen = emulator_library.config(emulator_library.choose(params, device))
                 assert emulator_library.supported(params, device, chosen.id)
-                expected = Engine.SIMT if dtype == Dtype.FLOAT32 or device is TURING else Engine.MMA
-                assert chosen.engine == expected
+                expected = Math.SIMT if dtype == Dtype.FLOAT32 or device is TURING else Math.MMA
+                assert chosen.math == expected
 
 
 def test_the_choice_is_the_smallest_prediction(emulator_library: Library) -> None:
@@ -144,7 +144,7 @@ def test_open_gates_are_computed_densely(emulator_library: Library) -> None:
 def test_workspace_never_shrinks_as_sizes_grow(emulator_library: Library) -> None:
     for config in emulator_library.configs():
         grid = 8 if config.family == Family.BLOCK else 1
-        dtype = Dtype.FLOAT32 if config.engine == Engine.SIMT else Dtype.FLOAT16
+        dtype = Dtype.FLOAT32 if config.math == Math.SIMT else Dtype.FLOAT16
         for axis in (0, 2, 3):
             sizes = []
             for size in (1, 2, 7, 8, 31, 64, 200):

@@ -54,7 +54,7 @@ void performBallot(Warp& warp)
 }
 
 //! ldmatrix.x4: lane l names row l % 8 of matrix l / 8 and gets elements 2 * (l % 4) and the next of row l / 4 of each.
-void performLoadMatrices(Warp& warp)
+void performLdmatrix(Warp& warp)
 {
     constexpr int32_t kRows = 8;
     constexpr int32_t kRowBytes = 16;
@@ -99,7 +99,7 @@ float elementOf(uint32_t word, int32_t index)
 //! B: rows t and t + 8, each with the next row, of column g;
 //! C: rows g, g, g + 8, g + 8 and columns t, t + 1, t, t + 1.
 template <bool kHalf>
-void performMultiply(Warp& warp)
+void performMma(Warp& warp)
 {
     using Four = float __attribute__((vector_size(16)));
     float a[16][16];
@@ -167,9 +167,9 @@ void perform(Warp& warp)
     case Operation::kShuffleInt:
     case Operation::kShuffleLane: performShuffle(warp); break;
     case Operation::kBallot: performBallot(warp); break;
-    case Operation::kLoadMatrices: performLoadMatrices(warp); break;
-    case Operation::kMultiplyHalf: performMultiply<true>(warp); break;
-    case Operation::kMultiplyBfloat16: performMultiply<false>(warp); break;
+    case Operation::kLdmatrix: performLdmatrix(warp); break;
+    case Operation::kMmaHalf: performMma<true>(warp); break;
+    case Operation::kMmaBfloat16: performMma<false>(warp); break;
     }
 }
 

@@ -1,8 +1,10 @@
-"""The kernels on a GPU. Without one every test here says so; ``scripts/gpu_check.py`` checks more, and without pytest."""
+"""The kernels on a GPU.
+
+Without one every test here says so; ``bench/gpu/check.py`` checks more, and without pytest.
+"""
 
 from __future__ import annotations
 
-import sys
 import time
 import warnings
 from typing import TYPE_CHECKING
@@ -10,17 +12,12 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-from conftest import ROOT
-
-sys.path[:0] = [str(ROOT / folder) for folder in ("bench", "scripts")]
-
-from gpu_forms import Bench  # noqa: E402
-from gpu_offsets import offsets  # noqa: E402
-from gpu_parts import graph, masks, streams, sweep  # noqa: E402
-
-from lccl.backends.torch.cuda.kernel_op import device_of, register  # noqa: E402
-from lccl.backends.torch.cuda.library import Library, load  # noqa: E402
-from lccl.nn import LCCLConv2d, fold  # noqa: E402
+from bench.gpu.forms import Bench
+from bench.gpu.offsets import offsets
+from bench.gpu.parts import graph, masks, streams, sweep
+from lccl.backends.torch.cuda.kernel_op import device_of, register
+from lccl.backends.torch.cuda.library import Library, load
+from lccl.nn import LCCLConv2d, fold
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -1,4 +1,7 @@
-"""Without a GPU the GPU's commands end with one sentence, and their help comes without PyTorch. Runs everywhere."""
+"""Without a GPU the GPU's commands end with one sentence, and their help comes without PyTorch.
+
+Runs everywhere.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +13,8 @@ import pytest
 
 from conftest import ROOT
 
-COMMANDS = ("scripts/gpu_check.py", "bench/gpu_layers.py")
-WITHOUT_A_GPU = ("scripts/gpu_fit.py", "bench/gpu_targets.py")
+COMMANDS = ("bench/gpu/check.py", "bench/gpu/layers.py")
+WITHOUT_A_GPU = ("bench/gpu/fit.py", "bench/gpu/targets.py")
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -30,9 +33,9 @@ def test_refusal(command: str) -> None:
 
 @pytest.mark.parametrize("command", [*COMMANDS, *WITHOUT_A_GPU])
 def test_help_loads_nothing_heavy(command: str) -> None:
-    folder, _, name = command.partition("/")
+    name = command.removesuffix(".py").replace("/", ".")
     code = (
-        f"import sys\nsys.path.insert(0, {folder!r})\nimport {name.removesuffix('.py')} as command\n"
+        f"import sys\nimport {name} as command\n"
         "try:\n    command.main(['--help'])\nexcept SystemExit as stop:\n    assert stop.code == 0\n"
         "print(*(m for m in ('torch', 'numpy', 'onnx', 'matplotlib') if m in sys.modules))"
     )
@@ -44,11 +47,11 @@ def test_help_loads_nothing_heavy(command: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("scripts/gpu_check.py", "--only", "sweep,other"), "--only takes steps of build,smoke"),
-        (("scripts/gpu_check.py", "--minutes", "long"), "argument --minutes: it takes minutes above 0, not"),
-        (("scripts/gpu_check.py", "--part", "C"), "argument --part: invalid choice"),
-        (("scripts/gpu_fit.py", "no/results.jsonl"), "there is no results file at no/results.jsonl"),
-        (("bench/gpu_layers.py", "--forms", "other"), "argument --forms: invalid choice"),
+        (("bench/gpu/check.py", "--only", "sweep,other"), "--only takes steps of build,smoke"),
+        (("bench/gpu/check.py", "--minutes", "long"), "argument --minutes: it takes minutes above 0, not"),
+        (("bench/gpu/check.py", "--part", "C"), "argument --part: invalid choice"),
+        (("bench/gpu/fit.py", "no/results.jsonl"), "there is no results file at no/results.jsonl"),
+        (("bench/gpu/layers.py", "--forms", "other"), "argument --forms: invalid choice"),
     ],
 )
 def test_wrong_usage(arguments: tuple[str, ...], message: str) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from lccl.backends.torch.cuda.library import load
-from native_build import Disassembler, why_no_cuda
+from support.builds.cuda import Disassembler, why_no_cuda
 
 CAPABILITY = "8.9"
 

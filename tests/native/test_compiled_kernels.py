@@ -21,9 +21,9 @@ from compiler_reports import (
     tensor_core_faults,
 )
 from conftest import ROOT
-from lccl.backends.torch.cuda.interface import Dtype, Engine
+from lccl.backends.torch.cuda.interface import Dtype, Math
 from lccl.backends.torch.cuda.library import Config, Library
-from native_build import Disassembler
+from support.builds.cuda import Disassembler
 
 TILES = [
     tuple(map(int, re.findall(r"\d+", row)))
@@ -38,8 +38,8 @@ FILES = sorted(
 ARCHITECTURES = {"80", "86", "89", "90", "120"}
 """CMakeLists.txt's; PTX of the last serves what comes after it."""
 DTYPES = {
-    Engine.MMA: (Dtype.FLOAT16, Dtype.BFLOAT16),
-    Engine.SIMT: (Dtype.FLOAT32,),
+    Math.MMA: (Dtype.FLOAT16, Dtype.BFLOAT16),
+    Math.SIMT: (Dtype.FLOAT32,),
 }
 HELPERS = {"gate": tuple(Dtype), "pack": (Dtype.FLOAT16, Dtype.BFLOAT16)}
 """Kernels that are no configuration, one for each type."""
@@ -55,7 +55,7 @@ def configs_by_file(library: Library) -> dict[str, list[Config]]:
     """Which rows of the table each file computes."""
     found: dict[str, list[Config]] = {}
     for config in library.configs():
-        for dtype in DTYPES[config.engine]:
+        for dtype in DTYPES[config.math]:
             found.setdefault(file_of(config, dtype), []).append(config)
     return found
 

@@ -18,7 +18,7 @@ from compiler_reports import (
     parse_sass,
     tensor_core_faults,
 )
-from native_build import Disassembler, find_nvcc, why_no_cuda
+from support.builds.cuda import Disassembler, find_nvcc, why_no_cuda
 
 FAULTY = Path(__file__).parent / "faulty.cu"
 

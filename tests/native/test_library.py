@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from conftest import ROOT
-from native_build import find_nvcc, why_no_cuda, why_no_emulator
+from support.builds.cmake import why_no_cmake
+from support.builds.cuda import find_nvcc, why_no_cuda
 
 KERNEL = ROOT / "trt_plugin" / "kernel"
 HEADER = KERNEL / "lccl_cuda.h"
@@ -159,7 +160,7 @@ def test_ninja_takes_the_build_files(tmp_path: Path, cuda: str) -> None:
     """It refuses a file that goes under two names; make does not."""
     if shutil.which("ninja") is None:
         pytest.skip("no ninja: pip install ninja, or Debian's ninja-build")
-    if why := why_no_cuda() if cuda == "ON" else why_no_emulator():
+    if why := why_no_cuda() if cuda == "ON" else why_no_cmake():
         pytest.skip(why)
     settings = (f"-DLCCL_CUDA={cuda}", f"-DLCCL_EMULATOR={'OFF' if cuda == 'ON' else 'ON'}", "-DLCCL_ORT=OFF")
     run("cmake", "-G", "Ninja", "-S", str(ROOT), "-B", str(tmp_path), "-DCMAKE_CUDA_ARCHITECTURES=90-real", *settings)

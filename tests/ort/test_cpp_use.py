@@ -11,9 +11,9 @@ import onnx
 import onnxruntime
 import pytest
 
-from cases import CASES
-from native_build import ROOT
-from onnx_models import case_model
+from support.builds.cmake import ROOT
+from support.cases.op_cases import CASES
+from support.graphs.models import case_model
 
 PROGRAM = """
 #include <onnxruntime_cxx_api.h>

@@ -17,14 +17,14 @@ from onnx import TensorProto, helper, numpy_helper
 
 import lccl
 import lccl.ort
-from cases import CASES, Case
 from lccl.backends.onnxruntime import library as op_library
 from lccl.backends.onnxruntime import session as op_session
 from lccl.op.contract import DOMAIN, INPUT_NAMES, OP_TYPE, VERSION
 from lccl.op.onnx_op import IR_VERSION, OPSET, attach_function, make_node
 from lccl.op.reference import lccl_conv
-from onnx_models import case_model, op_types
-from ort_builds import DTYPES, assert_close, infer, open_session
+from support.cases.op_cases import CASES, Case
+from support.graphs.models import case_model, op_types
+from support.hosts.onnxruntime import DTYPES, assert_close, infer, open_session
 
 LEVELS = ("DISABLE_ALL", "BASIC", "EXTENDED", "ALL")
 BY_NAME = {case.name: case for case in CASES}
@@ -359,13 +359,13 @@ def test_a_layer_that_the_kernels_do_not_take_runs_through_its_function(large: P
 
 
 def test_where_there_is_no_way_back_it_is_an_error(large: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Options of the caller have the library already, nodes alone have no function, and a wrong level is the user's to mend."""
+    """Options of the caller have the library already, nodes alone have no function, and a wrong instruction set is the user's to mend."""
     with pytest.raises(lccl.UserError, match="kernels are 1x1 to 7x7"):
         lccl.ort.session(large, options=onnxruntime.SessionOptions())
     with pytest.raises(lccl.UserError, match="kernels are 1x1 to 7x7"):
         lccl.ort.session(case_model(TOO_LARGE, function=False)[0])
-    monkeypatch.setenv(op_library.LEVEL_ENVIRONMENT, "sse9")
-    with pytest.raises(lccl.UserError, match="LCCL_CPU_LEVEL is sse9"):
+    monkeypatch.setenv(op_library.ISA_ENVIRONMENT, "sse9")
+    with pytest.raises(lccl.UserError, match="LCCL_CPU_ISA is sse9"):
         lccl.ort.session(case_model(BY_NAME["plain"])[0])
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from cpu_builds import WITHOUT_ASLR
-from native_build import ROOT
+from support.builds.cmake import ROOT
+from support.builds.cpu import WITHOUT_ASLR
 
 OP = ROOT / "ort_op" / "op"
 SANITIZERS = {"thread": "-fsanitize=thread", "address": "-fsanitize=address,undefined"}

@@ -11,12 +11,12 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from cases import CASES
 from conftest import ROOT
 from lccl.op.contract import ATTRIBUTES, FLT_MAX, AttributeSpec
 from lccl.op.reference import lccl_conv
-from onnx_models import case_model
-from ort_builds import DTYPES, assert_close, infer, open_session
+from support.cases.op_cases import CASES
+from support.graphs.models import case_model
+from support.hosts.onnxruntime import DTYPES, assert_close, infer, open_session
 
 PLAIN = CASES[0]
 ANOTHER_KIND = {"ints": [1.0, 1.0], "floats": [1, 1, 1, 1], "float": 1, "string": 1.0}
@@ -193,25 +193,25 @@ def test_mixed_types_are_refused(ort_library: Path, name: str) -> None:
         open_session(model, ort_library)
 
 
-# ---- LCCL_CPU_LEVEL --------------------------------------------------------------------------------------------------
+# ---- LCCL_CPU_ISA --------------------------------------------------------------------------------------------------
 
 
-def test_a_level_that_is_not_here_is_refused(ort_library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_instruction_set_that_is_not_here_is_refused(ort_library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model, _ = case_model(PLAIN)
-    monkeypatch.setenv("LCCL_CPU_LEVEL", "sse9")
+    monkeypatch.setenv("LCCL_CPU_ISA", "sse9")
     said = refusal(model, ort_library)
-    assert re.search(r"LCCL_CPU_LEVEL is sse9: on this machine it may be (\w+ or )*portable$", said)
-    monkeypatch.setenv("LCCL_CPU_LEVEL", "neon" if "neon" not in said else "avx2")
+    assert re.search(r"LCCL_CPU_ISA is sse9: on this machine it may be (\w+ or )*portable$", said)
+    monkeypatch.setenv("LCCL_CPU_ISA", "neon" if "neon" not in said else "avx2")
     refusal(model, ort_library)
 
 
-def test_every_level_of_this_machine_can_be_named(ort_library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_instruction_set_of_this_machine_can_be_named(ort_library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model, feed = case_model(PLAIN)
-    monkeypatch.setenv("LCCL_CPU_LEVEL", "sse9")
-    levels = refusal(model, ort_library).rsplit("may be ", 1)[1].split(" or ")
+    monkeypatch.setenv("LCCL_CPU_ISA", "sse9")
+    isas = refusal(model, ort_library).rsplit("may be ", 1)[1].split(" or ")
     results = {}
-    for level in levels:
-        monkeypatch.setenv("LCCL_CPU_LEVEL", level)
-        results[level] = infer(open_session(model, ort_library), feed)
-        assert_close(results[level], lccl_conv(PLAIN.inputs(), PLAIN.attributes), np.float32)
+    for isa in isas:
+        monkeypatch.setenv("LCCL_CPU_ISA", isa)
+        results[isa] = infer(open_session(model, ort_library), feed)
+        assert_close(results[isa], lccl_conv(PLAIN.inputs(), PLAIN.attributes), np.float32)
     assert "portable" in results

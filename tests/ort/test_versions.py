@@ -16,11 +16,11 @@ import onnxruntime
 import pytest
 from onnx import helper
 
-from cases import CASES
 from conftest import ROOT
 from lccl.op.reference import lccl_conv
-from onnx_models import case_model
-from ort_builds import DTYPES
+from support.cases.op_cases import CASES
+from support.graphs.models import case_model
+from support.hosts.onnxruntime import DTYPES
 
 SCRIPT = ROOT / "tests" / "ort" / "in_another_onnxruntime.py"
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from conftest import ROOT
-from native_build import why_no_cuda, why_no_emulator
+from support.builds.cmake import why_no_cmake
+from support.builds.cuda import why_no_cuda
 
 SAMPLE = ROOT / "samples" / "cpp_runtime"
 
@@ -30,8 +31,8 @@ def test_it_compiles(tensorrt_include: Path) -> None:
     spec = importlib.util.find_spec("nvidia")
     roots = spec.submodule_search_locations or [] if spec else []
     cuda = next((p for root in roots for p in Path(root).glob("cu*/include") if (p / "cuda_runtime_api.h").is_file()), None)
-    if cuda is None or why_no_emulator():
-        pytest.skip(why_no_emulator() or "no nvidia-cuda-runtime: it comes with lccl's dev extra on Linux")
+    if cuda is None or why_no_cmake():
+        pytest.skip(why_no_cmake() or "no nvidia-cuda-runtime: it comes with lccl's dev extra on Linux")
     options = [
         "-std=c++17",
         "-Wall",

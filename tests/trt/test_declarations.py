@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from native_build import why_no_emulator
+from support.builds.cmake import why_no_cmake
 from vtables import ROOT, official, own
 
 EXPECTED = json.loads((Path(__file__).parent / "expected_vtables.json").read_text())
@@ -18,7 +18,7 @@ CLONE = "virtual IPluginV3* clone() noexcept = 0;"
 CAPABILITY = "virtual IPluginCapability* getCapabilityInterface(PluginCapabilityType type) noexcept = 0;"
 PLUGIN = ROOT / "trt_plugin" / "plugin"
 
-pytestmark = pytest.mark.skipif(bool(why_no_emulator()), reason=why_no_emulator() or "g++ is here")
+pytestmark = pytest.mark.skipif(bool(why_no_cmake()), reason=why_no_cmake() or "g++ is here")
 
 
 def test_the_declaration_is_nvidia_s() -> None:

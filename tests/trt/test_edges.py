@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cases import Case
-from host_calls import Answer, Field, Layer, assert_close, run
 from lccl.backends.torch.cuda.interface import Device, Dtype
 from lccl.backends.torch.cuda.library import Library
 from lccl.backends.torch.cuda.planning import conv_params
 from lccl.op.contract import INPUT_NAMES
+from support.cases.op_cases import Case
+from support.hosts.plugin import Answer, Field, Layer, assert_close, run
 
 EVERYTHING = Case("everything", "all nine inputs", n=2, gate="both", post=True, residual=True)
 EMULATED = (90, 132, 232448, 233472)

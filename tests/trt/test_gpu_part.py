@@ -6,23 +6,18 @@ from __future__ import annotations
 import dataclasses
 import os
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
-from conftest import ROOT
-from host_calls import Answer, Layer, assert_close, run
+import support.cases.op_cases as cases
+import support.hosts.plugin as host_calls
+from bench.gpu import plugin as gpu_plugin
 from lccl.backends.tensorrt.runner import gpu_missing
 from lccl.backends.torch.cuda.interface import Dtype
-from trt_builds import tensorrt_library
-
-sys.path.insert(0, str(ROOT / "scripts"))
-import gpu_plugin
-
-import cases
-import host_calls
+from support.builds.trt import tensorrt_library
+from support.hosts.plugin import Answer, Layer, assert_close, run
 
 
 @pytest.fixture

@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cases import CASES, Case
-from emulated_calls import STORAGE, Array
-from host_calls import Answer, Layer, assert_close, by_tactic, fields_of, run
 from lccl.backends.torch.cuda.interface import Device, Dtype
 from lccl.backends.torch.cuda.library import Library
 from lccl.backends.torch.cuda.planning import conv_params
 from lccl.op.contract import INPUT_NAMES
 from lccl.op.reference import lccl_gate
+from support.cases.op_cases import CASES, Case
+from support.hosts.emulator import STORAGE, Array
+from support.hosts.plugin import Answer, Layer, assert_close, by_tactic, fields_of, run
 
 EMULATED = Device(90, 132, 232448, 233472)
 """What the emulated machine says it is."""

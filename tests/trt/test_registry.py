@@ -15,13 +15,13 @@ from typing import Any
 
 import pytest
 
-from cases import CASES
 from conftest import ROOT
-from host_calls import FIELD_TYPES, Layer, assert_close, by_tactic, fields_of, run
 from lccl.backends.torch.cuda.interface import Dtype
 from lccl.op.contract import ATTRIBUTES, OP_TYPE
-from native_build import why_no_cuda
-from trt_builds import tensorrt_library
+from support.builds.cuda import why_no_cuda
+from support.builds.trt import tensorrt_library
+from support.cases.op_cases import CASES
+from support.hosts.plugin import FIELD_TYPES, Layer, assert_close, by_tactic, fields_of, run
 
 OWN_FIELDS = {"alias_residual": 5, "time_by_density": 5}
 """What the plugin takes besides the contract's attributes."""

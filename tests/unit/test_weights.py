@@ -74,15 +74,15 @@ def test_values_are_the_same_in_a_file(tmp_path: Path, dtype: Any, raw: bool) ->
     stored = numpy_helper.from_array(values, "w") if raw else helper.make_tensor("w", kind, values.shape, values.ravel())
     assert stored.HasField("raw_data") == raw
     with WeightFile(tmp_path / "m.onnx") as weights:
-        slim = weights.slim(model_of(stored))
-        assert slim.ByteSize() < 1000
-        write_whole(slim, tmp_path / "m.onnx")
+        external = weights.externalize(model_of(stored))
+        assert external.ByteSize() < 1000
+        write_whole(external, tmp_path / "m.onnx")
         np.testing.assert_array_equal(numpy_helper.to_array(onnx.load(str(tmp_path / "m.onnx")).graph.initializer[0]), values)
         again = weights.tensor("again", values.T)
         assert again.external_data
         np.testing.assert_array_equal(array(again), values.T)
-        assert array(slim.graph.initializer[0]).dtype == dtype
-        np.testing.assert_array_equal(array(slim.graph.initializer[0]), values)
+        assert array(external.graph.initializer[0]).dtype == dtype
+        np.testing.assert_array_equal(array(external.graph.initializer[0]), values)
 
 
 def test_a_written_model_is_the_one_that_was_taken_apart(tmp_path: Path) -> None:
@@ -96,10 +96,10 @@ def test_a_written_model_is_the_one_that_was_taken_apart(tmp_path: Path) -> None
     small = numpy_helper.from_array(np.arange(SMALL), "small")
     model = model_of(weights[0], packed, small, weights[1], text, short, weights[2])
     with WeightFile(tmp_path / "m.onnx") as file:
-        slim = file.slim(model)
-        assert [t.name for t in slim.graph.initializer if t.external_data] == ["w2", "w3", "w4"]
-        write_whole(slim, tmp_path / "m.onnx")
-        assert abs(whole_size(slim) - (tmp_path / "m.onnx").stat().st_size) < 300
+        external = file.externalize(model)
+        assert [t.name for t in external.graph.initializer if t.external_data] == ["w2", "w3", "w4"]
+        write_whole(external, tmp_path / "m.onnx")
+        assert abs(whole_size(external) - (tmp_path / "m.onnx").stat().st_size) < 300
     read = onnx.load(str(tmp_path / "m.onnx"))
     assert read == model
     assert whole_size(model) == model.ByteSize()
@@ -110,7 +110,7 @@ def test_lengths_of_every_width(tmp_path: Path) -> None:
     for rows in (1, 2, 17, 600):
         model = model_of(numpy_helper.from_array(np.zeros((rows, SMALL + 1), np.int8), "w"))
         with WeightFile(tmp_path / "m.onnx") as file:
-            write_whole(file.slim(model), tmp_path / "m.onnx")
+            write_whole(file.externalize(model), tmp_path / "m.onnx")
         assert onnx.load(str(tmp_path / "m.onnx")) == model
 
 
@@ -120,7 +120,7 @@ def test_passes_give_the_same_models_from_a_file(tmp_path: Path, make: Any) -> N
     found = recognise(gated()).model
     expected = make(found)
     with WeightFile(tmp_path / "m.onnx") as file:
-        got = make(file.slim(found))
+        got = make(file.externalize(found))
         assert contents(got) == contents(expected)
         assert all(t.external_data for t in got.graph.initializer if np.prod(t.dims) > SMALL)
         assert got.ByteSize() < 20_000
@@ -131,7 +131,7 @@ def test_passes_give_the_same_models_from_a_file(tmp_path: Path, make: Any) -> N
 def test_recognition_in_a_file(tmp_path: Path) -> None:
     expected = recognise(gated())
     with WeightFile(tmp_path / "m.onnx") as file:
-        got = recognise(file.slim(gated()))
+        got = recognise(file.externalize(gated()))
         assert contents(got.model) == contents(expected.model)
         assert got.layers == expected.layers
 
@@ -139,7 +139,7 @@ def test_recognition_in_a_file(tmp_path: Path) -> None:
 def test_widening_in_a_file(tmp_path: Path) -> None:
     values = np.arange(2 * SMALL).astype(ml_dtypes.bfloat16)
     with WeightFile(tmp_path / "m.onnx") as file:
-        (wide,) = upcast(file.slim(model_of(numpy_helper.from_array(values, "w")))).graph.initializer
+        (wide,) = upcast(file.externalize(model_of(numpy_helper.from_array(values, "w")))).graph.initializer
         assert wide.external_data
         np.testing.assert_array_equal(array(wide), values.astype(np.float32))
 
@@ -151,7 +151,7 @@ def test_sessions_open_a_model_beside_its_weights(tmp_path: Path) -> None:
         expected = runner.infer(feed)["y"]
     with WeightFile(tmp_path / "m.onnx") as file:
         (folder,) = tmp_path.iterdir()
-        with OnnxRuntimeRunner(file.slim(model)) as runner:
+        with OnnxRuntimeRunner(file.externalize(model)) as runner:
             np.testing.assert_array_equal(runner.infer(feed)["y"], expected)
             assert [f.name for f in folder.iterdir()] == [file.name]
 
@@ -168,7 +168,7 @@ def test_no_session_of_an_export_is_given_weights(tmp_path: Path, monkeypatch: p
 
     monkeypatch.setattr(lccl.backends.onnxruntime.runner, "open_session", noting)
     model = gated()
-    result = export(model, None, tmp_path / "m.onnx", dense=True, decomposed=True, tensorrt=True)
+    result = export(model, None, tmp_path / "m.onnx", dense_twin=True, decomposed=True, tensorrt=True)
     assert len(result.recognised) == 1
     assert len(sizes) > 6
     assert max(sizes) < model.ByteSize() / 2
@@ -183,7 +183,7 @@ def test_an_export_from_a_path_is_that_of_the_model(tmp_path: Path) -> None:
 
 
 def test_stored_tensors_are_no_inputs(tmp_path: Path) -> None:
-    """IR 3 lists initializers among the inputs: of a slim model they are none, so that nothing looks for their data there."""
+    """IR 3 lists initializers among the inputs: with external data they must not be, so that nothing looks for their data there."""
     model = gated()
     model.ir_version = 3
     listed = [helper.make_tensor_value_info(t.name, t.data_type, list(t.dims)) for t in model.graph.initializer]
@@ -201,7 +201,7 @@ def test_what_the_network_returns_stays_in_the_model(tmp_path: Path) -> None:
     model.graph.node.append(helper.make_node("Identity", ["others"], ["copy"]))
     for name in ("anchors", "copy"):
         model.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, [2, SMALL]))
-    result = export(model, None, tmp_path / "m.onnx", dense=True, decomposed=True)
+    result = export(model, None, tmp_path / "m.onnx", dense_twin=True, decomposed=True)
     assert len(result.recognised) == 1
     feed = {"x": np.zeros((1, 24, 8, 8), np.float32)}
     for name in ("m.onnx", "m.dense.onnx", "m.decomposed.onnx"):
@@ -222,8 +222,8 @@ def test_what_a_graph_within_a_node_reads_stays_in_the_model(tmp_path: Path) -> 
     model.graph.node.append(helper.make_node("If", ["yes"], ["z"], then_branch=branches[0], else_branch=branches[1]))
     model.graph.output.append(helper.make_tensor_value_info("z", TensorProto.FLOAT, [24, 64]))
     with WeightFile(tmp_path / "o.onnx") as file:
-        assert {t.name for t in file.slim(model).graph.initializer if t.external_data} == {"W", "G"}
-    result = export(model, None, tmp_path / "m.onnx", dense=True)
+        assert {t.name for t in file.externalize(model).graph.initializer if t.external_data} == {"W", "G"}
+    result = export(model, None, tmp_path / "m.onnx", dense_twin=True)
     assert len(result.recognised) == 1
     with OnnxRuntimeRunner(tmp_path / "m.onnx") as runner:
         np.testing.assert_array_equal(runner.infer({"x": np.zeros((1, 24, 8, 8), np.float32)})["z"], values)
@@ -232,9 +232,9 @@ def test_what_a_graph_within_a_node_reads_stays_in_the_model(tmp_path: Path) -> 
 def test_equal_weights_lie_in_the_file_once(tmp_path: Path) -> None:
     with WeightFile(tmp_path / "m.onnx") as file:
         (folder,) = tmp_path.iterdir()
-        first = file.slim(gated())
+        first = file.externalize(gated())
         size = (folder / file.name).stat().st_size
-        assert contents(file.slim(gated())) == contents(first)
+        assert contents(file.externalize(gated())) == contents(first)
         assert (folder / file.name).stat().st_size == size
 
 
@@ -258,16 +258,16 @@ def test_a_weight_that_is_computed_of_stored_ones(tmp_path: Path, change: str) -
 
 def test_the_file_goes_with_its_block(tmp_path: Path) -> None:
     with contextlib.suppress(KeyError), WeightFile(tmp_path / "m.onnx") as file:
-        slim = file.slim(gated())
-        assert weight_file(slim) is file
+        external = file.externalize(gated())
+        assert weight_file(external) is file
         raise KeyError
     assert list(tmp_path.iterdir()) == []
-    assert weight_file(slim) is None
+    assert weight_file(external) is None
 
 
 def test_the_file_goes_where_a_process_is_stopped(tmp_path: Path) -> None:
     with WeightFile(tmp_path / "m.onnx") as file:
-        file.slim(gated())
+        file.externalize(gated())
         discard_unfinished()
         assert list(tmp_path.iterdir()) == []
 
@@ -279,7 +279,7 @@ def test_a_full_disk_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     with WeightFile(tmp_path / "m.onnx") as file:
         monkeypatch.setattr(Path, "open", full)
         with pytest.raises(UserError, match=r"No space left on device; nothing was written: make room there"):
-            file.slim(gated())
+            file.externalize(gated())
 
 
 def test_a_model_cannot_name_a_file_of_its_own(tmp_path: Path) -> None:
@@ -295,7 +295,7 @@ def test_a_model_cannot_name_a_file_of_its_own(tmp_path: Path) -> None:
             weight.external_data.add(key="location", value=location)
             assert weight_file(model) is None
             with pytest.raises(UserError, match=r"without its external data .of W.: pass the path of its file"):
-                file.slim(model)
+                file.externalize(model)
     assert secret.read_bytes() == bytes(4 * 24 * 24 * 9)
 
 
@@ -335,7 +335,7 @@ def test_bad_weights_in_a_file_are_found(tmp_path: Path) -> None:
 def test_a_skeleton_has_large_weights_as_inputs(tmp_path: Path) -> None:
     model = gated()
     with WeightFile(tmp_path / "m.onnx") as file:
-        for given in (model, file.slim(model)):
+        for given in (model, file.externalize(model)):
             skeleton, weights = skeleton_of(given)
             assert set(weights) == {"W", "G"}
             assert [v.name for v in skeleton.graph.input] == ["x", "W", "G"]

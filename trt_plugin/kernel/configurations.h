@@ -8,14 +8,14 @@
 namespace lccl
 {
 
-//! Ids read as hexadecimal digits: family, engine, tile number. 0x20201, 0x30301 and 0x30401 were given away for kernels that
+//! Ids read as hexadecimal digits: family, math, tile number. 0x20201, 0x30301 and 0x30401 were given away for kernels that
 //! never came, and 0x10001 to 0x30001 took 16-bit tensors once: ids are not used again for something else.
-constexpr int32_t configurationId(int32_t family, int32_t engine, int32_t tile)
+constexpr int32_t configurationId(int32_t family, int32_t math, int32_t tile)
 {
-    return family << 16 | engine << 8 | tile;
+    return family << 16 | math << 8 | tile;
 }
 
-//! Rows of the table; names are "<family>-<engine>-<tile>".
+//! Rows of the table; names are "<family>-<math>-<tile>".
 lccl_conv_config const* configurationAt(int32_t index);
 int32_t configurationCount();
 

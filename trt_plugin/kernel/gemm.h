@@ -7,7 +7,8 @@ namespace lccl
 {
 
 //! y[rows, k] = rows of x (im2col, gathered) * weight, tiles of kTileM x kTileN x 64, kStages of them in flight.
-template <typename T_, int32_t kTileM_, int32_t kTileN_, int32_t kStages_, int32_t kWarpsM_, int32_t kWarpsN_, int32_t kBlocksPerSm_>
+template <typename T_, int32_t kTileM_, int32_t kTileN_, int32_t kStages_, int32_t kWarpsM_, int32_t kWarpsN_,
+    int32_t kBlocksPerSm_>
 struct GatedGemm
 {
     using T = T_;
@@ -62,7 +63,8 @@ struct GatedGemm
             bool const multiplies = i < units; // a block without a unit only fills
             Unit const unit = decodeUnit(machine::blockIndex() + i * machine::gridSize(), schedule);
             int32_t const firstColumn = unit.tileN * kTileN;
-            Range const range{splitBegin(steps, unit.split, schedule.splits), splitBegin(steps, unit.split + 1, schedule.splits)};
+            Range const range{
+                splitBegin(steps, unit.split, schedule.splits), splitBegin(steps, unit.split + 1, schedule.splits)};
             Copier copier;
             if (multiplies)
             {
@@ -157,7 +159,7 @@ private:
         {
             bool const read = inside && tapIsOnInput(copier.taps[i], tap);
             uint32_t const pixel = read ? copier.pixel[i] + distance : 0;
-            machine::copyAsyncL1(stageA(stage) + swizzled(copier.row + i * kCopyRows, copier.chunk),
+            machine::cpAsyncCa16(stageA(stage) + swizzled(copier.row + i * kCopyRows, copier.chunk),
                 x + static_cast<int64_t>(pixel) * a.inputPitch, read ? bytes : 0);
         }
         T const* const weight = static_cast<T const*>(a.packedWeight == nullptr ? a.weight : a.packedWeight);
@@ -167,8 +169,8 @@ private:
             int32_t const column = firstColumn + copier.row + i * kCopyRows;
             bool const read = inside && column < a.k;
             int64_t const element = (static_cast<int64_t>(column) * chunks + index) * kChunkElements;
-            machine::copyAsyncL2(stageB(stage) + swizzled(copier.row + i * kCopyRows, copier.chunk), read ? weight + element : weight,
-                read ? 16 : 0);
+            machine::cpAsyncCg16(stageB(stage) + swizzled(copier.row + i * kCopyRows, copier.chunk),
+                read ? weight + element : weight, read ? 16 : 0);
         }
     }
 
@@ -191,7 +193,7 @@ private:
         for (int32_t i = 0; i < kFragmentsM; ++i)
         {
             TilePlace const place = fragmentA(thread % kWarpSize, firstRow + i * 16, kStep);
-            machine::loadMatrices(fragments.value[i], stageA(stage) + swizzled(place.row, place.chunk));
+            machine::ldmatrixX4(fragments.value[i], stageA(stage) + swizzled(place.row, place.chunk));
         }
     }
 
@@ -202,7 +204,7 @@ private:
         for (int32_t j = 0; j < kFragmentsN / 2; ++j)
         {
             TilePlace const place = fragmentB(thread % kWarpSize, firstColumn + j * 16, kStep);
-            machine::loadMatrices(fragments.value[j], stageB(stage) + swizzled(place.row, place.chunk));
+            machine::ldmatrixX4(fragments.value[j], stageB(stage) + swizzled(place.row, place.chunk));
         }
     }
 
@@ -215,7 +217,7 @@ private:
             LCCL_UNROLL
             for (int32_t i = 0; i < kFragmentsM; ++i)
             {
-                machine::multiplyAccumulate<T>(acc.value[i][j], a.value[i], pair[j % 2 * 2], pair[j % 2 * 2 + 1]);
+                machine::mmaM16N8K16<T>(acc.value[i][j], a.value[i], pair[j % 2 * 2], pair[j % 2 * 2 + 1]);
             }
         }
     }
@@ -230,7 +232,7 @@ private:
             {
                 copyStep(a, copier, firstColumn, range.begin + s, s);
             }
-            machine::commitCopies();
+            machine::cpAsyncCommitGroup();
         }
     }
 
@@ -241,7 +243,7 @@ private:
     static LCCL_DEVICE void multiply(
         Arguments const& a, Accumulators& acc, Copier const& copier, int32_t firstColumn, Range const& range, int32_t thread)
     {
-        machine::waitCopies<kStages - 2>();
+        machine::cpAsyncWaitGroup<kStages - 2>();
         machine::syncThreads();
 
         FragmentsA fragmentsA[2];
@@ -268,7 +270,7 @@ private:
                 }
                 if (last)
                 {
-                    machine::waitCopies<kStages - 2>();
+                    machine::cpAsyncWaitGroup<kStages - 2>();
                     machine::syncThreads();
                     reading = reading == kStages - 1 ? 0 : reading + 1;
                 }
@@ -286,13 +288,13 @@ private:
                     {
                         copyStep(a, copier, firstColumn, step + kStages - 1, writing);
                     }
-                    machine::commitCopies();
+                    machine::cpAsyncCommitGroup();
                     writing = writing == kStages - 1 ? 0 : writing + 1;
                 }
                 multiplyFragments(acc, fragmentsA[now], fragmentsB[kAheadB ? now : 0]);
             }
         }
-        machine::waitCopies<0>();
+        machine::cpAsyncWaitGroup<0>();
         machine::syncThreads();
     }
 

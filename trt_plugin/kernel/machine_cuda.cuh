@@ -94,7 +94,8 @@ template <>
 LCCL_DEVICE uint32_t packPair<Bfloat16>(float first, float second)
 {
     __nv_bfloat162 const pair = __floats2bfloat162_rn(first, second);
-    return static_cast<uint32_t>(__bfloat16_as_ushort(__high2bfloat16(pair))) << 16 | __bfloat16_as_ushort(__low2bfloat16(pair));
+    return static_cast<uint32_t>(__bfloat16_as_ushort(__high2bfloat16(pair))) << 16
+        | __bfloat16_as_ushort(__low2bfloat16(pair));
 }
 
 LCCL_DEVICE float floatFromBits(uint32_t bits)
@@ -191,26 +192,26 @@ LCCL_DEVICE void storeShared(uint32_t address, T value)
 }
 
 //! Starts a copy of 16 bytes, of which the first `bytes` are read and the others become zero. Kept in L1.
-LCCL_DEVICE void copyAsyncL1(uint32_t shared, void const* global, int32_t bytes)
+LCCL_DEVICE void cpAsyncCa16(uint32_t shared, void const* global, int32_t bytes)
 {
     asm volatile("cp.async.ca.shared.global [%0], [%1], 16, %2;" ::"r"(shared), "l"(global), "r"(bytes) : "memory");
 }
 
 //! The same, past L1.
-LCCL_DEVICE void copyAsyncL2(uint32_t shared, void const* global, int32_t bytes)
+LCCL_DEVICE void cpAsyncCg16(uint32_t shared, void const* global, int32_t bytes)
 {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared), "l"(global), "r"(bytes) : "memory");
 }
 
 //! Closes the group of this thread's copies since the last call; it may be empty.
-LCCL_DEVICE void commitCopies()
+LCCL_DEVICE void cpAsyncCommitGroup()
 {
     asm volatile("cp.async.commit_group;" ::: "memory");
 }
 
 //! Waits until at most `kPending` of this thread's newest groups are under way.
 template <int32_t kPending>
-LCCL_DEVICE void waitCopies()
+LCCL_DEVICE void cpAsyncWaitGroup()
 {
     asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
 }
@@ -246,20 +247,20 @@ LCCL_DEVICE int32_t popcount(uint32_t bits)
 }
 
 //! Four 8x8 matrices of 16-bit elements; lanes 8i..8i+7 hold the addresses of matrix i's rows.
-LCCL_DEVICE void loadMatrices(uint32_t (&fragment)[4], uint32_t address)
+LCCL_DEVICE void ldmatrixX4(uint32_t (&fragment)[4], uint32_t address)
 {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(fragment[0]), "=r"(fragment[1]), "=r"(fragment[2]), "=r"(fragment[3])
-                 : "r"(address)
-                 : "memory");
+        : "=r"(fragment[0]), "=r"(fragment[1]), "=r"(fragment[2]), "=r"(fragment[3])
+        : "r"(address)
+        : "memory");
 }
 
 //! c[16x8] += a[16x16] * b[16x8], float32 sums.
 template <typename T>
-LCCL_DEVICE void multiplyAccumulate(float (&c)[4], uint32_t const (&a)[4], uint32_t b0, uint32_t b1);
+LCCL_DEVICE void mmaM16N8K16(float (&c)[4], uint32_t const (&a)[4], uint32_t b0, uint32_t b1);
 
 template <>
-LCCL_DEVICE void multiplyAccumulate<Half>(float (&c)[4], uint32_t const (&a)[4], uint32_t b0, uint32_t b1)
+LCCL_DEVICE void mmaM16N8K16<Half>(float (&c)[4], uint32_t const (&a)[4], uint32_t b0, uint32_t b1)
 {
     asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
         : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
@@ -267,7 +268,7 @@ LCCL_DEVICE void multiplyAccumulate<Half>(float (&c)[4], uint32_t const (&a)[4],
 }
 
 template <>
-LCCL_DEVICE void multiplyAccumulate<Bfloat16>(float (&c)[4], uint32_t const (&a)[4], uint32_t b0, uint32_t b1)
+LCCL_DEVICE void mmaM16N8K16<Bfloat16>(float (&c)[4], uint32_t const (&a)[4], uint32_t b0, uint32_t b1)
 {
     asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
         : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])

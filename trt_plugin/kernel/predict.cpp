@@ -1,5 +1,5 @@
 // The model behind the choice of a configuration: a roofline with the tile grid's rounding. Its constants are from public data
-// sheets; scripts/gpu_fit.py fits them to what a GPU measured.
+// sheets; bench/gpu/fit.py fits them to what a GPU measured.
 
 #include "plan.h"
 
@@ -97,14 +97,15 @@ double mainSeconds(lccl_conv_params const& p, lccl_device const& device, Sizes c
     lccl_conv_config const& config, lccl_rates const& rates)
 {
     int32_t const sms = device.sm_count;
-    bool const mma = config.engine == LCCL_MMA;
-    double const tiles
-        = std::ceil(amounts.rows / config.tile_m) * std::ceil(static_cast<double>(sizes.outputChannels) / config.tile_n);
+    bool const mma = config.math == LCCL_MMA;
+    double const tiles = std::ceil(amounts.rows / config.tile_m)
+        * std::ceil(static_cast<double>(sizes.outputChannels) / config.tile_n);
     double const depth = mma ? static_cast<double>(sizes.channelChunks) * kChunkElements : p.c;
     double const steps = std::ceil(static_cast<double>(p.r) * p.s * depth / config.tile_k);
     double const resident = residentBlocks(device, config);
     double const splits = mayShareTiles(config) && tiles * 2 <= resident
-        ? std::max(1.0, std::min({std::floor(resident / tiles), std::floor(steps / kMinSplitSteps), static_cast<double>(kMaxSplits)}))
+        ? std::max(1.0,
+              std::min({std::floor(resident / tiles), std::floor(steps / kMinSplitSteps), static_cast<double>(kMaxSplits)}))
         : 1.0;
     double const rounds = std::ceil(tiles * splits / sms);
     double const unitFlops = 2.0 * config.tile_m * config.tile_n * config.tile_k * steps / splits;
@@ -157,7 +158,7 @@ double predict(lccl_conv_params const& p, lccl_device const& device, lccl_conv_c
         return 0;
     }
     Amounts const amounts = amountsOf(p, sizes, config);
-    bool const packs = config.engine == LCCL_MMA && p.c % kChunkElements != 0 && runs(p, LCCL_KERNEL_PACK);
+    bool const packs = config.math == LCCL_MMA && p.c % kChunkElements != 0 && runs(p, LCCL_KERNEL_PACK);
     bool const gates = runs(p, LCCL_KERNEL_GATE);
     bool const multiplies = runs(p, LCCL_KERNEL_MAIN);
     int32_t const kernels = static_cast<int32_t>(packs) + static_cast<int32_t>(gates) + static_cast<int32_t>(multiplies);

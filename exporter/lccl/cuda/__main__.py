@@ -89,7 +89,7 @@ def _table(library: Any) -> tuple[dict[str, Any], str]:
             f"0x{c.id:x}",
             c.name,
             c.family.name.lower(),
-            c.engine.name.lower(),
+            c.math.name.lower(),
             f"{c.tile_m}x{c.tile_n}x{c.tile_k}",
             str(c.stages),
             f"{c.warps_m}x{c.warps_n}",
@@ -98,7 +98,7 @@ def _table(library: Any) -> tuple[dict[str, Any], str]:
         )
         for c in library.configs()
     ]
-    head = ("id", "name", "family", "engine", "tile", "stages", "warps", "shared bytes", "registers")
+    head = ("id", "name", "family", "math", "tile", "stages", "warps", "shared bytes", "registers")
     return {"library": str(library.path), "configs": [c.as_dict() for c in library.configs()]}, table(head, rows, right=(7, 8))
 
 

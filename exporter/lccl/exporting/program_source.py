@@ -12,15 +12,15 @@ from torch.export.graph_signature import InputKind
 
 from lccl.backends.batches import common_batches, infer_all
 from lccl.backends.interface import Batches
-from lccl.errors import UserError, first_line
-from lccl.exporting.translate import program_to_onnx
+from lccl.errors import Fix, UserError, first_line
 from lccl.graph.feeds import input_types
+from lccl.nn.translate import program_to_onnx
 from lccl.numerics import Array
 from lccl.progress import Progress
 from lccl.torch_calls import flatten
 
 if TYPE_CHECKING:
-    from lccl.nn.conv import Gates
+    from lccl.nn.conv import GateMode
 
 
 class ProgramSource:
@@ -30,7 +30,7 @@ class ProgramSource:
         UserError: it has no positional example inputs, or does not run on them.
     """
 
-    checks: tuple[Gates, ...] = ()
+    checks: tuple[GateMode, ...] = ()
     example_hw: tuple[tuple[int, ...], ...] | None = None
 
     def __init__(self, program: torch.export.ExportedProgram, progress: Progress) -> None:
@@ -40,7 +40,10 @@ class ProgramSource:
         if not args or kwargs or not all(isinstance(a, Tensor) for a in args):
             raise UserError("the program has no example inputs that are tensors by position: export it again with torch.export")
         if any(a.dtype == torch.bfloat16 for a in args):
-            raise UserError("a bfloat16 model cannot be checked in ONNX Runtime: export it in float32 and build with --bf16")
+            raise UserError(
+                "a bfloat16 model cannot be checked in ONNX Runtime: export it in float32, and convert it when the engine is built",
+                Fix("precision", "bf16"),
+            )
         self._args = tuple(args)
         self._runner = _ProgramRunner(program)
 
@@ -58,7 +61,7 @@ class ProgramSource:
             feed[name] = random.cpu().numpy()
         return [feed]
 
-    def infer(self, feed: Mapping[str, Array], gates: Gates) -> list[Array]:  # noqa: ARG002 - it knows of no gates
+    def infer(self, feed: Mapping[str, Array], gates: GateMode) -> list[Array]:  # noqa: ARG002 - it knows of no gates
         """The program's own outputs."""
         return list(infer_all(self._runner, feed).values())
 

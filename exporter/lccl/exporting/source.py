@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 import onnx
 
+from lccl.backends.agreement import require_agreement
 from lccl.backends.batches import CHUNK, infer_all
 from lccl.backends.onnxruntime.runner import OnnxRuntimeRunner
-from lccl.errors import UserError
+from lccl.errors import Fix, UserError
 from lccl.graph.checks import default_tolerance
 from lccl.graph.feeds import input_types, random_feed
 from lccl.graph.variants.canonical import canonical
@@ -19,25 +20,21 @@ from lccl.graph.variants.open_gates import with_open_gates
 from lccl.graph.variants.relaxed import has_hard_gates, with_relaxed_gates
 from lccl.graph.variants.runnable import runnable
 from lccl.graph.variants.upcast import upcast
+from lccl.nn.translate import DYNAMIC_HW, FIXED_BATCH, FIXED_HW
 from lccl.numerics import Agreement, Array, merge, require_finite
 from lccl.op.onnx_op import is_lccl_node
 from lccl.progress import Progress
 from lccl.text import count
-from lccl.verify import require_agreement
 
 if TYPE_CHECKING:
-    from lccl.nn.conv import Gates
-
-
-FIXED_BATCH = "the exported batch is dynamic, so the model must not fix its size"
-FIXED_HW = "leave out --dynamic-hw: the network fixes its input's height and width"
+    from lccl.nn.conv import GateMode
 
 
 class Source(Protocol):
     """A network before the export: traced once, then asked for the outputs to compare with."""
 
     metadata: dict[str, str]
-    checks: tuple[Gates, ...]
+    checks: tuple[GateMode, ...]
     """With which gates it can be asked, besides as built."""
     example_hw: tuple[tuple[int, ...], ...] | None
     """Height and width of each example input where the export makes them dynamic; None where it does not."""
@@ -48,7 +45,7 @@ class Source(Protocol):
     def feeds(self, model: onnx.ModelProto) -> list[dict[str, Array]]:
         """Random inputs for the check."""
 
-    def infer(self, feed: Mapping[str, Array], gates: Gates) -> list[Array]:
+    def infer(self, feed: Mapping[str, Array], gates: GateMode) -> list[Array]:
         """The network's own outputs, in order."""
 
 
@@ -62,7 +59,7 @@ class OnnxSource:
         UserError: shapes that do not fit the inputs.
     """
 
-    checks: tuple[Gates, ...] = ("open", "soft")
+    checks: tuple[GateMode, ...] = ("open", "relaxed")
     example_hw: tuple[tuple[int, ...], ...] | None = None
 
     def __init__(self, model: onnx.ModelProto, shapes: Sequence[Sequence[int]] = ()) -> None:
@@ -84,8 +81,8 @@ class OnnxSource:
     def feeds(self, model: onnx.ModelProto) -> list[dict[str, Array]]:
         return [random_feed(upcast(model), self._shapes)]
 
-    def infer(self, feed: Mapping[str, Array], gates: Gates) -> list[Array]:
-        changed = {"soft": with_relaxed_gates, "open": with_open_gates}.get(gates)
+    def infer(self, feed: Mapping[str, Array], gates: GateMode) -> list[Array]:
+        changed = {"relaxed": with_relaxed_gates, "open": with_open_gates}.get(gates)
         model = changed(self._runnable) if changed is not None else self._runnable
         with OnnxRuntimeRunner(model, optimize=False) as runner:
             return list(infer_all(runner, feed).values())
@@ -119,8 +116,8 @@ def check_against_source(
     results = _compare(model, source, feeds, "as built", allowed, has_hard_gates(model), progress)
     if own is None:
         return merge(results), None
-    if has_hard_gates(own) and "soft" in source.checks:
-        _compare(with_relaxed_gates(own), source, feeds[:1], "soft", allowed, False, progress)
+    if has_hard_gates(own) and "relaxed" in source.checks:
+        _compare(with_relaxed_gates(own), source, feeds[:1], "relaxed", allowed, False, progress)
     if "open" not in source.checks:
         return merge(results), None
     return merge(results), merge(_compare(dense_twin(own), source, feeds[:1], "open", allowed, False, progress))
@@ -135,7 +132,7 @@ def _compare(
     model: onnx.ModelProto,
     source: Source,
     feeds: list[dict[str, Array]],
-    gates: Gates,
+    gates: GateMode,
     tolerance: float,
     hard: bool,
     progress: Progress,
@@ -149,18 +146,19 @@ def _compare(
                 outputs = infer_all(runner, {name: feed[name] for name in runner.input_names})
                 expected = source.infer(feed, gates)
             except UserError as error:
-                raise UserError(f"{error}{_hint(source, feed, runner)}") from None
+                hint, fixes = _hint(source, feed, runner)
+                raise UserError(f"{error.message}{hint}", (*error.fixes, *fixes)) from None
             if len(expected) != len(outputs):
                 raise UserError(f"the exported model has {count(len(outputs), 'output')}, but its source has {len(expected)}")
             results.append(require_agreement(dict(zip(outputs, expected, strict=True)), outputs, tolerance, hard, what))
     return results
 
 
-def _hint(source: Source, feed: Mapping[str, Array], runner: OnnxRuntimeRunner) -> str:
-    """What of a feed the model may not take, although its dynamic sizes promise it."""
+def _hint(source: Source, feed: Mapping[str, Array], runner: OnnxRuntimeRunner) -> tuple[str, tuple[Fix, ...]]:
+    """What of a feed the model may not take, although its dynamic sizes promise it, and what to do about it."""
     if source.example_hw is not None and tuple(a.shape[2:] for a in feed.values()) != source.example_hw:
-        return f"; {FIXED_HW}"
-    return f"; {FIXED_BATCH}" if runner.batches.most is None else ""
+        return f"; {FIXED_HW}", (DYNAMIC_HW,)
+    return (f"; {FIXED_BATCH}" if runner.batches.most is None else ""), ()
 
 
 def _require_shape(name: str, shape: Sequence[int], kind: onnx.TypeProto.Tensor, any_batch: bool = False) -> None:

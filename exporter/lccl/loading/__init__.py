@@ -1,1 +1,4 @@
-"""Files -> networks and models: ``torch_file`` and ``onnx``, and what guards them (``factory``, ``pickle_scan``, ``soundness``)."""
+"""Loading of networks and models from files.
+
+``torch_file`` and ``onnx`` read files; ``factory``, ``pickle_scan`` and ``soundness`` guard what is loaded.
+"""

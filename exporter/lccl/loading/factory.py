@@ -1,4 +1,4 @@
-"""Functions that build networks, and other objects that a caller names: found by name, and called so that they cannot end the program."""
+"""Objects that a caller names, such as factories of networks: import, and calls that cannot end the program."""
 
 from __future__ import annotations
 
@@ -6,28 +6,30 @@ import contextlib
 import importlib
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from lccl.checkpoint import Checkpoint, Options
-from lccl.errors import UserError, first_line
+from lccl.errors import Fix, UserError, first_line
+from lccl.loading.checkpoint import Checkpoint
 from lccl.text import kind_of
+from lccl.types import Factory
 
 if TYPE_CHECKING:
     from torch import nn
 
 TRUSTED_FACTORIES = ("lccl.models.resnet:cifar_resnet",)
-"""A file may name one of exactly these as its factory; any other has to be named by the caller."""
+"""The factories that a file may name itself; the caller must name any other."""
 _PACKAGES = {"PIL": "pillow", "cv2": "opencv-python", "skimage": "scikit-image", "sklearn": "scikit-learn", "yaml": "pyyaml"}
-"""Modules whose package has another name."""
+"""By module, the name of its package where the two differ."""
 
 
-def import_object(name: str, what: str) -> Any:
-    """ "pkg.module:attribute" -> the object, looked up in the installed packages and the current folder.
+def import_object(name: str, what: str) -> object:
+    """Import an object from the installed packages or the current folder.
 
     Args:
-        what: what the object is to be, for messages: "factory", "loader".
+        name: "pkg.module:attribute".
+        what: what the object is for, in messages: "factory" or "loader".
 
     Raises:
         UserError: a malformed name, no such module or attribute, or a module that raises on import.
@@ -45,7 +47,7 @@ def import_object(name: str, what: str) -> Any:
     except BaseException as error:  # a SystemExit too: the module must not choose this program's exit code
         raise UserError(f"importing {module_name} raised {type(error).__name__}: {first_line(error)}") from error
     try:
-        value = module
+        value: object = module
         for part in attribute.split("."):
             value = getattr(value, part)
     except AttributeError:
@@ -54,7 +56,7 @@ def import_object(name: str, what: str) -> Any:
 
 
 def _not_found(module: str, missing: str | None) -> str:
-    """What to do where a module, or one that it imports, is not there."""
+    """Say how to get a missing module, or one that it imports."""
     if missing is None or f"{module}.".startswith(f"{missing}."):
         return f"cannot import {module}: run from the folder it is in, or install it"
     top = missing.partition(".")[0]
@@ -64,7 +66,7 @@ def _not_found(module: str, missing: str | None) -> str:
 
 @contextlib.contextmanager
 def current_folder_last() -> Iterator[None]:
-    """The current folder importable within the block, behind everything installed, so that no file in it hides a package."""
+    """Make the current folder importable within the block, after everything installed, so that it hides no package."""
     folder = os.getcwd()
     if folder in sys.path:
         yield
@@ -76,13 +78,19 @@ def current_folder_last() -> Iterator[None]:
         sys.path.remove(folder)
 
 
-def title_of(factory: str | Callable[[], Any]) -> str:
-    """A factory's name in messages."""
+def label_of(factory: Factory) -> str:
+    """Return a factory's name for messages."""
     return factory if isinstance(factory, str) else getattr(factory, "__qualname__", repr(factory))
 
 
-def build_module(checkpoint: Checkpoint, factory: str | Callable[[], Any] | None, path: Path, options: Options) -> nn.Module:
-    """The network that a checkpoint's weights are of, by the caller's factory or by one of lccl's own that the file names.
+def build_module(checkpoint: Checkpoint, factory: Factory | None, path: Path, option: str) -> nn.Module:
+    """Build the network that a checkpoint's weights belong to.
+
+    Args:
+        checkpoint: what the file holds.
+        factory: the caller's factory; None: the one that the file names, if it is one of lccl's own.
+        path: the file, for messages.
+        option: the keyword that a message names for the factory.
 
     Raises:
         UserError: no factory, one that is not trusted, or one that fails.
@@ -91,13 +99,14 @@ def build_module(checkpoint: Checkpoint, factory: str | Callable[[], Any] | None
 
     chosen = factory or checkpoint.factory
     if chosen is None:
-        asked = options.factory.format("pkg.module:factory")
-        raise UserError(f"{path} holds weights but not the network: pass {asked}, a function that builds it")
-    name = title_of(chosen)
+        raise UserError(
+            f"{path} holds weights but not the network", Fix(option, "pkg.module:factory", "with a function that builds it")
+        )
+    name = label_of(chosen)
     if not factory and name not in TRUSTED_FACTORIES:
-        raise UserError(f"{path} asks to run {name}; if you trust it, say so: {options.factory.format(name)}")
+        raise UserError(f"{path} asks to run {name}; if you trust it, say so", Fix(option, name))
     kwargs = dict(checkpoint.kwargs) if chosen == checkpoint.factory else {}
-    build: Callable[..., Any] = import_object(chosen, "factory") if isinstance(chosen, str) else chosen
+    build = import_object(chosen, "factory") if isinstance(chosen, str) else chosen
     if not callable(build):
         raise UserError(f"{name} is not callable; a factory is a function or class that builds the network")
     try:
@@ -111,8 +120,12 @@ def build_module(checkpoint: Checkpoint, factory: str | Callable[[], Any] | None
     return module
 
 
-def gate_module(module: nn.Module, recipe: Sequence[Any], path: Path) -> None:
-    """Gates the factory's network as the checkpoint says."""
+def gate_module(module: nn.Module, recipe: Sequence[object], path: Path) -> None:
+    """Gate the factory's network in place as the checkpoint's recipe says.
+
+    Raises:
+        UserError: the recipe does not fit the network.
+    """
     from lccl.nn import apply_recipe
 
     try:

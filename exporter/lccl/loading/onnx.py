@@ -1,4 +1,4 @@
-"""ONNX files -> models, with sound weights."""
+"""ONNX files: models with their external data, and a check of their weights."""
 
 from __future__ import annotations
 
@@ -18,17 +18,18 @@ if TYPE_CHECKING:
 
 _WEIGHTED_OPS = ("Conv", "ConvTranspose", "Gemm", "MatMul", "BatchNormalization", "LCCLConv")
 _VARIANCE = 4
-"""Its place among the inputs of a BatchNormalization."""
+"""The index of the variance among the inputs of a BatchNormalization."""
 
 
 def load_onnx(path: str | Path, weights: WeightFile | None = None) -> onnx.ModelProto:
-    """An ONNX file with its external data.
+    """Load an ONNX file with its external data.
 
     Args:
-        weights: takes the large weights, so that the model is small.
+        path: the file.
+        weights: a file that takes the large weights, so that the model in memory is small.
 
     Raises:
-        UserError: no such file, or not an ONNX model.
+        UserError: the file is missing, is no ONNX model, or has weights that are not finite.
     """
     source = require_file(path)
     with _reading_onnx(source):
@@ -36,7 +37,7 @@ def load_onnx(path: str | Path, weights: WeightFile | None = None) -> onnx.Model
 
         model = onnx.load(str(source), load_external_data=weights is None)
         if weights is not None:
-            model = weights.slim(model, source.parent)
+            model = weights.externalize(model, source.parent)
     if not model.HasField("graph") or not model.graph.node:
         raise UserError(f"{source} is not an ONNX model, or it is cut off (no graph in it): export or copy it again")
     _require_sound_weights(model, source)
@@ -44,10 +45,10 @@ def load_onnx(path: str | Path, weights: WeightFile | None = None) -> onnx.Model
 
 
 def onnx_structure(path: str | Path) -> onnx.ModelProto:
-    """An ONNX file without the weights that lie beside it.
+    """Load an ONNX file without its external data.
 
     Raises:
-        UserError: no such file, or not an ONNX model.
+        UserError: the file is missing or is no ONNX model.
     """
     source = require_file(path)
     with _reading_onnx(source):
@@ -57,10 +58,10 @@ def onnx_structure(path: str | Path) -> onnx.ModelProto:
 
 
 def files_of_onnx(path: str | Path) -> frozenset[Path]:
-    """An ONNX file and those with its external data.
+    """Return the paths of an ONNX file and of its external data.
 
     Raises:
-        UserError: no such file, or not an ONNX model.
+        UserError: the file is missing or is no ONNX model.
     """
     source = Path(path).resolve()
     entries = (e for tensor in onnx_structure(path).graph.initializer for e in tensor.external_data if e.key == "location")
@@ -80,12 +81,15 @@ def _reading_onnx(source: Path) -> Iterator[None]:
         ) from None
     except (onnx.checker.ValidationError, OSError) as error:
         raise UserError(
-            f"{source} refers to weights that are not beside it ({first_line(error)}): copy its data file along"
+            f"{source} refers to weights that are not beside it ({first_line(error)}): copy its data file along with it"
         ) from None
 
 
 def _require_sound_weights(model: onnx.ModelProto, path: Path) -> None:
-    """Weights without NaN or infinity; other constants without NaN: some networks have infinite ones, such as masks."""
+    """Refuse NaN in any constant and infinity in weights.
+
+    Other constants, such as masks, may be infinite.
+    """
     import numpy as np
     import onnx
 

@@ -1,4 +1,4 @@
-"""What unpickling a torch file would run, read without unpickling it."""
+"""A scan of torch files for the code that unpickling would run, without unpickling them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from typing import IO
 
 
 def pickled_classes(path: Path) -> list[str]:
-    """The classes and functions that unpickling the file would call; empty where it holds none or cannot be read."""
+    """Return the classes and functions that unpickling the file would call.
+
+    Empty if it cannot be read.
+    """
     import torch
 
     try:
@@ -21,7 +24,7 @@ def pickled_classes(path: Path) -> list[str]:
 
 
 def pickled_globals(path: Path) -> list[str]:
-    """As :func:`pickled_classes` for a stream of pickles (torch's old format), read opcode by opcode, nothing run."""
+    """Return the same for torch's old format, a stream of pickles, read opcode by opcode."""
     from torch import _weights_only_unpickler as unpickler
 
     found: set[str] = set()
@@ -33,7 +36,7 @@ def pickled_globals(path: Path) -> list[str]:
 
 
 def _collect_globals(stream: IO[bytes], found: set[str]) -> None:
-    """Adds the names that one pickle looks up, those that it memoised earlier too."""
+    """Add the names that one pickle looks up, memoised ones included."""
     strings: list[str] = []
     memo: dict[int, str | None] = {}
     top: str | None = None
@@ -54,6 +57,6 @@ def _collect_globals(stream: IO[bytes], found: set[str]) -> None:
 
 
 def _modern_name(module: str, name: str) -> str:
-    """A global under the name that Python 3 has for it, as the unpickler reads it."""
+    """Return a global's name in Python 3, as the unpickler maps it."""
     module, name = _compat_pickle.NAME_MAPPING.get((module, name), (module, name))
     return f"{_compat_pickle.IMPORT_MAPPING.get(module, module)}.{name}"

@@ -1,10 +1,10 @@
-"""Weights that no network should have: NaN and infinity, told by the file and the weight."""
+"""Checks of a loaded network's weights for NaN, infinity and negative variances."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lccl.errors import UserError
 
@@ -13,13 +13,18 @@ if TYPE_CHECKING:
 
 
 def bad_weight(path: Path, name: str, what: str) -> UserError:
-    """The error for a weight that holds what none should."""
+    """Make the error for an unsound weight of a file.
+
+    ``what`` says what it holds, such as "NaN".
+    """
     return UserError(f"{path}: {name} holds {what}; the training went wrong, take an earlier checkpoint")
 
 
-def require_no_nan(state: Mapping[str, Any], path: Path) -> None:
-    """Raises:
-    UserError: a tensor of a state dict holds NaN.
+def require_no_nan(state: Mapping[str, object], path: Path) -> None:
+    """Refuse a state dict with NaN in it.
+
+    Raises:
+        UserError: a tensor holds NaN.
     """
     import torch
 
@@ -29,8 +34,10 @@ def require_no_nan(state: Mapping[str, Any], path: Path) -> None:
 
 
 def require_sound(module: nn.Module, path: Path) -> None:
-    """Raises:
-    UserError: a weight of the network holds NaN or infinity, or a variance is below 0.
+    """Refuse a network with unsound weights.
+
+    Raises:
+        UserError: a weight holds NaN or infinity, or a variance is below 0.
     """
     from lccl.torch_calls import unsound_weight
 

@@ -1,11 +1,12 @@
-"""The CIFAR-style residual network of the paper's experiments, dense or with gated convolutions.
+"""The CIFAR-style residual network of the LCCL paper's experiments, dense or with gated convolutions.
 
-Layout after He et al. 2016 (arXiv 1512.03385, section 4.2): three stages of basic blocks at 1, 1/2 and 1/4 of the
-input's size, post-activation, projection shortcuts.
+The layout follows He et al. 2016 (arXiv 1512.03385, section 4.2): three stages of basic blocks at 1, 1/2 and 1/4
+of the input's size, post-activation, with projection shortcuts.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from torch import Tensor, nn
@@ -17,9 +18,9 @@ Gated = Literal["none", "first", "both"]
 
 
 class BasicBlock(nn.Module):
-    """Two 3 x 3 convolutions and a shortcut; ``gated`` says which of the two carry a gate."""
+    """Two 3 x 3 convolutions and a shortcut; ``gated`` says which of the two have a gate."""
 
-    def __init__(self, channels: int, out_channels: int, stride: int, gated: Gated, gate: dict[str, Any]) -> None:
+    def __init__(self, channels: int, out_channels: int, stride: int, gated: Gated, gate: Mapping[str, Any]) -> None:
         super().__init__()
         self.conv1: nn.Module
         self.conv2: nn.Module
@@ -37,6 +38,7 @@ class BasicBlock(nn.Module):
         self.relu = nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:
+        """Map x [N, channels, H, W] to [N, out_channels, H / stride, W / stride]."""
         residual = self.shortcut(x)
         y = self.conv1(x)
         if isinstance(self.conv2, ConvNorm):
@@ -47,7 +49,7 @@ class BasicBlock(nn.Module):
 
 
 class ConvNorm(nn.Sequential):
-    """Convolution, BatchNorm and, if wanted, ReLU."""
+    """A convolution, a BatchNorm and optionally a ReLU."""
 
     def __init__(self, channels: int, out_channels: int, kernel: int, stride: int, *, activation: bool) -> None:
         conv = nn.Conv2d(channels, out_channels, kernel, stride, kernel // 2, bias=False)
@@ -55,9 +57,11 @@ class ConvNorm(nn.Sequential):
 
 
 class CifarResNet(nn.Module):
-    """Images [N, in_channels, H, W] -> logits [N, num_classes]."""
+    """A CIFAR ResNet, which :func:`cifar_resnet` builds."""
 
-    def __init__(self, depth: int, width: int, in_channels: int, num_classes: int, gated: Gated, gate: dict[str, Any]) -> None:
+    def __init__(
+        self, depth: int, width: int, in_channels: int, num_classes: int, gated: Gated, gate: Mapping[str, Any]
+    ) -> None:
         super().__init__()
         if depth < 8 or (depth - 2) % 6:
             raise UserError(f"depth is 6 * n + 2 (8, 14, 20, 32, ...), not {depth}")
@@ -78,6 +82,7 @@ class CifarResNet(nn.Module):
         self.classifier = nn.Linear(channels, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Map images [N, in_channels, H, W] to logits [N, num_classes]."""
         logits: Tensor = self.classifier(self.flatten(self.pool(self.stages(self.stem(x)))))
         return logits
 
@@ -90,12 +95,17 @@ def cifar_resnet(
     gated: Gated = "first",
     **gate: Any,
 ) -> CifarResNet:
-    """A CIFAR ResNet; ``gated`` "none" is the dense network.
+    """Build a CIFAR ResNet.
 
     Args:
-        depth: 6 * n + 2 layers.
-        width: channels of the first stage, doubled in each of the next two.
-        gated: which 3 x 3 convolutions of every block carry a gate: "none", "first" or "both".
+        depth: the number of layers, 6 * n + 2.
+        width: the channels of the first stage, doubled in each of the next two.
+        in_channels: the channels of the images.
+        num_classes: the number of logits.
+        gated: which 3 x 3 convolutions of every block have a gate: "none" (the dense network), "first" or "both".
         **gate: options of :class:`lccl.nn.LCCLConv2d` for the gated ones, such as ``gate="1x1"``.
+
+    Raises:
+        UserError: a depth or ``gated`` of another form, or gate options that do not go together.
     """
     return CifarResNet(depth, width, in_channels, num_classes, gated, gate)

@@ -1,12 +1,18 @@
-"""What users build LCCL networks with: :class:`LCCLConv2d` and its gate; and :func:`convert`, which gates a dense network."""
+"""Public face of the PyTorch layers: :class:`LCCLConv2d`, its gate and its folded form, and :func:`convert`.
+
+:func:`convert` puts gated layers in place of convolutions of a dense network.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from lccl.nn.conv import LCCLConv2d
-from lccl.nn.folded import FoldedLCCLConv2d, fold
-from lccl.nn.gate import Gate
+from lccl.requires import needing
+
+with needing("lccl.nn"):
+    from lccl.nn.conv import LCCLConv2d
+    from lccl.nn.folded import FoldedLCCLConv2d, fold
+    from lccl.nn.gate import Gate
 
 if TYPE_CHECKING:
     from lccl.nn.converting import ConversionPlan, ConvInfo, apply_recipe, convert, recipe
@@ -26,10 +32,11 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    """The names of :mod:`lccl.nn.converting`, which needs torch.fx, when they are first used."""
+def __getattr__(name: str) -> object:
+    """Import a name of :mod:`lccl.nn.converting`, which needs torch.fx, when it is first used."""
     if name in _CONVERTING:
         from lccl.nn import converting
 
-        return getattr(converting, name)
+        value: object = getattr(converting, name)
+        return value
     raise AttributeError(f"module 'lccl.nn' has no attribute {name!r}")

@@ -1,31 +1,33 @@
-"""``LCCLConv2d``: a convolution with a gate beside it, their norms, and what follows the product."""
+"""The gated convolution as a PyTorch layer: its options, its parameters, and its forward pass for training."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from lccl.backends.torch.cuda import kernel_op
 from lccl.errors import ContractError, UserError
+from lccl.nn.folding import attributes_of, call_op, constants_of
 from lccl.nn.gate import Gate, GateActivation
 from lccl.op.contract import Attributes, gate_pads
-from lccl.op.torch_op import lccl_conv, leaky, neutral, threshold_gate, upsample_gate
+from lccl.op.torch_op import leaky, threshold_gate, upsample_gate
 
 GateKind = Literal["1x1", "kxk", "grid", "external"]
 Order = Literal["paper", "released"]
 Activation = Literal["relu", "default"] | float | None
-Gates = Literal["as built", "open", "soft"]
-"""Of a check: as they are; all 1; ReLU without bound or threshold, so that none jumps at its edge."""
+GateMode = Literal["as built", "open", "relaxed"]
+"""How a check evaluates gates: as they are; all 1; or as a plain ReLU, without bound and threshold,
+so that no gate jumps at its edge."""
 _MOST_GRID_WEIGHTS = 2**24
-"""Of a grid gate's kernel: 128 x 128 for 1,024 channels. A size in a damaged file must not ask for terabytes."""
+"""Limit on a grid gate's weights (128 x 128 for 1,024 channels), so that a size in a damaged file
+cannot allocate terabytes."""
 
-kernel_op.register()  # layers in eval mode on a GPU take the CUDA kernels where their library is there
+kernel_op.register()  # layers in eval mode on a GPU use the CUDA kernels where their library is present
 
 
 def _pair(value: int | Sequence[int], name: str) -> tuple[int, int]:
@@ -35,12 +37,12 @@ def _pair(value: int | Sequence[int], name: str) -> tuple[int, int]:
     return values[0], values[1]
 
 
-def _is_whole(value: Any) -> bool:
+def _is_whole(value: object) -> bool:
     return hasattr(value, "__index__") and not isinstance(value, bool)
 
 
 def _alpha(activation: Activation) -> float:
-    """An activation as the contract's slope of the negative side: None 1, "relu" 0, a number itself."""
+    """Return the slope of an activation's negative side: 1 for None, 0 for "relu", a number as it is."""
     if activation is None:
         return 1.0
     if activation == "relu":
@@ -51,27 +53,33 @@ def _alpha(activation: Activation) -> float:
 
 
 class LCCLConv2d(nn.Module):
-    """y = post(conv(x) * g): convolution and gate with their norms, X [N, C, H, W] -> Y [N, K, Ho, Wo].
+    """A convolution multiplied by a gate map: y = post(conv(x) * g).
 
-    In training mode it computes every pixel in PyTorch's own ops; in eval mode it calls ``torch.ops.lccl.conv`` with
-    the norms folded, which is what gets exported.
+    x is [N, C, H, W] and y is [N, K, Ho, Wo]. In training mode the layer computes every pixel in PyTorch's own
+    ops. In eval mode it calls ``torch.ops.lccl.conv`` with the norms folded, which is what gets exported. The
+    layer is that of Dong et al., "More is Less: A More Complicated Network with Less Inference Complexity"
+    (CVPR 2017).
 
     Args:
-        in_channels, out_channels, kernel_size, stride, dilation: of the convolution, as in ``nn.Conv2d``.
-        padding: one number, (height, width), (top, left, bottom, right), or "same" (stride 1).
+        in_channels, out_channels, kernel_size, stride, dilation: as in ``nn.Conv2d``.
+        padding: one number, (height, width), (top, left, bottom, right), or "same" (stride 1 only).
         gate: "1x1" or "kxk" (a convolution of that kernel to one map), "grid" (one value per ``gate_size`` x
-            ``gate_size`` block of output pixels), "external" (the caller's map, given to ``forward``).
-        gate_size: G of a grid gate, or of an external one.
-        gate_kernel_size: of a grid gate; by default the part of X under its block, ``stride * gate_size``.
+            ``gate_size`` block of output pixels) or "external" (the caller passes the map to ``forward``).
+        gate_size: G, the side of a block in output pixels, of a grid gate or an external one.
+        gate_kernel_size: the kernel of a grid gate; by default ``stride * gate_size``, the part of x under
+            its block.
         gate_activation: "relu", "hardtanh" or "binary".
-        gate_norm: a BatchNorm on the gate's logits; None: as the form has it (not with "hardtanh").
+        gate_norm: whether a BatchNorm normalizes the gate's logits; None: yes, except for "hardtanh".
         gate_threshold: gate values up to this one count as 0 in eval mode; a knob for deployment.
-        order: "paper": activation(norm(conv)) * g; "released": norm after the product, as in the authors' code.
+        order: "paper" for activation(norm(conv)) * g; "released" for a norm after the product, as in the
+            authors' released code.
         norm: whether the layer has its own BatchNorm, at the place that ``order`` says.
-        activation: before the product; by default ReLU in the paper's order and none in the released one.
-        post_activation: after norm and residual; by default none in the paper's order and ReLU in the released one.
-        bias: of the convolution; None: only where no norm follows.
-        groups, padding_mode: as in ``nn.Conv2d``, of which the op has only 1 and "zeros".
+        activation: "relu", None or a LeakyReLU's negative slope, before the product; by default "relu" in the
+            paper's order and None in the released one.
+        post_activation: the same after norm and residual; by default None in the paper's order and "relu" in
+            the released one.
+        bias: whether the convolution has a bias; None: only where no norm follows it.
+        groups, padding_mode: as in ``nn.Conv2d``; the op supports only 1 and "zeros".
 
     Raises:
         UserError: options that do not go together.
@@ -123,10 +131,10 @@ class LCCLConv2d(nn.Module):
         )
         self.norm = nn.BatchNorm2d(out_channels) if norm else nn.Identity()
         self.gate_kind = gate
-        self.plain_gates: Gates | None = None
-        self.recipe: Any = None  # what lccl.nn.convert made the layer of; None of a layer that was built
+        self.plain_gates: GateMode | None = None
+        self.recipe: object = None  # set by lccl.nn.convert; None where the caller built the layer
         self.gate = self._make_gate(gate, gate_kernel_size, gate_activation, gate_norm)
-        self._attributes()  # so that an option that the contract does not allow fails here
+        attributes_of(self)  # an option that the contract does not allow fails here
 
     def _resolve_padding(self, padding: int | Sequence[int] | str, kernel: tuple[int, int]) -> tuple[int, int, int, int]:
         if padding == "same":
@@ -169,7 +177,7 @@ class LCCLConv2d(nn.Module):
             return None
         dilation = self.dilation if kind == "kxk" else (1, 1)
         if kind == "grid":
-            size = _pair(kernel_size, "gate_kernel_size") if kernel_size is not None else self._gate_strides
+            size = _pair(kernel_size, "gate_kernel_size") if kernel_size is not None else self.gate_strides
             if size[0] * size[1] * self.conv.in_channels > _MOST_GRID_WEIGHTS:
                 raise UserError(
                     f"a gate kernel of {size[0]}x{size[1]} for {self.conv.in_channels} channels is more than "
@@ -178,62 +186,69 @@ class LCCLConv2d(nn.Module):
         else:
             size = kernel if kind == "kxk" else (1, 1)
         try:
-            pads = gate_pads(kernel, self.pads, self.dilation, self.stride, size, self.gate_size, dilation)
+            pads = gate_pads(kernel, self.pads, self.dilation, self.stride, size, self.gate_size, gate_dilations=dilation)
         except ContractError as error:
             raise UserError(f'gate="{kind}": {error}') from None
-        return Gate(self.conv.in_channels, size, self._gate_strides, pads, dilation, activation, norm)
+        return Gate(self.conv.in_channels, size, self.gate_strides, pads, dilation, activation=activation, norm=norm)
 
     @property
     def in_channels(self) -> int:
-        """C; this and what follows as in ``nn.Conv2d``, for code that reads it off a layer."""
+        """C, the number of input channels, as ``nn.Conv2d`` has it."""
         return self.conv.in_channels
 
     @property
     def out_channels(self) -> int:
-        """K."""
+        """K, the number of output channels, as ``nn.Conv2d`` has it."""
         return self.conv.out_channels
 
     @property
     def kernel_size(self) -> tuple[int, int]:
-        """(R, S)."""
+        """(R, S), the height and width of the convolution's kernel."""
         return self.conv.kernel_size[0], self.conv.kernel_size[1]
 
     @property
     def padding(self) -> tuple[int, ...]:
-        """(height, width), or (top, left, bottom, right) where the sides differ."""
+        """The padding as (height, width), or as (top, left, bottom, right) where the sides differ."""
         return self.pads[:2] if self.pads[:2] == self.pads[2:] else self.pads
 
     @property
     def weight(self) -> Tensor:
-        """[K, C, R, S], of the convolution; the state dict has it as ``conv.weight``."""
+        """The convolution's weight [K, C, R, S]; its name in the state dict is ``conv.weight``."""
         return self.conv.weight
 
     @property
     def bias(self) -> Tensor | None:
-        """[K], of the convolution, or None; the state dict has it as ``conv.bias``."""
+        """The convolution's bias [K] or None; its name in the state dict is ``conv.bias``."""
         return self.conv.bias
 
     @property
-    def _gate_strides(self) -> tuple[int, int]:
+    def gate_strides(self) -> tuple[int, int]:
+        """The strides of the gate's convolution: strides * G."""
         return self.stride[0] * self.gate_size, self.stride[1] * self.gate_size
 
     def forward(self, x: Tensor, gate: Tensor | None = None, residual: Tensor | None = None) -> Tensor:
-        """Y [N, K, Ho, Wo].
+        """Compute y [N, K, Ho, Wo].
 
         Args:
             x: [N, C, H, W].
-            gate: an external map [N, 1, Hg, Wg], >= 0, multiplied onto the layer's own gate where it has one.
+            gate: an external gate map [N, 1, Hg, Wg], >= 0, multiplied with the layer's own gate if it has one.
             residual: [N, K, Ho, Wo], added before the last activation.
+
+        Raises:
+            UserError: a layer with an external gate is called without its map.
         """
         if self.gate is None and gate is None:
             raise UserError('a layer with gate="external" needs its map: layer(x, gate=map)')
         if self.training or self.plain_gates is not None:
             return self._forward_plain(x, gate, residual)
-        fixed, attributes = self.fold()
-        return call_op(x, fixed, attributes, gate, residual)
+        constants, attributes = self.fold()
+        return call_op(x, constants, attributes, gate, residual)
 
     def _forward_plain(self, x: Tensor, gate: Tensor | None, residual: Tensor | None) -> Tensor:
-        """The layer in PyTorch's own ops, every pixel computed, nothing folded; no threshold while training."""
+        """Compute every pixel in PyTorch's own ops with nothing folded.
+
+        Training ignores the threshold.
+        """
         top, left, bottom, right = self.pads
         u = self.conv(F.pad(x, (left, right, top, bottom)))
         if self.order == "paper":
@@ -247,90 +262,29 @@ class LCCLConv2d(nn.Module):
         return leaky(v if residual is None else v + residual, self.post_alpha)
 
     def _plain_gate_map(self, x: Tensor, gate: Tensor | None) -> Tensor:
-        soft = self.plain_gates == "soft"
+        relaxed = self.plain_gates == "relaxed"
         gmap = gate
         if self.gate is not None:
             logits = self.gate(x)
-            own = logits.relu() if soft else self.gate.activate(logits)
+            own = logits.relu() if relaxed else self.gate.activate(logits)
             gmap = own if gate is None else own * gate
         assert gmap is not None
-        return threshold_gate(gmap, 0.0 if self.training or soft else self.gate_threshold)
+        return threshold_gate(gmap, 0.0 if self.training or relaxed else self.gate_threshold)
 
     def fold(self) -> tuple[dict[str, Tensor], Attributes]:
-        """The op's constant inputs, norms folded in float64, and its attributes.
+        """Return the op's constant inputs, norms folded in float64, and its attributes.
 
         Returns:
-            W [K, R, S, C], B [K], gate_W [1, Rg, Sg, C], gate_B [1], post_scale, post_bias; and the node's attributes.
+            W [K, R, S, C], B [K], gate_W [1, Rg, Sg, C], gate_B [1], post_scale and post_bias ([K] or [1])
+            by name; and the node's attributes.
+
+        Raises:
+            UserError: a norm cannot be folded.
         """
-        weight, bias = self.conv.weight, self.conv.bias
-        k, c = weight.shape[:2]
-        scale, shift = fold_norm(self.norm, k, weight)
-        post_scale, post_bias = neutral("post_scale", weight, k=k, c=c), neutral("post_bias", weight, k=k, c=c)
-        wide_bias = torch.zeros_like(shift) if bias is None else bias.double()
-        wide_weight = weight.double()
-        if self.order == "paper":
-            wide_weight, wide_bias = wide_weight * scale[:, None, None, None], wide_bias * scale + shift
-        elif not isinstance(self.norm, nn.Identity):
-            post_scale, post_bias = scale.to(post_scale.dtype), shift.to(post_bias.dtype)
-        fixed = {
-            "W": wide_weight.to(weight.dtype).permute(0, 2, 3, 1).contiguous(),
-            "B": wide_bias.to(post_bias.dtype),
-            "post_scale": post_scale,
-            "post_bias": post_bias,
-        }
-        return fixed | self._fold_gate(), self._attributes()
-
-    def _attributes(self) -> Attributes:
-        """The node's attributes."""
-        if self.gate:
-            dilation = self.gate.conv.dilation
-            geometry: dict[str, Any] = {"gate_pads": self.gate.pads, "gate_dilations": (dilation[0], dilation[1])}
-        else:
-            _, geometry = self._neutral_geometry()
-        return Attributes(
-            strides=self.stride,
-            pads=self.pads,
-            dilations=self.dilation,
-            gate_strides=self._gate_strides,
-            activation_alpha=self.activation_alpha,
-            gate_slope=self.gate.curve.slope if self.gate else 1.0,
-            gate_max=self.gate.curve.bound if self.gate else Attributes().gate_max,
-            gate_threshold=self.gate_threshold,
-            gate_upsample=(1.0, 1.0, float(self.gate_size), float(self.gate_size)),
-            post_alpha=self.post_alpha,
-            gate_source="fused" if self.gate else "external",
-            **geometry,
-        )
-
-    def _fold_gate(self) -> dict[str, Tensor]:
-        weight = self.conv.weight
-        if self.gate is None:
-            return self._neutral_gate()
-        conv = self.gate.conv
-        scale, shift = fold_norm(self.gate.norm, 1, conv.weight)
-        bias = torch.zeros_like(shift) if conv.bias is None else conv.bias.double()
-        return {
-            "gate_W": (conv.weight.double() * scale).to(weight.dtype).permute(0, 2, 3, 1).contiguous(),
-            "gate_B": (bias * scale + shift).to(torch.promote_types(weight.dtype, torch.float32)),
-        }
-
-    def _neutral_gate(self) -> dict[str, Tensor]:
-        weight = self.conv.weight
-        k, c = weight.shape[:2]
-        kernel, _ = self._neutral_geometry()
-        gate_w = neutral("gate_W", weight, k=k, c=c).expand(1, *kernel, c).contiguous()
-        return {"gate_W": gate_w, "gate_B": neutral("gate_B", weight, k=k, c=c)}
-
-    def _neutral_geometry(self) -> tuple[tuple[int, int], dict[str, Any]]:
-        """Kernel and geometry of zeros that give a map of the right size: the convolution's own where 1 x 1 cannot."""
-        r, s = self.conv.kernel_size[0], self.conv.kernel_size[1]
-        try:
-            pads = gate_pads((r, s), self.pads, self.dilation, self.stride, (1, 1), self.gate_size)
-        except ContractError:
-            return (r, s), {"gate_pads": self.pads, "gate_dilations": self.dilation}
-        return (1, 1), {"gate_pads": pads}
+        return constants_of(self), attributes_of(self)
 
     def extra_repr(self) -> str:
+        """Return the options that ``print(model)`` shows."""
         parts = [f"gate={self.gate_kind!r}", f"order={self.order!r}", f"pads={self.pads}"]
         if self.gate_size > 1:
             parts.append(f"gate_size={self.gate_size}")
@@ -339,32 +293,15 @@ class LCCLConv2d(nn.Module):
         return ", ".join(parts)
 
 
-def fold_norm(norm: nn.Module, channels: int, like: Tensor) -> tuple[Tensor, Tensor]:
-    """Scale and shift [channels] in float64 of a BatchNorm in eval mode; 1 and 0 of an identity.
-
-    Raises:
-        UserError: another norm, or a BatchNorm without running statistics.
-    """
-    if isinstance(norm, nn.Identity):
-        one = torch.ones(channels, dtype=torch.float64, device=like.device)
-        return one, torch.zeros_like(one)
-    if not isinstance(norm, _BatchNorm):
-        raise UserError(
-            f"a {type(norm).__name__} cannot be folded into a convolution: use BatchNorm2d or SyncBatchNorm, or norm=False "
-            "and the norm after the layer"
-        )
-    if norm.running_mean is None or norm.running_var is None:
-        raise UserError("a BatchNorm without running statistics cannot be folded; train it with track_running_stats=True")
-    scale = (norm.running_var.double() + norm.eps).rsqrt()
-    if norm.weight is not None:
-        scale = scale * norm.weight.double()
-    shift = -norm.running_mean.double() * scale
-    return scale, shift if norm.bias is None else shift + norm.bias.double()
-
-
 @contextmanager
-def plain_maths(model: nn.Module, gates: Gates) -> Iterator[None]:
-    """Every LCCLConv2d of the model computes in PyTorch's own layers, unfolded: what a folded form is held against."""
+def plain_maths(model: nn.Module, gates: GateMode) -> Iterator[None]:
+    """Make every LCCLConv2d of the model compute in PyTorch's own layers, unfolded, within the block.
+
+    Checks use it as the reference for the folded form.
+
+    Args:
+        gates: how the gates are evaluated; see :data:`GateMode`.
+    """
     layers = [m for m in model.modules() if isinstance(m, LCCLConv2d)]
     before = [layer.plain_gates for layer in layers]
     for layer in layers:
@@ -374,16 +311,3 @@ def plain_maths(model: nn.Module, gates: Gates) -> Iterator[None]:
     finally:
         for layer, value in zip(layers, before, strict=True):
             layer.plain_gates = value
-
-
-def call_op(
-    x: Tensor, fixed: dict[str, Tensor], attributes: Attributes, gate: Tensor | None, residual: Tensor | None
-) -> Tensor:
-    """The op on x with its constant inputs, and neutral values where gate or residual are absent."""
-    k, c = fixed["W"].shape[0], x.shape[1]
-    given = {
-        "X": x,
-        "gate": neutral("gate", x, k=k, c=c) if gate is None else gate,
-        "residual": neutral("residual", x, k=k, c=c) if residual is None else residual,
-    }
-    return lccl_conv(given | fixed, attributes)

@@ -1,4 +1,4 @@
-"""The deployed form of a layer: norms folded once, nothing left but one op. What the exporter traces."""
+"""The deployed form of a layer, which the exporter traces: norms folded once, one op call."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import Any, Self, TypeVar
 import torch
 from torch import Tensor, nn
 
-from lccl.nn.conv import LCCLConv2d, call_op
+from lccl.nn.conv import LCCLConv2d
+from lccl.nn.folding import call_op
 from lccl.op.contract import Attributes
 from lccl.op.torch_op import neutral
 
@@ -16,35 +17,35 @@ ModelT = TypeVar("ModelT", bound=nn.Module)
 
 
 class FoldedLCCLConv2d(nn.Module):
-    """An :class:`LCCLConv2d` in eval mode with its norms folded: buffers under the contract's names, one op call."""
+    """An :class:`LCCLConv2d` in eval mode with its norms folded into buffers, which have the contract's names."""
 
     def __init__(self, layer: LCCLConv2d) -> None:
         super().__init__()
-        fixed, self.attributes = layer.fold()
-        weight = fixed["W"]
+        constants, self.attributes = layer.fold()
+        weight = constants["W"]
         k, c = weight.shape[0], weight.shape[3]
-        self.constants = tuple(fixed)
+        self.constants = tuple(constants)
         for name in ("gate", "residual"):
-            fixed[name] = neutral(name, weight, k=k, c=c)
-        for name, tensor in fixed.items():
+            constants[name] = neutral(name, weight, k=k, c=c)
+        for name, tensor in constants.items():
             self.register_buffer(name, tensor.detach())
 
     def _apply(self, fn: Any, recurse: bool = True) -> Self:
-        """As ``nn.Module``, but ``half()`` and its like leave float32 what the contract has in float32."""
-        wide = {name: self.get_buffer(name) for name in ("B", "gate_B", "post_scale", "post_bias")}
+        """Apply fn as ``nn.Module`` does, but keep float32 where the contract demands it, as under ``half()``."""
+        float32 = {name: self.get_buffer(name) for name in ("B", "gate_B", "post_scale", "post_bias")}
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        for name, before in wide.items():
+        for name, before in float32.items():
             after = self.get_buffer(name)
             if after.dtype in (torch.float16, torch.bfloat16):
                 self.register_buffer(name, before.to(after.device))
         return self
 
     def fold(self) -> tuple[dict[str, Tensor], Attributes]:
-        """As :meth:`LCCLConv2d.fold`."""
+        """Return the op's constant inputs and attributes, as :meth:`LCCLConv2d.fold` does."""
         return {name: self.get_buffer(name) for name in self.constants}, self.attributes
 
     def forward(self, x: Tensor, gate: Tensor | None = None, residual: Tensor | None = None) -> Tensor:
-        """As :meth:`LCCLConv2d.forward` in eval mode."""
+        """Compute y [N, K, Ho, Wo] as :meth:`LCCLConv2d.forward` does in eval mode."""
         constants, attributes = self.fold()
         gate = self.get_buffer("gate") if gate is None else gate
         residual = self.get_buffer("residual") if residual is None else residual
@@ -52,12 +53,19 @@ class FoldedLCCLConv2d(nn.Module):
 
 
 def _is_plain(layer: LCCLConv2d) -> bool:
-    """Whether the layer computes what this class does, and not what a subclass made of it."""
+    """Return whether no subclass has changed what the layer computes."""
     return type(layer).forward is LCCLConv2d.forward and type(layer).fold is LCCLConv2d.fold
 
 
 def fold(model: ModelT) -> ModelT:
-    """A copy of the model in eval mode with every LCCLConv2d folded; all other tensors are shared with the original."""
+    """Return a copy of the model in eval mode with every LCCLConv2d folded.
+
+    All other tensors are shared with the original. A layer whose subclass has its own ``forward`` or ``fold``
+    stays as it is.
+
+    Raises:
+        UserError: a layer has a norm that cannot be folded.
+    """
     shared = {id(t): t for t in (*model.parameters(), *model.buffers())}
     copied = copy.deepcopy(model, shared)
     copied.eval()

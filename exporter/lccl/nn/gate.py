@@ -1,4 +1,4 @@
-"""The gate of a layer: a small convolution to one map, its norm, and the activation that makes zeros."""
+"""The gate of a layer: a small convolution to one map, its norm, and an activation that makes zeros."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ GateActivation = Literal["relu", "hardtanh", "binary"]
 
 @dataclass(frozen=True)
 class GateCurve:
-    """How a gate activation reads in the contract: min(max(slope * logit, 0), bound)."""
+    """A gate activation in the contract's terms: min(max(slope * logit, 0), bound)."""
 
     slope: float
     bound: float
     normed: bool
-    """Whether the form has a BatchNorm before the activation unless told otherwise."""
+    """Whether a gate with this activation has a BatchNorm by default."""
 
 
 GATE_CURVES: dict[str, GateCurve] = {
@@ -34,14 +34,19 @@ GATE_CURVES: dict[str, GateCurve] = {
 
 
 class Gate(nn.Module):
-    """x [N, C, H, W] -> logits [N, 1, Hg, Wg]; :meth:`activate` turns logits into the gate map.
+    """Map x [N, C, H, W] to logits [N, 1, Hg, Wg]; :meth:`activate` turns these into the gate map.
 
     Args:
         in_channels: C.
-        kernel_size, stride, pads, dilation: the gate's own geometry; ``pads`` in ONNX order.
-        activation: "relu" (the paper), "hardtanh" (bounded by 1), "binary" (1 where the logit is positive; trained
-            with the gradient of a sigmoid in its place).
-        norm: a BatchNorm on the logits; None: as the activation's form has it.
+        kernel_size, stride, pads, dilation: of the gate's convolution; ``pads`` in ONNX order (top, left, bottom,
+            right).
+        activation: "relu" (the paper's), "hardtanh" (bounded by 1, as in the released code) or "binary" (1 where the
+            logit is positive, trained with the gradient of a sigmoid).
+        norm: whether a BatchNorm normalizes the logits; None: the activation's default, which is yes except for
+            "hardtanh".
+
+    Raises:
+        UserError: another activation.
     """
 
     def __init__(
@@ -51,6 +56,7 @@ class Gate(nn.Module):
         stride: tuple[int, int],
         pads: tuple[int, int, int, int],
         dilation: tuple[int, int] = (1, 1),
+        *,
         activation: GateActivation = "relu",
         norm: bool | None = None,
     ) -> None:
@@ -65,31 +71,31 @@ class Gate(nn.Module):
 
     @property
     def curve(self) -> GateCurve:
-        """The activation in the contract's numbers."""
+        """The activation in the contract's terms."""
         return GATE_CURVES[self.activation]
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits [N, 1, Hg, Wg]."""
+        """Compute the logits [N, 1, Hg, Wg] of x [N, C, H, W]."""
         top, left, bottom, right = self.pads
         logits: Tensor = self.norm(self.conv(F.pad(x, (left, right, top, bottom))))
         return logits
 
     def activate(self, logits: Tensor) -> Tensor:
-        """Logits -> gate map, with a gradient that trains for every activation."""
+        """Turn logits into the gate map, of the same shape, with a gradient that trains for every activation."""
         if self.activation == "binary" and self.training:
-            soft = torch.sigmoid(4 * logits)
-            return (logits > 0).to(soft.dtype) + soft - soft.detach()
+            surrogate = torch.sigmoid(4 * logits)  # gives the step its gradient (straight-through estimator)
+            return (logits > 0).to(surrogate.dtype) + surrogate - surrogate.detach()
         return bound_gate(logits, self.curve.slope, self.curve.bound)
 
 
 @torch.no_grad()
 def open_gate(gate: Gate) -> None:
-    """Initialises a gate so that its logits, and with each activation its map, are exactly 1 for every input.
+    """Initialize a gate so that its logits are exactly 1 for every input, and its map with them.
 
-    With a norm, its weight is 0 and its bias 1, as the last norm of a residual branch is often started: the norm's weight
-    has a gradient from the first step on, and the convolution, which keeps its random weights, from the second. Without a
-    norm, the convolution's weights are 0 and its bias 1, and both have a gradient at once. In training mode the logits are
-    1 too, whatever the batch.
+    With a norm, the norm's weight becomes 0 and its bias 1, as the last norm of a residual branch is often
+    initialized. The norm's weight then has a gradient from the first step on; the convolution, which keeps its
+    random weights, from the second. Without a norm, the convolution's weights become 0 and its bias 1, and both
+    have a gradient at once. The logits are 1 in training mode too, whatever the batch.
     """
     if isinstance(gate.norm, nn.BatchNorm2d):
         nn.init.zeros_(gate.norm.weight)

@@ -1,6 +1,6 @@
 """The contract of ``lccl::LCCLConv``: one meaning, stated for ONNX, NumPy and PyTorch.
 
-``contract`` holds names, inputs, attributes and shapes and needs nothing but Python; ``reference`` is the plain float64
-meaning; ``onnx_op`` and ``torch_op`` carry it into ONNX and PyTorch. Nothing here imports the rest of the
-package but its errors and its name for an array.
+``contract`` defines names, inputs, attributes and shapes, and needs only Python. ``reference`` is the plain
+implementation in float64. ``onnx_op`` and ``torch_op`` define the op for ONNX and PyTorch. Of the rest of the
+package, these modules import only its errors and its array type.
 """

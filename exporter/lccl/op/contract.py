@@ -1,6 +1,7 @@
 """Names, inputs, attributes, neutral values and shapes of ``lccl::LCCLConv``, version 1.
 
-Every other form of the op (ONNX schema and function, NumPy reference, PyTorch op) reads its names and defaults here.
+Every implementation of the op (ONNX schema and function body, NumPy reference, PyTorch op) takes its names and
+defaults from here.
 
 Meaning, for an output pixel p = (n, ho, wo) and an output channel k::
 
@@ -12,9 +13,9 @@ Meaning, for an output pixel p = (n, ho, wo) and an output channel k::
     v[p,k]  = u[p,k] * g[p] if g[p] > 0 else 0                  not computed where g[p] is not > 0
     Y[p,k]  = leaky(v[p,k] * post_scale[k] + post_bias[k] + residual[p,k], post_alpha)
 
-with leaky(x, a) = x if x > 0 else a * x. A pixel with g = 0 is *inactive*: no NaN of X that only inactive pixels can see
-reaches Y. With a neutral gate_W, a NaN of X at a pixel that the external gate keeps open either reaches Y or closes the
-pixel: the formula closes it, an implementation that skips the neutral gate does not.
+with leaky(x, a) = x if x > 0 else a * x. A pixel with g = 0 is *inactive*: a NaN of X that only inactive pixels
+read does not reach Y. With a neutral gate_W, a NaN of X at a pixel that the external gate keeps open either
+reaches Y or closes the pixel: the formula closes it, an implementation that skips the neutral gate does not.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import math
 import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from lccl.errors import ContractError
 
@@ -34,22 +35,25 @@ QUALIFIED_NAME = f"{DOMAIN}::{OP_TYPE}"
 FLT_MAX = 3.4028234663852886e38
 """The largest finite float32: ``gate_max`` of a gate without an upper bound."""
 BINARY_SLOPE = 1e30
-"""``gate_slope`` of a hard mask; not more, since runtimes fold the slope into the gate's float32 weights."""
+"""``gate_slope`` of a hard mask, and its largest value: runtimes fold the slope into float32
+weights."""
 
 Shape = tuple[int, ...]
+AttributeValue = int | float | str | tuple[int, ...] | tuple[float, ...]
+"""The value of one attribute, in the type that :meth:`AttributeSpec.coerce` gives it."""
 
 
 @dataclass(frozen=True)
 class InputSpec:
-    """One input of the op: its place is its place in :data:`INPUTS`."""
+    """One input of the op; :data:`INPUTS` lists them in order."""
 
     name: str
     dims: str
-    """Shape in words, for documents and messages."""
+    """The shape as text, for documents and messages."""
     is_tensor_type: bool
-    """True: of type T (float, float16, bfloat16). False: always float32."""
+    """Whether the type is T (float, float16 or bfloat16); otherwise it is always float32."""
     neutral: float | None
-    """The value that stands for "this form has no such input"; None where the input is always real."""
+    """The value that means "no such input"; None where the input is always needed."""
 
 
 INPUTS = (
@@ -65,7 +69,7 @@ INPUTS = (
 )
 INPUT_NAMES = tuple(spec.name for spec in INPUTS)
 OPTIONAL_INPUTS = ("gate", "post_scale", "post_bias", "residual")
-"""Inputs whose neutral form has one element, by which kernels recognise it."""
+"""Inputs whose neutral value has one element, by which kernels recognise it."""
 OUTPUT_NAME = "Y"
 TENSOR_TYPES = ("tensor(float)", "tensor(float16)", "tensor(bfloat16)")
 
@@ -78,7 +82,7 @@ def _attribute(kind: AttributeKind, default: Any, *, in_maths: bool = True) -> A
 
 @dataclass(frozen=True)
 class Attributes:
-    """All attributes of one node, under their ONNX names; the defaults are the contract's.
+    """All attributes of one node, under their ONNX names, with the contract's defaults.
 
     Raises:
         ContractError: a value that version 1 does not allow.
@@ -93,17 +97,17 @@ class Attributes:
     gate_pads: tuple[int, int, int, int] = _attribute("ints", (0, 0, 0, 0))
     gate_dilations: tuple[int, int] = _attribute("ints", (1, 1))
     activation_alpha: float = _attribute("float", 1.0)
-    """1: no activation; 0: ReLU; else LeakyReLU."""
+    """The slope of the negative side: 1 for no activation, 0 for ReLU, else LeakyReLU."""
     gate_slope: float = _attribute("float", 1.0)
     gate_max: float = _attribute("float", FLT_MAX)
     gate_threshold: float = _attribute("float", 0.0)
     gate_upsample: tuple[float, float, float, float] = _attribute("floats", (1.0, 1.0, 1.0, 1.0))
-    """1, 1, G, G: one gate value per G x G block of output pixels."""
+    """1, 1, G, G, where one gate value serves a G x G block of output pixels."""
     post_alpha: float = _attribute("float", 1.0)
     gate_source: str = _attribute("string", "fused", in_maths=False)
     """"external" where gate_W is neutral, so that kernels skip the fused gate."""
     density: float = _attribute("float", -1.0, in_maths=False)
-    """Calibrated fraction of active pixels, for timing and reports; -1: unknown."""
+    """Calibrated density (fraction of pixels computed), for timing and reports; -1: unknown."""
     plugin_version: str = _attribute("string", "1", in_maths=False)
     plugin_namespace: str = _attribute("string", "", in_maths=False)
 
@@ -114,16 +118,16 @@ class Attributes:
 
     @property
     def grid(self) -> int:
-        """G: the side of the block of output pixels that shares one gate value."""
+        """G, the side of the block of output pixels that shares one gate value."""
         return int(self.gate_upsample[2])
 
-    def as_dict(self) -> dict[str, Any]:
-        """Name -> value, every attribute, in the contract's order."""
+    def as_dict(self) -> dict[str, AttributeValue]:
+        """Return every attribute's value by name, in the contract's order."""
         return {spec.name: getattr(self, spec.name) for spec in ATTRIBUTES}
 
     @classmethod
-    def from_mapping(cls, values: Mapping[str, Any]) -> Attributes:
-        """Attributes of a node; what the node leaves out takes the contract's default.
+    def from_mapping(cls, values: Mapping[str, object]) -> Attributes:
+        """Make attributes from values by name; missing ones take the contract's default.
 
         Raises:
             ContractError: an unknown name, or a value that version 1 does not allow.
@@ -134,41 +138,47 @@ class Attributes:
                 f"{OP_TYPE} has no attribute {', '.join(unknown)}; version {VERSION} knows "
                 f"{', '.join(spec.name for spec in ATTRIBUTES)}"
             )
-        return cls(**dict(values))
+        given: dict[str, Any] = dict(values)
+        return cls(**given)
 
 
 @dataclass(frozen=True)
 class AttributeSpec:
-    """One attribute: what ONNX, the plugin and the documents need to know of it."""
+    """One attribute as ONNX, the plugin and the documents need it."""
 
     name: str
     kind: AttributeKind
-    default: Any
+    default: AttributeValue
     in_maths: bool
-    """False: the op's meaning does not depend on it, so the model-local function does not read it."""
+    """Whether Y depends on it; the function body reads no other attribute."""
 
-    def coerce(self, value: Any) -> Any:
-        """The value in the attribute's own type: tuples of int or float, float, str.
+    def coerce(self, value: object) -> AttributeValue:
+        """Convert a value to the attribute's own type: int, float, str, or a tuple of int or of float.
 
         Raises:
             ContractError: a value of another type or length.
         """
+        given: Any = value
         try:
             if self.kind == "string":
-                return value.decode() if isinstance(value, bytes) else str(value)
+                return given.decode() if isinstance(given, bytes) else str(given)
             if self.kind == "float":
-                return float(value)
+                return float(given)
             if self.kind == "int":
-                return operator.index(value)
-            values = tuple(float(v) if self.kind == "floats" else operator.index(v) for v in value)
+                return operator.index(given)
+            values = tuple(float(v) if self.kind == "floats" else operator.index(v) for v in given)
         except (TypeError, ValueError, UnicodeDecodeError):
             raise ContractError(f"{OP_TYPE}: {self.name} must be of kind {self.kind}, not {value!r}") from None
-        if len(values) != len(self.default):
-            raise ContractError(f"{OP_TYPE}: {self.name} takes {len(self.default)} numbers, not {len(values)}")
+        length = len(self.default) if isinstance(self.default, tuple) else 1
+        if len(values) != length:
+            raise ContractError(f"{OP_TYPE}: {self.name} takes {length} numbers, not {len(values)}")
         return values
 
 
-ATTRIBUTES = tuple(AttributeSpec(f.name, f.metadata["kind"], f.default, f.metadata["in_maths"]) for f in fields(Attributes))
+ATTRIBUTES = tuple(
+    AttributeSpec(f.name, f.metadata["kind"], cast(AttributeValue, f.default), f.metadata["in_maths"])
+    for f in fields(Attributes)
+)
 
 
 def _check_attributes(a: Attributes) -> None:
@@ -195,31 +205,37 @@ def _check_attributes(a: Attributes) -> None:
 
 
 def conv_size(size: int, kernel: int, stride: int, pad_begin: int, pad_end: int, dilation: int) -> int:
-    """Output length of one axis of a convolution (floor mode)."""
+    """Return the output length of one axis of a convolution, rounded down."""
     return (size + pad_begin + pad_end - dilation * (kernel - 1) - 1) // stride + 1
 
 
 def conv_hw(
     hw: Sequence[int], kernel: Sequence[int], strides: Sequence[int], pads: Sequence[int], dilations: Sequence[int]
 ) -> tuple[int, int]:
-    """Output height and width of a convolution; ``pads`` in ONNX order."""
+    """Return the output height and width of a convolution.
+
+    Args:
+        hw, kernel, strides, dilations: height and width of each.
+        pads: in ONNX order (top, left, bottom, right).
+    """
     h, w = (conv_size(hw[i], kernel[i], strides[i], pads[i], pads[i + 2], dilations[i]) for i in (0, 1))
     return h, w
 
 
 def grid_hw(hw: Sequence[int], grid: int) -> tuple[int, int]:
-    """Height and width of the gate map over an output of ``hw``: ceil(hw / G)."""
+    """Return the height and width of the gate map over an output of size ``hw``: ceil(hw / G)."""
     return -(-hw[0] // grid), -(-hw[1] // grid)
 
 
 def output_shape(shapes: Mapping[str, Sequence[int]], attributes: Attributes) -> Shape:
-    """Shape of Y, after every check that version 1 asks of the nine input shapes.
+    """Check the nine input shapes against version 1 and return the shape of Y, [N, K, Ho, Wo].
 
     Args:
-        shapes: input name -> shape, all nine.
+        shapes: the shapes of all nine inputs by name.
+        attributes: the node's attributes.
 
     Raises:
-        ContractError: the first shape that does not fit, with what it should be.
+        ContractError: a shape does not fit; the message says what it should be.
     """
     a = attributes
     missing = [name for name in INPUT_NAMES if name not in shapes]
@@ -263,7 +279,12 @@ def output_shape(shapes: Mapping[str, Sequence[int]], attributes: Attributes) ->
 
 
 def check_geometry(w_shape: Sequence[int], gate_w_shape: Sequence[int], attributes: Attributes) -> None:
-    """What must hold of a node whatever the size of X: the gate's convolution fits the convolution for every size.
+    """Check that the gate map fits the output for every size of X.
+
+    Args:
+        w_shape: [K, R, S, C].
+        gate_w_shape: [1, Rg, Sg, C].
+        attributes: the node's attributes.
 
     Raises:
         ContractError: gate_strides are not strides * G, or pads - extent differs between the two convolutions.
@@ -288,15 +309,25 @@ def gate_pads(
     strides: Sequence[int],
     gate_kernel: Sequence[int],
     grid: int,
+    *,
     gate_dilations: Sequence[int] = (1, 1),
 ) -> tuple[int, int, int, int]:
-    """Pads with which the gate's convolution gives exactly ceil(Ho / G) x ceil(Wo / G), for inputs of every size.
+    """Return the pads with which the gate map has ceil(Ho / G) x ceil(Wo / G) values, for inputs of every size.
 
-    The sizes agree exactly when, along each axis, pads - extent is the same for both convolutions, where extent =
+    The sizes agree exactly when pads - extent is the same for both convolutions along each axis, with extent =
     dilation * (kernel - 1). The gate's window is centred on its block of output pixels as far as pads >= 0 allow.
 
+    Args:
+        conv_kernel, conv_dilations, strides: height and width of the convolution's.
+        conv_pads: of the convolution, in ONNX order (top, left, bottom, right).
+        gate_kernel, gate_dilations: height and width of the gate's.
+        grid: G, the side of a block of output pixels.
+
+    Returns:
+        The gate's pads in ONNX order.
+
     Raises:
-        ContractError: no pads >= 0 do it (the gate's kernel is too small for an unpadded convolution).
+        ContractError: no pads >= 0 exist, because the gate's kernel is too small for an unpadded convolution.
     """
     begin, end = [], []
     for i in (0, 1):
@@ -316,12 +347,12 @@ def gate_pads(
 
 
 def dense_macs(w_shape: Sequence[int], out_hw: Sequence[int]) -> int:
-    """Multiply-accumulates per image of the convolution with every pixel computed: K * C * R * S * Ho * Wo."""
+    """Return the convolution's multiply-accumulates per image with every pixel computed: K * C * R * S * Ho * Wo."""
     k, r, s, c = w_shape
     return k * r * s * c * out_hw[0] * out_hw[1]
 
 
 def gate_macs(gate_w_shape: Sequence[int], gate_hw: Sequence[int]) -> int:
-    """Multiply-accumulates per image of the fused gate: C * Rg * Sg * Hg * Wg."""
+    """Return the fused gate's multiply-accumulates per image: C * Rg * Sg * Hg * Wg."""
     _, rg, sg, c = gate_w_shape
     return rg * sg * c * gate_hw[0] * gate_hw[1]

@@ -1,4 +1,4 @@
-"""``lccl::LCCLConv`` in ONNX: the schema with shape inference, the model-local function, and the node itself."""
+"""``lccl::LCCLConv`` in ONNX: its node, its schema with shape inference, and its function body."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ from lccl.op.contract import (
 )
 
 OPSET = 18
-"""Of the standard ops, in the function and in every exported file: the lowest that torch's exporter emits."""
+"""The standard ops' opset in the function and in exported files: the lowest that torch's exporter
+emits."""
 IR_VERSION = 10
 
 _KINDS = {
@@ -41,12 +42,12 @@ _KINDS = {
 
 
 def is_lccl_node(node: NodeProto) -> bool:
-    """Whether the node is an LCCLConv of this contract's domain."""
+    """Return whether the node is an LCCLConv of the contract's domain."""
     return bool(node.op_type == OP_TYPE and node.domain == DOMAIN)
 
 
 def node_attributes(node: NodeProto) -> Attributes:
-    """Attributes of an LCCLConv node.
+    """Read the attributes of an LCCLConv node.
 
     Raises:
         ContractError: an attribute that version 1 does not know or allow.
@@ -55,12 +56,16 @@ def node_attributes(node: NodeProto) -> Attributes:
 
 
 def attribute_protos(attributes: Attributes) -> list[AttributeProto]:
-    """Every attribute, written out: onnx's inliner loses one that is left to the function's default."""
+    """Write out every attribute: onnx's inliner loses one that is left to the function's default."""
     return [_attribute_proto(spec, getattr(attributes, spec.name)) for spec in ATTRIBUTES]
 
 
 def make_node(inputs: Iterable[str], outputs: Iterable[str], attributes: Attributes, name: str = "") -> NodeProto:
-    """An LCCLConv node with all nine inputs and every attribute."""
+    """Make an LCCLConv node with all nine inputs and every attribute.
+
+    Raises:
+        ValueError: the number of inputs is not nine.
+    """
     node = helper.make_node(OP_TYPE, list(inputs), list(outputs), name=name, domain=DOMAIN)
     if len(node.input) != len(INPUTS):
         raise ValueError(f"{OP_TYPE} takes all {len(INPUTS)} inputs, not {len(node.input)}")
@@ -76,9 +81,9 @@ def _attribute_proto(spec: AttributeSpec, value: Any) -> AttributeProto:
 
 
 def register_schema() -> OpSchema:
-    """Registers the op with onnx in this process (once) and returns its schema.
+    """Register the op with onnx, once per process, and return its schema.
 
-    ``onnx.checker`` and ``onnx.shape_inference`` then know the op, with or without the model-local function.
+    ``onnx.checker`` and ``onnx.shape_inference`` then know the op with or without its function body.
     """
     if onnx.defs.has(OP_TYPE, domain=DOMAIN):
         return onnx.defs.get_schema(OP_TYPE, VERSION, DOMAIN)
@@ -100,7 +105,10 @@ def register_schema() -> OpSchema:
 
 
 def _infer(context: Any) -> None:
-    """onnx's type and shape inference of one node; symbolic dimensions stay unknown where they cannot be told."""
+    """Infer the type and shape of one node's output.
+
+    Dimensions that symbolic ones decide stay unknown.
+    """
     types = [context.get_input_type(i) for i in range(context.get_num_inputs())]
     if types[0] is None:
         return
@@ -143,7 +151,7 @@ def _symbolic_output(x: list[Any] | None, w: list[Any] | None, a: Attributes) ->
 
 
 def _dims(proto: TypeProto | None) -> list[Any] | None:
-    """Dimensions as int, name or None; None where the rank is unknown."""
+    """Return each dimension as int, name or None; None in all where the rank is unknown."""
     if proto is None or not proto.tensor_type.HasField("shape"):
         return None
     return [d.dim_value if d.HasField("dim_value") else (d.dim_param or None) for d in proto.tensor_type.shape.dim]
@@ -153,11 +161,11 @@ def _value(attribute: AttributeProto) -> Any:
     return helper.get_attribute_value(attribute)
 
 
-# ---- the model-local function ---------------------------------------------------------------------------------------
+# ---- function body ----------------------------------------------------------------------------------------------
 
 
 def make_function() -> FunctionProto:
-    """The op's meaning in standard ops: the one function that every exported file carries for all its nodes."""
+    """Make the function body: the op in standard ops, which every exported file carries once for all its nodes."""
     body = [*_gate_nodes(), *_conv_nodes(), *_product_nodes(), *_post_nodes()]
     return helper.make_function(
         DOMAIN,
@@ -172,7 +180,7 @@ def make_function() -> FunctionProto:
 
 
 def attach_function(model: onnx.ModelProto) -> None:
-    """Gives the model the function and the domain's import, in place of any earlier function of that name."""
+    """Add the function body and the domain's import to a model, replacing an earlier function of that name."""
     kept = [f for f in model.functions if not (f.name == OP_TYPE and f.domain == DOMAIN)]
     del model.functions[:]
     model.functions.extend([*kept, make_function()])
@@ -181,7 +189,10 @@ def attach_function(model: onnx.ModelProto) -> None:
 
 
 def _node(op: str, inputs: list[str], outputs: list[str], refs: Mapping[str, str] | None = None, **attrs: Any) -> NodeProto:
-    """A standard node; ``refs``: its attribute -> the function's attribute that it takes its value from."""
+    """Make a standard node.
+
+    ``refs`` maps its attributes to the function's attributes that give their values.
+    """
     node = helper.make_node(op, inputs, outputs, **attrs)
     kinds = {spec.name: _KINDS[spec.kind] for spec in ATTRIBUTES}
     for name, source in (refs or {}).items():
@@ -198,7 +209,7 @@ def _conv(inputs: list[str], output: str, prefix: str = "") -> NodeProto:
 
 
 def _gate_nodes() -> list[NodeProto]:
-    """gmap in float32 whatever T is, from X, gate_W, gate_B and gate."""
+    """Compute the gate map in float32, whatever T is, from X, gate_W, gate_B and gate."""
     return [
         _node("Transpose", ["gate_W"], ["gate_w_kcrs"], perm=[0, 3, 1, 2]),
         _node("Cast", ["gate_w_kcrs"], ["gate_w_f32"], to=TensorProto.FLOAT),
@@ -234,7 +245,10 @@ def _conv_nodes() -> list[NodeProto]:
 
 
 def _product_nodes() -> list[NodeProto]:
-    """v = u * g where g > 0, else 0; the gate's last blocks are clipped to the map."""
+    """Compute v = u * g where g > 0, else 0.
+
+    The last blocks of a grid gate are clipped to the output.
+    """
     return [
         _node("Shape", ["u"], ["out_hw"], start=2),
         _constant("origin", np.zeros(2, np.int64)),

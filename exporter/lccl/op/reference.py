@@ -1,7 +1,8 @@
-"""The plain meaning of ``lccl::LCCLConv``: NumPy, float64, no cleverness. Every other implementation is held to it."""
+"""The reference implementation of ``lccl::LCCLConv``, in NumPy and float64, to which all others are compared."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,8 @@ from lccl.numerics import Array
 from lccl.op.contract import ATTRIBUTES, DOMAIN, INPUT_NAMES, OP_TYPE, Attributes, output_shape
 
 
-def _conv(x: Array, w: Array, b: Array, strides: Any, pads: Any, dilations: Any) -> Array:
-    """x [N, C, H, W], w [K, R, S, C], b [K] -> [N, K, Ho, Wo], tap by tap."""
+def _conv(x: Array, w: Array, b: Array, strides: Sequence[int], pads: Sequence[int], dilations: Sequence[int]) -> Array:
+    """Convolve x [N, C, H, W] with w [K, R, S, C] and b [K], tap by tap, to [N, K, Ho, Wo]."""
     k, r, s, _ = w.shape
     top, left, bottom, right = pads
     x = np.pad(x, ((0, 0), (0, 0), (top, bottom), (left, right)))
@@ -32,10 +33,14 @@ def _leaky(x: Array, alpha: float) -> Array:
 
 
 def lccl_gate(inputs: dict[str, Array], attributes: Attributes) -> Array:
-    """The gate g at every output pixel, [N, 1, Ho, Wo], float64.
+    """Compute the gate map g at every output pixel, [N, 1, Ho, Wo] in float64.
 
     Args:
-        inputs: the nine inputs of the op under their contract names.
+        inputs: the op's nine inputs under their contract names.
+        attributes: the node's attributes.
+
+    Raises:
+        ContractError: shapes that version 1 does not allow.
     """
     a = attributes
     x, gate_w, gate_b, gate = (np.asarray(inputs[n], np.float64) for n in ("X", "gate_W", "gate_B", "gate"))
@@ -49,10 +54,11 @@ def lccl_gate(inputs: dict[str, Array], attributes: Attributes) -> Array:
 
 
 def lccl_conv(inputs: dict[str, Array], attributes: Attributes) -> Array:
-    """Y of the op, [N, K, Ho, Wo], float64.
+    """Compute Y of the op, [N, K, Ho, Wo] in float64.
 
     Args:
-        inputs: the nine inputs of the op under their contract names, any float type.
+        inputs: the op's nine inputs under their contract names, of any float type.
+        attributes: the node's attributes.
 
     Raises:
         ContractError: shapes that version 1 does not allow.
@@ -69,7 +75,10 @@ def lccl_conv(inputs: dict[str, Array], attributes: Attributes) -> Array:
 
 
 class LCCLConv(OpRun):
-    """The op for ``onnx.reference.ReferenceEvaluator(model, new_ops=[LCCLConv])``: T in, T out, float64 between."""
+    """The op for ``onnx.reference.ReferenceEvaluator(model, new_ops=[LCCLConv])``.
+
+    It computes in float64.
+    """
 
     op_domain = DOMAIN
 

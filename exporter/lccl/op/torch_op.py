@@ -1,14 +1,14 @@
 """``torch.ops.lccl.conv``: the op for PyTorch, with shape propagation and exact gradients.
 
-Inputs and attributes are the contract's own, in its order, so that exporting a call is copying it.
+Its arguments are the contract's inputs and attributes in their order, so that a call is exported by copying it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -32,18 +32,22 @@ TORCH_ATTRIBUTES = (
     "gate_source",
     "density",
 )
-"""Arguments of the torch op after the nine inputs; the plugin's own two attributes are constants of the export."""
+"""Arguments of the torch op after the nine inputs; the exporter adds the plugin's two
+attributes."""
 
 
 def leaky(x: Tensor, alpha: float) -> Tensor:
-    """x if x > 0 else alpha * x."""
+    """Return x where x > 0, else alpha * x."""
     if alpha == 1:
         return x
     return F.relu(x) if alpha == 0 else F.leaky_relu(x, alpha)
 
 
-def conv_krsc(x: Tensor, w: Tensor, b: Tensor, strides: Any, pads: Any, dilations: Any) -> Tensor:
-    """Convolution with a [K, R, S, C] weight and pads in ONNX order."""
+def conv_krsc(x: Tensor, w: Tensor, b: Tensor, strides: Sequence[int], pads: Sequence[int], dilations: Sequence[int]) -> Tensor:
+    """Convolve x [N, C, H, W] with w [K, R, S, C] and b [K] to [N, K, Ho, Wo].
+
+    Pads in ONNX order.
+    """
     top, left, bottom, right = pads
     if (top, left) != (bottom, right):
         x, top, left = F.pad(x, (left, right, top, bottom)), 0, 0
@@ -51,7 +55,7 @@ def conv_krsc(x: Tensor, w: Tensor, b: Tensor, strides: Any, pads: Any, dilation
 
 
 def gate_map(inputs: dict[str, Tensor], a: Attributes) -> Tensor:
-    """gmap [N, 1, Hg, Wg] in float32 (float64 for float64 inputs)."""
+    """Compute the gate map gmap [N, 1, Hg, Wg] in float32 (in float64 for float64 inputs)."""
     wide = torch.float64 if inputs["X"].dtype == torch.float64 else torch.float32
     x, w, b, gate = (inputs[name].to(wide) for name in ("X", "gate_W", "gate_B", "gate"))
     with _exact_float32(x.device):
@@ -60,7 +64,7 @@ def gate_map(inputs: dict[str, Tensor], a: Attributes) -> Tensor:
 
 
 def _exact_float32(device: torch.device) -> AbstractContextManager[object]:
-    """Without TF32, which has 10 bits of mantissa: a gate that flips because of a rounding is an accuracy bug."""
+    """Disable TF32, whose mantissa has 10 bits: a gate that flips because of rounding is an accuracy bug."""
     if device.type != "cuda":
         return nullcontext()
     now = torch.backends.cudnn
@@ -68,27 +72,35 @@ def _exact_float32(device: torch.device) -> AbstractContextManager[object]:
 
 
 def bound_gate(logit: Tensor, slope: float, bound: float) -> Tensor:
-    """min(max(slope * logit, 0), bound)."""
+    """Return min(max(slope * logit, 0), bound)."""
     gmap = (logit * slope).relu()
     return gmap.clamp(max=bound) if bound < FLT_MAX else gmap
 
 
 def threshold_gate(gmap: Tensor, threshold: float) -> Tensor:
-    """gmap where it is above the threshold, else 0; a NaN is not above."""
+    """Return gmap where it is above the threshold, else 0; a NaN is not above it."""
     return torch.where(gmap > threshold, gmap, torch.zeros_like(gmap))
 
 
 def upsample_gate(gmap: Tensor, grid: int, hw: Sequence[int]) -> Tensor:
-    """gmap [N, 1, Hg, Wg] -> g [N, 1, Ho, Wo]: each value repeated over its G x G block, clipped to the map."""
+    """Repeat each value of gmap [N, 1, Hg, Wg] over its G x G block, clipped to g [N, 1, Ho, Wo]."""
     if grid > 1:
         gmap = gmap.repeat_interleave(grid, dim=2).repeat_interleave(grid, dim=3)
     return gmap[:, :, : hw[0], : hw[1]]
 
 
 def compute(inputs: dict[str, Tensor], a: Attributes) -> Tensor:
-    """The op in PyTorch's own differentiable ops; low precision is computed in float32 on the CPU and rounded once.
+    """Compute the op in PyTorch's own differentiable ops.
 
-    The types are the op's own whatever autocast would make of them: a gate is decided in float32.
+    On the CPU, lower precision is computed in float32 and rounded once. Autocast is disabled, because the gate is
+    decided in float32.
+
+    Args:
+        inputs: the nine inputs under their contract names.
+        a: the node's attributes.
+
+    Returns:
+        Y [N, K, Ho, Wo] of X's type.
     """
     with torch.autocast(inputs["X"].device.type, enabled=False):
         return _compute(inputs, a)
@@ -138,30 +150,31 @@ def _lccl_conv(
 
 
 OP_DEFINITION = _lccl_conv
-"""The op as ``torch.library`` knows it: where another device's implementation is registered."""
+"""The op's definition in ``torch.library``, where implementations for other devices are
+registered."""
 
 
 def memory_format_of(x: Tensor) -> torch.memory_format:
-    """channels_last where x is that and not contiguous too, else contiguous: the memory format of Y for this X."""
+    """Return the memory format of Y for this X: channels_last if X is that and not contiguous as well, else contiguous."""
     last = not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
     return torch.channels_last if last else torch.contiguous_format
 
 
 def match_memory_format(y: Tensor, x: Tensor) -> Tensor:
-    """y, dense in the memory format that it has to have for this x."""
+    """Return y, dense in the memory format that :func:`memory_format_of` gives for x."""
     return y.contiguous(memory_format=memory_format_of(x))
 
 
-def unpack(arguments: dict[str, Any]) -> tuple[dict[str, Tensor], Attributes]:
-    """The op's arguments by name -> its nine inputs and its attributes."""
-    inputs = {name: arguments[name] for name in INPUT_NAMES}
+def unpack(arguments: Mapping[str, object]) -> tuple[dict[str, Tensor], Attributes]:
+    """Split the op's arguments by name into its nine inputs and its attributes."""
+    inputs = {name: cast(Tensor, arguments[name]) for name in INPUT_NAMES}
     values = (arguments[name] for name in TORCH_ATTRIBUTES)
     return inputs, _attributes(*(tuple(v) if isinstance(v, (list, tuple)) else v for v in values))
 
 
 @lru_cache(maxsize=1024)
 def _attributes(*values: Any) -> Attributes:
-    """Checked once per layer, not once per call."""
+    """Make and check attributes once per layer instead of once per call."""
     return Attributes(**dict(zip(TORCH_ATTRIBUTES, values, strict=True)))
 
 
@@ -183,7 +196,7 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  
 
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-    """Gradients by differentiating :func:`compute`; an inactive pixel passes none to W, B and X."""
+    """Differentiate :func:`compute`; an inactive pixel passes no gradient to W, B and X."""
     needed = [i for i in range(len(INPUT_NAMES)) if ctx.needs_input_grad[i]]
     with torch.enable_grad():
         leaves = [t.detach().requires_grad_(i in needed) for i, t in enumerate(ctx.saved_tensors)]
@@ -200,7 +213,7 @@ OP = torch.ops.lccl.conv.default
 
 
 def lccl_conv(inputs: dict[str, Tensor], attributes: Attributes) -> Tensor:
-    """Runs the op.
+    """Run the op.
 
     Args:
         inputs: the nine inputs under their contract names; X is [N, C, H, W], W is [K, R, S, C].
@@ -218,7 +231,13 @@ def lccl_conv(inputs: dict[str, Tensor], attributes: Attributes) -> Tensor:
 
 
 def neutral(name: str, like: Tensor, *, k: int, c: int) -> Tensor:
-    """The neutral tensor of an input that a form lacks, of the type that the contract gives it."""
+    """Make the neutral value of an absent input, in the contract's type for it.
+
+    Args:
+        name: the input's name.
+        like: a tensor of type T, on the device of the result.
+        k, c: the numbers of output and input channels.
+    """
     shape, value = {
         "B": ((k,), 0.0),
         "gate_W": ((1, 1, 1, c), 0.0),

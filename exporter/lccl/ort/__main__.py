@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
@@ -27,7 +26,7 @@ def report(library: str | None = None) -> dict[str, Any]:
     """
     import onnxruntime
 
-    from lccl.backends.onnxruntime.library import LEVEL_ENVIRONMENT, cpu_level, look_for_library
+    from lccl.backends.onnxruntime.library import asked_isa, cpu_isa, look_for_library
     from lccl.files import sha256
 
     found = look_for_library(library)
@@ -35,36 +34,38 @@ def report(library: str | None = None) -> dict[str, Any]:
     if found.path is not None:
         said |= {"sha256": sha256(found.path), "bytes": found.path.stat().st_size}
     said |= {"onnxruntime": onnxruntime.__version__, "takes_library": bool(found), "reason": found.reason}
-    said |= {"level": cpu_level(found.path) if found else None, "level_asked": os.environ.get(LEVEL_ENVIRONMENT)}
+    variable, asked = asked_isa() or (None, None)
+    said |= {"isa": cpu_isa(found.path) if found else None, "isa_asked": asked, "isa_asked_by": variable}
+    said |= {"level": said["isa"], "level_asked": asked}  # by their old names, until 0.3
     return said
 
 
 def _text(said: dict[str, Any]) -> str:
     lines = [f"lccl          {said['lccl']}"]
     lines.append(f"library       {said['library']}, {said['bytes']:,} bytes" if said["library"] else "library       none")
-    opens = said["level"] is not None or not said["level_asked"]
+    opens = said["isa"] is not None or not said["isa_asked"]
     verdict = "takes the library: closed pixels are skipped" if opens else "takes the library, but no session opens"
     if not said["takes_library"]:
         verdict = f"every pixel is computed, through the op's function: {said['reason']}"
     lines.append(f"ONNX Runtime  {said['onnxruntime']}: {verdict}")
     if said["takes_library"]:
-        lines.append(f"CPU level     {_level(said)}")
+        lines.append(f"CPU ISA       {_isa(said)}")
     return "\n".join(lines)
 
 
-def _level(said: dict[str, Any]) -> str:
-    asked = said["level_asked"]
-    if said["level"] is None:
-        return f"LCCL_CPU_LEVEL={asked} is none that this machine runs: unset it" if asked else "the library does not tell"
-    return f"{said['level']}, as LCCL_CPU_LEVEL asks" if asked else str(said["level"])
+def _isa(said: dict[str, Any]) -> str:
+    asked, variable = said["isa_asked"], said["isa_asked_by"]
+    if said["isa"] is None:
+        return f"{variable}={asked} is none that this machine runs: unset it" if asked else "the library does not tell"
+    return f"{said['isa']}, as {variable} asks" if asked else str(said["isa"])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command's exit code: 0 if there is a library, ONNX Runtime takes it and the level that is asked for runs, else 1."""
+    """The command's exit code: 0 if there is a library, ONNX Runtime takes it and the instruction set that is asked for runs, else 1."""
     parser = _Parser(
         "python -m lccl.ort",
-        description="Prints the CPU op's library, ONNX Runtime's version, whether it takes the library, and the CPU level.",
-        epilog="exit code: 0 if there is a library, ONNX Runtime takes it and the level that LCCL_CPU_LEVEL asks for runs, else 1",
+        description="Prints the CPU op's library, ONNX Runtime's version, whether it takes the library, and the CPU instruction set.",
+        epilog="exit code: 0 if there is a library, ONNX Runtime takes it and the instruction set that LCCL_CPU_ISA asks for runs, else 1",
     )
     parser.add_argument(
         "--library", metavar="PATH", help="the op's library (default: $LCCL_ORT_LIBRARY, else the package's own)"
@@ -77,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     print(json.dumps(said, indent=1) if options.json else _text(said))
-    return 0 if said["takes_library"] and not (said["level_asked"] and said["level"] is None) else 1
+    return 0 if said["takes_library"] and not (said["isa_asked"] and said["isa"] is None) else 1
 
 
 if __name__ == "__main__":

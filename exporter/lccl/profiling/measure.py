@@ -1,43 +1,67 @@
-"""The profile of a network: of a module, a file or an ONNX model, on real inputs."""
+"""The entry point of profiling: a module, an ONNX model or a file, run on real inputs."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from lccl.deprecation import renamed_keywords
 from lccl.loading.torch_file import TORCH_SUFFIXES, load_checkpoint
-from lccl.profiling.profiles import Profile
+from lccl.profiling.profiles import NetworkProfile
+from lccl.requires import needing
 
 if TYPE_CHECKING:
     import onnx
     from torch import nn
 
+    from lccl.loading.data import Data
 
-def profile(model: nn.Module | onnx.ModelProto | str | Path, loader: Iterable[Any]) -> Profile:
-    """Runs the model over the loader and counts.
+_CHUNK = 64
+"""Images per batch, where the data does not come in batches."""
+
+
+@renamed_keywords(loader="data")
+def profile(model: nn.Module | onnx.ModelProto | str | Path, data: str | Path | Data | Iterable[object]) -> NetworkProfile:
+    """Run a model on data and count densities and multiply-accumulates (MACs) per layer.
 
     Args:
         model: a PyTorch module (run in eval mode), an ONNX model, or a file of either.
-        loader: one batch as a tensor or array, or batches: a tensor or array [N, C, H, W], a tuple whose first item is the input (the rest is ignored), or a
-            dict of inputs by name.
+        data: an ``.npz`` file, "pkg.module:loader", one batch as a tensor or array [N, C, H, W], or an iterable of
+            batches. A batch is a tensor or array, a tuple whose first item is one (labels are ignored), or a dict of
+            inputs by name.
 
     Returns:
-        The profile; densities are means over all images.
+        The profile, whose densities are means over all images.
 
     Raises:
-        UserError: no batch in the loader, or a batch that does not fit the model.
+        UserError: the data cannot be read or holds no batch, or a batch does not fit the model.
     """
-    from torch import nn
+    with needing("lccl.profile"):
+        from torch import nn
 
-    if hasattr(loader, "__array__"):
-        loader = [loader]
+    batches = _batches(data)
     if isinstance(model, (str, Path)) and Path(model).suffix in TORCH_SUFFIXES:
         model = load_checkpoint(model)
     if isinstance(model, nn.Module):
         from lccl.profiling.of_module import profile_module
 
-        return profile_module(model, loader)
-    from lccl.profiling.of_onnx import profile_onnx
+        return profile_module(model, batches)
+    with needing("lccl.profile"):
+        from lccl.profiling.of_onnx import profile_onnx
 
-    return profile_onnx(model, loader)
+    return profile_onnx(model, batches)
+
+
+def _batches(data: str | Path | Data | Iterable[object]) -> Iterable[object]:
+    """Return the data as batches.
+
+    A file's or loader's only input loses its name, which models do not know.
+    """
+    from lccl.loading.data import Data, load_data
+
+    loaded = load_data(data) if isinstance(data, (str, Path)) else data
+    if not isinstance(loaded, Data):
+        return [loaded] if hasattr(loaded, "__array__") else loaded
+    chunks = [{name: a[i : i + _CHUNK] for name, a in loaded.inputs.items()} for i in range(0, len(loaded), _CHUNK)]
+    return chunks if len(loaded.inputs) > 1 else [next(iter(chunk.values())) for chunk in chunks]

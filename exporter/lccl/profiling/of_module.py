@@ -1,8 +1,8 @@
-"""Counting in PyTorch: hooks on every layer that multiplies."""
+"""The profile of a PyTorch module, counted by hooks on every convolution and linear layer."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,12 +15,15 @@ from lccl.nn.conv import LCCLConv2d
 from lccl.nn.folded import FoldedLCCLConv2d
 from lccl.op.contract import dense_macs, gate_macs, grid_hw
 from lccl.op.torch_op import gate_map, neutral, upsample_gate
-from lccl.profiling.profiles import LayerProfile, Profile
+from lccl.profiling.profiles import LayerProfile, NetworkProfile
 from lccl.torch_calls import evaluating, layer_macs
 
 
 class _Counter:
-    """Sums over the images, per layer name, in order of execution; a layer that is called twice counts twice."""
+    """Sums over all images by layer name, in order of execution.
+
+    A layer that is called twice counts twice.
+    """
 
     def __init__(self) -> None:
         self.active: dict[str, float] = {}
@@ -30,7 +33,15 @@ class _Counter:
         self.gate_macs: dict[str, int] = {}
 
     def add(self, name: str, kind: str, images: int, dense: int, own: int = 0, gate: Tensor | None = None) -> None:
-        """One call: MACs per image of the convolution and of its gate, and the gate at every output pixel."""
+        """Count one call of a layer.
+
+        Args:
+            name, kind: the layer's, as in :class:`LayerProfile`.
+            images: the number of images in the batch.
+            dense: MACs per image of the convolution or linear layer, every pixel computed.
+            own: MACs per image of the gate.
+            gate: the gate map at every output pixel; None for a layer without a gate.
+        """
         self.kinds[name] = kind
         self.dense_macs[name] = self.dense_macs.get(name, 0) + images * dense
         self.gate_macs[name] = self.gate_macs.get(name, 0) + images * own
@@ -38,7 +49,8 @@ class _Counter:
             self.active[name] = self.active.get(name, 0.0) + float((gate > 0).sum())
             self.pixels[name] = self.pixels.get(name, 0) + gate.numel()
 
-    def result(self, images: int) -> Profile:
+    def result(self, images: int) -> NetworkProfile:
+        """Return the profile: MACs per image and densities over all images."""
         layers = (
             LayerProfile(
                 name,
@@ -49,21 +61,24 @@ class _Counter:
             )
             for name, kind in self.kinds.items()
         )
-        return Profile(tuple(layers), images)
+        return NetworkProfile(tuple(layers), images)
 
 
-def profile_module(model: nn.Module, loader: Iterable[Any]) -> Profile:
-    """:func:`lccl.profiling.profile` for a module; its training mode is restored afterwards."""
+def profile_module(model: nn.Module, batches: Iterable[object]) -> NetworkProfile:
+    """Profile a module in eval mode, as :func:`lccl.profiling.profile` does.
+
+    Its training mode is restored.
+    """
     counter = _Counter()
     images = 0
     dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
     with evaluating(model), _hooks(model, counter), torch.no_grad():
-        for batch in loader:
+        for batch in batches:
             args, kwargs = model_inputs(batch, dtype)
             _run(model, args, kwargs)
             images += len(args[0] if args else next(iter(kwargs.values())))
     if not images:
-        raise UserError("the loader gave no batch, so there is nothing to profile")
+        raise UserError("the data holds no batch, so there is nothing to profile")
     return counter.result(images)
 
 
@@ -77,18 +92,20 @@ def _run(model: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) 
         raise UserError(f"a batch of shape {shapes} does not fit the model: {first_line(error)}") from error
 
 
-def model_inputs(batch: Any, dtype: torch.dtype) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
-    """A batch of a loader -> the model's positional and named inputs; labels that come with it are left out.
+def model_inputs(batch: object, dtype: torch.dtype) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
+    """Turn a batch into the model's positional and named inputs, without labels.
 
-    float64, NumPy's default, becomes the model's own type.
+    Args:
+        batch: an input, a tuple or list whose first item is the input, or a dict of inputs by name.
+        dtype: the model's type, to which float64, NumPy's default, is converted.
     """
 
-    def tensor(value: Any) -> Tensor:
+    def tensor(value: object) -> Tensor:
         given = torch.as_tensor(value)
         return given.to(dtype) if given.dtype == torch.float64 else given
 
     if isinstance(batch, Mapping):
-        return (), {name: tensor(value) for name, value in batch.items()}
+        return (), {str(name): tensor(value) for name, value in batch.items()}
     first = batch[0] if isinstance(batch, (tuple, list)) else batch
     return (tensor(first),), {}
 
@@ -111,15 +128,15 @@ def _hooks(model: nn.Module, counter: _Counter) -> Iterator[None]:
             handle.remove()
 
 
-def _count_gated(name: str, counter: _Counter) -> Any:
+def _count_gated(name: str, counter: _Counter) -> Callable[..., None]:
     def hook(module: LCCLConv2d | FoldedLCCLConv2d, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
         x = args[0] if args else kwargs["x"]
         external = args[1] if len(args) > 1 else kwargs.get("gate")
-        fixed, attributes = module.fold()
-        weight, gate_weight = fixed["W"], fixed["gate_W"]
+        constants, attributes = module.fold()
+        weight, gate_weight = constants["W"], constants["gate_W"]
         gate = neutral("gate", x, k=weight.shape[0], c=weight.shape[3]) if external is None else external
         hw = (output.shape[2], output.shape[3])
-        g = upsample_gate(gate_map({**fixed, "X": x, "gate": gate}, attributes), attributes.grid, hw)
+        g = upsample_gate(gate_map({**constants, "X": x, "gate": gate}, attributes), attributes.grid, hw)
         fused = attributes.gate_source == "fused"
         own = gate_macs(gate_weight.shape, grid_hw(hw, attributes.grid)) if fused else 0
         counter.add(name, "gated", len(x), dense_macs(weight.shape, hw), own, g)
@@ -127,7 +144,7 @@ def _count_gated(name: str, counter: _Counter) -> Any:
     return hook
 
 
-def _count_dense(name: str, counter: _Counter) -> Any:
+def _count_dense(name: str, counter: _Counter) -> Callable[..., None]:
     def hook(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
         kind = "linear" if isinstance(module, nn.Linear) else "conv"
         counter.add(name, kind, len(output), layer_macs(module, args, output))

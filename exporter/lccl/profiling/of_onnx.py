@@ -1,4 +1,4 @@
-"""Counting in ONNX: gates as extra outputs, run in ONNX Runtime."""
+"""The profile of an ONNX model, run in ONNX Runtime with its gates as extra outputs."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import onnx
 from onnx import helper
@@ -20,11 +19,11 @@ from lccl.graph.variants.canonical import canonical
 from lccl.numerics import Array, float32
 from lccl.op.contract import dense_macs, gate_macs, grid_hw
 from lccl.op.onnx_op import is_lccl_node, node_attributes
-from lccl.profiling.profiles import LayerProfile, Profile
+from lccl.profiling.profiles import LayerProfile, NetworkProfile
 
 
-def profile_onnx(model: onnx.ModelProto | str | Path, loader: Iterable[Any]) -> Profile:
-    """:func:`lccl.profiling.profile` for an ONNX model."""
+def profile_onnx(model: onnx.ModelProto | str | Path, batches: Iterable[object]) -> NetworkProfile:
+    """Profile an ONNX model or file, as :func:`lccl.profiling.profile` does."""
     if not isinstance(model, onnx.ModelProto):
         from lccl.loading.onnx import load_onnx
 
@@ -41,7 +40,7 @@ def profile_onnx(model: onnx.ModelProto | str | Path, loader: Iterable[Any]) -> 
     sums: dict[str, LayerProfile] = {}
     images = 0
     with OnnxRuntimeRunner(probing) as runner:
-        for batch in loader:
+        for batch in batches:
             feed = _feed(batch, runner.input_names)
             outputs = infer_all(runner, feed)
             count = len(next(iter(feed.values())))
@@ -54,7 +53,7 @@ def profile_onnx(model: onnx.ModelProto | str | Path, loader: Iterable[Any]) -> 
                 active[probe.node] += float((outputs[probe.gate] > 0).sum())
                 pixels[probe.node] += outputs[probe.gate].size
     if not images:
-        raise UserError("the loader gave no batch, so there is nothing to profile")
+        raise UserError("the data holds no batch, so there is nothing to profile")
     densities = {node: active[node] / pixels[node] for node in active}
     layers = (
         replace(
@@ -65,18 +64,24 @@ def profile_onnx(model: onnx.ModelProto | str | Path, loader: Iterable[Any]) -> 
         )
         for layer in sums.values()
     )
-    return Profile(tuple(layers), images)
+    return NetworkProfile(tuple(layers), images)
 
 
 def _measured(node: onnx.NodeProto) -> tuple[str, ...]:
-    """The tensors whose shapes a node's MACs are counted from."""
+    """Return the tensors whose shapes decide a node's MACs.
+
+    Empty for a node that does not multiply.
+    """
     if node.op_type == "ConvTranspose":
         return node.input[0], node.output[0]
     return (node.output[0],) if node.op_type in ("Conv", "Gemm", "MatMul") else ()
 
 
 def _layers(model: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]]) -> Iterable[tuple[str, LayerProfile]]:
-    """The layers of one batch by their outputs, which alone are unique; MACs per image, densities left out."""
+    """Yield the layers of one batch by output name, which is unique.
+
+    MACs per image, without densities.
+    """
     weights = {t.name: tuple(t.dims) for t in model.graph.initializer}
     for node in model.graph.node:
         weight = weights.get(node.input[1]) if len(node.input) > 1 else None
@@ -96,7 +101,7 @@ def _dense_layer(node: onnx.NodeProto, weight: tuple[int, ...], shapes: Mapping[
     return LayerProfile(name, "linear", elements * math.prod(shapes[node.output[0]][1:-1]))
 
 
-def _feed(batch: Any, names: tuple[str, ...]) -> dict[str, Array]:
+def _feed(batch: object, names: tuple[str, ...]) -> dict[str, Array]:
     if isinstance(batch, Mapping):
         return {name: float32(value) for name, value in batch.items()}
     first = batch[0] if isinstance(batch, (tuple, list)) else batch

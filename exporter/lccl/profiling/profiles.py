@@ -1,72 +1,83 @@
-"""Density and multiply-accumulates (MACs) per layer, of a network on real inputs.
+"""The results of profiling: density and multiply-accumulates (MACs) per layer and in total.
 
-Two counts, both reported: over the gated layers only (as papers do) and over the whole network.
+Savings are given both over the gated layers only, as papers do, and over the whole network.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 from lccl.text import count, percent, table
 
 
 @dataclass(frozen=True)
 class LayerProfile:
-    """One layer; MACs are per image."""
+    """One layer's density and MACs; MACs are per image."""
 
     name: str
     kind: str
     """"gated", "conv" or "linear"."""
     dense_macs: int
+    """The convolution's or linear layer's MACs with every pixel computed."""
     gate_macs: int = 0
+    """The gate's own MACs."""
     density: float | None = None
-    """Fraction of output pixels with g > 0 over all inputs; None for a layer without a gate."""
+    """The fraction of output pixels with g > 0 over all inputs; None for a layer without a gate."""
 
     @property
     def macs(self) -> float:
-        """What a runtime that skips inactive pixels computes: density * dense + gate."""
+        """The MACs of a runtime that skips closed pixels: density * dense_macs + gate_macs."""
         return self.dense_macs if self.density is None else self.density * self.dense_macs + self.gate_macs
 
 
 @dataclass(frozen=True)
-class Profile:
-    """All layers that multiply, in order of execution."""
+class NetworkProfile:
+    """The profile of a network: all convolutions and linear layers in order of execution.
+
+    Prints as a table.
+    """
 
     layers: tuple[LayerProfile, ...]
     images: int
+    """The number of images that were run."""
 
     @property
     def gated(self) -> tuple[LayerProfile, ...]:
+        """The layers with a gate."""
         return tuple(layer for layer in self.layers if layer.density is not None)
 
     @property
     def density(self) -> float | None:
-        """Mean density of the gated layers, each weighing the same."""
+        """The mean density of the gated layers, each with the same weight.
+
+        None without gated layers.
+        """
         densities = [layer.density for layer in self.layers if layer.density is not None]
         return sum(densities) / len(densities) if densities else None
 
     @property
     def dense_macs(self) -> int:
+        """MACs per image of all layers with every pixel computed."""
         return sum(layer.dense_macs for layer in self.layers)
 
     @property
     def macs(self) -> float:
+        """MACs per image of all layers in a runtime that skips closed pixels."""
         return sum(layer.macs for layer in self.layers)
 
     @property
     def saved_gated(self) -> float:
-        """The papers' figure: MACs saved / dense MACs over the gated layers only."""
+        """MACs saved / dense MACs over the gated layers only, which is the figure of papers."""
         return _saved(self.gated)
 
     @property
     def saved_network(self) -> float:
-        """The honest figure: MACs saved / dense MACs over the whole network."""
+        """MACs saved / dense MACs over the whole network."""
         return _saved(self.layers)
 
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
+    def as_dict(self) -> dict[str, object]:
+        """Return the profile as plain values for JSON."""
         return {
             "images": self.images,
             "density": self.density,

@@ -1,4 +1,7 @@
-"""A loss that holds each gate near a chosen density. BatchNorm and ReLU alone leave half and more of the pixels on."""
+"""A loss that keeps each gate near a chosen density.
+
+BatchNorm and ReLU alone leave half of the pixels open, or more.
+"""
 
 from __future__ import annotations
 
@@ -11,16 +14,24 @@ from lccl.nn.gate import Gate
 
 
 class DensityLoss:
-    """Mean over the gates of (density - target)^2, to be added to the task's loss.
+    """The mean over the gates of (density - target)^2, to be added to the task's loss.
 
-    The density of a gate is the fraction of its logits above 0, with the gradient of a sigmoid in the step's place. That
-    sigmoid is wide (its scale is that of the normed logits): a steep one gives a gate that is all open or all closed no
-    way back. The loss is two-sided for the same reason: one that only pushes down can close a gate for good.
+    A gate's density is the fraction of its logits above 0, with the gradient of a sigmoid instead of the step's. The
+    sigmoid is as wide as the normalized logits, since under a steep one a gate that is all open or all closed has no
+    gradient. The loss penalizes densities on both sides of the target, since one that only decreases them can close a
+    gate for good.
 
     Usage: call the model in training mode, then the loss, once per step::
 
         density_loss = DensityLoss(model, target=0.3)
         loss = F.cross_entropy(model(x), y) + 2 * density_loss()
+
+    Args:
+        model: a network with gates, on which forward hooks are registered.
+        target: the density of every gate, between 0 and 1.
+
+    Raises:
+        ValueError: the target is out of range, or the model has no gate.
     """
 
     def __init__(self, model: nn.Module, target: float) -> None:
@@ -35,11 +46,16 @@ class DensityLoss:
 
     def _collect(self, gate: nn.Module, _inputs: Any, logits: Tensor) -> None:
         if gate.training:
-            soft = torch.sigmoid(logits).mean()
-            self._densities.append(soft + ((logits > 0).to(soft.dtype).mean() - soft).detach())
+            surrogate = torch.sigmoid(logits).mean()
+            density = (logits > 0).to(surrogate.dtype).mean()
+            self._densities.append(surrogate + (density - surrogate).detach())
 
     def __call__(self) -> Tensor:
-        """The loss of the forward passes since the last call."""
+        """Return the loss of the forward passes since the last call.
+
+        Raises:
+            ValueError: there was no forward pass in training mode.
+        """
         if not self._densities:
             raise ValueError("no forward pass in training mode since the last call")
         loss = torch.stack([(d - self.target) ** 2 for d in self._densities]).mean()
@@ -47,7 +63,7 @@ class DensityLoss:
         return loss
 
     def close(self) -> None:
-        """Removes the hooks; the model can then be copied and saved without this object."""
+        """Remove the hooks, so that the model can be copied and saved without this object."""
         for handle in self._handles:
             handle.remove()
         self._densities.clear()

@@ -37,7 +37,10 @@ public:
         return mIsNull ? nullptr : reinterpret_cast<void*>(begin + mOff - (mBefore ? kFloat : 0));
     }
 
-    float* floats() const { return static_cast<float*>(data()); }
+    float* floats() const
+    {
+        return static_cast<float*>(data());
+    }
 
     void set(std::vector<float> const& values)
     {
@@ -51,7 +54,10 @@ public:
     }
 
 private:
-    static bool is(Run const& run, int32_t slot, Fault fault) { return run.slot == slot && run.fault == fault; }
+    static bool is(Run const& run, int32_t slot, Fault fault)
+    {
+        return run.slot == slot && run.fault == fault;
+    }
 
     bool mIsNull;
     bool mShort;
@@ -116,12 +122,13 @@ lccl_cpu_params paramsOf(Case const& layer, Run const& run, std::unique_ptr<Bloc
 
 void runAll(lccl_cpu_params const& params, Run const& run, std::vector<std::unique_ptr<Caller>>& callers, size_t workspaceBytes)
 {
-    auto const one = [&](Caller& caller, Parallel const& parallel) {
+    auto const one = [&](Caller& caller, Parallel const& parallel)
+    {
         lccl_cpu_params own = params;
         own.y = caller.y.floats();
         own.active = run.fault == kNull && run.slot == kActive ? nullptr : &caller.active;
-        caller.status = lccl_cpu_run(
-            &own, run.level, caller.workspace.data(), workspaceBytes - (run.fault == kShortWorkspace), parallel.first, parallel.second);
+        caller.status = lccl_cpu_run(&own, run.isa, caller.workspace.data(), workspaceBytes - (run.fault == kShortWorkspace),
+            parallel.first, parallel.second);
     };
     std::vector<std::thread> others;
     for (size_t i = 1; i < callers.size(); ++i)
@@ -177,12 +184,12 @@ Result call(Case const& layer, Run const& run)
 
     Result result{};
     char reason[512] = "";
-    result.supported = lccl_cpu_supported(&params, run.level, reason, sizeof(reason));
+    result.supported = lccl_cpu_supported(&params, run.isa, reason, sizeof(reason));
     result.reason = reason;
-    result.workspaceBytes = static_cast<int64_t>(lccl_cpu_workspace(&params, run.level));
+    result.workspaceBytes = static_cast<int64_t>(lccl_cpu_workspace(&params, run.isa));
     if (result.supported != 0)
     {
-        result.packedBytes = static_cast<int64_t>(lccl_cpu_packed_size(&params, run.level));
+        result.packedBytes = static_cast<int64_t>(lccl_cpu_packed_size(&params, run.isa));
     }
     Block packed(run, kPacked, static_cast<size_t>(result.packedBytes));
     if (result.supported != 0 && packed.data() != nullptr)
@@ -190,7 +197,7 @@ Result call(Case const& layer, Run const& run)
         Block aligned(Run{}, kPacked, static_cast<size_t>(result.packedBytes)); // lccl_cpu_pack cannot refuse
         bool const misaligned = run.fault == kMisaligned && run.slot == kPacked;
         Block const& target = misaligned ? aligned : packed;
-        lccl_cpu_pack(&params, run.level, inputs[kWeight]->floats(), target.data());
+        lccl_cpu_pack(&params, run.isa, inputs[kWeight]->floats(), target.data());
         result.intact = target.memory.intact() ? 1 : 0;
         packed.memory.protect();
     }

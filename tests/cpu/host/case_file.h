@@ -1,4 +1,4 @@
-// What the tests ask of the host program and what it answers: two binary files, described in tests/cpu_calls.py.
+// What the tests ask of the host program and what it answers: two binary files, described in tests/support/hosts/cpu.py.
 #pragma once
 
 #include "lccl_cpu.h"
@@ -51,8 +51,9 @@ enum Fault : int32_t
 
 struct Run
 {
-    int32_t level;
-    int32_t threads; //!< From 1: of the pool. 0: there is no `parallel`. Below 0: -threads is said, tasks run here, last one first.
+    int32_t isa;
+    //! From 1: of the pool. 0: there is no `parallel`. Below 0: -threads is said, and tasks run here, the last one first.
+    int32_t threads;
     int32_t callers; //!< Calls at the same time, each with its own output and workspace.
     int32_t placement;
     int32_t fault;

@@ -1,7 +1,7 @@
 // Runs the CPU kernels on the cases of a file.
 //
 //   cpu_host CASES RESULTS
-//   cpu_host --levels       JSON: size of lccl_cpu_params, and the table of levels
+//   cpu_host --isas         JSON: size of lccl_cpu_params, and the table of instruction sets
 
 #include "call.h"
 
@@ -54,17 +54,17 @@ void watch()
 #endif
 }
 
-void printLevels()
+void printIsas()
 {
-    std::printf("{\"params_bytes\": %zu, \"chosen\": %d, \"levels\": [", sizeof(lccl_cpu_params), lccl_cpu_choose());
-    for (int32_t i = 0; i < lccl_cpu_level_count(); ++i)
+    std::printf("{\"params_bytes\": %zu, \"chosen\": %d, \"isas\": [", sizeof(lccl_cpu_params), lccl_cpu_choose());
+    for (int32_t i = 0; i < lccl_cpu_isa_count(); ++i)
     {
-        lccl_cpu_level const& level = *lccl_cpu_level_at(i);
-        std::printf("%s{\"id\": %d, \"name\": \"%s\", \"vector_bytes\": %d, \"tile_rows\": %d, \"tile_columns\": %d, \"runs\": %d}",
-            i > 0 ? ", " : "", level.id, level.name, level.vector_bytes, level.tile_rows, level.tile_columns,
-            lccl_cpu_level_runs(level.id));
+        lccl_cpu_isa const& isa = *lccl_cpu_isa_at(i);
+        std::printf(
+            "%s{\"id\": %d, \"name\": \"%s\", \"vector_bytes\": %d, \"tile_rows\": %d, \"tile_columns\": %d, \"runs\": %d}",
+            i > 0 ? ", " : "", isa.id, isa.name, isa.vector_bytes, isa.tile_rows, isa.tile_columns, lccl_cpu_isa_runs(isa.id));
     }
-    bool const ends = lccl_cpu_level_at(-1) == nullptr && lccl_cpu_level_at(lccl_cpu_level_count()) == nullptr;
+    bool const ends = lccl_cpu_isa_at(-1) == nullptr && lccl_cpu_isa_at(lccl_cpu_isa_count()) == nullptr;
     std::printf("], \"ends\": %s}\n", ends ? "true" : "false");
 }
 
@@ -72,14 +72,14 @@ void printLevels()
 
 int main(int argc, char** argv)
 {
-    if (argc == 2 && std::strcmp(argv[1], "--levels") == 0)
+    if (argc == 2 && std::strcmp(argv[1], "--isas") == 0)
     {
-        printLevels();
+        printIsas();
         return 0;
     }
     if (argc != 3)
     {
-        std::fprintf(stderr, "usage: cpu_host CASES RESULTS | cpu_host --levels\n");
+        std::fprintf(stderr, "usage: cpu_host CASES RESULTS | cpu_host --isas\n");
         return 2;
     }
     watch();
@@ -91,7 +91,7 @@ int main(int argc, char** argv)
             std::vector<host::Result> results;
             for (host::Run const& run : layer.runs)
             {
-                std::snprintf(where, sizeof(where), "%s, level %d, threads %d, placement %d\n", layer.name.c_str(), run.level,
+                std::snprintf(where, sizeof(where), "%s, isa %d, threads %d, placement %d\n", layer.name.c_str(), run.isa,
                     run.threads, run.placement);
                 results.push_back(host::call(layer, run));
             }

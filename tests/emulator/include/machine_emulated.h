@@ -212,34 +212,34 @@ void storeShared(uint32_t address, T value)
 }
 
 //! Starts a copy of 16 bytes, of which the first `bytes` are read and the others become zero. Kept in L1.
-inline void copyAsyncL1(uint32_t shared, void const* global, int32_t bytes)
+inline void cpAsyncCa16(uint32_t shared, void const* global, int32_t bytes)
 {
-    emulator::startCopy(shared, global, bytes, emulator::ReadKind::kCopyL1);
+    emulator::startCopy(shared, global, bytes, emulator::ReadKind::kCpAsyncCa);
 }
 
 //! The same, past L1.
-inline void copyAsyncL2(uint32_t shared, void const* global, int32_t bytes)
+inline void cpAsyncCg16(uint32_t shared, void const* global, int32_t bytes)
 {
-    emulator::startCopy(shared, global, bytes, emulator::ReadKind::kCopyL2);
+    emulator::startCopy(shared, global, bytes, emulator::ReadKind::kCpAsyncCg);
 }
 
 //! Closes the group of this thread's copies since the last call; it may be empty.
-inline void commitCopies()
+inline void cpAsyncCommitGroup()
 {
     if (emulator::fast.checked)
     {
-        emulator::commitCopies();
+        emulator::cpAsyncCommitGroup();
     }
 }
 
 //! Waits until at most `kPending` of this thread's newest groups are under way.
 template <int32_t kPending>
-void waitCopies()
+void cpAsyncWaitGroup()
 {
     static_assert(kPending >= 0, "a number of groups");
     if (emulator::fast.checked)
     {
-        emulator::waitCopies(kPending);
+        emulator::cpAsyncWaitGroup(kPending);
     }
 }
 
@@ -275,25 +275,25 @@ inline int32_t popcount(uint32_t bits)
 }
 
 //! Four 8x8 matrices of 16-bit elements; lanes 8i..8i+7 hold the addresses of matrix i's rows.
-inline void loadMatrices(uint32_t (&fragment)[4], uint32_t address)
+inline void ldmatrixX4(uint32_t (&fragment)[4], uint32_t address)
 {
-    emulator::loadMatrices(fragment, address);
+    emulator::ldmatrixX4(fragment, address);
 }
 
 //! c[16x8] += a[16x16] * b[16x8], float32 sums.
 template <typename T>
-void multiplyAccumulate(float (&c)[4], uint32_t const (&a)[4], uint32_t b0, uint32_t b1);
+void mmaM16N8K16(float (&c)[4], uint32_t const (&a)[4], uint32_t b0, uint32_t b1);
 
 template <>
-inline void multiplyAccumulate<Half>(float (&c)[4], uint32_t const (&a)[4], uint32_t b0, uint32_t b1)
+inline void mmaM16N8K16<Half>(float (&c)[4], uint32_t const (&a)[4], uint32_t b0, uint32_t b1)
 {
-    emulator::multiplyAccumulate(emulator::Operation::kMultiplyHalf, c, a, b0, b1);
+    emulator::mmaM16N8K16(emulator::Operation::kMmaHalf, c, a, b0, b1);
 }
 
 template <>
-inline void multiplyAccumulate<Bfloat16>(float (&c)[4], uint32_t const (&a)[4], uint32_t b0, uint32_t b1)
+inline void mmaM16N8K16<Bfloat16>(float (&c)[4], uint32_t const (&a)[4], uint32_t b0, uint32_t b1)
 {
-    emulator::multiplyAccumulate(emulator::Operation::kMultiplyBfloat16, c, a, b0, b1);
+    emulator::mmaM16N8K16(emulator::Operation::kMmaBfloat16, c, a, b0, b1);
 }
 
 // ---- starting kernels -------------------------------------------------------------------------------------------------

@@ -1,12 +1,13 @@
-"""The CPU benchmarks' networks, inputs, sums, reports and targets; a small layer from end to end. No time is asserted."""
+"""The CPU benchmarks' networks, inputs, sums, reports and targets; a small layer from end to end.
+
+No time is asserted.
+"""
 
 from __future__ import annotations
 
 import json
-import sys
 import time
 from dataclasses import replace
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
@@ -14,43 +15,27 @@ import numpy as np
 import onnx
 import pytest
 
-from conftest import ROOT
-
-sys.path.append(str(ROOT / "bench"))
-
-import cpu_bench
-import cpu_command
-import cpu_contest
-import cpu_picture
-import cpu_report
-import cpu_targets
-from cpu_bench import Bench, Conditions, densities_seen, errors
-from cpu_common import NO_LIBRARY, Row, Times, marginal, mask, summary
-from cpu_contest import Contestant, OrtRunner, Plan, dense_bytes, race, relative_error
-from cpu_models_nets import NETWORKS, nested_mask, pooled_levels
-from cpu_nets import Layer, layer_input, layer_net
-
+from bench.cpu import command as cpu_command
+from bench.cpu import contest as cpu_contest
+from bench.cpu import layers as cpu_layers
+from bench.cpu import measure as cpu_bench
+from bench.cpu import models as cpu_models
+from bench.cpu import picture as cpu_picture
+from bench.cpu import report as cpu_report
+from bench.cpu import targets as cpu_targets
+from bench.cpu.common import NO_LIBRARY, Row, Times, marginal, mask, summary
+from bench.cpu.contest import Candidate, OrtRunner, Plan, dense_bytes, race, relative_error
+from bench.cpu.layer_nets import Layer, layer_input, layer_net
+from bench.cpu.measure import Bench, Conditions, densities_seen, errors
+from bench.cpu.networks import NETWORKS, nested_mask, pooled_levels
 from lccl.errors import UserError
 from lccl.graph.variants.canonical import canonical
 from lccl.op.onnx_op import is_lccl_node, register_schema
 
-
-def command(name: str) -> Any:
-    """A command of bench/ under a name of its own: the tests have modules of such names, and it puts folders before theirs."""
-    spec = spec_from_file_location(f"bench_{name}", ROOT / "bench" / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module, path = module_from_spec(spec), list(sys.path)
-    spec.loader.exec_module(module)
-    sys.path[:] = path
-    return module
-
-
-cpu_layers, cpu_models = command("cpu_layers"), command("cpu_models")
 LAYERS = (Layer(8, 9, 8), Layer(8, 9, 16, 2), Layer(8, 6, 16, 1, 1))
 
 
-# ---- masks and inputs ---------------------------------------------------------------------------------------------------
+# ---- masks and inputs ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", ["blob", "random"])
@@ -104,7 +89,7 @@ def test_masks_of_halved_maps_have_their_density(kind: str, density: float) -> N
         assert (largest > level).sum() == round(density * largest.size)
 
 
-# ---- networks -----------------------------------------------------------------------------------------------------------
+# ---- networks ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("layer", LAYERS, ids=lambda layer: layer.name)
@@ -139,7 +124,7 @@ def test_a_small_networks_gates_and_outputs() -> None:
     assert np.isfinite(OrtRunner(model.SerializeToString(), 1).run(feeds["blob", 0.1])).all()
 
 
-# ---- the commands -------------------------------------------------------------------------------------------------------
+# ---- the commands --------------------------------------------------------------------------------
 
 
 def test_a_small_layer_from_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -160,7 +145,7 @@ def test_a_small_layer_from_end_to_end(tmp_path: Path, capsys: pytest.CaptureFix
     printed = capsys.readouterr().out
     assert table.read_text() == printed.removesuffix("\n")
     assert "**Without the library: what is called ours is the function, which skips nothing.**" in printed
-    assert f"* command: bench/cpu_layers.py {' '.join(arguments)}" in printed
+    assert f"* command: bench/cpu/layers.py {' '.join(arguments)}" in printed
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.json", "out.md"]
 
 
@@ -221,7 +206,7 @@ def test_a_benchmark_keeps_what_it_has() -> None:
     assert (late.rows, late.complete) == ([], False)
 
 
-# ---- sums ---------------------------------------------------------------------------------------------------------------
+# ---- sums ----------------------------------------------------------------------------------------
 
 
 class Sleeper:
@@ -244,8 +229,8 @@ class Sleeper:
 @pytest.mark.parametrize(("threads", "alive", "rounds"), [(1, 2, 4), (2, 1, 6)])
 def test_with_two_threads_one_network_is_loaded_at_a_time(threads: int, alive: int, rounds: int) -> None:
     Sleeper.alive = Sleeper.most_alive = 0
-    contestants = [Contestant(name, Sleeper, {"a": np.zeros(1), "b": np.zeros(1)}) for name in ("one", "two")]
-    found = race(contestants, threads, Plan(rounds=4, most=4))
+    candidates = [Candidate(name, Sleeper, {"a": np.zeros(1), "b": np.zeros(1)}) for name in ("one", "two")]
+    found = race(candidates, threads, Plan(rounds=4, most=4))
     assert Sleeper.most_alive == alive
     assert {key: len(times) for key, times in found.samples.items()} == {(n, f): rounds for n in ("one", "two") for f in "ab"}
 
@@ -270,7 +255,7 @@ def test_an_error_that_is_no_number_is_infinite() -> None:
     assert relative_error(np.array([1, np.nan, 1], np.float32), one) == float("inf")
 
 
-# ---- reports and targets ------------------------------------------------------------------------------------------------
+# ---- reports and targets -------------------------------------------------------------------------
 
 
 def row(density: float, ratio: float, **others: Any) -> Row:
@@ -380,7 +365,7 @@ def test_a_busy_machine_is_told() -> None:
             time.sleep(0.002)
             return x
 
-    found = race([Contestant("one", Waits, {"": np.zeros(1)})], 1, Plan(rounds=3, most=3))
+    found = race([Candidate("one", Waits, {"": np.zeros(1)})], 1, Plan(rounds=3, most=3))
     assert found.cpu_share is not None
     assert found.cpu_share < 0.9, "most of the time is somebody else's"
 

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 import torch
 
-from cases import CASES, Case
-from lccl.backends.torch.cuda import kernel_op
+from lccl.backends.torch.cuda import calls, kernel_op
 from lccl.backends.torch.cuda import library as library_module
+from lccl.backends.torch.cuda.calls import as_image, empty_image, image_view, launch, new_workspace, prepare
 from lccl.backends.torch.cuda.interface import Device, Dtype, Family, Layout
-from lccl.backends.torch.cuda.kernel_op import as_image, empty_image, image_view, launch, new_workspace, prepare, register, run
+from lccl.backends.torch.cuda.kernel_op import register, run
 from lccl.backends.torch.cuda.library import ENVIRONMENT, Library
 from lccl.backends.torch.cuda.planning import padded
 from lccl.errors import ContractError, UserError
@@ -25,6 +25,7 @@ from lccl.nn import LCCLConv2d, fold
 from lccl.op.contract import INPUT_NAMES, INPUTS, Attributes
 from lccl.op.reference import lccl_conv as reference
 from lccl.op.torch_op import OP, OP_DEFINITION, TORCH_ATTRIBUTES, lccl_conv
+from support.cases.op_cases import CASES, Case
 
 H200 = Device(90, 132, 232448, 233472)
 TOLERANCE = {torch.float32: 2e-6, torch.float16: 1e-3, torch.bfloat16: 8e-3}
@@ -340,8 +341,8 @@ def test_a_channels_last_network_makes_no_copies(on_cpu: Counting, monkeypatch: 
     model = fold(torch.nn.Sequential(LCCLConv2d(8, 16, 3, padding=1), LCCLConv2d(16, 8, 3, padding=1)).eval()).half()
     x = torch.randn(1, 8, 9, 11).half().to(memory_format=torch.channels_last)
     made = []
-    original = kernel_op.empty_image
-    monkeypatch.setattr(kernel_op, "empty_image", lambda shape, *rest: made.append(shape) or original(shape, *rest))
+    original = calls.empty_image
+    monkeypatch.setattr(calls, "empty_image", lambda shape, *rest: made.append(shape) or original(shape, *rest))
     y = model(x)
     assert y.is_contiguous(memory_format=torch.channels_last)
     assert made == [(1, 16, 9, 11), (1, 8, 9, 11)], "only the two outputs"

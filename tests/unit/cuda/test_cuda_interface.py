@@ -20,10 +20,10 @@ from lccl.backends.torch.cuda.interface import (
     ConvParams,
     Device,
     Dtype,
-    Engine,
     Family,
     Kernels,
     Layout,
+    Math,
     Rates,
 )
 
@@ -39,7 +39,7 @@ ENUMS: dict[str, tuple[type[IntEnum] | type[IntFlag], str]] = {
     "lccl_layout": (Layout, "LCCL_"),
     "lccl_kernel": (Kernels, "LCCL_KERNEL_"),
     "lccl_family": (Family, "LCCL_"),
-    "lccl_engine": (Engine, "LCCL_"),
+    "lccl_math": (Math, "LCCL_"),
 }
 """C enum -> its mirror, and what its names have before them in C."""
 SCALARS = {

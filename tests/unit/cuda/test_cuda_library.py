@@ -13,7 +13,7 @@ import pytest
 
 from lccl.backends.torch.cuda import library as library_module
 from lccl.backends.torch.cuda import planning
-from lccl.backends.torch.cuda.interface import ConvParams, Device, Dtype, Engine, Family
+from lccl.backends.torch.cuda.interface import ConvParams, Device, Dtype, Family, Math
 from lccl.backends.torch.cuda.library import ENVIRONMENT, Library, library_path, load
 from lccl.backends.torch.cuda.planning import conv_params, layer_attributes, layer_shapes
 from lccl.cuda.__main__ import EPILOG
@@ -87,7 +87,7 @@ def test_configurations(emulator_library: Library) -> None:
     configs = emulator_library.configs()
     assert len({c.id for c in configs}) == len({c.name for c in configs}) == len(configs)
     assert all(c.id > 0 for c in configs)
-    assert {(c.family, c.engine) for c in configs} == {(f, e) for f in Family for e in Engine}
+    assert {(c.family, c.math) for c in configs} == {(f, e) for f in Family for e in Math}
     assert all(c.tile_m > 0 and c.shared_bytes > 0 and 0 < c.max_registers <= 255 for c in configs)
     assert configs[0].as_dict()["family"] == configs[0].family.name.lower()
 
@@ -106,7 +106,7 @@ def test_support_is_true_or_says_why(emulator_library: Library) -> None:
     for params, family in ((layer(1), Family.BLOCK), (layer(4), Family.PIXEL)):
         for config in emulator_library.configs():
             support = emulator_library.supported(params, H200, config.id)
-            assert bool(support) == (config.engine == Engine.MMA and config.family != family), config.name
+            assert bool(support) == (config.math == Math.MMA and config.family != family), config.name
             assert bool(support) == (support.reason == "")
             assert support or config.name in support.reason
     assert emulator_library.supported(layer(), H200).as_dict() == {"supported": True, "reason": ""}

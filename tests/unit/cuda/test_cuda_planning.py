@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from cases import CASES, Case
 from lccl.backends.torch.cuda.interface import ABI, Dtype, Layout
 from lccl.backends.torch.cuda.planning import (
     POINTERS,
@@ -17,6 +16,7 @@ from lccl.backends.torch.cuda.planning import (
 )
 from lccl.errors import ContractError, UserError
 from lccl.op.contract import INPUT_NAMES, Attributes, grid_hw, output_shape
+from support.cases.op_cases import CASES, Case
 
 
 def named(name: str) -> Case:

@@ -15,9 +15,9 @@ from lccl.graph.recognise import recognise
 from lccl.op.onnx_op import register_schema
 from lccl.progress import silent
 from lccl.weights import SMALL, WeightFile, weight_file
-from random_graphs import RandomGraph
-from recognised import GRAPHS, Graph
-from recognised_runs import SIZES
+from support.graphs.random_graphs import RandomGraph
+from support.graphs.recognised import GRAPHS, Graph
+from support.graphs.recognised_runs import SIZES
 
 RANDOM = int(os.environ.get("LCCL_RANDOM_GRAPHS", "240"))
 SENSITIVE = {618, 766}
@@ -37,7 +37,7 @@ def test_named_graph(graph: Graph, small: int, tmp_path: Path, monkeypatch: pyte
     for module in ("weights", "graph.surgery"):
         monkeypatch.setattr(f"lccl.{module}.SMALL", small)
     with WeightFile(tmp_path / "m.onnx") as file:
-        slim = file.slim(model)
+        slim = file.externalize(model)
         assert (weight_file(slim) is file) == (small == 20)
         assert len(checked(slim).layers) == count
 

@@ -7,14 +7,14 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from cases import CASES
 from lccl.errors import UserError
 from lccl.graph.metadata import set_metadata
 from lccl.graph.variants.canonical import canonical
 from lccl.graph.variants.inlined import inlined
 from lccl.op.contract import ATTRIBUTES
 from lccl.op.onnx_op import is_lccl_node
-from onnx_models import case_model, run
+from support.cases.op_cases import CASES
+from support.graphs.models import case_model, run
 
 CASE = next(c for c in CASES if c.name == "released")
 

@@ -9,7 +9,7 @@ from onnx import helper, numpy_helper
 
 from lccl.graph.fold import fold_batch_norms
 from lccl.graph.surgery import to_graph, to_model
-from onnx_models import op_types, run
+from support.graphs.models import op_types, run
 
 
 def conv_norm(bias: bool, second_reader: bool = False) -> onnx.ModelProto:

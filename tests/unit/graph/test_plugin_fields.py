@@ -7,9 +7,9 @@ import dataclasses
 import onnx
 from onnx import TensorProto, helper
 
-from cases import CASES
 from lccl.graph.plugin_fields import ALIAS, TIME_BY_DENSITY, residuals_in_place, with_plugin_fields
-from onnx_models import case_model
+from support.cases.op_cases import CASES
+from support.graphs.models import case_model
 
 RESIDUAL = 8
 

@@ -9,7 +9,6 @@ import numpy as np
 import onnx
 import pytest
 
-from cases import CASES
 from lccl.errors import UserError
 from lccl.graph.checks import check_types
 from lccl.graph.variants.canonical import canonical
@@ -17,7 +16,8 @@ from lccl.graph.variants.inlined import inlined
 from lccl.graph.variants.precision import to_precision
 from lccl.op.contract import INPUTS
 from lccl.op.onnx_op import is_lccl_node, register_schema
-from onnx_models import case_model, run
+from support.cases.op_cases import CASES
+from support.graphs.models import case_model, run
 
 T = onnx.TensorProto
 

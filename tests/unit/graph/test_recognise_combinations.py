@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from lccl.graph.recognise import recognise
 from lccl.op.onnx_op import register_schema
-from onnx_models import op_types
-from onnx_nets import Net
-from recognised_runs import require_equal
+from support.graphs.models import op_types
+from support.graphs.net import Net
+from support.graphs.recognised_runs import require_equal
 
 register_schema()
 C, K = 4, 6

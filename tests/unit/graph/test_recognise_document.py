@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from recognised_table import table, written
+from support.graphs.recognised_table import table, written
 
 
 def test_the_table_is_up_to_date() -> None:
-    """If it is not: ``python tests/recognised_table.py`` writes it."""
+    """If it is not: ``python tests/support/graphs/recognised_table.py`` writes it."""
     assert written() == table()

@@ -9,10 +9,10 @@ import pytest
 
 from lccl.graph.recognise import recognise
 from lccl.op.onnx_op import register_schema
-from onnx_models import run
-from onnx_nets import Net
-from recognised.conditions import kept
-from recognised.parts import clip, compared
+from support.graphs.models import run
+from support.graphs.net import Net
+from support.graphs.recognised.conditions import kept
+from support.graphs.recognised.parts import clip, compared
 
 register_schema()
 EDGE = 0.5

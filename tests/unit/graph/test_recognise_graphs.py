@@ -8,10 +8,10 @@ import pytest
 from lccl.errors import UserError
 from lccl.graph.recognise import Recognition, recognise
 from lccl.op.onnx_op import is_lccl_node, node_attributes, register_schema
-from onnx_models import op_types
-from onnx_nets import Net
-from recognised import GRAPHS, Graph
-from recognised_runs import require_equal
+from support.graphs.models import op_types
+from support.graphs.net import Net
+from support.graphs.recognised import GRAPHS, Graph
+from support.graphs.recognised_runs import require_equal
 
 register_schema()
 

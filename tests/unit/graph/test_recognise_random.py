@@ -20,8 +20,8 @@ from lccl.graph.variants.canonical import canonical
 from lccl.graph.variants.relaxed import has_hard_gates
 from lccl.numerics import Array
 from lccl.op.onnx_op import register_schema
-from random_graphs import RandomGraph
-from recognised_runs import SIZES, random_feed
+from support.graphs.random_graphs import RandomGraph
+from support.graphs.recognised_runs import SIZES, random_feed
 
 GRAPHS = int(os.environ.get("LCCL_RANDOM_GRAPHS", "240"))
 PART = 40

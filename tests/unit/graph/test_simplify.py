@@ -8,7 +8,7 @@ import pytest
 from lccl.graph.recognise import recognise
 from lccl.graph.simplify import simplified
 from lccl.op.onnx_op import register_schema
-from onnx_nets import Net
+from support.graphs.net import Net
 
 
 def with_shape(net: Net, x: str, size: int) -> str:

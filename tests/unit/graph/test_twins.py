@@ -9,10 +9,10 @@ import onnx
 import pytest
 from onnx import helper
 
-from cases import CASES, Case
 from lccl.graph.variants.dense import dense_twin
 from lccl.op.reference import lccl_conv
-from onnx_models import case_model, op_types, run
+from support.cases.op_cases import CASES, Case
+from support.graphs.models import case_model, op_types, run
 
 FINITE = [c for c in CASES if c.fill != "nan"]
 

@@ -7,11 +7,11 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from cases import CASES, Case
 from lccl.graph.variants.inlined import inlined
 from lccl.graph.variants.stripped import stripped
 from lccl.op.onnx_op import is_lccl_node, register_schema
-from onnx_models import case_model, op_types, run
+from support.cases.op_cases import CASES, Case
+from support.graphs.models import case_model, op_types, run
 
 
 def view_of(name: str) -> list[str]:

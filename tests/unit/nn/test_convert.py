@@ -12,9 +12,9 @@ import pytest
 import torch
 from torch import nn
 
-import dense_networks as nets
-import dense_pixel_networks as pixel_nets
 import lccl
+import support.networks.dense as nets
+import support.networks.dense_pixels as pixel_nets
 from lccl.errors import UserError
 from lccl.nn import LCCLConv2d
 from lccl.nn.converting.recipes import recipe
@@ -89,9 +89,9 @@ def test_untouched_layers_keep_their_keys(name: str) -> None:
 def test_a_resnet_18_at_its_true_size() -> None:
     dense = nets.settle(nets.resnet18(), 3, 64, 64, passes=1)
     x = torch.randn(1, 3, 224, 224)
-    plan = lccl.nn.convert(dense, dry_run=True, example=x)
+    plan = lccl.nn.convert(dense, dry_run=True, args=x)
     assert plan.network_macs == 1_814_073_344 - 990 * 512  # with 10 classes in place of 1,000
-    converted = lccl.nn.convert(dense, example=x, inplace=True)
+    converted = lccl.nn.convert(dense, args=x, inplace=True)
     assert converted is dense
     assert [layer.name for layer in plan.gated] == [f"layer{i}.{j}.conv1" for i in (1, 2, 3, 4) for j in (0, 1)]
     assert [n for n, m in converted.named_modules() if isinstance(m, LCCLConv2d)] == [layer.name for layer in plan.gated]
@@ -220,10 +220,10 @@ def test_examples_of_several_inputs() -> None:
             return {"scores": self.fc(self.c(self.a(left) + self.b(right)).mean((2, 3)))}
 
     left, right = torch.randn(2, 1, 3, 8, 8).unbind()
-    plans = [lccl.nn.convert(Two(), dry_run=True, example=e) for e in ([left, right], {"right": right, "left": left})]
+    plans = [lccl.nn.convert(Two(), dry_run=True, args=e) for e in ([left, right], {"right": right, "left": left})]
     assert [p.network_macs for p in plans] == [3 * 81 * 64 + 6] * 2
     assert [layer.name for layer in plans[0].gated] == ["c"]
-    assert type(lccl.nn.convert(Two(), example=[left, right]).c) is LCCLConv2d
+    assert type(lccl.nn.convert(Two(), args=[left, right]).c) is LCCLConv2d
 
 
 @pytest.mark.parametrize("example", [(2, 3, 8, 8), torch.Size([2, 3, 8, 8]), np.zeros((2, 3, 8, 8)), [torch.zeros(2, 3, 8, 8)]])
@@ -231,7 +231,7 @@ def test_an_example_may_be_a_shape_or_an_array(example: Any) -> None:
     dense = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 3), nn.Conv2d(4, 2, 1)).double()
     if isinstance(example, list):
         dense.float()
-    plan = lccl.nn.convert(dense, example=example, dry_run=True)
+    plan = lccl.nn.convert(dense, args=example, dry_run=True)
     assert plan.network_macs == 64 * 12 + 36 * 144 + 36 * 8
 
 
@@ -248,15 +248,15 @@ def test_an_example_of_random_and_masked_outputs() -> None:
             return torch.cat([y, torch.full_like(y, -torch.inf)])
 
     state = torch.get_rng_state()
-    lccl.nn.convert(Random(), where=["conv"], example=(2, 3, 8, 8), dry_run=True)
+    lccl.nn.convert(Random(), where=["conv"], args=(2, 3, 8, 8), dry_run=True)
     torch.set_rng_state(state)
-    assert isinstance(lccl.nn.convert(Random(), where=["conv"], example=(2, 3, 8, 8)).conv, LCCLConv2d)
+    assert isinstance(lccl.nn.convert(Random(), where=["conv"], args=(2, 3, 8, 8)).conv, LCCLConv2d)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
 def test_the_check_goes_by_the_type(dtype: torch.dtype) -> None:
     dense = nets.settle(nets.resnet50(4), 3, 32, 32).to(dtype)
-    converted = lccl.nn.convert(dense, where="all-3x3", example=(2, 3, 32, 32))
+    converted = lccl.nn.convert(dense, where="all-3x3", args=(2, 3, 32, 32))
     assert {p.dtype for p in converted.parameters()} == {dtype}
 
 
@@ -271,7 +271,7 @@ def test_a_wrong_use_is_found_in_bfloat16_too() -> None:
             return self.fc(y.mean((2, 3)) * (1.1 if type(self.bn) is nn.BatchNorm2d else 1.0))
 
     with pytest.raises(UserError, match="outputs differ from the dense network's by"):
-        lccl.nn.convert(nets.settle(Net(), 3, 8, 8).bfloat16(), where=["conv"], example=(2, 3, 8, 8))
+        lccl.nn.convert(nets.settle(Net(), 3, 8, 8).bfloat16(), where=["conv"], args=(2, 3, 8, 8))
 
 
 def test_a_float64_network_is_refused_by_the_export(tmp_path: Path) -> None:
@@ -318,6 +318,13 @@ def test_a_forward_that_looks_inside_is_found_and_undone() -> None:
     x = torch.randn(1, 3, 8, 8)
     before = dense(x)
     with pytest.raises(UserError, match=r"outputs differ from the dense network's by .* list as where"):
-        lccl.nn.convert(dense, example=x, inplace=True)
+        lccl.nn.convert(dense, args=x, inplace=True)
     assert type(dense.conv) is nn.Conv2d
     torch.testing.assert_close(dense(x), before, rtol=0, atol=0)
+
+
+def test_the_old_keyword_of_example_inputs_works_and_warns() -> None:
+    dense = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 4, 3, padding=1))
+    with pytest.warns(FutureWarning, match="^example= is now args=; the old spelling goes away in"):
+        plan = lccl.nn.convert(dense, where=["2"], example=(1, 3, 8, 8), dry_run=True)
+    assert plan.as_dict() == lccl.nn.convert(dense, where=["2"], args=(1, 3, 8, 8), dry_run=True).as_dict()

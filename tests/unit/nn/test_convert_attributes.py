@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-import dense_networks as nets
 import lccl
+import support.networks.dense as nets
 from lccl.nn import LCCLConv2d
 
 

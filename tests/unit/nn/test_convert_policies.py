@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import nn
 
-import dense_networks as nets
-import dense_pixel_networks as pixel_nets
 import lccl
+import support.networks.dense as nets
+import support.networks.dense_pixels as pixel_nets
 from lccl.errors import UserError
 from lccl.nn import ConvInfo, LCCLConv2d
 
@@ -120,8 +120,8 @@ def test_squeeze_and_excitation_is_left_alone() -> None:
         patch.setattr(SqueezeExcite, "forward", lambda _se, x: x if bool(x.sum() > 0) else -x)
         assert whys(model, "pointwise")[names[0]].endswith("as squeeze-and-excitation")
     example = torch.randn(2, 3, 8, 8)
-    assert gated(model, "min-macs:1", example=example) == ["1.conv.0.0", "1.conv.3"]
-    assert whys(model, "min-macs:1", example=example)["1.conv.2.conv_expand"] == "its output is one pixel"
+    assert gated(model, "min-macs:1", args=example) == ["1.conv.0.0", "1.conv.3"]
+    assert whys(model, "min-macs:1", args=example)["1.conv.2.conv_expand"] == "its output is one pixel"
 
 
 RETINANET = [f"body.layer{i}.0.conv1" for i in (1, 2, 3)] + [f"fpn.layer_blocks.{i}.0" for i in (2, 1, 0)] + ["head.conv.0.0"]
@@ -152,7 +152,7 @@ def test_a_yolo_neck() -> None:
 
 def test_the_table_counts_macs_and_savings() -> None:
     model = nets.resnet18(4).eval()
-    plan = lccl.nn.convert(model, "1x1", dry_run=True, example=torch.randn(2, 3, 32, 32), density=0.25)
+    plan = lccl.nn.convert(model, "1x1", dry_run=True, args=torch.randn(2, 3, 32, 32), density=0.25)
     first = plan.gated[0]
     assert (first.conv.macs, first.conv.gate_macs) == (4 * 4 * 9 * 8 * 8, 4 * 8 * 8)
     assert first.saved(0.25) == 0.75 * 9216 - 256
@@ -167,7 +167,7 @@ def test_the_table_counts_macs_and_savings() -> None:
 
 def test_macs_decide() -> None:
     example = torch.randn(1, 3, 64, 64)
-    plan = lccl.nn.convert(nets.VGG(width=4), where="min-macs:5e5", dry_run=True, example=example)
+    plan = lccl.nn.convert(nets.VGG(width=4), where="min-macs:5e5", dry_run=True, args=example)
     assert 0 < len(plan.gated) < 12
     assert all((layer.conv.macs or 0) >= 5e5 for layer in plan.gated)
     with pytest.raises(UserError, match="needs an example"):
@@ -227,7 +227,7 @@ def test_what_cannot_have_a_gate_says_why() -> None:
     assert "cannot cover" in whys(Unusual(), "regex:.", gate="1x1")["unpadded"]
     model = Unusual().eval()
     x = torch.randn(1, 3, 12, 12)
-    torch.testing.assert_close(lccl.nn.convert(model, where="regex:.", example=x)(x), model(x), rtol=0, atol=1e-5)
+    torch.testing.assert_close(lccl.nn.convert(model, where="regex:.", args=x)(x), model(x), rtol=0, atol=1e-5)
 
 
 def test_the_order_is_that_of_eval_mode() -> None:

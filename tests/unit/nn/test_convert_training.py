@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-import dense_networks as nets
 import lccl
+import support.networks.dense as nets
 
 Training = Literal["nothing", "reads", "skips", "swaps", "aside", "weights", "branches"]
 

@@ -90,7 +90,7 @@ class Overflows(Small):
 @pytest.mark.parametrize(
     ("build", "error", "message"),
     [
-        (ReadsEps, UserError, r"^the network's code reads eps of bn, which a gated layer takes the place of; name the .*"),
+        (ReadsEps, UserError, r"^the network's code reads eps of bn, which a gated layer has replaced; name the .*"),
         (NoTensor, UserError, r"output holds no tensor to compare"),
         (Overflows, UserError, r"gives NaN for the example"),
         (MoreOutputs, UserError, r"gave 1 output before the conversion and 2 after it"),
@@ -101,7 +101,7 @@ class Overflows(Small):
 def test_whatever_goes_wrong_is_undone(build: Callable[[], nn.Module], error: type[BaseException], message: str | None) -> None:
     model = build()
     with pytest.raises(error, match=message):
-        lccl.nn.convert(model, where=["c1", "c2"], example=torch.randn(1, 3, 8, 8), inplace=True)
+        lccl.nn.convert(model, where=["c1", "c2"], args=torch.randn(1, 3, 8, 8), inplace=True)
     assert not any(isinstance(m, LCCLConv2d) for m in model.modules())
     assert not any(m._forward_hooks for m in model.modules())
 
@@ -112,7 +112,7 @@ def test_a_layer_that_the_example_does_not_reach() -> None:
             x = self.c1(self.stem(x))
             return self.fc((self.c2(x) if bool(x.mean() > 1e6) else x).mean((2, 3)))
 
-    plan = lccl.nn.convert(Switched(), where="all-3x3", example=torch.randn(1, 3, 8, 8), dry_run=True)
+    plan = lccl.nn.convert(Switched(), where="all-3x3", args=torch.randn(1, 3, 8, 8), dry_run=True)
     assert {layer.name: layer.choice.why for layer in plan.layers}["c2"] == "not called for the example"
 
 

@@ -9,12 +9,12 @@ import pytest
 import torch
 from onnx.reference import ReferenceEvaluator
 
-from cases import CASES, Case
 from lccl.graph.variants.inlined import inlined
 from lccl.op.contract import INPUT_NAMES
 from lccl.op.reference import LCCLConv, lccl_conv, lccl_gate
 from lccl.op.torch_op import lccl_conv as torch_lccl_conv
-from onnx_models import case_model, run
+from support.cases.op_cases import CASES, Case
+from support.graphs.models import case_model, run
 
 TOLERANCE = {np.float32: 2e-6, np.float16: 4e-3}
 cases = pytest.mark.parametrize("case", CASES, ids=lambda c: c.name)

@@ -7,10 +7,10 @@ import onnx
 import pytest
 from onnx import helper
 
-from cases import CASES, Case
 from lccl.op.contract import ATTRIBUTES, DOMAIN, OP_TYPE, Attributes, output_shape
 from lccl.op.onnx_op import make_function, make_node, node_attributes, register_schema
-from onnx_models import case_model
+from support.cases.op_cases import CASES, Case
+from support.graphs.models import case_model
 
 
 def inferred(model: onnx.ModelProto) -> list[int | str]:

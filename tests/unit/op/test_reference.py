@@ -7,10 +7,10 @@ import math
 import numpy as np
 import pytest
 
-from cases import CASES, Case
 from lccl.errors import ContractError
 from lccl.op.contract import Attributes, output_shape
 from lccl.op.reference import lccl_conv
+from support.cases.op_cases import CASES, Case
 
 SMALL = [c for c in CASES if c.hw[0] * c.hw[1] * c.kernel[0] * c.kernel[1] * c.c * c.k * c.n < 200_000]
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from cases import CASES, Case
 from lccl.errors import ContractError
 from lccl.op.contract import INPUT_NAMES
 from lccl.op.torch_op import OP, TORCH_ATTRIBUTES, lccl_conv
+from support.cases.op_cases import CASES, Case
 
 GRADIENT_CASES = [
     c

@@ -17,13 +17,13 @@ import pytest
 
 import lccl
 import lccl.ort
-from cases import CASES
 from conftest import ROOT
 from lccl.backends.onnxruntime import library as op_library
 from lccl.backends.onnxruntime import session as op_session
-from lccl.backends.onnxruntime.library import ENVIRONMENT, LIBRARY, cpu_level, find_library, look_for_library
+from lccl.backends.onnxruntime.library import ENVIRONMENT, LIBRARY, cpu_isa, find_library, look_for_library
 from lccl.ort import __main__
-from onnx_models import case_model
+from support.cases.op_cases import CASES
+from support.graphs.models import case_model
 
 TAKES_NOTHING = """
 const void* RegisterCustomOps(void* options, const void* api) { return 0; }
@@ -119,10 +119,10 @@ def test_what_onnx_runtime_takes(empty: Path, tmp_path: Path, monkeypatch: pytes
     assert "ONNX Runtime 1.19.2 is older than 1.20: pip install -U onnxruntime" in look_for_library(empty).reason
 
 
-def test_the_level(empty: Path, tmp_path: Path) -> None:
-    assert cpu_level() is None
-    assert cpu_level(empty) == "portable"
-    assert cpu_level(compiled(OTHER, tmp_path / "other.so")) is None
+def test_the_instruction_set(empty: Path, tmp_path: Path) -> None:
+    assert cpu_isa() is None
+    assert cpu_isa(empty) == "portable"
+    assert cpu_isa(compiled(OTHER, tmp_path / "other.so")) is None
 
 
 # ---- sessions -------------------------------------------------------------------------------------------------------
@@ -226,14 +226,14 @@ def test_the_report(empty: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
     out = capsys.readouterr().out
     assert "library       none" in out
     assert f"{onnxruntime.__version__}: every pixel is computed, through the op's function: there is no {LIBRARY}" in out
-    monkeypatch.setenv("LCCL_CPU_LEVEL", "portable")
+    monkeypatch.setenv("LCCL_CPU_ISA", "portable")
     assert __main__.main(["--library", str(empty)]) == 0
     out = capsys.readouterr().out
     assert f"library       {empty}, {empty.stat().st_size:,} bytes" in out
-    assert "CPU level     portable, as LCCL_CPU_LEVEL asks" in out
+    assert "CPU ISA       portable, as LCCL_CPU_ISA asks" in out
     assert __main__.main(["--library", str(compiled(OTHER, tmp_path / "other.so")), "--json"]) == 1
     said = json.loads(capsys.readouterr().out)
-    assert (said["takes_library"], said["level"], said["level_asked"]) == (False, None, "portable")
+    assert (said["takes_library"], said["isa"], said["isa_asked"]) == (False, None, "portable")
     assert "does not take" in said["reason"]
     assert __main__.main(["--library", "absent.so"]) == 1
     assert "error: no such file: absent.so" in capsys.readouterr().err

@@ -15,14 +15,14 @@ import pytest
 
 import lccl
 import lccl.ort
-from cases import CASES
 from lccl.backends.onnxruntime.library import ENVIRONMENT
 from lccl.comparing import Limits
 from lccl.files import sha256
 from lccl.graph.variants.stripped import stripped
-from onnx_models import case_model
+from support.cases.op_cases import CASES
+from support.graphs.models import case_model
 
-LEVELS = ("avx512", "avx2", "neon", "portable")
+ISAS = ("avx512", "avx2", "neon", "portable")
 
 
 @pytest.fixture(autouse=True)
@@ -73,22 +73,38 @@ def test_it_is_compared(checkpoint: Path, exported: Path, samples: Path) -> None
 
 
 @pytest.mark.parametrize(
-    ("level", "code", "words"),
+    ("isa", "code", "words"),
     [
-        ("portable", 0, "CPU level     portable, as LCCL_CPU_LEVEL asks"),
-        ("mmx", 1, "CPU level     LCCL_CPU_LEVEL=mmx is none that this machine runs: unset it"),
+        ("portable", 0, "CPU ISA       portable, as LCCL_CPU_ISA asks"),
+        ("mmx", 1, "CPU ISA       LCCL_CPU_ISA=mmx is none that this machine runs: unset it"),
     ],
 )
-def test_the_level_that_is_asked_for(library: Path, level: str, code: int, words: str) -> None:
-    environment = {**os.environ, "LCCL_CPU_LEVEL": level}
+def test_the_instruction_set_that_is_asked_for(library: Path, isa: str, code: int, words: str) -> None:
+    environment = {**os.environ, "LCCL_CPU_ISA": isa}
     command = [sys.executable, "-m", "lccl.ort", "--library", str(library)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert (done.returncode, done.stdout.splitlines()[-1]) == (code, words)
 
 
-def test_the_level_of_this_machine(library: Path, exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("LCCL_CPU_LEVEL", raising=False)
-    assert lccl.ort.cpu_level(library) in LEVELS
-    monkeypatch.setenv("LCCL_CPU_LEVEL", "mmx")
-    with pytest.raises(lccl.UserError, match=r"LCCL_CPU_LEVEL is mmx: on this machine it may be .*portable"):
+def test_the_old_variable_still_asks_with_a_warning(library: Path) -> None:
+    environment = {k: v for k, v in os.environ.items() if k != "LCCL_CPU_ISA"} | {"LCCL_CPU_LEVEL": "portable"}
+    command = [sys.executable, "-m", "lccl.ort", "--library", str(library)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    assert done.stdout.splitlines()[-1] == "CPU ISA       portable, as LCCL_CPU_LEVEL asks"
+    assert done.stderr.splitlines() == ["warning: LCCL_CPU_LEVEL is now LCCL_CPU_ISA; the old spelling goes away in 0.3"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment | {"LCCL_CPU_ISA": "portable"})
+    assert (done.stdout.splitlines()[-1], done.stderr) == ("CPU ISA       portable, as LCCL_CPU_ISA asks", "")
+
+
+def test_the_instruction_set_by_its_old_name(library: Path) -> None:
+    with pytest.warns(FutureWarning, match="lccl.ort.cpu_isa"):
+        old = lccl.ort.cpu_level(library)
+    assert old == lccl.ort.cpu_isa(library)
+
+
+def test_the_instruction_set_of_this_machine(library: Path, exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LCCL_CPU_ISA", raising=False)
+    assert lccl.ort.cpu_isa(library) in ISAS
+    monkeypatch.setenv("LCCL_CPU_ISA", "mmx")
+    with pytest.raises(lccl.UserError, match=r"LCCL_CPU_ISA is mmx: on this machine it may be .*portable"):
         lccl.ort.session(exported)

@@ -176,3 +176,17 @@ def test_words_of_the_table() -> None:
     assert "\nwhole network  mean of gated " in text
     assert "mean of 1 image." in text
     assert "mean of gated" not in str(lccl.profile(nn.Sequential(nn.Conv2d(2, 3, 3)), torch.ones(1, 2, 8, 8)))
+
+
+def test_data_may_be_a_file_or_a_loader_and_its_old_keyword_warns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = LCCLConv2d(2, 3, 3)
+    x = np.random.default_rng(0).standard_normal((70, 2, 8, 8)).astype(np.float32)
+    np.savez(tmp_path / "x.npz", x=x, labels=np.zeros(70))
+    (tmp_path / "profiled_data.py").write_text("import numpy\ndata = numpy.load('x.npz')['x']\n")
+    monkeypatch.chdir(tmp_path)
+    expected = lccl.profile(model, x)
+    assert expected.images == 70
+    for data in (tmp_path / "x.npz", "x.npz", "profiled_data:data"):
+        assert lccl.profile(model, data) == expected
+    with pytest.warns(FutureWarning, match="^loader= is now data=; the old spelling goes away in"):
+        assert lccl.profile(model, loader=[x]) == expected

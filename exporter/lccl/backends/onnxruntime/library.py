@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import ctypes
 import os
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
+from lccl.backends.native import FOLDER, find_native, require_native
 from lccl.errors import UserError
-from lccl.native import FOLDER, find_native, require_native
 
 LIBRARY = "liblccl_ort.so"
 ENVIRONMENT = "LCCL_ORT_LIBRARY"
-LEVEL_ENVIRONMENT = "LCCL_CPU_LEVEL"
+ISA_ENVIRONMENT = "LCCL_CPU_ISA"
+OLD_ISA_ENVIRONMENT = "LCCL_CPU_LEVEL"
+"""The variable's name before 0.2; the library reads it and warns, until 0.3."""
 PACKAGED = FOLDER / LIBRARY
 OLDEST = (1, 20)
-"""ONNX Runtime that the library is tested with; one before 1.17 would load it and take no op from it."""
+"""ONNX Runtime that the library is tested with; one before 1.17 would load it and take no op from
+it."""
 HOW_TO_GET = "install lccl again with g++ and CMake at hand, or run make ort in a checkout"
 
 
@@ -31,7 +35,9 @@ class Found:
 
 
 def find_library(library: str | Path | None = None) -> Path | None:
-    """The op's library: the given one, the one that LCCL_ORT_LIBRARY names, or the package's own; None if it has none.
+    """The op's library: the given one, the one that LCCL_ORT_LIBRARY names, or the package's own.
+
+    None if it has none.
 
     Raises:
         UserError: a library is named and is not there.
@@ -77,10 +83,19 @@ def look_for_library(library: str | Path | None = None) -> Found:
     return Found(path)
 
 
-def cpu_level(library: str | Path | None = None) -> str | None:
-    """The instructions that the library's kernels use on this machine: "avx512", "avx2", "neon" or "portable".
+def asked_isa() -> tuple[str, str] | None:
+    """The environment variable that asks for an instruction set, and its value.
 
-    None where there is no library, or where LCCL_CPU_LEVEL names none that this machine runs: no session opens then.
+    None where neither spelling is set.
+    """
+    return next(((name, value) for name in (ISA_ENVIRONMENT, OLD_ISA_ENVIRONMENT) if (value := os.environ.get(name))), None)
+
+
+def cpu_isa(library: str | Path | None = None) -> str | None:
+    """Return the instruction set that the library's kernels use on this machine.
+
+    It is "avx512", "avx2", "neon" or "portable". It is None where there is no library, or where LCCL_CPU_ISA names an
+    instruction set that this machine does not run: then no session opens.
 
     Raises:
         UserError: a library is named and is not there.
@@ -95,3 +110,9 @@ def cpu_level(library: str | Path | None = None) -> str | None:
     describe.restype, describe.argtypes = ctypes.c_char_p, []
     said = describe()
     return said.decode(errors="replace") if said else None
+
+
+def cpu_level(library: str | Path | None = None) -> str | None:
+    """Return :func:`cpu_isa`, by its old name, which goes away in 0.3."""
+    warnings.warn("lccl.ort.cpu_level is now lccl.ort.cpu_isa; the old name goes away in 0.3", FutureWarning, stacklevel=2)
+    return cpu_isa(library)

@@ -116,7 +116,10 @@ def open_session(model: str | Path | onnx.ModelProto, options: Any, providers: S
 
 @contextlib.contextmanager
 def _source(model: str | Path | onnx.ModelProto) -> Iterator[str | bytes]:
-    """What ONNX Runtime opens: a path, for a model with its weights in a file too; else the model itself."""
+    """What ONNX Runtime opens: a path, for a model with its weights in a file too.
+
+    Else the model itself.
+    """
     file = weight_file(model) if isinstance(model, onnx.ModelProto) else None
     if not isinstance(model, onnx.ModelProto):
         yield str(require_file(model))

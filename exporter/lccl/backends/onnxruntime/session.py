@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lccl.backends.onnxruntime.library import LEVEL_ENVIRONMENT, look_for_library
+from lccl.backends.onnxruntime.library import ISA_ENVIRONMENT, OLD_ISA_ENVIRONMENT, look_for_library
 from lccl.errors import UserError
 
 if TYPE_CHECKING:
@@ -40,8 +40,8 @@ def session(
         library: the op's library; by default the one that LCCL_ORT_LIBRARY names, or the package's own.
 
     Raises:
-        UserError: a library is named and is not there, LCCL_CPU_LEVEL names no level of this machine, or ONNX Runtime cannot
-            load the model.
+        UserError: a library is named and is not there, LCCL_CPU_ISA names no instruction set of this machine, or ONNX
+            Runtime cannot load the model.
     """
     import onnxruntime
 
@@ -61,7 +61,8 @@ def session(
         try:
             return open_session(model, chosen, providers)
         except UserError as error:
-            if options is not None or LEVEL_ENVIRONMENT in str(error) or not _has_nodes(model):
+            names_isa = any(name in str(error) for name in (ISA_ENVIRONMENT, OLD_ISA_ENVIRONMENT))
+            if options is not None or names_isa or not _has_nodes(model):
                 raise
             reason = str(error)
         chosen = onnxruntime.SessionOptions()

@@ -1,4 +1,4 @@
-"""``lccl.nn.convert``: survey a network, choose by a policy, replace, and hold the result against the dense network."""
+"""The steps of :func:`lccl.nn.convert`: survey a network, choose by a policy, replace, compare the outputs."""
 
 from __future__ import annotations
 
@@ -14,39 +14,42 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.utils import parametrize
 
+from lccl.deprecation import renamed_keywords
 from lccl.errors import UserError
 from lccl.nn.conv import LCCLConv2d, Order, plain_maths
-from lccl.nn.converting.flow import Flow, follow, has_hooks
 from lccl.nn.converting.measure import (
     LOW_PRECISION,
     TOLERANCE,
     TOLERANCE_LOW_PRECISION,
-    Example,
+    Args,
     Inputs,
     Work,
     calls,
-    hold,
     inputs_of,
     measure,
+    require_same_outputs,
     run,
 )
 from lccl.nn.converting.plan import ConversionPlan, PlannedLayer
 from lccl.nn.converting.policies import Policy, Where, policy_of
 from lccl.nn.converting.recipes import GateOptions, LayerRecipe, gate_layers, layer_like
-from lccl.nn.converting.structure import ConvInfo, Role, Tree
+from lccl.nn.converting.structure import ConvInfo, ConvRole, Tree
+from lccl.nn.converting.trace import NetworkTrace, has_hooks, trace
 from lccl.nn.folded import FoldedLCCLConv2d
 from lccl.nn.gate import GateActivation
 from lccl.op.contract import gate_macs, grid_hw
 from lccl.text import count, kind_of
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
-Gate = Literal["1x1", "kxk", "grid"]
+OwnGateKind = Literal["1x1", "kxk", "grid"]
+"""The kinds of gate that read the layer's own input; an external one has no place in a
+conversion."""
 
 
 @overload
 def convert(
     model: ModelT,
-    gate: Gate = ...,
+    gate: OwnGateKind = ...,
     where: Where = ...,
     *,
     gate_size: int = ...,
@@ -54,7 +57,7 @@ def convert(
     gate_activation: GateActivation = ...,
     gate_norm: bool | None = ...,
     order: Order = ...,
-    example: Example | None = ...,
+    args: Args | None = ...,
     density: float = ...,
     inplace: bool = ...,
     dry_run: Literal[False] = ...,
@@ -64,7 +67,7 @@ def convert(
 @overload
 def convert(
     model: nn.Module,
-    gate: Gate = ...,
+    gate: OwnGateKind = ...,
     where: Where = ...,
     *,
     gate_size: int = ...,
@@ -72,16 +75,17 @@ def convert(
     gate_activation: GateActivation = ...,
     gate_norm: bool | None = ...,
     order: Order = ...,
-    example: Example | None = ...,
+    args: Args | None = ...,
     density: float = ...,
     inplace: bool = ...,
     dry_run: Literal[True],
 ) -> ConversionPlan: ...
 
 
+@renamed_keywords(example="args")
 def convert(
     model: ModelT,
-    gate: Gate = "kxk",
+    gate: OwnGateKind = "kxk",
     where: Where = "first-of-block",
     *,
     gate_size: int = 1,
@@ -89,54 +93,54 @@ def convert(
     gate_activation: GateActivation = "relu",
     gate_norm: bool | None = None,
     order: Order = "paper",
-    example: Example | None = None,
+    args: Args | None = None,
     density: float = 0.3,
     inplace: bool = False,
     dry_run: bool = False,
 ) -> ModelT | ConversionPlan:
-    """A dense network with gates on some of its convolutions, open at first: its outputs are the dense network's, in eval mode
-    and in training mode.
+    """Put gates on some convolutions of a dense network.
 
-    A norm that training does not run right behind its convolution alone stays after the gate, and so does one for which that
-    cannot be told; a warning says so.
+    The gates start open, so that the outputs are the dense network's in eval mode and in training mode. A norm
+    moves into the gated layer where training runs it directly after its convolution and nowhere else. It stays
+    after the gate where training does otherwise or where tracing cannot tell; a warning says so.
+    :mod:`lccl.nn.converting` describes the placement of the gate, :func:`lccl.nn.gate.open_gate` its
+    initialization. A gate's convolution keeps random weights: seed torch to reproduce them.
 
     Args:
-        model: any network with ``nn.Conv2d`` layers; its training mode is kept.
-        gate, gate_size, gate_kernel_size, gate_activation, gate_norm: of the gates, as in :class:`LCCLConv2d`.
-        where: which convolutions get one, of those that the op can do (plain ``nn.Conv2d``, no groups, zero padding):
+        model: a network with ``nn.Conv2d`` layers; it keeps its training mode.
+        gate, gate_size, gate_kernel_size, gate_activation, gate_norm: the gate's options, as in :class:`LCCLConv2d`.
+        where: which convolutions get a gate, among those that the op supports (plain ``nn.Conv2d``, no groups, zero
+            padding):
 
-            * "first-of-block": the first larger than 1 x 1 of each block. This trains best.
-            * "all-3x3"; "pointwise": all 1 x 1, as MobileNet's.
-            * "paper": all of a block but a leading 1 x 1: both of a basic block, the last two of a bottleneck.
-            * "min-channels:64": at least as many input channels and as many output channels. "min-macs:1e7": MACs per image.
-            * "regex:layer[34]": the pattern is found in the name. A list of names. A function of a :class:`ConvInfo`.
+            * "first-of-block": the first one larger than 1 x 1 of each block. This trains best.
+            * "all-3x3": all 3 x 3 convolutions. "pointwise": all 1 x 1, such as MobileNet's.
+            * "paper": all of a block except a leading 1 x 1: both of a basic block, the last two of a bottleneck.
+            * "min-channels:64": at least 64 input and 64 output channels. "min-macs:1e7": at least 1e7 MACs per image.
+            * "regex:layer[34]": the pattern matches the name. Or a list of names, or a function of a :class:`ConvInfo`.
 
-            All but those of the last line leave out the stem, shortcuts, output layers after which nothing trained
-            follows, what gives one channel, and what gives one pixel. Where code of the network cannot be traced, a
-            warning says what is not known for that reason.
-        order: whether a norm that moves into a layer is before the product ("paper") or after it ("released").
-        example: an input (a tensor with its batch, its shape, a list of positional ones or a dict of named ones). The network
-            is run on it in eval mode before and after, and the outputs are held against each other within 1e-4 (in lower
-            precision 2e-2, norms not folded). Counts MACs.
-        density: for the savings in the table.
-        inplace: change ``model`` itself instead of a deep copy, whose parameters are new to an optimizer.
+            All but those of the last line leave out the stem, shortcuts, output layers (nothing with weights follows
+            them), layers with one output channel, and layers with a 1 x 1 output. A warning says what is unknown where
+            code of the network cannot be traced.
+        order: whether a norm that moves into a layer precedes the product ("paper") or follows it ("released").
+        args: an example input: a tensor [N, C, H, W], the shape of one, a list of positional inputs or a dict of named
+            ones. The network runs on it in eval mode before and after, and the outputs must agree within 1e-4 of the
+            largest one (2e-2 in lower precision, where norms stay unfolded). It is also needed to count MACs.
+        density: the fraction of pixels computed for which the table gives savings.
+        inplace: change ``model`` itself instead of a deep copy, whose parameters are unknown to an optimizer.
         dry_run: change nothing, and return the table.
 
     Returns:
-        The converted network; or, with ``dry_run``, each convolution with the reason for its gate or none.
+        The converted network; with ``dry_run``, a table that gives each convolution's gate or the reason for none.
 
     Raises:
-        UserError: nothing to gate or gated already, options or names that do not fit, outputs that differ; the model is
-            then as it was.
-
-    A gate's convolution keeps random weights: seed torch for the same ones again. :mod:`lccl.nn.converting` says where the
-    gate is placed; :func:`lccl.nn.gate.open_gate` how it starts open, in training mode too.
+        UserError: there is nothing to gate, the network is gated already, options or names do not fit, or outputs
+            differ. The model is then as it was.
     """
     options = GateOptions(gate, gate_size, gate_kernel_size, gate_activation, gate_norm, 0.0, order)
     _require_dense(model)
     _require_options(options, density)
     policy = policy_of(where)
-    inputs = None if example is None else inputs_of(example, model)
+    inputs = None if args is None else inputs_of(args, model)
     work = None if inputs is None else measure(model, inputs)
     plan = _plan(model, options, policy, work, density)
     if dry_run:
@@ -144,20 +148,20 @@ def convert(
     if not plan.gated:
         raise UserError(
             f"where={where!r} gates none of the network's {count(len(plan.layers), 'convolution')}: dry_run=True lists why, "
-            "and another policy or a list of names may take some"
+            "and another policy or a list of names may gate some"
         )
     for note in plan.notes:
-        warnings.warn(note, stacklevel=2)
+        warnings.warn(note, stacklevel=3)
     entries = [LayerRecipe(layer.name, layer.conv.norm, options) for layer in plan.gated]
     return _converted(model, entries, inputs, work, inplace)
 
 
 def _plan(model: nn.Module, options: GateOptions, policy: Policy, work: Work | None, density: float) -> ConversionPlan:
-    flow = follow(model)
-    convs = _survey(model, flow, work, options)
+    traced = trace(model)
+    convs = _survey(model, traced, work, options)
     choices = policy(convs)
     layers = tuple(PlannedLayer(conv, choices[conv.name]) for conv in convs)
-    notes = flow.notes_on(model.get_submodule(layer.name) for layer in layers if layer.gated)  # type: ignore[misc]
+    notes = traced.notes_on(model.get_submodule(layer.name) for layer in layers if layer.gated)  # type: ignore[misc]
     return ConversionPlan(layers, options.gate, density, None if work is None else sum(work.macs.values()), notes)
 
 
@@ -182,19 +186,19 @@ def _require_options(options: GateOptions, density: float) -> None:
     if options.gate not in ("1x1", "kxk", "grid"):
         raise UserError(f'gate is "1x1", "kxk" or "grid", not {options.gate!r}')
     if isinstance(density, bool) or not isinstance(density, Real) or not 0 <= density <= 1:
-        raise UserError(f"density is the share of open pixels, between 0 and 1, not {density!r}")
+        raise UserError(f"density is the fraction of open pixels, between 0 and 1, not {density!r}")
     with torch.device("meta"):
-        layer_like(nn.Conv2d(1, 1, 3, padding=1), options)  # options that no convolution can have fail here
+        layer_like(nn.Conv2d(1, 1, 3, padding=1), options)  # fails here for options that no convolution can have
 
 
-def _survey(model: nn.Module, flow: Flow, work: Work | None, options: GateOptions) -> list[ConvInfo]:
-    """Every convolution in order of execution; those that are not called last."""
+def _survey(model: nn.Module, traced: NetworkTrace, work: Work | None, options: GateOptions) -> list[ConvInfo]:
+    """Describe every convolution in order of execution, then those that are never called."""
     names: dict[nn.Module, str] = {module: name for name, module in model.named_modules()}
     tree = Tree(model)
     every = [module for module in names if isinstance(module, nn.Conv2d)]
     found = []
-    for conv in [*flow.order, *(c for c in every if c not in flow.order)]:
-        name, norm = names[conv], flow.norms.get(conv)
+    for conv in [*traced.order, *(c for c in every if c not in traced.order)]:
+        name, norm = names[conv], traced.norms.get(conv)
         info = ConvInfo(
             name,
             tree.block_of(name),
@@ -203,17 +207,17 @@ def _survey(model: nn.Module, flow: Flow, work: Work | None, options: GateOption
             (conv.kernel_size[0], conv.kernel_size[1]),
             (conv.stride[0], conv.stride[1]),
             conv.groups,
-            flow.roles.get(conv, ""),
+            traced.roles.get(conv, ""),
             None if norm is None else names[norm],
-            _refusal(conv, flow) or (None if work is None or name in work.macs else "not called for the example"),
+            _refusal(conv, traced) or (None if work is None or name in work.macs else "not called for the example"),
             None if work is None else work.macs.get(name, 0),
         )
         found.append(_with_gate(info, conv, work, options))
     return found
 
 
-def _refusal(conv: nn.Conv2d, flow: Flow) -> str | None:
-    """Why the convolution has to stay as it is, whatever the gate."""
+def _refusal(conv: nn.Conv2d, traced: NetworkTrace) -> str | None:
+    """Return why the convolution cannot have a gate of any kind; None where it can."""
     kind = type(conv)
     if conv.groups != 1:
         return "depthwise" if conv.groups == conv.in_channels else f"{conv.groups} groups"
@@ -226,13 +230,13 @@ def _refusal(conv: nn.Conv2d, flow: Flow) -> str | None:
         return f"{kind.__name__} has a forward of its own"
     if has_hooks(conv) or parametrize.is_parametrized(conv):
         return "hooks or a parametrization on it"
-    if conv in flow.read_elsewhere:
+    if conv in traced.read_elsewhere:
         return "code reads its weights"
-    return None if conv in flow.order else "not called in eval mode"
+    return None if conv in traced.order else "not called in eval mode"
 
 
 def _with_gate(info: ConvInfo, conv: nn.Conv2d, work: Work | None, options: GateOptions) -> ConvInfo:
-    """The info with its gate's work, or with the reason why this gate does not fit."""
+    """Return the info with its gate's MACs, or with the reason why this gate does not fit."""
     if info.refusal is not None:
         return info
     try:
@@ -244,14 +248,14 @@ def _with_gate(info: ConvInfo, conv: nn.Conv2d, work: Work | None, options: Gate
         return info
     _, c, r, s = gate.conv.weight.shape
     sizes = [grid_hw(hw, options.gate_size) for hw in work.output_hw.get(info.name, ())]
-    role: Role = "pixel" if not info.role and set(work.output_hw.get(info.name, ())) == {(1, 1)} else info.role
+    role: ConvRole = "pixel" if not info.role and set(work.output_hw.get(info.name, ())) == {(1, 1)} else info.role
     return replace(info, role=role, gate_macs=sum(gate_macs((1, r, s, c), hw) for hw in sizes))
 
 
 def _converted(
     model: ModelT, entries: Sequence[LayerRecipe], inputs: Inputs | None, work: Work | None, inplace: bool
 ) -> ModelT:
-    """The network with the layers gated, held against its outputs from before where there is an example."""
+    """Gate the layers, and compare the outputs with those from before if there is an example input."""
     converted = model if inplace else _copy(model)
     undo = gate_layers(converted, entries)
     if inputs is not None and work is not None:
@@ -261,15 +265,15 @@ def _converted(
             with calls(layers) as called, plain_maths(converted, "as built") if low else nullcontext():
                 outputs = _run_converted(converted, inputs)
             _require_called(layers, called)
-            hold(work.outputs, outputs, TOLERANCE_LOW_PRECISION if low else TOLERANCE)
-        except BaseException:  # an interrupt too
+            require_same_outputs(work.outputs, outputs, TOLERANCE_LOW_PRECISION if low else TOLERANCE)
+        except BaseException:  # including an interrupt
             undo()
             raise
     return converted
 
 
 def _run_converted(model: nn.Module, inputs: Inputs) -> tuple[Tensor, ...]:
-    """The outputs of a network that ran on the inputs before its conversion."""
+    """Run a converted network, and say which layer its code reads from where that makes it fail."""
     try:
         return run(model, inputs)
     except UserError as error:
@@ -278,7 +282,7 @@ def _run_converted(model: nn.Module, inputs: Inputs) -> tuple[Tensor, ...]:
             raise
         name = next((name for name, module in model.named_modules() if module is cause.obj), "a layer")
         raise UserError(
-            f"the network's code reads {cause.name} of {name}, which a gated layer takes the place of; name the convolutions "
+            f"the network's code reads {cause.name} of {name}, which a gated layer has replaced; name the convolutions "
             "to convert in a list as where, without that one"
         ) from error
 
@@ -288,12 +292,12 @@ def _require_called(layers: Iterable[str], called: Container[str]) -> None:
     if idle:
         raise UserError(
             f"the network's code does not call {idle[0]} under its name ({count(len(idle), 'such layer')}), so a gate there "
-            "does nothing: call it as the attribute that it is, or name other layers in a list as where"
+            "does nothing: call the attribute itself, or name other layers in a list as where"
         )
 
 
 def _copy(model: ModelT) -> ModelT:
     try:
         return copy.deepcopy(model)
-    except Exception as error:  # tensors with a history, locks, handles of files
+    except Exception as error:  # tensors with a history, locks, file handles
         raise UserError(f"the network cannot be copied ({type(error).__name__}): convert it with inplace=True") from error

@@ -1,4 +1,4 @@
-"""Multiply-accumulates of a network on an example input, and its outputs to hold a conversion against."""
+"""Runs of a network on an example input: multiply-accumulates (MACs), outputs, and their comparison."""
 
 from __future__ import annotations
 
@@ -15,60 +15,71 @@ from lccl.errors import UserError, first_line
 from lccl.text import count, kind_of
 from lccl.torch_calls import evaluating, flatten, layer_macs
 
-Example = Tensor | Sequence[Any] | Mapping[str, Any]
+Args = Tensor | Sequence[object] | Mapping[str, object]
+"""An example input as a caller gives it; see :func:`inputs_of`."""
 TOLERANCE = 1e-4
-"""Allowed error of a converted network's outputs, relative to max(0.01, largest output), in float32."""
+"""Allowed error of a converted network's outputs in float32, relative to max(0.01, largest
+output)."""
 TOLERANCE_LOW_PRECISION = 2e-2
+"""The same in float16 and bfloat16."""
 LOW_PRECISION = (torch.float16, torch.bfloat16)
 
 
 @dataclass(frozen=True)
 class Work:
-    """What one pass over the example does, per image."""
+    """What one pass over the example input computes, per image."""
 
     macs: Mapping[str, int]
-    """Layer name -> multiply-accumulates, of every layer that multiplies."""
+    """Multiply-accumulates by layer name, for every convolution and linear layer."""
     output_hw: Mapping[str, tuple[tuple[int, int], ...]]
-    """Convolution's name -> height and width of its output, once per call."""
+    """Height and width of the output by the convolution's name, one pair per call."""
     outputs: tuple[Tensor, ...]
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a network is called with."""
+    """The arguments of one call of a network."""
 
-    args: tuple[Any, ...] = ()
-    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    args: tuple[object, ...] = ()
+    kwargs: Mapping[str, object] = field(default_factory=dict)
 
 
-def inputs_of(example: Example, model: nn.Module) -> Inputs:
-    """An example as a caller may give it: the one input or its shape, a list of positional ones, or a dict of named ones.
+def inputs_of(args: Args, model: nn.Module) -> Inputs:
+    """Turn an example input, as a caller gives it, into the arguments of a call.
+
+    Args:
+        args: one input with its batch, the shape of one (random values are drawn), a list of positional inputs or a
+            dict of named ones.
+        model: gives the device and the type of random values.
 
     Raises:
-        UserError: none of these.
+        UserError: the example has another form.
     """
-    if isinstance(example, Mapping):
-        return Inputs(kwargs={str(name): _tensor(value) for name, value in example.items()})
-    if hasattr(example, "__array__"):
-        return Inputs((_tensor(example),))
-    if not isinstance(example, Sequence) or isinstance(example, (str, bytes)):
+    if isinstance(args, Mapping):
+        return Inputs(kwargs={str(name): _tensor(value) for name, value in args.items()})
+    if hasattr(args, "__array__"):
+        return Inputs((_tensor(args),))
+    if not isinstance(args, Sequence) or isinstance(args, (str, bytes)):
         raise UserError(
-            f"an example is an input with its batch or the shape of one, a list of inputs or a dict, not {kind_of(example)}"
+            f"an example is an input with its batch or the shape of one, a list of inputs or a dict, not {kind_of(args)}"
         )
-    if not example or not all(type(size) is int for size in example):
-        return Inputs(tuple(map(_tensor, example)))
-    if min(example) < 1:
-        raise UserError(f"the shape of an example has numbers above 0, as (1, 3, 224, 224), not {tuple(example)}")
+    shape = [size for size in args if type(size) is int]
+    if not args or len(shape) < len(args):
+        return Inputs(tuple(map(_tensor, args)))
+    if min(shape) < 1:
+        raise UserError(f"the shape of an example has numbers above 0, as (1, 3, 224, 224), not {tuple(shape)}")
     like = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
-    return Inputs((torch.randn(*example, generator=torch.Generator().manual_seed(0)).to(like.device, like.dtype),))
+    return Inputs((torch.randn(*shape, generator=torch.Generator().manual_seed(0)).to(like.device, like.dtype),))
 
 
-def _tensor(value: Any) -> Any:
+def _tensor(value: object) -> object:
     return torch.as_tensor(value) if hasattr(value, "__array__") else value
 
 
 def run(model: nn.Module, inputs: Inputs) -> tuple[Tensor, ...]:
-    """The outputs in eval mode, in order; of two runs the same, even where the network draws random numbers.
+    """Run the network in eval mode and return its output tensors in order.
+
+    Random numbers are seeded, so that two runs give the same outputs.
 
     Raises:
         UserError: the network does not run on the inputs.
@@ -84,7 +95,7 @@ def run(model: nn.Module, inputs: Inputs) -> tuple[Tensor, ...]:
 
 @contextmanager
 def _same_random_numbers() -> Iterator[None]:
-    """The generators seeded within the block, and as they were after it."""
+    """Seed the random number generators within the block, and restore them after it."""
     used = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
     devices = [*range(torch.cuda.device_count())] if used else []
     with torch.random.fork_rng(devices=devices):
@@ -94,7 +105,7 @@ def _same_random_numbers() -> Iterator[None]:
 
 
 def measure(model: nn.Module, inputs: Inputs) -> Work:
-    """Runs the network once in eval mode and counts.
+    """Run the network once in eval mode and count its multiply-accumulates.
 
     Raises:
         UserError: the network does not run on the inputs.
@@ -122,7 +133,7 @@ def measure(model: nn.Module, inputs: Inputs) -> Work:
 
 @contextmanager
 def calls(layers: Mapping[str, nn.Module]) -> Iterator[set[str]]:
-    """The names of those layers that are called within the block."""
+    """Collect the names of those layers that are called within the block."""
     called: set[str] = set()
     handles = [layer.register_forward_hook(lambda *_, name=name: called.add(name)) for name, layer in layers.items()]
     try:
@@ -132,21 +143,23 @@ def calls(layers: Mapping[str, nn.Module]) -> Iterator[set[str]]:
             handle.remove()
 
 
-def hold(expected: Sequence[Tensor], got: Sequence[Tensor], tolerance: float) -> None:
-    """Holds a converted network's outputs against the dense network's.
+def require_same_outputs(expected: Sequence[Tensor], got: Sequence[Tensor], tolerance: float) -> None:
+    """Compare a converted network's outputs with the dense network's.
 
     Args:
-        tolerance: relative to max(0.01, largest output).
+        expected: the dense network's outputs.
+        got: the converted network's outputs.
+        tolerance: the allowed error, relative to max(0.01, largest output).
 
     Raises:
-        UserError: they differ, or cannot be compared.
+        UserError: the outputs differ or cannot be compared.
     """
     if not expected:
         raise UserError("the network's output holds no tensor to compare: return tensors, in tuples, lists or dicts")
     if len(expected) != len(got):
         raise UserError(
             f"the network gave {count(len(expected), 'output')} before the conversion and {len(got)} after it, for the same "
-            "example: convert it without the example, or mend its code"
+            "example: convert it without the example, or fix its code"
         )
     for before, after in zip(expected, got, strict=True):
         if before.is_floating_point() and before.numel():
@@ -162,5 +175,5 @@ def hold(expected: Sequence[Tensor], got: Sequence[Tensor], tolerance: float) ->
 
 
 def _difference(before: Tensor, after: Tensor) -> Tensor:
-    """0 where both are the same infinity, of masked scores."""
+    """Return |before - after|, which is 0 where both are the same infinity, as in masked scores."""
     return torch.where(before == after, 0, (before - after).abs())

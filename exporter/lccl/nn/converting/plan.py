@@ -1,9 +1,8 @@
-"""The table of a conversion: each convolution, whether it gets a gate and why, and what that could save."""
+"""The table of a conversion: each convolution, whether it gets a gate and why, and what the gate could save."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from lccl.nn.converting.policies import Choice
 from lccl.nn.converting.structure import ConvInfo
@@ -12,21 +11,29 @@ from lccl.text import count, percent, table
 
 @dataclass(frozen=True)
 class PlannedLayer:
-    """One convolution of the network; MACs are per image, None where no example input was given."""
+    """One convolution of the network; its MACs are per image, and None without an example input."""
 
     conv: ConvInfo
     choice: Choice
 
     @property
     def name(self) -> str:
+        """The convolution's name in the network."""
         return self.conv.name
 
     @property
     def gated(self) -> bool:
+        """Whether the convolution gets a gate."""
         return self.choice.gated
 
     def saved(self, density: float) -> float | None:
-        """MACs that a runtime saves that skips closed pixels, where that share is open: below 0 where the gate costs more."""
+        """Return the MACs per image that skipping closed pixels saves.
+
+        Negative where the gate costs more.
+
+        Args:
+            density: the fraction of pixels computed.
+        """
         if not self.gated or self.conv.macs is None or self.conv.gate_macs is None:
             return None
         return (1 - density) * self.conv.macs - self.conv.gate_macs
@@ -34,29 +41,37 @@ class PlannedLayer:
 
 @dataclass(frozen=True)
 class ConversionPlan:
-    """What :func:`lccl.nn.convert` does to a network, in order of execution; prints as a table."""
+    """What :func:`lccl.nn.convert` does to a network, layer by layer in order of execution.
+
+    Prints as a table.
+    """
 
     layers: tuple[PlannedLayer, ...]
     gate: str
+    """The kind of gate: "1x1", "kxk" or "grid"."""
     density: float
-    """Share of open pixels for which savings are given."""
+    """The fraction of pixels computed for which savings are given."""
     network_macs: int | None
-    """Of all layers that multiply, per image."""
+    """MACs per image of all convolutions and linear layers; None without an example input."""
     notes: tuple[str, ...]
-    """What is not known of the network's order of layers."""
+    """Warnings about code of the network that could not be traced."""
 
     @property
     def gated(self) -> tuple[PlannedLayer, ...]:
+        """The layers that get a gate."""
         return tuple(layer for layer in self.layers if layer.gated)
 
     @property
     def saved_network(self) -> float | None:
-        """MACs saved / MACs of the whole network at that density."""
+        """MACs saved / MACs of the whole network, at :attr:`density`.
+
+        None without an example input.
+        """
         savings = [layer.saved(self.density) for layer in self.gated]
         return sum(s for s in savings if s is not None) / self.network_macs if self.network_macs else None
 
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
+    def as_dict(self) -> dict[str, object]:
+        """Return the plan as plain values for JSON."""
         return {
             "gate": self.gate,
             "density": self.density,
@@ -106,7 +121,7 @@ class ConversionPlan:
     def _summary(self) -> str:
         text = f"{len(self.gated)} of {count(len(self.layers), 'convolution')} get a gate."
         if self.network_macs is None:
-            return text + " MACs need an example input: example=torch.randn(1, 3, 224, 224)."
+            return text + " MACs need an example input: args=torch.randn(1, 3, 224, 224)."
         return (
             f"{text} At a density of {percent(self.density)} a runtime that skips closed pixels saves "
             f"{percent(self.saved_network)} of the network's {self.network_macs:,} MACs per image."

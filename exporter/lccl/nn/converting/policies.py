@@ -1,4 +1,4 @@
-"""Which convolutions get a gate: what ``where`` of :func:`lccl.nn.convert` takes, each policy with a reason per layer."""
+"""Policies that choose which convolutions get a gate, and give a reason per layer: ``where`` of ``convert``."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from lccl.errors import UserError, first_line
 from lccl.nn.converting.structure import ConvInfo
 
 Where = str | Sequence[str] | Callable[[ConvInfo], bool]
+"""A policy as a caller names it; see :func:`lccl.nn.convert`."""
 _ROLES = {"stem": "the stem", "shortcut": "a shortcut", "output": "an output layer", "pixel": "its output is one pixel"}
 
 
@@ -30,10 +31,10 @@ Policy = Callable[[Sequence[ConvInfo]], Choices]
 
 
 def policy_of(where: Where) -> Policy:
-    """The policy that ``where`` means.
+    """Return the policy that ``where`` names.
 
     Raises:
-        UserError: none.
+        UserError: it names none.
     """
     if isinstance(where, str):
         return _policy_named(where)
@@ -65,7 +66,10 @@ def _policy_named(where: str) -> Policy:
 
 
 def _barred(conv: ConvInfo) -> str | None:
-    """Why no policy that goes by a convolution's place or size takes it."""
+    """Return why no policy that goes by a convolution's place or size chooses it.
+
+    None if one may.
+    """
     return (
         conv.refusal
         or _ROLES.get(conv.role)
@@ -142,7 +146,7 @@ def _by_channels(limit: float, convs: Sequence[ConvInfo]) -> Choices:
 
 def _by_macs(limit: float, convs: Sequence[ConvInfo]) -> Choices:
     if any(conv.macs is None for conv in convs):
-        raise UserError('where="min-macs:..." needs an example input to count with: example=torch.randn(1, 3, 224, 224)')
+        raise UserError('where="min-macs:..." needs an example input to count with: args=torch.randn(1, 3, 224, 224)')
 
     def choose(conv: ConvInfo) -> Choice:
         barred = _barred(conv)

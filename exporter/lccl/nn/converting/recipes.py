@@ -1,24 +1,27 @@
-"""What was gated and how, as plain data: from a converted network into its checkpoint, and onto a dense network again."""
+"""Recipes: what a conversion gated and how, as plain data in a checkpoint, and applied to a dense network again."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from lccl.errors import UserError
 from lccl.nn.conv import GateKind, LCCLConv2d, Order
-from lccl.nn.converting.flow import follow
+from lccl.nn.converting.trace import trace
 from lccl.nn.gate import GateActivation, open_gate
 from lccl.text import count
+
+RecipeEntry = dict[str, object]
+"""One gated layer as plain values: names, numbers, booleans and tuples of numbers."""
 
 
 @dataclass(frozen=True)
 class GateOptions:
-    """How layers are gated: arguments of :class:`LCCLConv2d` under their names there."""
+    """How layers are gated: arguments of :class:`LCCLConv2d`, under the same names."""
 
     gate: GateKind = "kxk"
     gate_size: int = 1
@@ -31,31 +34,34 @@ class GateOptions:
 
 @dataclass(frozen=True)
 class LayerRecipe:
-    """One converted convolution."""
+    """One gated convolution of a recipe."""
 
     conv: str
-    """Its name in the network."""
+    """The convolution's name in the network."""
     norm: str | None
-    """The BatchNorm that moved into the layer; an identity is in its place."""
+    """The name of the BatchNorm that moved into the layer, whose place an identity takes; None if
+    none did."""
     options: GateOptions
 
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values, as a checkpoint holds them."""
-        values = asdict(self.options) | {"gate_size": int(self.options.gate_size)}
+    def as_dict(self) -> RecipeEntry:
+        """Return the entry as plain values, as a checkpoint holds it."""
+        values: RecipeEntry = asdict(self.options) | {"gate_size": int(self.options.gate_size)}
         kernel = self.options.gate_kernel_size
         if kernel is not None:
             values["gate_kernel_size"] = tuple(map(int, kernel)) if isinstance(kernel, Sequence) else int(kernel)
         return {"conv": self.conv, "norm": self.norm, **values}
 
     @classmethod
-    def from_dict(cls, entry: Any) -> LayerRecipe:
-        """Raises:
-        UserError: no well-formed entry.
+    def from_dict(cls, entry: object) -> LayerRecipe:
+        """Read an entry from plain values.
+
+        Raises:
+            UserError: the entry is malformed.
         """
         known = {f.name for f in fields(GateOptions)} | {"conv", "norm"}
         if not isinstance(entry, Mapping) or set(entry) != known:
             raise UserError(_MALFORMED)
-        values = dict(entry)
+        values: dict[str, Any] = dict(entry)
         conv, norm = values.pop("conv"), values.pop("norm")
         kernel = values["gate_kernel_size"]
         values["gate_kernel_size"] = tuple(kernel) if isinstance(kernel, (list, tuple)) else kernel
@@ -76,20 +82,20 @@ class LayerRecipe:
 
 
 _LARGEST_GATE_SIZE = 2**15
-"""More than any side of a feature map."""
+"""An upper bound on ``gate_size``, larger than any side of a feature map."""
 _SAVE_AGAIN = "save the checkpoint again with lccl.save_checkpoint"
 _MALFORMED = f"the recipe is not what lccl.nn.recipe(model) returns: {_SAVE_AGAIN}"
 
 
-def _all_whole(values: Any) -> bool:
+def _all_whole(values: object) -> bool:
     return isinstance(values, (list, tuple)) and all(type(value) is int for value in values)
 
 
 def layer_like(conv: nn.Conv2d, options: GateOptions) -> LCCLConv2d:
-    """A gated layer of the convolution's geometry, with weights of its own and without norm or activation.
+    """Build a gated layer of a convolution's geometry, with new weights and without norm or activation.
 
     Raises:
-        UserError: the op cannot do this convolution, or the options do not go together.
+        UserError: the op does not support this convolution, or the options do not go together.
     """
     padding: Any = conv.padding
     return LCCLConv2d(
@@ -110,7 +116,7 @@ def layer_like(conv: nn.Conv2d, options: GateOptions) -> LCCLConv2d:
 
 
 def _gated(conv: nn.Conv2d, options: GateOptions) -> LCCLConv2d:
-    """A gated layer over the convolution's own weights, its gate open, on its device and in its type."""
+    """Build a gated layer with an open gate on the convolution's own weights, device and type."""
     layer = layer_like(conv, options)
     if layer.gate is not None:
         open_gate(layer.gate)
@@ -120,15 +126,15 @@ def _gated(conv: nn.Conv2d, options: GateOptions) -> LCCLConv2d:
 
 
 def gate_layers(model: nn.Module, entries: Sequence[LayerRecipe]) -> Callable[[], None]:
-    """Puts gated layers in place of the recipe's convolutions, and identities in place of the norms that move into them.
+    """Replace the recipe's convolutions by gated layers, and the norms that move into them by identities.
 
-    Either all of the recipe is carried out or, after an error, nothing.
+    After an error, nothing has changed.
 
     Returns:
-        A function that puts the network back as it was.
+        A function that restores the network.
 
     Raises:
-        UserError: the network has no such layer, or it cannot be gated that way.
+        UserError: the network lacks a layer of the recipe, or a layer cannot be gated that way.
     """
     places: dict[nn.Module, list[tuple[nn.Module, str]]] = {}
     for name, module in model.named_modules(remove_duplicate=False):
@@ -139,7 +145,7 @@ def gate_layers(model: nn.Module, entries: Sequence[LayerRecipe]) -> Callable[[]
     for entry in entries:
         conv = by_name.get(entry.conv)
         if isinstance(conv, LCCLConv2d) and conv.recipe == entry:
-            continue  # the factory gives the converted network already
+            continue  # the factory builds the converted network already
         norm = by_name.get(entry.norm) if entry.norm is not None else None
         if not isinstance(conv, nn.Conv2d) or (entry.norm is not None and not isinstance(norm, _BatchNorm)):
             missing = entry.norm if isinstance(conv, nn.Conv2d) else entry.conv
@@ -170,20 +176,23 @@ def gate_layers(model: nn.Module, entries: Sequence[LayerRecipe]) -> Callable[[]
     return undo
 
 
-def recipe(model: nn.Module) -> list[dict[str, Any]]:
-    """What :func:`lccl.nn.convert` gated in the network or in parts of it, as plain data; empty where it gated nothing.
+def recipe(model: nn.Module) -> list[RecipeEntry]:
+    """Describe, as plain data, what :func:`lccl.nn.convert` gated in a network or in parts of it.
 
-    :func:`lccl.save_checkpoint` writes it by itself. A checkpoint of your own carries it under the key "lccl_recipe",
-    where ``lccl-export`` and :func:`lccl.load_checkpoint` look for it. Thresholds that were changed after the conversion
-    are in it.
+    :func:`lccl.save_checkpoint` stores the recipe by itself. In a checkpoint of your own, store it under the key
+    "lccl_recipe", where ``lccl-export`` and :func:`lccl.load_checkpoint` look for it. Thresholds that changed
+    after the conversion are included.
+
+    Returns:
+        One entry per gated layer; empty if :func:`lccl.nn.convert` gated nothing.
 
     Raises:
-        UserError: a converted layer that was moved to another name.
+        UserError: a gated layer has another name than when it was converted.
     """
     entries = []
     for name, layer in _unwrapped(model).named_modules():
         if isinstance(layer, LCCLConv2d) and layer.recipe is not None:
-            entry = layer.recipe
+            entry = cast(LayerRecipe, layer.recipe)
             if not f".{name}".endswith(f".{entry.conv}"):
                 raise UserError(f"layer {name} was {entry.conv} when it was converted: convert the network as it is now")
             prefix = name[: len(name) - len(entry.conv)]
@@ -194,7 +203,7 @@ def recipe(model: nn.Module) -> list[dict[str, Any]]:
 
 
 def _unwrapped(model: nn.Module) -> nn.Module:
-    """The network inside DataParallel, DistributedDataParallel and torch.compile, as a factory builds it."""
+    """Return the network inside DataParallel, DistributedDataParallel and torch.compile."""
     while True:
         if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
             model = model.module
@@ -204,14 +213,17 @@ def _unwrapped(model: nn.Module) -> nn.Module:
             return model
 
 
-def apply_recipe(model: nn.Module, data: Any) -> None:
-    """Gates a dense network in place as a recipe says; load the converted network's weights afterwards.
+def apply_recipe(model: nn.Module, data: object) -> None:
+    """Gate a dense network in place as a recipe says.
+
+    Load the converted network's weights afterwards.
 
     Args:
-        data: what :func:`recipe` returned.
+        model: the dense network.
+        data: the list that :func:`recipe` returned.
 
     Raises:
-        UserError: no recipe, or one of another network; the network is then as it was.
+        UserError: the data is no recipe, or one of another network. The network is then as it was.
     """
     if not isinstance(data, (list, tuple)):
         raise UserError(_MALFORMED)
@@ -221,13 +233,13 @@ def apply_recipe(model: nn.Module, data: Any) -> None:
 
 
 def _require_own_norms(model: nn.Module, entries: Sequence[LayerRecipe]) -> None:
-    """Refuses a norm that follows another convolution, as far as the network's code can be traced."""
+    """Refuse a norm that follows another convolution, as far as the network's code can be traced."""
     modules = dict(model.named_modules(remove_duplicate=False))
     pairs = [(e, modules.get(e.conv), modules[e.norm]) for e in entries if e.norm is not None and e.norm in modules]
     dense = [(entry, conv, norm) for entry, conv, norm in pairs if isinstance(conv, nn.Conv2d)]
     if not dense:
         return
-    norms = follow(model).norms
+    norms = trace(model).norms
     readers = {norm: conv for conv, norm in norms.items()}
     for entry, conv, norm in dense:
         if norms.get(conv, norm) is not norm or readers.get(norm, conv) is not conv:

@@ -1,4 +1,4 @@
-"""The convolutions of a network as a policy sees them, and the block that each belongs to, by the tree of modules."""
+"""A network's convolutions as policies see them, and the block of each, found in the tree of modules."""
 
 from __future__ import annotations
 
@@ -8,34 +8,37 @@ from typing import Literal
 from torch import fx, nn
 from torch.nn.modules.pooling import _AdaptiveAvgPoolNd, _AdaptiveMaxPoolNd, _AvgPoolNd, _MaxPoolNd
 
-Role = Literal["", "stem", "shortcut", "output", "pixel"]
+ConvRole = Literal["", "stem", "shortcut", "output", "pixel"]
+"""A convolution's place in the network; see :attr:`ConvInfo.role`."""
 _POOLS = (_MaxPoolNd, _AvgPoolNd, _AdaptiveMaxPoolNd, _AdaptiveAvgPoolNd)
 
 
 @dataclass(frozen=True)
 class ConvInfo:
-    """One ``nn.Conv2d`` of a network: what policies, a caller's own too, decide by."""
+    """One ``nn.Conv2d`` of a network, as a policy, or a caller's own function, sees it."""
 
     name: str
-    """Its name in the network, as ``named_modules`` has it."""
+    """The name that ``named_modules`` gives it."""
     block: str
-    """Of the convolutions that belong together: those of a residual block, of one resolution of a VGG."""
+    """The name of its group of convolutions, such as a residual block or one resolution of a
+    VGG."""
     in_channels: int
     out_channels: int
     kernel_size: tuple[int, int]
     stride: tuple[int, int]
     groups: int
-    role: Role = ""
-    """"stem": reads the network's input; "shortcut": beside a block's longer path; "output": nothing trained follows;
-    "pixel": its output is one pixel, for the example or since it reads a mean of the map."""
+    role: ConvRole = ""
+    """"stem": it reads the network's input; "shortcut": it bypasses a block's longer path;
+    "output": nothing with weights follows it; "pixel": its output is 1 x 1, for the example input
+    or because it reads a mean of the map."""
     norm: str | None = None
-    """The BatchNorm that alone reads it, and would move into the gated layer."""
+    """The BatchNorm that would move into the gated layer, if there is one."""
     refusal: str | None = None
-    """Why it cannot have a gate; None where it can."""
+    """Why it cannot have a gate; None if it can."""
     macs: int | None = None
-    """Multiply-accumulates per image, where an example input was given."""
+    """Multiply-accumulates per image; None without an example input."""
     gate_macs: int | None = None
-    """Of its gate, if it had one."""
+    """Multiply-accumulates per image of its gate, if it had one; None without an example input."""
 
     @property
     def spatial(self) -> bool:
@@ -44,29 +47,29 @@ class ConvInfo:
 
     @property
     def kernel(self) -> str:
-        """ "3x3"."""
+        """Its kernel size as text, such as "3x3"."""
         return f"{self.kernel_size[0]}x{self.kernel_size[1]}"
 
 
 class Tree:
-    """A network's modules by name, asked for the block of a convolution."""
+    """A network's modules by name; it finds the block of a convolution."""
 
     def __init__(self, model: nn.Module) -> None:
         self._modules = dict(model.named_modules(remove_duplicate=False))
         self._convs: dict[str, list[nn.Conv2d]] = {}
 
     def convs_in(self, name: str) -> list[nn.Conv2d]:
-        """The convolutions in a module, itself included, each once."""
+        """Return the convolutions in a module, itself included, each once."""
         if name not in self._convs:
             self._convs[name] = [m for m in self._modules[name].modules() if isinstance(m, nn.Conv2d)]
         return self._convs[name]
 
     def block_of(self, name: str) -> str:
-        """The block of the convolution of that name: the smallest module around it that has several convolutions.
+        """Return the block of the convolution of that name: the smallest module around it with several convolutions.
 
-        A convolution beside whole blocks, and an item of a list of modules, is a block of its own. A plain
-        sequence that pools or strides between its convolutions, as VGG's, is one block per resolution. A network of
-        torch.fx has names only: modules without code stand for those that had some, and numbered ones for sequences.
+        A convolution next to whole blocks, or directly in a list of modules, is a block of its own. A plain sequence
+        that pools or strides between its convolutions, as VGG's, is one block per resolution. In a network of torch.fx,
+        where only names are left, a module without code counts as a module and numbered children as a sequence.
         """
         unit = name
         while unit:
@@ -86,7 +89,10 @@ class Tree:
         return [prefix + child for child in self._modules[name]._modules if prefix + child in self._modules]
 
     def _is_list(self, name: str) -> bool:
-        """Whether it has no code: a ModuleList or ModuleDict, but none of fx's stand-ins."""
+        """Return whether the module is a list without code, such as ModuleList.
+
+        Torch.fx's empty modules are not.
+        """
         kind = type(self._modules[name])
         return kind.forward is nn.Module.forward and kind is not nn.Module
 
@@ -98,12 +104,12 @@ class Tree:
         )
 
     def _is_block(self, name: str) -> bool:
-        """Several convolutions, of which one sees more than a pixel: squeeze-and-excitation is none."""
+        """Return whether a module has several convolutions, one of them larger than 1 x 1 (not squeeze-and-excitation)."""
         convs = self.convs_in(name)
         return len(convs) > 1 and any(max(conv.kernel_size) > 1 for conv in convs)
 
     def _part(self, parent: str, before: list[str], unit: str) -> str:
-        """The block of a child, by how often a sequence changes resolution up to it."""
+        """Return the block of a child, counted by the changes of resolution before it in a sequence."""
         name = parent or "(model)"
         if not self._is_sequence(parent):
             return name

@@ -1,5 +1,6 @@
 """The CUDA kernels of ``lccl::LCCLConv``, called from Python.
 
-``interface`` mirrors the C header, ``library`` loads the shared library, ``planning`` writes a call down without a tensor,
-``kernel_op`` runs the op on torch tensors and gives it to ``torch.ops.lccl.conv``. Only ``kernel_op`` needs PyTorch.
+``interface`` mirrors the C header, ``library`` loads the shared library, ``planning`` describes a call without tensors,
+``calls`` adds torch tensors to it, and ``kernel_op`` runs the op and registers it as ``torch.ops.lccl.conv``. Only
+``calls`` and ``kernel_op`` need PyTorch.
 """

@@ -1,4 +1,4 @@
-"""A mirror of ``lccl_cuda.h`` in ctypes: enums, structs field by field, functions. A test holds it to the header."""
+"""The mirror of ``lccl_cuda.h`` in ctypes: enums, structs and functions, which a test compares with the header."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from enum import IntEnum, IntFlag
 from typing import Any
 
 ABI = 3
-"""LCCL_CUDA_ABI."""
+"""LCCL_CUDA_ABI, the version of the interface."""
 ALIGNMENT = 16
-"""Bytes that every pointer of a call is a multiple of."""
+"""The alignment of every pointer of a call, in bytes."""
 CHANNEL_PAD = 8
-"""Channels of an NHWC tensor are padded to a multiple of this."""
+"""The multiple to which the channels of an NHWC tensor are padded."""
 
 
 class Dtype(IntEnum):
-    """lccl_dtype."""
+    """lccl_dtype: the type T of a call's tensors."""
 
     FLOAT32 = 0
     FLOAT16 = 1
@@ -23,7 +23,7 @@ class Dtype(IntEnum):
 
 
 class Layout(IntEnum):
-    """lccl_layout."""
+    """lccl_layout: the order of a tensor's dimensions in memory."""
 
     NHWC = 0
     NCHW = 1
@@ -37,15 +37,18 @@ class Family(IntEnum):
     PIXEL = 3
 
 
-class Engine(IntEnum):
-    """lccl_engine: how a configuration multiplies."""
+class Math(IntEnum):
+    """lccl_math: how a configuration multiplies."""
 
     SIMT = 0
     MMA = 1
 
 
 class Kernels(IntFlag):
-    """lccl_kernel: kernels of a call. 0 in ``ConvParams.kernels`` is the op; bits, for timing, only these kernels."""
+    """lccl_kernel: the kernels of a call.
+
+    ``ConvParams.kernels`` is 0 for the op, or selects kernels to time.
+    """
 
     PACK = 1
     GATE = 2
@@ -102,7 +105,7 @@ class ConvParams(Structure):
 
 
 class Device(Structure):
-    """lccl_device: what planning needs to know of a GPU."""
+    """lccl_device: the properties of a GPU that planning needs."""
 
     _fields_ = (
         ("compute_capability", c_int32),
@@ -119,7 +122,7 @@ class ConvConfig(Structure):
         ("id", c_int32),
         ("name", c_char_p),
         ("family", c_int32),
-        ("engine", c_int32),
+        ("math", c_int32),
         ("tile_m", c_int32),
         ("tile_n", c_int32),
         ("tile_k", c_int32),
@@ -133,7 +136,7 @@ class ConvConfig(Structure):
 
 
 class Rates(Structure):
-    """lccl_rates: the constants of the model behind predictions, of one second."""
+    """lccl_rates: the constants of the time model, per second."""
 
     _fields_ = (
         ("tensor_flops", c_double),
@@ -174,7 +177,7 @@ PROTOTYPES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "lccl_conv_check": (c_int32, (*_CALL, c_void_p, c_size_t, c_char_p, c_size_t)),
     "lccl_conv_launch": (CUDA_ERROR, (*_CALL, c_void_p, c_size_t, CUDA_STREAM)),
 }
-"""Function name -> (type of its result, types of its arguments), in the header's order."""
+"""The result type and argument types of each function, in the header's order."""
 
 SUCCESS, INVALID_VALUE, NOT_SUPPORTED = 0, 1, 801
-"""Values of cudaError_t that the header gives a meaning to."""
+"""The values of cudaError_t that the header documents."""

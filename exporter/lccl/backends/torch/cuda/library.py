@@ -1,7 +1,7 @@
-"""Finds and loads the kernels' shared library, and gives its C functions Python's manners.
+"""The kernels' shared library: lookup, loading, and its C functions as Python methods.
 
-``liblccl_cuda.so`` takes device pointers. ``liblccl_emulator.so`` has the same functions, takes host pointers and runs the
-same kernels on the CPU; both load here.
+``liblccl_cuda.so`` takes device pointers. ``liblccl_emulator.so`` has the same functions, takes host pointers and runs
+the same kernels on the CPU. Both load here.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from lccl.backends.native import FOLDER
 from lccl.backends.torch.cuda.interface import (
     ABI,
     INVALID_VALUE,
@@ -22,13 +23,12 @@ from lccl.backends.torch.cuda.interface import (
     ConvParams,
     Device,
     Dtype,
-    Engine,
     Family,
+    Math,
     Rates,
 )
 from lccl.backends.torch.cuda.planning import conv_params, layer_attributes, layer_shapes
 from lccl.errors import ContractError, UserError, first_line
-from lccl.native import FOLDER
 
 ENVIRONMENT = "LCCL_CUDA_LIBRARY"
 PACKAGED = FOLDER / "liblccl_cuda.so"
@@ -49,12 +49,15 @@ _CUDA_ERRORS = {
 
 @dataclass(frozen=True)
 class Config:
-    """A row of the table of configurations: one way to run a call."""
+    """One configuration of the kernels, a row of the library's table.
+
+    Sizes in elements, shared memory in bytes.
+    """
 
     id: int
     name: str
     family: Family
-    engine: Engine
+    math: Math
     tile_m: int
     tile_n: int
     tile_k: int
@@ -66,30 +69,35 @@ class Config:
     blocks_per_sm: int
 
     def as_dict(self) -> dict[str, Any]:
-        return asdict(self) | {"family": self.family.name.lower(), "engine": self.engine.name.lower()}
+        """Return the configuration as plain values for JSON."""
+        return asdict(self) | {"family": self.family.name.lower(), "math": self.math.name.lower()}
 
 
 @dataclass(frozen=True)
 class Support:
-    """Whether a configuration can run a call; true when it can."""
+    """Whether a configuration can run a call; true if it can."""
 
     reason: str
-    """Empty, or a sentence."""
+    """Why it cannot; empty if it can."""
 
     def __bool__(self) -> bool:
         return not self.reason
 
     def as_dict(self) -> dict[str, Any]:
+        """Return the answer as plain values for JSON."""
         return {"supported": bool(self), "reason": self.reason}
 
 
 class Library:
     """The kernels' C interface (``lccl_cuda.h``), loaded from a shared library.
 
-    All methods but :meth:`launch` only plan: they look at sizes and flags, at no pointer.
+    All methods except :meth:`launch` only plan: they read sizes and flags and no pointer.
+
+    Args:
+        path: the library's file.
 
     Raises:
-        UserError: a file that is missing, does not load, or has another version's interface.
+        UserError: the file is missing, does not load, or has another version's interface.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -102,18 +110,18 @@ class Library:
         return f"Library({str(self.path)!r})"
 
     def call(self, name: str, *arguments: Any) -> Any:
-        """Calls a function of the header by its name."""
+        """Call a function of the header by its name."""
         return self._functions[name](*arguments)
 
     def configs(self) -> list[Config]:
-        """The table of configurations, in its order."""
+        """Return the table of configurations, in its order."""
         return list(self._configs)
 
     def config(self, id_or_name: int | str) -> Config:
-        """A row by its id or its name.
+        """Return a configuration by its id or its name.
 
         Raises:
-            UserError: there is none.
+            UserError: there is no such configuration.
         """
         for config in self._configs:
             if id_or_name in (config.id, config.name):
@@ -121,7 +129,7 @@ class Library:
         raise UserError(f"there is no configuration {id_or_name!r}: python -m lccl.cuda prints the table")
 
     def device(self, ordinal: int = 0) -> Device:
-        """The CUDA device of that number (the emulator describes the one that it stands for).
+        """Return the CUDA device of that number; the emulator returns the one that it emulates.
 
         Raises:
             UserError: there is no such device.
@@ -133,29 +141,40 @@ class Library:
         return device
 
     def supported(self, params: ConvParams, device: Device, config: int = 0) -> Support:
-        """Whether a configuration can run the call, or with 0 any of them."""
+        """Return whether a configuration can run the call; for ``config`` 0, whether any can."""
         reason = create_string_buffer(_REASON_BYTES)
         ok = self.call("lccl_conv_supported", byref(params), byref(device), config, reason, _REASON_BYTES)
         return Support("" if ok else reason.value.decode(errors="replace") or "the library gives no reason")
 
     def choose(self, params: ConvParams, device: Device) -> int:
-        """Id of the configuration with the smallest predicted time; 0 if none can run the call."""
+        """Return the id of the configuration with the smallest predicted time.
+
+        0 if none can run the call.
+        """
         return int(self.call("lccl_conv_choose", byref(params), byref(device)))
 
     def resident_blocks(self, device: Device, config: int) -> int:
-        """Blocks of the configuration's main kernel that run at once on the device; 0 if there is no such configuration."""
+        """Return how many blocks of the main kernel run at once on the device.
+
+        0 if there is no such configuration.
+        """
         return int(self.call("lccl_conv_resident_blocks", byref(device), config))
 
     def rates(self, device: Device) -> Rates:
-        """The constants of the model behind :meth:`predict` for a device."""
+        """Return the constants of the time model, behind :meth:`predict`, for a device."""
         rates = Rates()
         self.call("lccl_conv_rates", byref(device), byref(rates))
         return rates
 
     def predict(self, params: ConvParams, device: Device, config: int, rates: Rates | None = None) -> float | None:
-        """Predicted microseconds, a model and no measurement; None if the configuration cannot run the call.
+        """Predict the time of a call in microseconds; None if the configuration cannot run it.
+
+        The prediction is a model, not a measurement.
 
         Args:
+            params: the call.
+            device: the device to plan for.
+            config: the id of a configuration.
             rates: the model's constants; None: those of the device.
         """
         given = None if rates is None else byref(rates)
@@ -163,16 +182,20 @@ class Library:
         return None if time < 0 else time
 
     def workspace(self, params: ConvParams, device: Device, config: int) -> int:
-        """Bytes of workspace that the configuration needs for the call."""
+        """Return the bytes of workspace that the configuration needs for the call."""
         return int(self.call("lccl_conv_workspace", byref(params), byref(device), config))
 
     def launch(
         self, params: ConvParams, device: Device, config: int, workspace: int, workspace_bytes: int, stream: int = 0
     ) -> None:
-        """Enqueues the call; the tensors and the workspace must live until it ends.
+        """Enqueue the call; the tensors and the workspace must live until it ends.
 
         Args:
-            workspace: address, a multiple of 16.
+            params: the call, with its addresses.
+            device: the device that it was planned for.
+            config: the id of a configuration.
+            workspace: the workspace's address, a multiple of 16.
+            workspace_bytes: its size.
             stream: a cudaStream_t; 0: the default stream.
 
         Raises:
@@ -212,14 +235,19 @@ def _functions_of(path: Path) -> dict[str, Any]:
         try:
             function = getattr(loaded, name)
         except AttributeError:
-            raise UserError(f"{path} has no function {name}: it is no kernel library of lccl, or another version's") from None
+            raise UserError(
+                f"{path} has no function {name}: it is not lccl's kernel library, or that of another version"
+            ) from None
         function.restype, function.argtypes = result, arguments
         functions[name] = function
     return functions
 
 
 def _check_abi(library: Library) -> None:
-    """Asks about a call that every library can run; one with other structs refuses it by its first field."""
+    """Ask about a call that every library can run.
+
+    A library with other structs refuses it by its first field.
+    """
     attributes = layer_attributes((1, 1))
     shapes = layer_shapes((1, 1, 1, 1), 1, (1, 1), attributes)
     any_device = Device(90, 132, 232448, 233472)
@@ -238,26 +266,29 @@ def _read_config(library: Library, index: int) -> Config:
         | {
             "name": row.name.decode(),
             "family": Family(row.family),
-            "engine": Engine(row.engine),
+            "math": Math(row.math),
         }
     )
 
 
 def library_path(path: str | Path | None = None) -> Path:
-    """Where the library should be: ``path``, else the environment's LCCL_CUDA_LIBRARY, else the package's own."""
+    """Return the library's path: ``path``, else the one in LCCL_CUDA_LIBRARY, else the package's own."""
     return Path(path or os.environ.get(ENVIRONMENT) or PACKAGED)
 
 
 def why_none() -> str:
-    """Why there is no library to use: none is named and the package has none. Empty where :func:`load` may find one."""
+    """Return why there is no library: none is named and the package has none.
+
+    Empty if :func:`load` may find one.
+    """
     return _missing(PACKAGED) if library_path() == PACKAGED and not PACKAGED.is_file() else ""
 
 
 def load(path: str | Path | None = None) -> Library:
-    """The library at ``path``, else at the environment's LCCL_CUDA_LIBRARY, else in the package. Loaded once per path.
+    """Load the library at :func:`library_path`, once per path.
 
     Raises:
-        UserError: it is missing, does not load, or has another version's interface.
+        UserError: the file is missing, does not load, or has another version's interface.
     """
     return _load(library_path(path))
 

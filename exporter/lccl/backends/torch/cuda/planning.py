@@ -1,4 +1,4 @@
-"""Writes a call of the op down for the kernels without touching a tensor: sizes, attributes, which inputs are real."""
+"""Descriptions of calls for the kernels, without tensors: sizes, attributes, and which inputs are neutral."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ POINTERS = {
     "post_bias": "post_bias",
     "residual": "residual",
 }
-"""Input of the contract -> pointer of the call."""
+"""The field of ``ConvParams`` that points to each input of the contract."""
 DTYPES = {"float32": Dtype.FLOAT32, "float16": Dtype.FLOAT16, "bfloat16": Dtype.BFLOAT16}
 _LARGEST = 2**31 - 1
 
@@ -37,24 +37,25 @@ _SHARED = {
     (12, 0): (101376, 102400),
     (12, 1): (101376, 102400),
 }
-"""Compute capability -> bytes of shared memory that a block may opt in to, and of a multiprocessor (CUDA's own tables)."""
+"""By compute capability, the bytes of shared memory of a block (opt-in) and of a multiprocessor,
+from CUDA's tables."""
 
 
 def padded(channels: int) -> int:
-    """Channels of an NHWC tensor in memory."""
+    """Return the number of channels of an NHWC tensor in memory, padding included."""
     return -(-channels // CHANNEL_PAD) * CHANNEL_PAD
 
 
 def default_layout(dtype: Dtype) -> Layout:
-    """float16 and bfloat16 lie in NHWC, float32 in NCHW."""
+    """Return the default layout of a type: NHWC for float16 and bfloat16, NCHW for float32."""
     return Layout.NCHW if dtype == Dtype.FLOAT32 else Layout.NHWC
 
 
 def real_inputs(shapes: Mapping[str, Sequence[int]], attributes: Attributes) -> frozenset[str]:
-    """Names of the inputs that the kernels are given; the others are neutral.
+    """Return the names of the inputs that the kernels are given; the others are neutral.
 
-    A gate or residual is real where it has its full shape, which for a map of one pixel is the neutral shape too. gate_W is
-    neutral where the gate is external. Affines are always given: of one element, they serve all channels.
+    A gate or residual is given if it has its full shape, which is also the neutral shape for a map of one pixel. gate_W
+    is neutral if the gate is external. post_scale and post_bias are always given: one element serves all channels.
     """
     n, k, ho, wo = output_shape(shapes, attributes)
     real = set(INPUT_NAMES)
@@ -70,14 +71,16 @@ def real_inputs(shapes: Mapping[str, Sequence[int]], attributes: Attributes) -> 
 def conv_params(
     shapes: Mapping[str, Sequence[int]], attributes: Attributes, dtype: Dtype, layout: Layout | None = None
 ) -> ConvParams:
-    """A call without its tensors: all pointers are null.
+    """Describe a call without its tensors, all pointers null.
 
     Args:
-        shapes: input name -> shape, all nine, as the contract has them.
-        layout: of x, residual and y; None: NHWC for float16 and bfloat16, NCHW for float32.
+        shapes: the shapes of all nine inputs by name, as the contract has them.
+        attributes: the node's attributes.
+        dtype: the type of the tensors.
+        layout: the layout of x, residual and y; None: :func:`default_layout`.
 
     Raises:
-        ContractError: shapes that version 1 does not allow, or a number that 32 bits do not hold.
+        ContractError: shapes that version 1 does not allow, or a number that does not fit into 32 bits.
     """
     a = attributes
     real = real_inputs(shapes, a)
@@ -111,7 +114,16 @@ def conv_params(
 def layer_shapes(
     x: Shape, out_channels: int, kernel: Shape, attributes: Attributes, gate_kernel: Shape = (1, 1), *, external: bool = False
 ) -> dict[str, Shape]:
-    """The nine shapes of a layer: its own gate or, if ``external``, a map; no residual, affines of one element."""
+    """Return the nine shapes of a layer without residual, post_scale and post_bias.
+
+    Args:
+        x: [N, C, H, W].
+        out_channels: K.
+        kernel: (R, S).
+        attributes: the node's attributes.
+        gate_kernel: (Rg, Sg).
+        external: whether the gate map is an input.
+    """
     shapes = {
         "X": x,
         "W": (out_channels, *kernel, x[1]),
@@ -141,10 +153,17 @@ def layer_attributes(
     density: float = -1.0,
     external: bool = False,
 ) -> Attributes:
-    """Attributes of a layer in the paper's order with the gate's geometry made to fit.
+    """Return the attributes of a layer in the paper's order, with gate pads that fit.
 
     Args:
+        kernel: (R, S).
+        stride: along both axes.
         pads: top, left, bottom, right; None: half the kernel's extent, which keeps the size at stride 1.
+        dilation: along both axes.
+        grid: G, the side of a block of output pixels.
+        gate_kernel: (Rg, Sg).
+        activation_alpha, density: as the contract has them.
+        external: whether the gate map is an input.
 
     Raises:
         ContractError: a gate kernel that cannot cover the convolution.
@@ -167,10 +186,14 @@ def layer_attributes(
 
 
 def parse_device(text: str) -> Device:
-    """ "9.0x132": compute capability and multiprocessors; "9.0x132x232448x233472" says the shared memory too.
+    """Read a device from text.
+
+    Args:
+        text: "9.0x132" (compute capability x multiprocessors), or "9.0x132x232448x233472" with the bytes of shared memory
+            of a block and of a multiprocessor.
 
     Raises:
-        UserError: another form, or a compute capability whose shared memory is not known here.
+        UserError: the text has another form, or the shared memory of the compute capability is unknown.
     """
     version, *numbers = text.lower().split("x")
     major, dot, minor = version.partition(".")

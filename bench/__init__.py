@@ -1,0 +1,1 @@
+"""What is measured, and the check of the CUDA kernels on a GPU."""

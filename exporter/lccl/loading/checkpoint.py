@@ -1,0 +1,171 @@
+"""Checkpoints that name their own network, so that one file is enough to export. Only this module writes and reads them."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lccl.errors import Fix, UserError, leave_out
+from lccl.files import atomic_path
+from lccl.text import kind_of
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+FORMAT = "lccl-checkpoint"
+FORMAT_VERSION = 1
+GATED_VERSION = 2
+"""The version of a checkpoint with a recipe: an lccl that does not know recipes refuses the file and does not misread it."""
+RECIPE_KEY = "lccl_recipe"
+"""Where a checkpoint of any other format may hold what :func:`lccl.nn.recipe` returned."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A state dict and, where the file says so, how to build its network."""
+
+    state_dict: Mapping[str, Tensor]
+    factory: str | None = None
+    """"pkg.module:callable" that builds the network; None: the caller has to name it."""
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    input_shape: tuple[int, ...] | None = None
+    """The shape of one input without the batch: (C, H, W)."""
+    recipe: Sequence[Any] | None = None
+    """What to gate in the network that the factory builds, before the weights are loaded; None: nothing."""
+
+
+def save_checkpoint(
+    path: str | Path,
+    model: nn.Module,
+    factory: str,
+    kwargs: Mapping[str, object] | None = None,
+    input_shape: Sequence[int] | None = None,
+) -> None:
+    """Write the model's state dict with the factory that builds it: plain data only, loadable without pickled code.
+
+    The factory of a network from :func:`lccl.nn.convert` builds the dense network: what was gated is written beside it.
+
+    Args:
+        path: the file to write.
+        model: the network.
+        factory: "pkg.module:callable", called with ``kwargs`` to build the network.
+        kwargs: plain values for the factory.
+        input_shape: (C, H, W) of one input.
+
+    Raises:
+        UserError: a factory or shape of another form, or a file that cannot be written.
+    """
+    import torch
+
+    from lccl.nn import recipe
+
+    if not isinstance(factory, str) or not all(factory.partition(":")):
+        raise UserError(f'a factory is named "pkg.module:callable", not {factory!r}')
+    shape = None if input_shape is None else _three_sizes(input_shape)
+    gated = recipe(model)
+    content = {
+        "format": FORMAT,
+        "version": GATED_VERSION if gated else FORMAT_VERSION,
+        "factory": factory,
+        "kwargs": dict(kwargs or {}),
+        "input_shape": shape,
+        "state_dict": dict(model.state_dict()),
+    }
+    if gated:
+        content[RECIPE_KEY] = gated
+    with atomic_path(path) as temporary:
+        torch.save(content, temporary)
+
+
+def _three_sizes(shape: Any) -> list[int]:
+    try:
+        sizes = [0 if isinstance(size, bool) else operator.index(size) for size in shape]
+    except TypeError:
+        sizes = []
+    if len(sizes) != 3 or min(sizes) < 1:
+        raise UserError(f"input_shape is (C, H, W) of one input, not {shape!r}")
+    return sizes
+
+
+def read_checkpoint(content: Any, path: Path, key: str | None = None) -> Checkpoint:
+    """What ``torch.load`` returned -> a checkpoint: lccl's own format, or a state dict, bare or nested.
+
+    Args:
+        content: what the file holds.
+        path: the file's path, for messages.
+        key: which entry of a nested checkpoint is the state dict.
+
+    Raises:
+        UserError: there is no state dict in it, or there are several and no ``key`` to choose.
+    """
+    if isinstance(content, Mapping) and content.get("format") == FORMAT:
+        if content.get("version") not in (FORMAT_VERSION, GATED_VERSION):
+            raise UserError(
+                f"{path} has checkpoint version {content.get('version')}; this lccl reads {FORMAT_VERSION} and "
+                f"{GATED_VERSION}: update lccl"
+            )
+        if key is not None:
+            raise UserError(f"{path} is a checkpoint of lccl's own, with one state dict", leave_out("state_dict_key"))
+        return _own_format(content, path)
+    return Checkpoint(_find_state_dict(content, path, key), recipe=_recipe(content, path))
+
+
+def _recipe(content: Any, path: Path) -> Sequence[Any] | None:
+    found = content.get(RECIPE_KEY) if isinstance(content, Mapping) else None
+    if found is not None and not isinstance(found, (list, tuple)):
+        raise UserError(f"{path} holds {kind_of(found)} as {RECIPE_KEY}: save lccl.nn.recipe(model) there")
+    return found
+
+
+def _own_format(content: Mapping[str, Any], path: Path) -> Checkpoint:
+    state, factory, kwargs, shape = (content.get(k) for k in ("state_dict", "factory", "kwargs", "input_shape"))
+    well_formed = (
+        _is_state_dict(state)
+        and isinstance(factory, str)
+        and isinstance(kwargs or {}, Mapping)
+        and (shape is None or (isinstance(shape, (list, tuple)) and all(isinstance(d, int) and d > 0 for d in shape)))
+    )
+    if not well_formed:
+        raise UserError(f"{path} is not a well-formed lccl checkpoint: write it again with lccl.save_checkpoint")
+    return Checkpoint(state or {}, factory, kwargs or {}, tuple(shape) if shape else None, _recipe(content, path))
+
+
+def _is_state_dict(value: Any) -> bool:
+    import torch
+
+    return (
+        isinstance(value, Mapping)
+        and bool(value)
+        and all(isinstance(k, str) for k in value)
+        and all(isinstance(v, torch.Tensor) for v in value.values())
+    )
+
+
+def _find_state_dict(content: Any, path: Path, key: str | None) -> Mapping[str, Tensor]:
+    if key is not None:
+        if not isinstance(content, Mapping) or not _is_state_dict(content.get(key)):
+            raise UserError(f"{path} has no state dict under {key!r}; it holds {_keys(content)}")
+        found: Mapping[str, Tensor] = content[key]
+        return found
+    if _is_state_dict(content):
+        bare: Mapping[str, Tensor] = content
+        return bare
+    nested = {k: v for k, v in content.items() if _is_state_dict(v)} if isinstance(content, Mapping) else {}
+    for name in ("state_dict", "model", "model_state_dict", "net", "network"):
+        if name in nested:
+            named: Mapping[str, Tensor] = nested[name]
+            return named
+    if len(nested) == 1:
+        return next(iter(nested.values()))
+    if nested:
+        raise UserError(f"{path} holds several state dicts ({', '.join(nested)})", Fix("state_dict_key", next(iter(nested))))
+    raise UserError(f"{path} holds no state dict; it holds {_keys(content)}: save model.state_dict() alone")
+
+
+def _keys(content: Any) -> str:
+    if not isinstance(content, Mapping):
+        return kind_of(content)
+    return "the keys " + ", ".join(map(str, list(content)[:8])) if content else "an empty dict"

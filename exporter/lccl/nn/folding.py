@@ -1,0 +1,164 @@
+"""What a layer hands to the op: constant inputs with the norms folded in, attributes, and the call."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from lccl.errors import ContractError, UserError
+from lccl.op.contract import Attributes, gate_pads
+from lccl.op.torch_op import lccl_conv, neutral
+
+if TYPE_CHECKING:
+    from lccl.nn.conv import LCCLConv2d
+
+
+def constants_of(layer: LCCLConv2d) -> dict[str, Tensor]:
+    """Fold a layer's norms in float64 and return the op's constant inputs by name.
+
+    Returns:
+        W [K, R, S, C], B [K], gate_W [1, Rg, Sg, C], gate_B [1], post_scale and post_bias ([K], or [1]
+        where neutral).
+
+    Raises:
+        UserError: a norm cannot be folded.
+    """
+    weight, bias = layer.conv.weight, layer.conv.bias
+    k, c = weight.shape[:2]
+    scale, shift = fold_norm(layer.norm, k, weight)
+    post_scale, post_bias = neutral("post_scale", weight, k=k, c=c), neutral("post_bias", weight, k=k, c=c)
+    wide_bias = torch.zeros_like(shift) if bias is None else bias.double()
+    wide_weight = weight.double()
+    if layer.order == "paper":
+        wide_weight, wide_bias = wide_weight * scale[:, None, None, None], wide_bias * scale + shift
+    elif not isinstance(layer.norm, nn.Identity):
+        post_scale, post_bias = scale.to(post_scale.dtype), shift.to(post_bias.dtype)
+    constants = {
+        "W": wide_weight.to(weight.dtype).permute(0, 2, 3, 1).contiguous(),
+        "B": wide_bias.to(post_bias.dtype),
+        "post_scale": post_scale,
+        "post_bias": post_bias,
+    }
+    return constants | _gate_constants(layer)
+
+
+def attributes_of(layer: LCCLConv2d) -> Attributes:
+    """Return the attributes of a layer's node.
+
+    Raises:
+        ContractError: an option that version 1 of the op does not allow.
+    """
+    gate = layer.gate
+    if gate is None:
+        geometry = _neutral_gate_geometry(layer)
+    else:
+        geometry = _GateGeometry(gate.conv.kernel_size, gate.pads, gate.conv.dilation)  # type: ignore[arg-type]
+    return Attributes(
+        strides=layer.stride,
+        pads=layer.pads,
+        dilations=layer.dilation,
+        gate_strides=layer.gate_strides,
+        gate_pads=geometry.pads,
+        gate_dilations=geometry.dilations,
+        activation_alpha=layer.activation_alpha,
+        gate_slope=gate.curve.slope if gate else 1.0,
+        gate_max=gate.curve.bound if gate else Attributes().gate_max,
+        gate_threshold=layer.gate_threshold,
+        gate_upsample=(1.0, 1.0, float(layer.gate_size), float(layer.gate_size)),
+        post_alpha=layer.post_alpha,
+        gate_source="fused" if gate else "external",
+    )
+
+
+def _gate_constants(layer: LCCLConv2d) -> dict[str, Tensor]:
+    weight = layer.conv.weight
+    if layer.gate is None:
+        k, c = weight.shape[:2]
+        kernel = _neutral_gate_geometry(layer).kernel
+        gate_w = neutral("gate_W", weight, k=k, c=c).expand(1, *kernel, c).contiguous()
+        return {"gate_W": gate_w, "gate_B": neutral("gate_B", weight, k=k, c=c)}
+    conv = layer.gate.conv
+    scale, shift = fold_norm(layer.gate.norm, 1, conv.weight)
+    bias = torch.zeros_like(shift) if conv.bias is None else conv.bias.double()
+    return {
+        "gate_W": (conv.weight.double() * scale).to(weight.dtype).permute(0, 2, 3, 1).contiguous(),
+        "gate_B": (bias * scale + shift).to(torch.promote_types(weight.dtype, torch.float32)),
+    }
+
+
+@dataclass(frozen=True)
+class _GateGeometry:
+    """Kernel, pads in ONNX order and dilations of a gate's convolution."""
+
+    kernel: tuple[int, int]
+    pads: tuple[int, int, int, int]
+    dilations: tuple[int, int] = (1, 1)
+
+
+def _neutral_gate_geometry(layer: LCCLConv2d) -> _GateGeometry:
+    """Return the geometry of a gate_W of zeros whose map has the right size.
+
+    A 1 x 1 kernel does where the convolution is padded enough; otherwise it is the convolution's own kernel.
+    """
+    r, s = layer.kernel_size
+    try:
+        pads = gate_pads((r, s), layer.pads, layer.dilation, layer.stride, (1, 1), layer.gate_size)
+    except ContractError:
+        return _GateGeometry((r, s), layer.pads, layer.dilation)
+    return _GateGeometry((1, 1), pads)
+
+
+def fold_norm(norm: nn.Module, channels: int, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the scale and the shift, [channels] in float64, that a norm applies in eval mode.
+
+    Args:
+        norm: a BatchNorm, or an identity, whose scale is 1 and shift 0.
+        channels: the number of channels, used for an identity.
+        like: a tensor on the device of the result, used for an identity.
+
+    Raises:
+        UserError: another kind of norm, or a BatchNorm without running statistics.
+    """
+    if isinstance(norm, nn.Identity):
+        one = torch.ones(channels, dtype=torch.float64, device=like.device)
+        return one, torch.zeros_like(one)
+    if not isinstance(norm, _BatchNorm):
+        raise UserError(
+            f"a {type(norm).__name__} cannot be folded into a convolution: use BatchNorm2d or SyncBatchNorm, or norm=False "
+            "and the norm after the layer"
+        )
+    if norm.running_mean is None or norm.running_var is None:
+        raise UserError("a BatchNorm without running statistics cannot be folded; train it with track_running_stats=True")
+    scale = (norm.running_var.double() + norm.eps).rsqrt()
+    if norm.weight is not None:
+        scale = scale * norm.weight.double()
+    shift = -norm.running_mean.double() * scale
+    return scale, shift if norm.bias is None else shift + norm.bias.double()
+
+
+def call_op(
+    x: Tensor, constants: dict[str, Tensor], attributes: Attributes, gate: Tensor | None, residual: Tensor | None
+) -> Tensor:
+    """Call the op on x, with neutral values where the gate map or the residual is absent.
+
+    Args:
+        x: [N, C, H, W].
+        constants: the constant inputs, as :func:`constants_of` returns them.
+        attributes: the node's attributes.
+        gate: an external gate map [N, 1, Hg, Wg], or None.
+        residual: [N, K, Ho, Wo], or None.
+
+    Returns:
+        Y [N, K, Ho, Wo].
+    """
+    k, c = constants["W"].shape[0], x.shape[1]
+    given = {
+        "X": x,
+        "gate": neutral("gate", x, k=k, c=c) if gate is None else gate,
+        "residual": neutral("residual", x, k=k, c=c) if residual is None else residual,
+    }
+    return lccl_conv(given | constants, attributes)

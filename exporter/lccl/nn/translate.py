@@ -1,0 +1,157 @@
+"""A PyTorch module -> an ONNX model with one LCCLConv node per gated layer, through torch.onnx and its translation table."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import onnx
+import torch
+from onnxscript.values import Op, Opset
+from torch import Tensor, nn
+
+from lccl.errors import Fix, UserError, first_line, innermost, leave_out
+from lccl.nn.folded import fold
+from lccl.op.contract import DOMAIN, INPUT_NAMES, OP_TYPE, VERSION
+from lccl.op.onnx_op import OPSET, register_schema
+from lccl.op.torch_op import OP, TORCH_ATTRIBUTES, unpack
+from lccl.quiet import quiet
+from lccl.torch_calls import forward_parameters
+
+FIXED_BATCH = "the exported batch is dynamic, so the model must not fix its size"
+FIXED_HW = "the network fixes its input's height and width"
+DYNAMIC_HW = leave_out("dynamic_hw")
+_WEIGHTED_OPS = ("Conv", "ConvTranspose", "Gemm", OP_TYPE)
+
+
+def _translate(*arguments: Any, **keywords: Any) -> Any:
+    """The translation of ``torch.ops.lccl.conv``: one LCCLConv node, every attribute written."""
+    op = Op(Opset(DOMAIN, VERSION), OP_TYPE, register_schema())
+    values = dict(zip((*INPUT_NAMES, *TORCH_ATTRIBUTES), arguments, strict=False)) | keywords
+    inputs, attributes = unpack(values)
+    written = {k: list(v) if isinstance(v, tuple) else v for k, v in attributes.as_dict().items()}
+    return op(*(inputs[name] for name in INPUT_NAMES), **written)
+
+
+def to_onnx(
+    model: nn.Module,
+    args: Sequence[Tensor],
+    *,
+    input_names: Sequence[str] | None = None,
+    output_names: Sequence[str] | None = None,
+    dynamic_hw: bool = False,
+) -> onnx.ModelProto:
+    """The model in eval mode as ONNX of opset 18: BatchNorms folded, the batch dynamic.
+
+    Args:
+        args: example inputs, positional; a first dimension of 1 is fine.
+        dynamic_hw: height and width of every 4-D input are dynamic too.
+
+    Raises:
+        UserError: torch.onnx cannot export the model; the message carries its reason.
+    """
+    axes = [_dynamic(arg, dynamic_hw, f"_{i}" if i else "") for i, arg in enumerate(args)]
+    names = {
+        "input_names": list(input_names) if input_names else None,
+        "output_names": list(output_names) if output_names else None,
+    }
+    if isinstance(model, torch.jit.ScriptModule):
+        return _finished(lambda: _script_to_onnx(model, args, axes, names), dynamic_hw)
+    return _finished(lambda: _exported(fold(model), tuple(args), dynamic_shapes=axes, **names), dynamic_hw)
+
+
+def program_to_onnx(program: torch.export.ExportedProgram) -> onnx.ModelProto:
+    """A program of ``torch.export`` as ONNX of opset 18, with the dynamic shapes that it has.
+
+    Raises:
+        UserError: torch.onnx cannot export it; the message carries its reason.
+    """
+    return _finished(lambda: _exported(program, ()), False)
+
+
+def _finished(export: Callable[[], onnx.ModelProto], dynamic_hw: bool) -> onnx.ModelProto:
+    """What the exporter gives, its nodes named after layers, its complaints in one sentence."""
+    try:
+        with quiet(), torch.no_grad():
+            proto = export()
+    except Exception as error:
+        cause = innermost(error)  # the exporter wraps it in pages of advice about itself
+        hint, fixes = _hint(cause, dynamic_hw)
+        reason = f"{type(cause).__name__}: {first_line(cause)}{hint}"
+        raise UserError(f"torch.onnx cannot export this model: {reason}", fixes) from error
+    _name_nodes(proto)
+    return proto
+
+
+def _exported(model: nn.Module | torch.export.ExportedProgram, args: tuple[Tensor, ...], **options: Any) -> onnx.ModelProto:
+    program = torch.onnx.export(
+        model,
+        args,
+        dynamo=True,
+        opset_version=OPSET,
+        external_data=False,
+        verbose=False,
+        custom_translation_table={OP: _translate},
+        **options,
+    )
+    assert program is not None
+    return program.model_proto
+
+
+def _script_to_onnx(
+    model: torch.jit.ScriptModule, args: Sequence[Tensor], axes: Sequence[dict[int, str]], names: dict[str, list[str] | None]
+) -> onnx.ModelProto:
+    """TorchScript through the older exporter: the newer one does not take it."""
+    inputs = names["input_names"] or list(forward_parameters(model))[: len(args)]
+    stream = io.BytesIO()
+    torch.onnx.export(
+        model,
+        tuple(args),
+        stream,  # type: ignore[arg-type]
+        dynamo=False,
+        opset_version=OPSET,
+        input_names=inputs,
+        output_names=names["output_names"],
+        dynamic_axes=dict(zip(inputs, axes, strict=False)),
+    )
+    return onnx.load_from_string(stream.getvalue())
+
+
+def _hint(error: BaseException, dynamic_hw: bool) -> tuple[str, tuple[Fix, ...]]:
+    """What to do about torch.onnx's reason, where it is one that users meet."""
+    if "data-dependent" in str(error):
+        return "; remove the branch on data, or export the network without it", ()
+    fixed = set(re.findall(r"static shape of \d+ for dimension .*\.shape\[(\d)\]", str(error)))
+    if "0" in fixed:
+        return f"; {FIXED_BATCH}", ()
+    return (f"; {FIXED_HW}", (DYNAMIC_HW,)) if dynamic_hw and fixed else ("", ())
+
+
+def _dynamic(arg: Tensor, dynamic_hw: bool, suffix: str) -> dict[int, str]:
+    """Names of the dynamic axes: one batch for all inputs, sizes of each input's own."""
+    sizes = {2: f"height{suffix}", 3: f"width{suffix}"} if dynamic_hw and arg.dim() == 4 else {}
+    return ({0: "batch"} if arg.dim() else {}) | sizes
+
+
+def _name_nodes(model: onnx.ModelProto) -> None:
+    """Layers get their names in the PyTorch model, by their weights; traces with source paths of this machine go."""
+    stored = {t.name for t in model.graph.initializer}
+    taken = {node.name for node in model.graph.node}
+    for node in model.graph.node:
+        layer, dot, _ = node.input[1].rpartition(".") if len(node.input) > 1 else ("", "", "")
+        if node.op_type in _WEIGHTED_OPS and dot and node.input[1] in stored and layer not in taken:
+            node.name = layer
+            taken.add(layer)
+        del node.metadata_props[:]
+    for part in (
+        model,
+        model.graph,
+        *model.graph.value_info,
+        *model.graph.input,
+        *model.graph.output,
+        *model.graph.initializer,
+    ):
+        del part.metadata_props[:]
+    model.graph.doc_string = ""

@@ -1,0 +1,1 @@
+"""What tests share: cases, networks, graphs, builds of the native code, calls of it."""

@@ -1,0 +1,1 @@
+"""The native code, built once per session for the tests that ask for it."""

@@ -1,0 +1,109 @@
+"""The CUDA kernels' libraries, by nvcc and for the emulated machine, and disassemblers."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from support.builds.cmake import build_preset, require_cmake, why_no_cmake
+
+if TYPE_CHECKING:
+    from lccl.backends.torch.cuda.library import Library
+
+
+def find_nvcc() -> str | None:
+    """Path of nvcc, looked for where CMakeLists.txt looks: CUDACXX, PATH, CUDA_PATH."""
+    named = os.environ.get("CUDACXX")
+    toolkit = os.environ.get("CUDA_PATH")
+    places = ((named, None), ("nvcc", None), ("nvcc", f"{toolkit}/bin" if toolkit else ""))
+    return next((found for name, path in places if name and (found := shutil.which(name, path=path))), None)
+
+
+def why_no_cuda() -> str:
+    """Why the CUDA kernels cannot be built here; empty where they can."""
+    if find_nvcc() is None:
+        return "no nvcc: the CUDA kernels are compiled where the CUDA toolkit 12.8 or newer is on PATH"
+    return why_no_cmake()
+
+
+def require_cuda() -> None:
+    """Skip the test where the CUDA kernels cannot be built."""
+    if why := why_no_cuda():
+        pytest.skip(why)
+
+
+@pytest.fixture(scope="session")
+def cuda_library_path(request: pytest.FixtureRequest) -> Path:
+    """Path of liblccl_cuda.so, up to date with its sources.
+
+    Skips where there is no nvcc or no CMake.
+    """
+    require_cuda()
+    return build_preset(request, "release", "lccl_cuda") / "liblccl_cuda.so"
+
+
+@pytest.fixture(scope="session")
+def emulator_library_path(request: pytest.FixtureRequest) -> Path:
+    """Path of liblccl_emulator.so, up to date with its sources.
+
+    Skips where there is no g++ or no CMake.
+    """
+    require_cmake()
+    return build_preset(request, "emulator", "lccl_emulator") / "liblccl_emulator.so"
+
+
+@pytest.fixture(scope="session")
+def cuda_library(cuda_library_path: Path) -> Library:
+    """The CUDA kernels' library; its table and its planning need no GPU."""
+    from lccl.backends.torch.cuda.library import load
+
+    return load(cuda_library_path)
+
+
+@dataclass(frozen=True)
+class Disassembler:
+    """cuobjdump, and nvdisasm which it calls."""
+
+    cuobjdump: Path
+    path: str
+    """PATH on which it finds nvdisasm."""
+
+    def run(self, *arguments: str | Path) -> str:
+        """What cuobjdump prints.
+
+        Raises:
+            RuntimeError: it failed.
+        """
+        command = [str(a) for a in (self.cuobjdump, *arguments)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | {"PATH": self.path})
+        if done.returncode != 0:
+            raise RuntimeError(f"{' '.join(command)} failed: {done.stderr.strip()}")
+        return done.stdout
+
+
+def find_disassembler() -> Disassembler | None:
+    """The tools of the CUDA toolkit if it is on PATH, else those of NVIDIA's packages.
+
+    The packages are nvidia-cuda-cuobjdump and nvidia-cuda-nvdisasm.
+    """
+    spec = importlib.util.find_spec("nvidia")
+    packaged = [p for root in (spec.submodule_search_locations or [] if spec else []) for p in Path(root).glob("cu*/bin")]
+    path = os.pathsep.join([os.environ.get("PATH", os.defpath), *map(str, sorted(packaged, reverse=True))])
+    cuobjdump = shutil.which("cuobjdump", path=path)
+    return Disassembler(Path(cuobjdump), path) if cuobjdump and shutil.which("nvdisasm", path=path) else None
+
+
+@pytest.fixture(scope="session")
+def disassembler() -> Disassembler:
+    """cuobjdump and nvdisasm; skips where they are not."""
+    found = find_disassembler()
+    if found is None:
+        pytest.skip("no cuobjdump or nvdisasm: they come with the CUDA toolkit, and with lccl's dev extra on Linux")
+    return found

@@ -1,0 +1,1 @@
+"""ONNX graphs: of a case, written by hand, at random, and the named graphs of recognition."""

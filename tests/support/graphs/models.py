@@ -1,0 +1,54 @@
+"""Small ONNX models for the tests."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+from lccl.op.contract import DOMAIN, INPUT_NAMES, VERSION, output_shape
+from lccl.op.onnx_op import IR_VERSION, OPSET, attach_function, make_node
+from support.cases.op_cases import Case
+
+RUNTIME_INPUTS = ("X", "gate", "residual")
+"""Computed in real networks, so graph inputs here where they are not neutral; all others are
+initializers."""
+
+
+def case_model(
+    case: Case, dtype: Any = np.float32, *, dynamic: bool = True, function: bool = True
+) -> tuple[onnx.ModelProto, dict[str, Any]]:
+    """One node of the case, and its feed."""
+    inputs = case.inputs(dtype)
+    live = [name for name in RUNTIME_INPUTS if name == "X" or inputs[name].size > 1]
+    element = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+    symbols = {"X": ["N", case.c, "H", "W_"], "gate": ["N", 1, "Hg", "Wg"], "residual": ["N", case.k, "Ho", "Wo"]}
+    y = output_shape({name: a.shape for name, a in inputs.items()}, case.attributes)
+    graph = helper.make_graph(
+        [make_node(INPUT_NAMES, ["Y"], case.attributes, "layer")],
+        case.name,
+        [helper.make_tensor_value_info(n, element, symbols[n] if dynamic else inputs[n].shape) for n in live],
+        [helper.make_tensor_value_info("Y", element, ["N", case.k, "Ho_", "Wo_"] if dynamic else y)],
+        [numpy_helper.from_array(a, name) for name, a in inputs.items() if name not in live],
+    )
+    opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(DOMAIN, VERSION)]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION)
+    if function:
+        attach_function(model)
+    return model, {name: inputs[name] for name in live}
+
+
+def op_types(model: onnx.ModelProto) -> list[str]:
+    """Of the graph's nodes, in order."""
+    return [node.op_type for node in model.graph.node]
+
+
+def run(model: onnx.ModelProto, feed: Mapping[str, Any]) -> Any:
+    """The first output in ONNX Runtime."""
+    from lccl.backends.onnxruntime.runner import OnnxRuntimeRunner
+
+    with OnnxRuntimeRunner(model) as runner:
+        return next(iter(runner.infer(feed).values()))

@@ -1,0 +1,1 @@
+"""Dense networks in PyTorch that ``convert`` is held to."""
