@@ -14,11 +14,11 @@ from lccl.version import __version__
 if TYPE_CHECKING:
     from lccl import nn, ort, plugin, train
     from lccl.backends.tensorrt.library import load_plugin, plugin_path
-    from lccl.checkpoint import save_checkpoint
     from lccl.comparing import Comparison, LatencyPlan, Limits, compare
     from lccl.engine import EngineResult, build_engine
     from lccl.errors import ContractError, Fix, UserError
     from lccl.exporting import ExportResult, export
+    from lccl.loading.checkpoint import save_checkpoint
     from lccl.loading.torch_file import load_checkpoint
     from lccl.profiling import NetworkProfile, profile
 
@@ -40,7 +40,7 @@ _LAZY = {
     "load_plugin": "lccl.plugin",
     "plugin_path": "lccl.plugin",
     "profile": "lccl.profiling",
-    "save_checkpoint": "lccl.checkpoint",
+    "save_checkpoint": "lccl.loading.checkpoint",
 }
 
 __all__ = [
