@@ -6,24 +6,32 @@
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from lccl.requires import require
+from lccl.requires import needing, require
 from lccl.version import __version__
 
 if TYPE_CHECKING:
-    from lccl import nn, ort
+    from lccl import nn, ort, plugin, train
     from lccl.backends.tensorrt.library import load_plugin, plugin_path
-    from lccl.comparing import compare
-    from lccl.engine import build_engine
-    from lccl.errors import ContractError, UserError
-    from lccl.exporting import export
+    from lccl.comparing import Comparison, LatencyPlan, Limits, compare
+    from lccl.engine import EngineResult, build_engine
+    from lccl.errors import ContractError, Fix, UserError
+    from lccl.exporting import ExportResult, export
     from lccl.loading.checkpoint import save_checkpoint
     from lccl.loading.torch_file import load_checkpoint
-    from lccl.profiling import profile
+    from lccl.profiling import NetworkProfile, profile
 
+_PACKAGES = ("nn", "ort", "plugin", "train")
 _LAZY = {
+    "Comparison": "lccl.comparing",
     "ContractError": "lccl.errors",
+    "EngineResult": "lccl.engine",
+    "ExportResult": "lccl.exporting",
+    "Fix": "lccl.errors",
+    "LatencyPlan": "lccl.comparing",
+    "Limits": "lccl.comparing",
+    "NetworkProfile": "lccl.profiling",
     "UserError": "lccl.errors",
     "build_engine": "lccl.engine",
     "compare": "lccl.comparing",
@@ -36,7 +44,14 @@ _LAZY = {
 }
 
 __all__ = [
+    "Comparison",
     "ContractError",
+    "EngineResult",
+    "ExportResult",
+    "Fix",
+    "LatencyPlan",
+    "Limits",
+    "NetworkProfile",
     "UserError",
     "__version__",
     "build_engine",
@@ -46,18 +61,22 @@ __all__ = [
     "load_plugin",
     "nn",
     "ort",
+    "plugin",
     "plugin_path",
     "profile",
     "save_checkpoint",
+    "train",
 ]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
+    """Import a public name when it is first used."""
     require(f"lccl.{name}")
-    if name in ("nn", "ort"):
+    if name in _PACKAGES:
         return import_module(f"lccl.{name}")
     if name in _LAZY:
-        value = getattr(import_module(_LAZY[name]), name)
+        with needing(f"lccl.{name}"):
+            value: object = getattr(import_module(_LAZY[name]), name)
         globals()[name] = value
         return value
     raise AttributeError(f"module 'lccl' has no attribute {name!r}")

@@ -1,4 +1,7 @@
-"""The types of what callers pass: networks, factories, data. Only names; importing this module loads nothing."""
+"""The types of what callers pass: networks, factories, data.
+
+Importing this module loads nothing heavy.
+"""
 
 from __future__ import annotations
 

@@ -1,1 +1,4 @@
-"""One folder for each runtime: its library, building for it, running in it. ``interface`` is what they have in common."""
+"""One folder for each runtime: its library, building for it, running in it.
+
+``interface`` has what the runtimes have in common.
+"""

@@ -15,10 +15,10 @@ CHUNK = 64
 
 
 def common_batches(ranges: Sequence[Batches]) -> Batches:
-    """What suits every input.
+    """The number of samples that suits every input.
 
     Raises:
-        UserError: nothing does.
+        UserError: there is none.
     """
     common = Batches(
         max((r.least for r in ranges), default=1), min((r.most for r in ranges if r.most is not None), default=None)
@@ -31,7 +31,7 @@ def common_batches(ranges: Sequence[Batches]) -> Batches:
 def infer_all(runner: Runner, feed: Mapping[str, Array]) -> dict[str, Array]:
     """The outputs of all samples of the feed, in as many inferences as the runner's batches need.
 
-    Where fewer samples are left than it takes, the last one is repeated and what comes of that is dropped.
+    Where fewer samples are left than the runner takes, the last one is repeated, and the outputs of the copies are dropped.
 
     Raises:
         UserError: an output whose rows are not the samples, where the samples do not fit one inference.

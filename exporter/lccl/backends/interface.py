@@ -1,4 +1,4 @@
-"""What every runtime offers: a runner, and a builder of engines where it has engines. One folder for each runtime."""
+"""What every runtime offers: a runner, and a builder of engines where it has engines."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Batches:
-    """How many samples one inference takes; least and most are the same where the batch is fixed."""
+    """How many samples one inference takes; ``least`` and ``most`` are the same where the batch is fixed."""
 
     least: int = 1
     most: int | None = None
@@ -42,7 +42,7 @@ class Runner(Protocol):
     """
 
     name: str
-    """Of the runtime: "torch", "onnxruntime", "onnxruntime-lccl", "tensorrt", "tensorrt-rtx"."""
+    """The runtime's name: "torch", "onnxruntime", "onnxruntime-lccl", "tensorrt", "tensorrt-rtx"."""
     device: str
 
     @property
@@ -94,7 +94,7 @@ class Profile:
 
 @dataclass(frozen=True)
 class LayerPath:
-    """Which way one layer of the ONNX model went into the engine."""
+    """How one layer of the ONNX model went into the engine."""
 
     name: str
     op: str
@@ -113,7 +113,7 @@ class Built:
     """Compute capabilities; empty: the builder's default, or the GPU present."""
     layers: tuple[LayerPath, ...]
     plugin: Path | None = None
-    """The library that the engine needs, if it does."""
+    """The plugin library that the engine needs, if it needs one."""
 
 
 class Backend(Protocol):
@@ -122,10 +122,10 @@ class Backend(Protocol):
     name: str
 
     def unavailable(self) -> str | None:
-        """Why it cannot be used here and what to install; None if it can."""
+        """Say why the backend cannot be used here and what to install; None if it can be used."""
 
     def build(self, request: BuildRequest, progress: Progress) -> Built:
-        """Builds the engine.
+        """Build the engine.
 
         Raises:
             UserError: an option that this backend does not have, or a failed build with the builder's reason.

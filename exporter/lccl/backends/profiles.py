@@ -13,7 +13,7 @@ EXAMPLE_SIZE = 224
 
 
 def make_profiles(request: BuildRequest) -> tuple[Profile, ...]:
-    """One range per input with dynamic dimensions; a dynamic batch is 1 to 8 unless told otherwise.
+    """One range of shapes for each input with dynamic dimensions; a dynamic batch is 1 to 8 by default.
 
     Raises:
         UserError: a dimension other than the batch without a shape, an unknown input, or a shape that does not fit.

@@ -1,4 +1,4 @@
-"""``lccl build-plugin``: the native sources -> the TensorRT plugin and the kernels for PyTorch, on this machine."""
+"""``lccl build-plugin``: the native sources -> the TensorRT plugin and the kernels for PyTorch."""
 
 from __future__ import annotations
 

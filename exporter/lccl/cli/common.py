@@ -18,7 +18,7 @@ import shlex
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from types import FrameType
 from typing import Any, NoReturn, Protocol
 
@@ -28,6 +28,8 @@ from lccl.files import discard_unfinished
 from lccl.requires import needing
 from lccl.version import __version__
 
+Command = Callable[..., int]
+"""Takes its words, and the name that it was called by where that is not its own; gives the exit code."""
 EXIT_OK, EXIT_FAILED, EXIT_LIMIT_FAILED = 0, 1, 2
 INTERRUPTED = "interrupted: no file was left half-written"
 
@@ -45,20 +47,36 @@ class Result(Protocol):
     def as_dict(self) -> Mapping[str, object]: ...
 
 
+@dataclass(frozen=True)
+class Report:
+    """Plain values, and how they read as text."""
+
+    values: Mapping[str, object]
+    text: str
+
+    def as_dict(self) -> Mapping[str, object]:
+        """Plain values for JSON."""
+        return self.values
+
+    def __str__(self) -> str:
+        return self.text
+
+
 class Parser(argparse.ArgumentParser):
     """argparse with this project's exit code for wrong usage, and the options that every command has."""
 
-    def __init__(self, prog: str, description: str, epilog: str) -> None:
+    def __init__(self, prog: str, description: str, epilog: str, progress: bool = True) -> None:
         super().__init__(prog, description=description, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter)
         self.add_argument("--version", action="version", version=f"lccl {__version__}")
         self.add_argument("--json", action="store_true", help="print the result as JSON instead of a table")
-        self.add_argument("-q", "--quiet", action="store_true", help="no progress, even on a terminal")
+        if progress:
+            self.add_argument("-q", "--quiet", action="store_true", help="no progress, even on a terminal")
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message} (see {self.prog} --help)")
 
     def keep_old_spelling(self, old: str, new: str) -> None:
-        """Accept ``old`` for ``new``, an option of this parser, with a line on stderr; both together are an error."""
+        """Accept ``old`` for ``new``, an option of this parser, with a warning; both together are an error."""
         action = next(action for action in self._actions if new in action.option_strings)
 
         class Old(argparse.Action):
@@ -89,22 +107,32 @@ class Parser(argparse.ArgumentParser):
             group._group_actions.append(kept)
 
 
-def run(command: Callable[[Sequence[str]], int]) -> NoReturn:
-    """Runs a command on this process's arguments and exits."""
-    signal.signal(signal.SIGINT, _abandon)
-    signal.signal(signal.SIGTERM, _abandon)
+def run(command: Command) -> NoReturn:
+    """Run a command on this process's arguments and exit."""
+    handle_signals()
     raise SystemExit(execute(command, sys.argv[1:]))
 
 
-def execute(command: Callable[[Sequence[str]], int], arguments: Sequence[str]) -> int:
-    """A command's exit code; a user's error is one sentence on stderr and 1, and so is an interrupt that code raised.
+def handle_signals() -> None:
+    """Let Ctrl-C and a request to terminate end the process with its files put right."""
+    signal.signal(signal.SIGINT, _abandon)
+    signal.signal(signal.SIGTERM, _abandon)
 
-    With ``--json`` an error is an object on stdout too.
+
+def execute(command: Command, arguments: Sequence[str], prog: str | None = None) -> int:
+    """Run a command; the exit code.
+
+    A user's error is one sentence on stderr and exit code 1; so is an interrupt that code raised.
+
+    Args:
+        command: the command.
+        arguments: its words; with ``--json`` among them an error is an object on stdout too.
+        prog: the name that it was called by; None: its own.
     """
     as_json = "--json" in arguments
     try:
-        with needing(_name(command)):
-            code = command(arguments)
+        with needing(prog or _name(command)):
+            code = command(arguments) if prog is None else command(arguments, prog)
         if sys.stdout is not None:  # closed by the caller
             sys.stdout.flush()
     except UserError as error:
@@ -124,7 +152,7 @@ def execute(command: Callable[[Sequence[str]], int], arguments: Sequence[str]) -
     return code
 
 
-def _name(command: Callable[[Sequence[str]], int]) -> str:
+def _name(command: Command) -> str:
     """ "lccl-export" for the command of the module ``export``, run as a script too."""
     return f"lccl-{(inspect.getmodulename(inspect.getfile(command)) or '').replace('_', '-')}"
 
@@ -187,7 +215,7 @@ def _print_json(values: Mapping[str, object]) -> None:
 
 
 def _plain(value: object) -> object:
-    """The value with null in place of NaN and infinity, which JSON does not have."""
+    """The value with None in place of NaN and infinity, which JSON does not have."""
     if isinstance(value, Mapping):
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -196,13 +224,13 @@ def _plain(value: object) -> object:
 
 
 def recorded(words: Sequence[str]) -> list[str]:
-    """A command's words for a file that others read: paths by their last part, since folders are this machine's own."""
+    """A command's words for a file that others read: paths without their folders, which are this machine's own."""
     return [re.sub(r"^(--?[\w-]+=)?.*[/\\](?=.)", r"\1", word) for word in words]
 
 
 @contextlib.contextmanager
 def stdout_kept() -> Iterator[None]:
-    """What code of the user's, or of a library, prints within the block goes to stderr: stdout is for the result."""
+    """Send what the user's code or a library prints within the block to stderr: stdout is for the result."""
     with contextlib.redirect_stdout(sys.stderr), contextlib.ExitStack() as stack:
         try:
             out, err = sys.__stdout__.fileno(), sys.__stderr__.fileno()  # type: ignore[union-attr]

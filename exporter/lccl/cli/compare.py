@@ -1,4 +1,7 @@
-"""``lccl compare``: a gated network against dense ones; exit code 0 where every limit passed, 2 where one failed."""
+"""``lccl compare``: a gated network against dense ones.
+
+The exit code is 0 where every limit passed, and 2 where one failed.
+"""
 
 from __future__ import annotations
 

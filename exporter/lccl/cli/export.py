@@ -68,7 +68,7 @@ def parser(prog: str = PROG) -> Parser:
     p.add_argument(
         "--no-fuse", action="store_true", help="leave BatchNorm, ReLU and Add behind a recognised layer outside of its node"
     )
-    p.add_argument("--explain", action="store_true", help="also print what looks like a gated convolution and is none, and why")
+    p.add_argument("--explain", action="store_true", help="also print the products that only look like a gated convolution, and why")
     p.add_argument("--tolerance", type=float, help="allowed error, relative to max(0.01, largest output) (default: 1e-4)")
     for old, new in (("--model", "--factory"), ("--inputs", "--data"), ("--dense", "--dense-twin")):
         p.keep_old_spelling(old, new)
@@ -92,7 +92,7 @@ def command(arguments: Sequence[str], prog: str = PROG) -> int:
 
 
 def _explaining(options: Namespace, words: Sequence[str], progress: Progress) -> Any:
-    """As :func:`_export`; where nothing is gated, the near misses are printed before the error."""
+    """Export; where nothing is gated, print the near misses before the error."""
     from lccl.exporting.gate_search import NothingToGainError, explained
 
     try:
@@ -149,13 +149,13 @@ def _export(options: Namespace, words: Sequence[str], progress: Progress) -> Any
     dtype = next((p.dtype for p in loaded.module.parameters() if p.is_floating_point()), torch.float32)
     args = [torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(dtype) for shape in shapes]
     for i, given in enumerate((inputs or {}).values()):
-        if i and given.dtype.kind in "biu" and not options.input_shape:  # a mask beside an image: random numbers are none
+        if i and given.dtype.kind in "biu" and not options.input_shape:  # a mask beside an image: random numbers are no mask
             args[i] = torch.as_tensor(given[:1])
     return export(loaded.module, args, options.output, data=inputs, **common)
 
 
 def _export_program(options: Namespace, common: dict[str, Any], program: Any, export: Any) -> Any:
-    """A torch.export archive: its inputs' names and shapes are in it."""
+    """Export a torch.export archive, which has its inputs' names and shapes in it."""
     for name in ("factory", "state_dict_key", "dynamic_hw", "input_shape"):
         if getattr(options, name):
             raise UserError(f"--{name.replace('_', '-')} goes with a checkpoint; a torch.export archive has its network in it")
@@ -191,7 +191,7 @@ def _real_data(source: str | None, names: tuple[str, ...]) -> dict[str, Array] |
 
 
 def _input_names(module: Any, count: int) -> tuple[str, ...]:
-    """The first ``count`` parameters of ``forward``, or those without a default."""
+    """The first ``count`` parameters of ``forward``; for 0, those without a default."""
     from lccl.torch_calls import forward_parameters
 
     parameters = forward_parameters(module)

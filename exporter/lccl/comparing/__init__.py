@@ -1,4 +1,4 @@
-"""A gated network against dense ones: accuracy, agreement, latency, density and MACs, over the same inputs."""
+"""Comparison of a gated network with dense ones: accuracy, agreement, latency, density and MACs."""
 
 from lccl.comparing.comparer import compare
 from lccl.comparing.limits import Limits

@@ -67,7 +67,9 @@ class Opening:
 
 
 def open_networks(networks: Sequence[Network], opening: Opening) -> list[Candidate]:
-    """One candidate for each file or module; a network given in PyTorch only is also exported and run in ONNX Runtime.
+    """Open each file or module as candidates.
+
+    A network that is given in PyTorch only is also exported, to run in ONNX Runtime.
 
     Args:
         networks: ``.pt``, ``.onnx`` or ``.engine`` files, modules or ONNX models, all of the same network.
@@ -161,10 +163,10 @@ def _gated_baseline(name: str) -> UserError:
 
 
 def _with_library(proto: onnx.ModelProto, name: str, opening: Opening) -> Candidate:
-    """The model in ONNX Runtime with the CPU op, which skips closed pixels; skipped where the op is not here."""
-    from lccl.backends.onnxruntime.library import LIBRARY, look_for_library
+    """The model in ONNX Runtime with the CPU op; a skipped candidate where the op is not here."""
+    from lccl.backends.onnxruntime.library import LIBRARY, try_library
 
-    library = look_for_library()
+    library = try_library()
     runner = OnnxRuntimeRunner(proto, opening.threads, library=library.path or LIBRARY)
     reason = library.reason
     if library:

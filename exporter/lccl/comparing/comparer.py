@@ -59,7 +59,7 @@ def compare(
         allow_skipped: hold to the limits although a named network could not run here; else that is an error.
         plugin_library: the TensorRT plugin that engines need; by default the one that the environment names, or the installed
             one.
-        progress: told each step.
+        progress: called with each step.
 
     Returns:
         A row for each network in each runtime, the LCCL network's profile, and the limits.

@@ -79,7 +79,10 @@ def latencies(runners: Sequence[Runner], data: Data, plan: LatencyPlan, progress
 
 
 def predictions(outputs: Sequence[Array]) -> Array | None:
-    """The classes that the first output predicts along axis 1, -1 where a score is not finite; None without such an axis."""
+    """The classes that the first output predicts along axis 1; None where it has no such axis.
+
+    A sample with a score that is not finite has class -1.
+    """
     first = outputs[0]
     if first.ndim < 2 or first.shape[1] < 2:
         return None
@@ -87,7 +90,7 @@ def predictions(outputs: Sequence[Array]) -> Array | None:
 
 
 def top1(outputs: Sequence[Array], labels: Array | None) -> float | None:
-    """The fraction of samples whose predicted class is the label; None where there are no labels for these outputs.
+    """The fraction of samples whose predicted class is the label; None without labels for these outputs.
 
     Raises:
         UserError: a label that is no class of the network.

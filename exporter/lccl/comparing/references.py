@@ -31,7 +31,10 @@ def require_finite_references(rows: Sequence[Row], outputs: Outputs) -> None:
 
 
 def against_references(rows: Sequence[Row], outputs: Outputs) -> tuple[Row, ...]:
-    """The rows with errors and agreement: each against the first of its network, the first LCCL row against the baseline."""
+    """The rows with errors and agreement.
+
+    Each row is held against the first of its network, and the first LCCL row against the baseline.
+    """
     first = _references(rows)
     return tuple(_against_reference(i, rows, outputs, first) for i in range(len(rows)))
 
@@ -58,7 +61,7 @@ def _against_reference(i: int, rows: Sequence[Row], outputs: Outputs, first: dic
 
 
 def equal_predictions(a: Sequence[Array], b: Sequence[Array]) -> float | None:
-    """The fraction of samples with the same prediction; None where either predicts no classes, or other ones."""
+    """The fraction of samples with the same prediction; None where the predictions cannot be compared."""
     first, second = predictions(a), predictions(b)
     if first is None or second is None or first.shape != second.shape:
         return None
@@ -81,8 +84,10 @@ def errors(a: Sequence[Array], b: Sequence[Array]) -> tuple[float, float]:
 
 
 def with_speedup(row: Row, rows: Sequence[Row]) -> Row:
-    """An LCCL row with its speed-up: over the baseline, or the dense twin where there is none, in the same runtime on the same
-    device; and over the dense twin in any case."""
+    """An LCCL row with its speed-ups, in the same runtime on the same device.
+
+    One is over the baseline, or the dense twin where there is no baseline; the other is always over the dense twin.
+    """
     if row.role != "lccl":
         return row
     twin = _speedup(row, rows, "dense twin")
@@ -91,7 +96,7 @@ def with_speedup(row: Row, rows: Sequence[Row]) -> Row:
 
 
 def _speedup(row: Row, rows: Sequence[Row], role: Role) -> tuple[float, str] | None:
-    """The speed-up over the first row of that role in the same runtime on the same device, and that row's label."""
+    """The speed-up over the first row of that role in this row's runtime and device, and that row's label."""
     for other in rows:
         same = (other.role, other.runtime, other.device) == (role, row.runtime, row.device)
         if same and row.latency is not None and other.latency is not None:

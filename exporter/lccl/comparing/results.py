@@ -56,7 +56,7 @@ class Row:
 
     @property
     def runtime(self) -> str:
-        """The runtime in which a dense network is looked for: it has no gates, so the CPU op does not run in it."""
+        """The runtime of the dense network to beat: it has no gates, so the CPU op does not run in it."""
         return PLAIN if self.runner == WITH_LIBRARY else self.runner
 
 
@@ -121,7 +121,7 @@ class Comparison:
         return "\n".join(parts)
 
     def _speedup_lines(self) -> list[str]:
-        """The lines that say what the speed-ups are over, and what they are over the dense twin where the table has others."""
+        """The lines that say what the speed-ups are over, and those over the dense twin."""
         names = {row.label: "the dense twin" if row.role == "dense twin" else row.network for row in self.rows}
         over = {row.network: names[row.speedup_over] for row in self.rows if row.speedup_over is not None}
         if not over:

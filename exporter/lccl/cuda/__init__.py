@@ -1,1 +1,1 @@
-"""The command ``python -m lccl.cuda``: the table of the kernels' configurations, and what would be chosen for a layer."""
+"""The command ``python -m lccl.cuda``: the kernels' configurations, and what is chosen for a layer."""

@@ -1,4 +1,4 @@
-"""Canonical ONNX -> a serialized engine and a side-car that says what is in it. One interface, one file per backend."""
+"""Canonical ONNX -> a serialized engine and a side-car that says what is in it."""
 
 from lccl.backends.interface import Backend, BuildRequest, LayerPath, Shapes
 from lccl.engine.build import BACKEND_NAMES, build_engine, choose_backend, make_backend

@@ -1,4 +1,4 @@
-"""Canonical ONNX -> a serialized engine and a side-car that says what is in it. One interface, one file per backend."""
+"""Building engines: canonical ONNX -> a serialized engine and its side-car."""
 
 from __future__ import annotations
 
@@ -31,11 +31,15 @@ from lccl.progress import Progress, silent
 from lccl.version import __version__
 
 BACKEND_NAMES = ("tensorrt", "tensorrt-rtx")
-"""In order of preference where none is named."""
+"""The backends, in the order in which one is chosen where none is named."""
 
 
 def make_backend(name: str) -> Backend:
-    """The backend of that name; it may not be installed, which :meth:`Backend.unavailable` tells."""
+    """The backend of that name, whether it is installed or not: :meth:`Backend.unavailable` tells.
+
+    Raises:
+        UserError: there is no backend of that name.
+    """
     if name == "tensorrt":
         from lccl.backends.tensorrt.builder import TensorRT
 
@@ -88,29 +92,30 @@ def build_engine(
     command: Sequence[str] | None = None,
     progress: Progress = silent,
 ) -> EngineResult:
-    """Builds an engine from an exported model and writes it with its side-car ``<engine>.json``.
+    """Build an engine from an exported model and write it with its side-car ``<engine>.json``.
 
     Args:
-        model: an ONNX file that ``lccl-export`` wrote, or any with LCCLConv nodes; a dense one is built as it is.
-        path: of the engine; by default beside the model, with the suffix ``.engine``.
+        model: an exported ONNX file, or any other with LCCLConv nodes; a dense model is built as it is.
+        path: the engine to write; by default beside the model, with the suffix ``.engine``.
         backend: "tensorrt" or "tensorrt-rtx"; by default the first that is installed.
         min_shapes, opt_shapes, max_shapes: input name -> shape, of every input with dynamic dimensions; of one that is left
             out, a dynamic batch is 1 (min), max's or min's (opt), 8 or opt's (max); other dynamic dimensions have to be
             given at least once.
         precision: "fp16" or "bf16" converts feature maps and weights; gates stay float32.
-        workspace: limit of scratch memory in MiB.
-        timing_cache: file of tactic timings, read if present and updated (tensorrt).
+        workspace: the limit of scratch memory in MiB.
+        timing_cache: a file of tactic timings, read if present and updated (tensorrt).
         compute_capabilities: such as "8.9"; targets of an ahead-of-time build (tensorrt-rtx).
-        plugin: run LCCLConv by the plugin (tensorrt); False: by standard ops.
-        plugin_library: path of the plugin's library; by default the installed one.
-        alias_residual: let a layer write over its residual where nobody else reads that (tensorrt, with the plugin). It takes
-            a preview feature of TensorRT's.
-        tf32: let float32 convolutions, the gates' too, round their inputs to TF32 on the GPU.
-        verbose: the builder's own messages on stderr.
-        command: recorded in the side-car; None: nothing is.
+        plugin: run LCCLConv by the plugin (tensorrt); False: by standard ops, which compute every pixel.
+        plugin_library: the plugin's library; by default the installed one.
+        alias_residual: let a layer write over its residual where nothing else reads it (tensorrt, with the plugin). This
+            needs a preview feature of TensorRT.
+        tf32: let float32 convolutions, those of gates too, round their inputs to TF32 on the GPU.
+        verbose: print the builder's own messages on stderr.
+        command: the words that the side-car records as the command.
+        progress: called with each step.
 
     Returns:
-        Paths, layers with the path each took, seconds.
+        Paths, how each layer went into the engine, and the time that it took.
 
     Raises:
         UserError: no builder, a model that does not fit, or a failed build; nothing is written.
@@ -173,17 +178,18 @@ def build_engine(
 
 
 def _example(profile: Profile) -> tuple[int, ...]:
-    """The best shape, of few samples: the check runs on the CPU."""
+    """The profile's best shape with few samples, since the check runs on the CPU."""
     return (max(profile.min[0], min(profile.opt[0], 2)), *profile.opt[1:])
 
 
 def _check(
     given: onnx.ModelProto, model: onnx.ModelProto, converted: onnx.ModelProto, precision: Precision, feed: Feed
 ) -> None:
-    """The file as it was given against what is built from it, in standard ops.
+    """Hold what is built against the file as it was given, in standard ops.
 
-    ONNX Runtime has no bfloat16 on the CPU: there the float32 model is held against the file, and of the converted one the
-    types are checked. Rounding flips gates that jump at their edge, so a lower precision is checked without the jump.
+    ONNX Runtime has no bfloat16 on the CPU. For bfloat16 the float32 model is held against the file, and only the types of
+    the converted model are checked. Rounding flips gates that jump at their edge, so a lower precision is checked without the
+    jump.
 
     Raises:
         UserError: they differ.

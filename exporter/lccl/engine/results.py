@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from lccl.backends.interface import LayerPath, Profile
 from lccl.backends.profiles import shape_text
@@ -12,7 +11,7 @@ from lccl.backends.profiles import shape_text
 
 @dataclass(frozen=True)
 class Plugin:
-    """The library that an engine needs, by what tells it from others wherever it lies."""
+    """The plugin library that an engine needs, by its file name and its content."""
 
     file: str
     sha256: str
@@ -20,7 +19,7 @@ class Plugin:
 
 @dataclass(frozen=True)
 class EngineResult:
-    """What was written."""
+    """What a build wrote."""
 
     path: Path
     sidecar: Path
@@ -32,13 +31,13 @@ class EngineResult:
     layers: tuple[LayerPath, ...]
     bytes: int
     seconds: float
-    """Of the build alone."""
+    """The time of the build alone."""
     sha256: str
-    """Of the engine's bytes."""
+    """The digest of the engine's bytes."""
     plugin: Plugin | None = None
-    """If the engine needs it."""
+    """The plugin, if the engine needs it."""
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, object]:
         """Plain values for JSON."""
         return {**asdict(self), "path": str(self.path), "sidecar": str(self.sidecar)}
 

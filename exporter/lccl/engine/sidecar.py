@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from lccl.engine.results import EngineResult
 from lccl.errors import UserError
@@ -15,7 +15,7 @@ FORMAT_VERSION = 1
 
 
 def write_sidecar(path: Path, result: EngineResult, source: Path, digest: str, command: str, lccl_version: str) -> None:
-    """Writes the side-car of ``result`` to ``path``."""
+    """Write the side-car of ``result`` to ``path``."""
     values = result.as_dict()
     content = {
         "format": FORMAT_VERSION,
@@ -35,22 +35,22 @@ def write_sidecar(path: Path, result: EngineResult, source: Path, digest: str, c
     path.write_text(json.dumps(content, indent=1) + "\n")
 
 
-def read_sidecar(engine: str | Path) -> dict[str, Any]:
-    """The side-car of an engine.
+def read_sidecar(engine: str | Path) -> dict[str, object]:
+    """Read the side-car of an engine.
 
     Raises:
         UserError: it is missing or not readable.
     """
     path = Path(engine)
     sidecar = path.with_name(path.name + SIDECAR_SUFFIX)
-    content: dict[str, Any]
+    content: object
     try:
         content = json.loads(sidecar.read_text())
     except FileNotFoundError:
         raise UserError(f"{sidecar} is missing: keep it beside the engine, or build again with lccl-build-engine") from None
     except (OSError, ValueError):
         content = {}
-    if not _well_formed(content):
+    if not isinstance(content, dict) or not _well_formed(content):
         raise UserError(f"{sidecar} cannot be read: build the engine again with lccl-build-engine")
     if content["engine"].get("sha256") != sha256(path):
         raise UserError(
@@ -59,10 +59,9 @@ def read_sidecar(engine: str | Path) -> dict[str, Any]:
     return content
 
 
-def _well_formed(content: Any) -> bool:
+def _well_formed(content: Mapping[str, object]) -> bool:
     return (
-        isinstance(content, dict)
-        and {"backend", "layers", "engine"} <= set(content)
+        {"backend", "layers", "engine"} <= set(content)
         and content["backend"] in ("tensorrt", "tensorrt-rtx")
         and isinstance(content["engine"], dict)
     )

@@ -102,7 +102,7 @@ def export(
         tolerance: allowed error against the source, relative to max(0.01, largest output); by default 1e-4 for float32
             and 2e-2 for lower precision.
         metadata: added to the file's metadata.
-        progress: told each step.
+        progress: called with each step.
 
     Returns:
         Paths, layers and the measured error.

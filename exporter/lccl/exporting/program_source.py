@@ -1,4 +1,4 @@
-"""A program of ``torch.export`` as the source of an export: its shapes are its own, so it is asked with its own example's."""
+"""A program of ``torch.export`` as the source of an export. It runs on inputs of its own example's shapes."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class ProgramSource:
             feed[name] = random.cpu().numpy()
         return [feed]
 
-    def infer(self, feed: Mapping[str, Array], gates: GateMode) -> list[Array]:  # noqa: ARG002 - it knows of no gates
+    def infer(self, feed: Mapping[str, Array], gates: GateMode) -> list[Array]:  # noqa: ARG002 - it cannot change its gates
         """The program's own outputs."""
         return list(infer_all(self._runner, feed).values())
 

@@ -49,7 +49,7 @@ class ExportResult:
 
     @property
     def warning(self) -> str | None:
-        """What the check could not see: weights of a layer whose gate is closed everywhere, values below 0 in given masks."""
+        """What the check could not see: weights under a gate that is closed everywhere, negative masks."""
         said = [self._masks_said(), self._closed_said()]
         return ". ".join(filter(None, said)) or None
 
@@ -60,7 +60,7 @@ class ExportResult:
         return f"Values of {', '.join(masks)} below 0 are not allowed: {'they are gates' if len(masks) > 1 else 'it is a gate'}"
 
     def _closed_said(self) -> str:
-        """A layer whose gate is closed everywhere gives 0 whatever its weights are."""
+        """The layers whose weights the check cannot see, since their gate is closed everywhere."""
         if not self.closed_layers:
             return ""
         layers = f"layer{'s' if len(self.closed_layers) > 1 else ''} {', '.join(self.closed_layers)}"

@@ -1,4 +1,4 @@
-"""What an export starts from, and how its result is held against it."""
+"""The source of an export, and the check of the result against it."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Source(Protocol):
 
     metadata: dict[str, str]
     checks: tuple[GateMode, ...]
-    """With which gates it can be asked, besides as built."""
+    """The states of the gates that the source can be run with, besides as built."""
     example_hw: tuple[tuple[int, ...], ...] | None
     """Height and width of each example input where the export makes them dynamic; None where it does not."""
 
@@ -46,13 +46,14 @@ class Source(Protocol):
         """Random inputs for the check."""
 
     def infer(self, feed: Mapping[str, Array], gates: GateMode) -> list[Array]:
-        """The network's own outputs, in order."""
+        """The outputs of the network itself, in order."""
 
 
 class OnnxSource:
-    """An ONNX model: held against itself as it was given, in float32 where it is of bfloat16.
+    """An ONNX model as it was given, in float32 where it is of bfloat16.
 
     Args:
+        model: the model.
         shapes: of random inputs, in the inputs' order; needed only where sizes besides the batch are dynamic.
 
     Raises:
@@ -97,34 +98,39 @@ def check_against_source(
     *,
     own: onnx.ModelProto | None,
 ) -> tuple[Agreement, Agreement | None]:
-    """The model in ONNX Runtime against its source: as built on all feeds, all together.
+    """Hold the model in ONNX Runtime against its source, as built on all feeds.
 
-    On the first feed also with soft gates where some are hard, since these may differ at their edges; and with open
-    gates, since weights under a closed gate show in nothing else.
+    On the first feed it is also checked with relaxed gates where some are hard, since hard gates may differ at their edges;
+    and with open gates, since nothing else shows the weights under a closed gate.
 
     Args:
-        own: the network with those gates only that the source knows to be some: the model itself, where none was recognised
-            in it. None where the source knows of none.
+        model: the exported model.
+        source: the network that it was exported from.
+        feeds: the inputs.
+        tolerance: allowed error, relative to max(0.01, largest output); None: by the model's precision.
+        progress: called with each step.
+        own: the network with the gates that the source knows: the model itself, where no gate was recognised in it. None
+            where the source knows no gate.
 
     Returns:
-        As built; and with open gates of ``own``, where the source can be asked for these.
+        The agreement as built, and with the gates of ``own`` open, where the source can run that way.
 
     Raises:
         UserError: they differ.
     """
     allowed = default_tolerance(model) if tolerance is None else tolerance
-    results = _compare(model, source, feeds, "as built", allowed, has_hard_gates(model), progress)
+    results = _compare(model, source, feeds, "as built", allowed, progress, hard=has_hard_gates(model))
     if own is None:
         return merge(results), None
     if has_hard_gates(own) and "relaxed" in source.checks:
-        _compare(with_relaxed_gates(own), source, feeds[:1], "relaxed", allowed, False, progress)
+        _compare(with_relaxed_gates(own), source, feeds[:1], "relaxed", allowed, progress)
     if "open" not in source.checks:
         return merge(results), None
-    return merge(results), merge(_compare(dense_twin(own), source, feeds[:1], "open", allowed, False, progress))
+    return merge(results), merge(_compare(dense_twin(own), source, feeds[:1], "open", allowed, progress))
 
 
 def with_own_gates(traced: onnx.ModelProto) -> onnx.ModelProto | None:
-    """The traced network in the form to check, before any layer is recognised in it; None where it has no LCCLConv node."""
+    """The traced network to check with its own gates only; None where it has no LCCLConv node."""
     return upcast(canonical(traced)) if any(is_lccl_node(n) for n in traced.graph.node) else None
 
 
@@ -134,8 +140,9 @@ def _compare(
     feeds: list[dict[str, Array]],
     gates: GateMode,
     tolerance: float,
-    hard: bool,
     progress: Progress,
+    *,
+    hard: bool = False,
 ) -> list[Agreement]:
     what = "the exported model differs from its source" + ("" if gates == "as built" else f" with its gates {gates}")
     results = []
@@ -155,15 +162,17 @@ def _compare(
 
 
 def _hint(source: Source, feed: Mapping[str, Array], runner: OnnxRuntimeRunner) -> tuple[str, tuple[Fix, ...]]:
-    """What of a feed the model may not take, although its dynamic sizes promise it, and what to do about it."""
+    """What about a feed the model may not take in spite of its dynamic sizes, and the fix."""
     if source.example_hw is not None and tuple(a.shape[2:] for a in feed.values()) != source.example_hw:
         return f"; {FIXED_HW}", (DYNAMIC_HW,)
     return (f"; {FIXED_BATCH}" if runner.batches.most is None else ""), ()
 
 
 def _require_shape(name: str, shape: Sequence[int], kind: onnx.TypeProto.Tensor, any_batch: bool = False) -> None:
-    """Raises:
-    UserError: another rank or size; of the batch too, unless any will do.
+    """Check that the model takes an input of this shape.
+
+    Raises:
+        UserError: another rank or size; another batch too, unless ``any_batch``.
     """
     dims = [d.dim_value if d.HasField("dim_value") else (d.dim_param or "?") for d in kind.shape.dim]
     pairs = list(zip(dims, shape, strict=False))[int(any_batch) :]
@@ -172,10 +181,10 @@ def _require_shape(name: str, shape: Sequence[int], kind: onnx.TypeProto.Tensor,
 
 
 def real_feeds(model: onnx.ModelProto, inputs: Mapping[str, Array]) -> list[dict[str, Array]]:
-    """The given inputs in slices that fit in memory, if they fit the model's.
+    """Cut the given inputs into slices that fit in memory.
 
     Raises:
-        UserError: missing or extra names, another rank, size or type, NaN or infinity.
+        UserError: the inputs do not fit the model's in name, rank, size or type, or hold NaN or infinity.
     """
     wanted = input_types(model)
     if set(inputs) != set(wanted):

@@ -1,4 +1,4 @@
-"""A PyTorch module as the source of an export: traced, calibrated, and asked for the outputs to compare with."""
+"""A PyTorch module as the source of an export: traced, and run for the outputs to compare with."""
 
 from __future__ import annotations
 
@@ -20,17 +20,22 @@ from lccl.torch_calls import evaluating, flatten, unsound_weight
 from lccl.types import SupportsArray
 
 CHECK_BATCH = 3
-"""Random samples per check, or one more where that is the example's own batch: a batch frozen into the graph shows."""
+"""Random samples of a check, one more if the example has as many: a batch size frozen into the graph then shows."""
 
 
 class TorchSource:
     """The module in eval mode with its example inputs.
 
     Args:
-        args: example inputs, positional.
+        model: the module.
+        args: positional example inputs.
+        input_names: names of the ONNX model's inputs.
+        output_names: names of the ONNX model's outputs.
+        dynamic_hw: make height and width dynamic too.
+        progress: called with each step.
 
     Raises:
-        UserError: weights that no training should leave, or it does not run on the example.
+        UserError: the weights hold NaN or infinity, or the module does not run on the example.
     """
 
     def __init__(
@@ -95,7 +100,7 @@ class TorchSource:
         return feeds + one  # a branch on the batch shows
 
     def infer(self, feed: Mapping[str, Array], gates: GateMode) -> list[Array]:
-        """Outputs of PyTorch's own layers, unfolded, so that a mistake in folding shows."""
+        """The outputs of PyTorch's own layers, unfolded, so that a mistake in folding shows."""
         args = tuple(torch.from_numpy(v).to(arg.device) for v, arg in zip(feed.values(), self.args, strict=True))
         with plain_maths(self.model, gates):
             outputs = self._run(args, "inputs")

@@ -1,4 +1,7 @@
-"""Checkpoints that name their own network, so that one file is enough to export. Only this module writes and reads them."""
+"""Checkpoints that name their own network, so that one file is enough to export.
+
+Only this module writes and reads them.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +47,7 @@ def save_checkpoint(
     kwargs: Mapping[str, object] | None = None,
     input_shape: Sequence[int] | None = None,
 ) -> None:
-    """Write the model's state dict with the factory that builds it: plain data only, loadable without pickled code.
+    """Write the model's state dict with the factory that builds it, as plain data without pickled code.
 
     The factory of a network from :func:`lccl.nn.convert` builds the dense network: what was gated is written beside it.
 

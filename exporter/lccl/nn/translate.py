@@ -1,4 +1,4 @@
-"""A PyTorch module -> an ONNX model with one LCCLConv node per gated layer, through torch.onnx and its translation table."""
+"""A PyTorch module -> an ONNX model with one LCCLConv node per gated layer, through torch.onnx."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def program_to_onnx(program: torch.export.ExportedProgram) -> onnx.ModelProto:
 
 
 def _finished(export: Callable[[], onnx.ModelProto], dynamic_hw: bool) -> onnx.ModelProto:
-    """What the exporter gives, its nodes named after layers, its complaints in one sentence."""
+    """Run the exporter, name the nodes after layers, and put its error into one sentence."""
     try:
         with quiet(), torch.no_grad():
             proto = export()
@@ -136,7 +136,7 @@ def _dynamic(arg: Tensor, dynamic_hw: bool, suffix: str) -> dict[int, str]:
 
 
 def _name_nodes(model: onnx.ModelProto) -> None:
-    """Layers get their names in the PyTorch model, by their weights; traces with source paths of this machine go."""
+    """Name nodes after their layers in the PyTorch model, and remove traces with paths of this machine."""
     stored = {t.name for t in model.graph.initializer}
     taken = {node.name for node in model.graph.node}
     for node in model.graph.node:

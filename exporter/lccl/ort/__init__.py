@@ -1,10 +1,19 @@
 """The CPU op of ``lccl::LCCLConv`` for ONNX Runtime: where its library is, and sessions that use it.
 
 With the library registered, ONNX Runtime computes a gated convolution only where its gate is open. Without it, the same file
-runs through the op's model-local function, which computes every pixel. ``python -m lccl.ort`` prints what is here.
+runs through the function body, which computes every pixel. ``python -m lccl.ort`` prints what is here.
 """
 
-from lccl.backends.onnxruntime.library import Found, cpu_isa, cpu_level, find_library, library_path, look_for_library
+from lccl.backends.onnxruntime.library import TriedLibrary, cpu_isa, find_library, library_path, try_library
 from lccl.backends.onnxruntime.session import session
+from lccl.deprecation import renamed_names
 
-__all__ = ["Found", "cpu_isa", "cpu_level", "find_library", "library_path", "look_for_library", "session"]
+__all__ = ["TriedLibrary", "cpu_isa", "find_library", "library_path", "session", "try_library"]
+__getattr__ = renamed_names(
+    __name__,
+    {
+        "Found": ("TriedLibrary", lambda: TriedLibrary),
+        "cpu_level": ("cpu_isa", lambda: cpu_isa),
+        "look_for_library": ("try_library", lambda: try_library),
+    },
+)

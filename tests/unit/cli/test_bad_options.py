@@ -252,7 +252,7 @@ def test_python_is_not_told_of_a_commands_options(small_model: torch.nn.Module, 
     with pytest.raises(lccl.UserError, match=r"pass state_dict_key='a'$"):
         load_checkpoint(path)
     torch.save(small_model, path)
-    with pytest.raises(lccl.UserError, match="pass unsafe_pickle=True"):
+    with pytest.raises(lccl.UserError, match=r"or unsafe_pickle=True if you trust the file$"):
         load_checkpoint(path)
 
 

@@ -20,8 +20,9 @@ import lccl.ort
 from conftest import ROOT
 from lccl.backends.onnxruntime import library as op_library
 from lccl.backends.onnxruntime import session as op_session
-from lccl.backends.onnxruntime.library import ENVIRONMENT, LIBRARY, cpu_isa, find_library, look_for_library
-from lccl.ort import __main__
+from lccl.backends.onnxruntime.library import ENVIRONMENT, LIBRARY, cpu_isa, find_library, try_library
+from lccl.cli import ort as command
+from lccl.cli.common import execute
 from support.cases.op_cases import CASES
 from support.graphs.models import case_model
 
@@ -101,22 +102,22 @@ def test_where_the_library_is_looked_for(monkeypatch: pytest.MonkeyPatch, empty:
 
 
 def test_what_onnx_runtime_takes(empty: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    missing = look_for_library()
+    missing = try_library()
     assert not missing
     assert missing.path is None
     assert f"there is no {LIBRARY}" in missing.reason
-    assert look_for_library(empty) == lccl.ort.Found(empty)
+    assert try_library(empty) == lccl.ort.TriedLibrary(empty)
     text = tmp_path / "text.so"
     text.write_text("not a library")
     for path in (text, compiled(OTHER, tmp_path / "other.so")):
-        refused = look_for_library(path)
+        refused = try_library(path)
         assert not refused
         assert f"ONNX Runtime {onnxruntime.__version__} does not take {path}" in refused.reason
         assert f"is it {LIBRARY}, built for this machine?" in refused.reason
     monkeypatch.setenv(ENVIRONMENT, str(text))
-    assert look_for_library().reason.endswith(f"built for this machine? {ENVIRONMENT} names it: unset that")
+    assert try_library().reason.endswith(f"built for this machine? {ENVIRONMENT} names it: unset that")
     monkeypatch.setattr(onnxruntime, "__version__", "1.19.2")
-    assert "ONNX Runtime 1.19.2 is older than 1.20: pip install -U onnxruntime" in look_for_library(empty).reason
+    assert "ONNX Runtime 1.19.2 is older than 1.20: pip install -U onnxruntime" in try_library(empty).reason
 
 
 def test_the_instruction_set(empty: Path, tmp_path: Path) -> None:
@@ -222,20 +223,20 @@ def test_a_model_of_nodes_alone_needs_the_library() -> None:
 
 
 def test_the_report(empty: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    assert __main__.main([]) == 1
+    assert execute(command.command, []) == 1
     out = capsys.readouterr().out
     assert "library       none" in out
     assert f"{onnxruntime.__version__}: every pixel is computed, through the op's function: there is no {LIBRARY}" in out
     monkeypatch.setenv("LCCL_CPU_ISA", "portable")
-    assert __main__.main(["--library", str(empty)]) == 0
+    assert execute(command.command, ["--library", str(empty)]) == 0
     out = capsys.readouterr().out
     assert f"library       {empty}, {empty.stat().st_size:,} bytes" in out
     assert "CPU ISA       portable, as LCCL_CPU_ISA asks" in out
-    assert __main__.main(["--library", str(compiled(OTHER, tmp_path / "other.so")), "--json"]) == 1
+    assert execute(command.command, ["--library", str(compiled(OTHER, tmp_path / "other.so")), "--json"]) == 1
     said = json.loads(capsys.readouterr().out)
     assert (said["takes_library"], said["isa"], said["isa_asked"]) == (False, None, "portable")
     assert "does not take" in said["reason"]
-    assert __main__.main(["--library", "absent.so"]) == 1
+    assert execute(command.command, ["--library", "absent.so"]) == 1
     assert "error: no such file: absent.so" in capsys.readouterr().err
 
 

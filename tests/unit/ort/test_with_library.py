@@ -76,7 +76,7 @@ def test_it_is_compared(checkpoint: Path, exported: Path, samples: Path) -> None
     ("isa", "code", "words"),
     [
         ("portable", 0, "CPU ISA       portable, as LCCL_CPU_ISA asks"),
-        ("mmx", 1, "CPU ISA       LCCL_CPU_ISA=mmx is none that this machine runs: unset it"),
+        ("mmx", 1, "CPU ISA       this machine does not run LCCL_CPU_ISA=mmx: unset it"),
     ],
 )
 def test_the_instruction_set_that_is_asked_for(library: Path, isa: str, code: int, words: str) -> None:

@@ -19,7 +19,8 @@ from conftest import Outcome
 from lccl.backends.tensorrt import compiler
 from lccl.backends.tensorrt import library as plugin_library
 from lccl.backends.tensorrt.library import ENVIRONMENT, LIBRARY, find_plugin, load_plugin, plugin_path
-from lccl.plugin import __main__
+from lccl.cli import plugin as command
+from lccl.cli.common import execute
 
 COMMAND = "lccl.cli.build_plugin"
 
@@ -118,23 +119,23 @@ def test_without_tensorrt(monkeypatch: pytest.MonkeyPatch, library: Path) -> Non
 
 
 def test_the_report(monkeypatch: pytest.MonkeyPatch, library: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(__main__, "MODULES", ())
-    assert __main__.main([]) == 1
+    monkeypatch.setattr(command, "MODULES", ())
+    assert execute(command.command, []) == 1
     out = capsys.readouterr().out
     assert f"there is no {LIBRARY}: build it with lccl-build-plugin" in out
     assert "none is installed: pip install 'lccl[trt]'" in out
 
-    monkeypatch.setattr(__main__, "MODULES", ("tensorrt",))
-    monkeypatch.setattr(__main__, "_is_installed", lambda name: True)
+    monkeypatch.setattr(command, "MODULES", ("tensorrt",))
+    monkeypatch.setattr(command, "_is_installed", lambda name: True)
     for taken in (True, False):
         monkeypatch.setitem(sys.modules, "tensorrt", tensorrt(taken))
         plugin_library._loaded.clear()
-        assert __main__.main(["--library", str(library), "--json"]) == (0 if taken else 1)
+        assert execute(command.command, ["--library", str(library), "--json"]) == (0 if taken else 1)
         (registry,) = json.loads(capsys.readouterr().out)["registries"]
         assert (registry["version"], registry["holds_plugin"]) == ("11.4", taken)
-    assert __main__.main(["--library", str(library)]) == 1
+    assert execute(command.command, ["--library", str(library)]) == 1
     assert "TensorRT  tensorrt 11.4: without the plugin: TensorRT 11.4 does not take" in capsys.readouterr().out
-    assert __main__.main(["--library", "absent.so"]) == 1
+    assert execute(command.command, ["--library", "absent.so"]) == 1
     assert "error: no such file: absent.so" in capsys.readouterr().err
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +23,7 @@ HOW_TO_GET = "install lccl again with g++ and CMake at hand, or run make ort in 
 
 
 @dataclass(frozen=True)
-class Found:
+class TriedLibrary:
     """A library that ONNX Runtime takes, or why there is none; true where there is one."""
 
     path: Path | None
@@ -54,7 +53,7 @@ def library_path() -> Path:
     return require_native(find_library(), LIBRARY, HOW_TO_GET, ENVIRONMENT)
 
 
-def look_for_library(library: str | Path | None = None) -> Found:
+def try_library(library: str | Path | None = None) -> TriedLibrary:
     """The op's library, tried on the ONNX Runtime here.
 
     Args:
@@ -65,7 +64,7 @@ def look_for_library(library: str | Path | None = None) -> Found:
     """
     path = find_library(library)
     if path is None:
-        return Found(None, f"there is no {LIBRARY}: {HOW_TO_GET}")
+        return TriedLibrary(None, f"there is no {LIBRARY}: {HOW_TO_GET}")
     import onnxruntime
 
     from lccl.backends.onnxruntime.runner import register_library
@@ -73,14 +72,14 @@ def look_for_library(library: str | Path | None = None) -> Found:
     version = tuple(int(part) for part in onnxruntime.__version__.split(".")[:2])
     if version < OLDEST:
         needed = ".".join(map(str, OLDEST))
-        return Found(path, f"ONNX Runtime {onnxruntime.__version__} is older than {needed}: pip install -U onnxruntime")
+        return TriedLibrary(path, f"ONNX Runtime {onnxruntime.__version__} is older than {needed}: pip install -U onnxruntime")
     try:
         register_library(onnxruntime.SessionOptions(), path)
     except UserError as error:
         named = library is None and os.environ.get(ENVIRONMENT)
         fix = f"{ENVIRONMENT} names it: unset that" if named else HOW_TO_GET
-        return Found(path, f"{error}; is it {LIBRARY}, built for this machine? {fix}")
-    return Found(path)
+        return TriedLibrary(path, f"{error}; is it {LIBRARY}, built for this machine? {fix}")
+    return TriedLibrary(path)
 
 
 def asked_isa() -> tuple[str, str] | None:
@@ -110,9 +109,3 @@ def cpu_isa(library: str | Path | None = None) -> str | None:
     describe.restype, describe.argtypes = ctypes.c_char_p, []
     said = describe()
     return said.decode(errors="replace") if said else None
-
-
-def cpu_level(library: str | Path | None = None) -> str | None:
-    """Return :func:`cpu_isa`, by its old name, which goes away in 0.3."""
-    warnings.warn("lccl.ort.cpu_level is now lccl.ort.cpu_isa; the old name goes away in 0.3", FutureWarning, stacklevel=2)
-    return cpu_isa(library)

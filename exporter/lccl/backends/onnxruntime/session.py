@@ -5,31 +5,33 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeAlias
 
-from lccl.backends.onnxruntime.library import ISA_ENVIRONMENT, OLD_ISA_ENVIRONMENT, look_for_library
+from lccl.backends.onnxruntime.library import ISA_ENVIRONMENT, OLD_ISA_ENVIRONMENT, try_library
 from lccl.errors import UserError
 
 if TYPE_CHECKING:
     import onnx
     import onnxruntime
 
+Provider: TypeAlias = "str | tuple[str, dict[str, object]]"
+"""An execution provider of ONNX Runtime, by its name, or with its options."""
 _state = {"warned": False}
 
 
 def session(
     model: str | Path | onnx.ModelProto,
     *,
-    providers: Sequence[Any] = ("CPUExecutionProvider",),
+    providers: Sequence[Provider] = ("CPUExecutionProvider",),
     threads: int | None = None,
     options: onnxruntime.SessionOptions | None = None,
     library: str | Path | None = None,
 ) -> onnxruntime.InferenceSession:
-    """A session of ONNX Runtime that skips closed pixels, as far as the op's library is here.
+    """Open a session of ONNX Runtime that skips closed pixels, if the CPU op's library is here.
 
-    Where it is not, ONNX Runtime does not take it, or it does not take a layer (a kernel above 7 x 7), the model runs through
-    the op's function: the same outputs, every pixel computed. A warning says so, once per process. A model without LCCLConv
-    nodes runs as in any session.
+    Where the library is not here, ONNX Runtime does not take it, or it does not take a layer (a kernel above 7 x 7), the model
+    runs through the function body: the same outputs, every pixel computed. A warning says so, once per process. A model
+    without LCCLConv nodes runs as in any session.
 
     Args:
         model: a file, or a model in memory.
@@ -54,7 +56,7 @@ def session(
     chosen = onnxruntime.SessionOptions() if options is None else options
     if threads is not None:
         chosen.intra_op_num_threads = threads
-    found = look_for_library(library)
+    found = try_library(library)
     reason = found.reason
     if found and found.path is not None:
         register_library(chosen, found.path)

@@ -52,7 +52,7 @@ def logger_of(trt: ModuleType, verbose: bool) -> Any:
 
 
 def parse(trt: ModuleType, builder: Any, model: onnx.ModelProto, logger: Any) -> Any:
-    """The model as a strongly typed network definition; newer versions know no other kind.
+    """Parse the model into a strongly typed network definition, the only kind in newer versions.
 
     Raises:
         UserError: the parser refuses it.
@@ -70,12 +70,15 @@ def parse(trt: ModuleType, builder: Any, model: onnx.ModelProto, logger: Any) ->
 
 
 def plugin_error(logger: Any) -> str | None:
-    """What the plugin said before the runtime's own, more general words: "LCCLConv <layer>: ..."."""
+    """The plugin's own message, which comes before the runtime's more general one: "LCCLConv <layer>: ..."."""
     return next((first_line(ValueError(text)) for text in logger.errors if f"{OP_TYPE} " in text), None)
 
 
 def make_config(trt: ModuleType, builder: Any, workspace: int | None, tf32: bool) -> Any:
-    """A builder configuration; without ``tf32`` a float32 convolution is one, and no gate flips for a rounding."""
+    """A builder configuration.
+
+    Without ``tf32`` float32 convolutions are computed in float32, so that no gate flips by a rounding to TF32.
+    """
     config = builder.create_builder_config()
     if workspace is not None:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace << 20)
@@ -87,7 +90,7 @@ def make_config(trt: ModuleType, builder: Any, workspace: int | None, tf32: bool
 
 
 def set_profiles(builder: Any, config: Any, profiles: tuple[Profile, ...]) -> None:
-    """One optimization profile with every dynamic input.
+    """Add one optimization profile with every dynamic input.
 
     Raises:
         UserError: the builder refuses it.
@@ -102,7 +105,7 @@ def set_profiles(builder: Any, config: Any, profiles: tuple[Profile, ...]) -> No
 
 
 def build_serialized(trt: ModuleType, builder: Any, network: Any, config: Any, logger: Any, progress: Progress) -> bytes:
-    """The engine's bytes.
+    """Build the engine; its bytes.
 
     Raises:
         UserError: the builder failed, with its reason.
@@ -170,10 +173,12 @@ def make_monitor(trt: ModuleType, progress: Progress) -> Any:
 
 
 def layer_paths(model: onnx.ModelProto, lccl_path: str, in_place: Collection[str] = ()) -> tuple[LayerPath, ...]:
-    """Every node of the canonical model with the way it went.
+    """Every node of the canonical model, and how it went into the engine.
 
     Args:
-        in_place: outputs that lie where their residual was.
+        model: the canonical model.
+        lccl_path: how the LCCLConv nodes went in.
+        in_place: outputs that take the memory of their residual.
     """
 
     def path(node: onnx.NodeProto) -> str:
@@ -201,14 +206,16 @@ def parse_capability(text: str) -> tuple[int, int]:
 
 
 def count_plugin_layers(trt: ModuleType, network: Any) -> int:
-    """Plugin layers of a parsed network: proof that the parser took the plugin and not a function."""
+    """Count the plugin layers of a parsed network: they show that the parser took the plugin and not the function."""
     kinds = [network.get_layer(i).type for i in range(network.num_layers)]
     return sum(kind == trt.LayerType.PLUGIN_V3 for kind in kinds)
 
 
 def require_plugin_layers(trt: ModuleType, network: Any, model: onnx.ModelProto) -> None:
-    """Raises:
-    UserError: the parser did not take the plugin for every LCCLConv.
+    """Check that the parser took the plugin for every LCCLConv.
+
+    Raises:
+        UserError: it did not.
     """
     wanted = sum(is_lccl_node(n) for n in model.graph.node)
     found = count_plugin_layers(trt, network)

@@ -55,7 +55,10 @@ def import_tensorrt() -> ModuleType:
 
 
 class TensorRT:
-    """Builds for the GPU present. The network is strongly typed, as TensorRT 11 has it: the ONNX says the precision."""
+    """The builder of full TensorRT, for the GPU present.
+
+    The network is strongly typed, as in TensorRT 11: the ONNX model decides the precision.
+    """
 
     name = "tensorrt"
 
@@ -115,7 +118,7 @@ class TensorRT:
 
     @staticmethod
     def _in_place(trt: ModuleType, request: BuildRequest, config: Any) -> tuple[str, ...]:
-        """Outputs that may take their residual's memory, with TensorRT told that a plugin may do that."""
+        """Let TensorRT's plugins write over inputs; the outputs that may take their residual's memory."""
         if not request.alias_residual:
             return ()
         feature = getattr(getattr(trt, "PreviewFeature", None), "ALIASED_PLUGIN_IO_10_03", None)

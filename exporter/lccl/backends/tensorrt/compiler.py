@@ -1,4 +1,4 @@
-"""Compiles the native libraries on the user's machine: the TensorRT plugin, and the same kernels for PyTorch."""
+"""Compiling the native libraries on the user's machine: the TensorRT plugin, and its kernels for PyTorch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from lccl.backends.tensorrt.library import LIBRARY, PACKAGED
 from lccl.errors import Fix, UserError
@@ -39,7 +38,7 @@ class BuiltPlugin:
     tensorrt_headers: str
     """Folder of NVIDIA's headers, or "the project's own declaration"."""
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, object]:
         """Plain values for JSON."""
         return {**asdict(self), "libraries": [str(path) for path in self.libraries]}
 
@@ -52,7 +51,7 @@ class BuiltPlugin:
 
 
 def source_folder() -> Path:
-    """Where CMakeLists.txt and the native sources are: in the installed package, or in the checkout around it.
+    """The folder of CMakeLists.txt and the native sources, in the installed package or the checkout around it.
 
     Raises:
         UserError: they are in neither.
@@ -89,7 +88,7 @@ def _number(capability: str) -> int:
 
 
 def capabilities_for(asked: Sequence[str]) -> tuple[str, ...]:
-    """What to compile for: what was asked for, or the GPUs in this machine.
+    """The compute capabilities to compile for: those asked for, or those of the GPUs in this machine.
 
     Raises:
         UserError: nothing was asked for and there is no GPU, or one that the kernels do not run on.
@@ -118,7 +117,7 @@ def build_plugin(
     jobs: int | None = None,
     progress: Progress = silent,
 ) -> BuiltPlugin:
-    """Compiles the plugin and the kernels' own library, and puts both into a folder.
+    """Compile the plugin and the kernels' own library, and put both into a folder.
 
     Args:
         folder: by default the package's own, where everything looks for them.
@@ -161,8 +160,10 @@ def build_plugin(
 
 
 def _require_known(nvcc: str, capabilities: Sequence[str]) -> None:
-    """Raises:
-    UserError: a capability that this CUDA toolkit does not compile for.
+    """Check that this CUDA toolkit compiles for the capabilities.
+
+    Raises:
+        UserError: it does not.
     """
     done = subprocess.run([nvcc, "--list-gpu-arch"], capture_output=True, text=True, check=False)
     known = re.findall(r"compute_(\d+)(\d)\b", done.stdout)
@@ -173,8 +174,10 @@ def _require_known(nvcc: str, capabilities: Sequence[str]) -> None:
 
 
 def _require_headers(root: str | Path | None) -> None:
-    """Raises:
-    UserError: a folder without TensorRT's headers, or with those of a version that is too old.
+    """Check the given folder of TensorRT's headers.
+
+    Raises:
+        UserError: it has none, or those of a version that is too old.
     """
     if root is None:
         return
@@ -235,14 +238,14 @@ def _configure_command(
 
 
 def _end(process: subprocess.Popen[str]) -> None:
-    """Ends a tool and all that it has started."""
+    """End a tool and all that it has started."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
 
 
 def _run(command: list[str], progress: Progress) -> str:
-    """What a tool prints; its "[ 42%]" or "[12/30]" goes to ``progress``.
+    """Run a tool; what it prints. Its "[ 42%]" or "[12/30]" goes to ``progress``.
 
     Raises:
         UserError: it failed, with the first line that says why.

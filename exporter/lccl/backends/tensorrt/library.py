@@ -17,12 +17,15 @@ LIBRARY = "liblccl_trt_plugin.so"
 ENVIRONMENT = "LCCL_TRT_PLUGIN"
 PACKAGED = FOLDER / LIBRARY
 _loaded: dict[str, Path] = {}
-"""TensorRT's module -> the library that its registry has: a registry keeps the first creator of a name."""
+"""TensorRT's module -> the library that its registry holds: a registry keeps the first creator of a name."""
 HOW_TO_GET = "build it with lccl-build-plugin"
 
 
 def find_plugin(library: str | Path | None = None) -> Path | None:
-    """The plugin's library: the given one, the one that LCCL_TRT_PLUGIN names, or the package's own; None if it has none.
+    """Find the plugin's library: the given one, else the one that LCCL_TRT_PLUGIN names, else the package's own.
+
+    Returns:
+        The library's path; None if there is none.
 
     Raises:
         UserError: a library is named and is not there.
@@ -40,14 +43,14 @@ def plugin_path() -> Path:
 
 
 def load_plugin(library: str | Path | None = None, *, tensorrt: ModuleType | None = None) -> Path:
-    """Registers the plugin with TensorRT in this process, for building engines with it and for running them.
+    """Register the plugin with TensorRT in this process, to build engines with it and to run them.
 
     Args:
         library: the plugin's library; by default :func:`plugin_path`.
         tensorrt: TensorRT's Python module; by default ``tensorrt``.
 
     Returns:
-        the library's path.
+        The library's path.
 
     Raises:
         UserError: there is no library or no TensorRT, or TensorRT refuses the library.

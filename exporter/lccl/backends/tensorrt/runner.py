@@ -25,12 +25,12 @@ NO_META_PACKAGE = (
 
 
 def gpu_missing() -> str | None:
-    """Why no engine can run here, as the driver tells; None where one can."""
+    """Say why no engine can run here, by asking the driver; None where one can."""
     return None if gpu_name() is not None else "no NVIDIA GPU here"
 
 
 def gpu_name() -> str | None:
-    """The first GPU's name, as the driver tells; None where there is none."""
+    """The first GPU's name, by asking the driver; None where there is no GPU."""
     count, device, name = ctypes.c_int(0), ctypes.c_int(0), ctypes.create_string_buffer(256)
     try:
         driver = ctypes.CDLL("libcuda.so.1" if os.name == "posix" else "nvcuda.dll")
@@ -44,7 +44,7 @@ def gpu_name() -> str | None:
 
 @contextlib.contextmanager
 def _polygraphy_for(backend: str) -> Iterator[None]:
-    """Polygraphy imported within the block takes that backend's module, and keeps it for the whole process.
+    """Let Polygraphy, imported within the block, take that backend's module; it keeps it for the whole process.
 
     Raises:
         UserError: it took the other one's before, or the module is not there.

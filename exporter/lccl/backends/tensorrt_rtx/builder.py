@@ -1,4 +1,7 @@
-"""TensorRT for RTX: ahead of time and without a GPU. It has no plugins, so the op goes in as standard ops."""
+"""Engines of TensorRT for RTX, built ahead of time and without a GPU.
+
+TensorRT for RTX has no plugins, so the op goes in as standard ops.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +48,10 @@ def import_rtx() -> ModuleType:
 
 
 class TensorRTRTX:
-    """Builds for the compute capabilities asked for. Networks are strongly typed: the ONNX says the precision."""
+    """The builder of TensorRT for RTX, for the compute capabilities asked for.
+
+    Networks are strongly typed: the ONNX model decides the precision.
+    """
 
     name = "tensorrt-rtx"
 

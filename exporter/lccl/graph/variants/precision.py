@@ -41,7 +41,8 @@ def to_precision(model: onnx.ModelProto, precision: Precision) -> onnx.ModelProt
     originals = {t.name: t for t in model.graph.initializer}
     if any(t.data_type in (TensorProto.FLOAT16, TensorProto.BFLOAT16) for t in originals.values()):
         raise UserError(
-            f"the model's weights are not float32, so --{precision} cannot convert it: build it without that option"
+            f"the model's weights are not float32, so it cannot be converted to {precision}",
+            Fix("precision", precision, leave_out=True),
         )
     with needing(f"precision {precision}"):
         from onnxconverter_common import float16
