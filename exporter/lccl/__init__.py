@@ -8,7 +8,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from lccl.requires import require
+from lccl.requires import needing, require
 from lccl.version import __version__
 
 if TYPE_CHECKING:
@@ -75,7 +75,8 @@ def __getattr__(name: str) -> object:
     if name in _PACKAGES:
         return import_module(f"lccl.{name}")
     if name in _LAZY:
-        value: object = getattr(import_module(_LAZY[name]), name)
+        with needing(f"lccl.{name}"):
+            value: object = getattr(import_module(_LAZY[name]), name)
         globals()[name] = value
         return value
     raise AttributeError(f"module 'lccl' has no attribute {name!r}")
