@@ -14,7 +14,7 @@ import lccl
 from conftest import ROOT
 
 PACKAGE = ROOT / "exporter" / "lccl"
-MOST_FLOORS = 10
+MOST_FLOORS = 13
 """Of the package: the longest chain of imports from the commands down."""
 HEAVY = (
     "torch",
@@ -77,6 +77,7 @@ MAY_IMPORT = {
         "errors",
         "files",
         "graph",
+        "native",
         "numerics",
         "op",
         "progress",
@@ -87,11 +88,11 @@ MAY_IMPORT = {
     "cuda": {"backends", "errors", "text"},
     "ort": {"backends", "errors", "files"},
     "plugin": {"backends", "errors", "files"},
-    "nn": {"backends", "errors", "op", "quiet", "text", "torch_calls", "nn"},
+    "nn": {"backends", "errors", "op", "text", "torch_calls", "nn"},
     "models": {"errors", "nn", "models"},
     "train": {"nn", "train"},
-    "loading": {"errors", "files", "nn", "numerics", "text", "torch_calls", "weights", "loading"},
-    "profiling": {"backends", "errors", "graph", "loading", "nn", "numerics", "op", "text", "torch_calls", "profiling"},
+    "loading": {"checkpoint", "errors", "files", "nn", "text", "torch_calls", "weights", "loading"},
+    "profiling": {"backends", "data", "errors", "graph", "loading", "nn", "numerics", "op", "text", "torch_calls", "profiling"},
     "exporting": {
         "backends",
         "errors",
@@ -103,26 +104,31 @@ MAY_IMPORT = {
         "op",
         "profiling",
         "progress",
+        "quiet",
         "text",
         "torch_calls",
+        "verify",
         "weights",
         "exporting",
     },
-    "engine": {"backends", "errors", "files", "graph", "loading", "op", "progress", "engine"},
+    "engine": {"backends", "errors", "files", "graph", "loading", "op", "progress", "verify", "engine"},
 }
 
 
 SHARED = {
-    "data": {"loading"},
+    "checkpoint": {"errors", "files", "nn", "text"},
+    "data": {"errors", "files", "loading", "numerics"},
     "deprecation": {"errors"},
     "errors": set(),
     "files": {"errors"},
+    "native": {"errors", "files"},
     "numerics": {"errors", "text"},
     "progress": set(),
     "quiet": set(),
     "requires": {"errors"},
     "text": set(),
     "torch_calls": set(),
+    "verify": {"backends", "errors", "graph", "numerics"},
     "version": set(),
     "weights": {"errors", "files", "numerics"},
 }

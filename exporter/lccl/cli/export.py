@@ -173,7 +173,7 @@ def _export_onnx(options: Namespace, common: dict[str, Any], shapes: list[tuple[
 def _real_inputs(source: str | None, names: tuple[str, ...]) -> dict[str, Array] | None:
     if source is None:
         return None
-    from lccl.loading.data import load_data
+    from lccl.data import load_data
 
     return load_data(source).feed(names)
 

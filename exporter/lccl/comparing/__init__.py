@@ -3,6 +3,6 @@
 from lccl.comparing.measure import LatencyPlan
 from lccl.comparing.pipeline import Limits, compare
 from lccl.comparing.results import Check, Comparison, Latency, Row, Setting
-from lccl.loading.data import Data
+from lccl.data import Data
 
 __all__ = ["Check", "Comparison", "Data", "Latency", "LatencyPlan", "Limits", "Row", "Setting", "compare"]

@@ -15,9 +15,9 @@ from lccl.backends.batches import CHUNK
 from lccl.comparing.contestants import Contestant, open_networks
 from lccl.comparing.measure import LatencyPlan, all_outputs, latencies, predictions, top1
 from lccl.comparing.results import Check, Comparison, Role, Row, Setting
+from lccl.data import Data, as_data, load_data
 from lccl.errors import UserError
 from lccl.graph.feeds import input_types
-from lccl.loading.data import Data, as_data, load_data
 from lccl.numerics import Array, not_finite
 from lccl.op.onnx_op import is_lccl_node, register_schema
 from lccl.profiling import NetworkProfile, profile

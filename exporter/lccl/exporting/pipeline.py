@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import onnx
 
-from lccl.backends.agreement import check_view
 from lccl.errors import UserError
 from lccl.exporting.gate_search import explained, find_layers, masked
 from lccl.exporting.reasons import layers_with_reasons
@@ -33,6 +32,7 @@ from lccl.op.onnx_op import register_schema
 from lccl.profiling import profile
 from lccl.progress import Progress, silent
 from lccl.text import count, kind_of, table
+from lccl.verify import check_view
 from lccl.version import __version__
 from lccl.weights import WeightFile, whole_size, write_whole
 

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lccl.checkpoint import Checkpoint, Options
 from lccl.errors import UserError, first_line
-from lccl.loading.checkpoint import Checkpoint, Options
 from lccl.text import kind_of
 
 if TYPE_CHECKING:
