@@ -8,9 +8,10 @@ CAPABILITY ?= all
 JOBS ?= $(shell getconf _NPROCESSORS_ONLN)
 DIGITS := samples/digits
 DATA := samples.digits.data:held_out
+CXX_SOURCES = $(shell find contract ort_op trt_plugin samples tests bench -name "*.cpp" -o -name "*.h" -o -name "*.cu" -o -name "*.cuh")
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help demo check test coverage ort kernels lint format train-digits clean
+.PHONY: help demo check test coverage docs pictures ort kernels lint format train-digits clean
 
 help:
 	@echo "make demo          real images -> trained LCCL network -> ONNX -> engine -> comparison"
@@ -19,8 +20,10 @@ help:
 	@echo "make coverage      all tests, with the lines of the package that they run (COVERED=... for some of them)"
 	@echo "make ort           build ONNX Runtime's library of the CPU kernels; needs g++ and CMake (make demo does it)"
 	@echo "make kernels       build the CUDA kernels and the TensorRT plugin; needs nvcc and CMake, no GPU (CAPABILITY=8.9 for one GPU)"
-	@echo "make lint          ruff, mypy, names of C++ constants"
-	@echo "make format        let ruff format the code"
+	@echo "make lint          ruff, mypy, clang-format, names of C++ constants"
+	@echo "make format        let ruff and clang-format format the code"
+	@echo "make docs          build the documents as a site into build/site"
+	@echo "make pictures      draw the README's pictures again, and print its table"
 	@echo "make train-digits  train the demo's two networks again"
 	@echo "make clean         remove build outputs and the environment"
 
@@ -51,11 +54,11 @@ ort: $(VENV)/.installed
 demo: ort
 	@mkdir -p $(OUT)
 	@echo "-- 1/3 checkpoint -> ONNX, checked against PyTorch"
-	$(BIN)/lccl-export $(DIGITS)/lccl.pt -o $(OUT)/lccl.onnx --inputs $(DATA)
+	$(BIN)/lccl-export $(DIGITS)/lccl.pt -o $(OUT)/lccl.onnx --data $(DATA)
 	@echo "-- 2/3 ONNX -> engine, ahead of time"
 	$(BIN)/lccl-build-engine $(OUT)/lccl.onnx
 	@echo "-- 3/3 gated against dense, on the held-out images"
-	$(BIN)/lccl-compare $(DIGITS)/lccl.pt $(OUT)/lccl.onnx $(OUT)/lccl.engine --dense $(DIGITS)/dense.pt --data $(DATA) --min-agreement 1 --max-accuracy-drop 0.5 --allow-skipped
+	$(BIN)/lccl-compare $(DIGITS)/lccl.pt $(OUT)/lccl.onnx $(OUT)/lccl.engine --baseline $(DIGITS)/dense.pt --data $(DATA) --min-agreement 1 --max-accuracy-drop 0.5 --allow-skipped
 
 # One test process for each core, and one thread in each, or they take each other's cores. A file's tests stay in one process, so
 # that what they share is made once; files go out in the order of their names: those that compile come first, small ones last.
@@ -97,11 +100,20 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run --Werror $(CXX_SOURCES)
 	$(BIN)/python tests/native/cpp_constants.py
 
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(CXX_SOURCES)
+
+docs: $(VENV)/.installed-dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	@echo "-- build/site/index.html"
+
+pictures: $(VENV)/.installed-dev
+	$(BIN)/python docs/pictures.py
 
 train-digits: $(VENV)/.installed
 	$(BIN)/python $(DIGITS)/train.py

@@ -66,8 +66,10 @@ int64_t gateSizeIfKnown(int64_t size, int64_t grid)
 
 void checkGate(Attributes const& a, Shape const& x, Shape const& gateWeight, Maps const& maps)
 {
-    int64_t const h = convSizeIfKnown(x.d[2], gateWeight.d[1], a.gate_strides[0], a.gate_pads[0], a.gate_pads[2], a.gate_dilations[0]);
-    int64_t const w = convSizeIfKnown(x.d[3], gateWeight.d[2], a.gate_strides[1], a.gate_pads[1], a.gate_pads[3], a.gate_dilations[1]);
+    int64_t const h = convSizeIfKnown(
+        x.d[2], gateWeight.d[1], a.gate_strides[0], a.gate_pads[0], a.gate_pads[2], a.gate_dilations[0]);
+    int64_t const w = convSizeIfKnown(
+        x.d[3], gateWeight.d[2], a.gate_strides[1], a.gate_pads[1], a.gate_pads[3], a.gate_dilations[1]);
     if (!agree(h, maps.hg) || !agree(w, maps.wg))
     {
         throw std::invalid_argument(gateSizeText(h, w, maps.ho, maps.wo, a.grid(), maps.hg, maps.wg));

@@ -38,7 +38,7 @@ struct Shape
 {
     static constexpr int32_t kMaxRank = 8;
 
-    int32_t rank{-1};                 //!< -1: unknown
+    int32_t rank{-1};                //!< -1: unknown
     std::array<int64_t, kMaxRank> d; //!< of the first dimensions; -1: unknown
 };
 

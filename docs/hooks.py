@@ -22,6 +22,7 @@ PAGES = {
     "ort_op/README.md": "cpu-op.md",
     "trt_plugin/README.md": "plugin.md",
     "bench/README.md": "benchmarks.md",
+    "samples/session/README.md": "session.md",
     "samples/digits/README.md": "digits.md",
     "samples/cpp_runtime/README.md": "cpp-runtime.md",
     "CONTRIBUTING.md": "contributing.md",

@@ -39,8 +39,8 @@ DENSITIES = (0.1, 0.3, 0.5, 0.7, 1.0)
 LAYERS = ("stages.0.0.conv1", "stages.0.1.conv1", "stages.1.1.conv1")
 IMAGE = 3
 """Of the held-out scans."""
-GATE_NOTE = "above: the gate map,\nover the input"
-OUTPUT_NOTE = "below: the layer's output\n(mean of its channels);\ngrey pixels are closed,\nso they are not computed"
+GATE_NOTE = "above: the gate map\nover the input"
+OUTPUT_NOTE = "below: the layer's\noutput, mean of its\nchannels; grey pixels\nare closed, so they\nare not computed"
 INK, BLUE, ORANGE, PALE = "#1f2933", "#1f6fb2", "#e8710a", "#e9edf1"
 
 
@@ -110,7 +110,7 @@ def draw_networks(path: Path, measured: Path = MEASURED) -> None:
         axis.minorticks_off()
         axis.grid(color=PALE)
         axis.spines[["top", "right"]].set_visible(False)
-        axis.set_title(curve.name, fontsize=10, color=INK)
+        axis.set_title(curve.name, fontsize=11, color=INK)
         for d in (0.1, 0.3, 0.5):
             axis.annotate(
                 f"{curve.ratios[d]:.2f}x",
@@ -118,7 +118,7 @@ def draw_networks(path: Path, measured: Path = MEASURED) -> None:
                 (-4, -14),
                 textcoords="offset points",
                 horizontalalignment="center",
-                fontsize=8,
+                fontsize=9,
                 color=BLUE,
                 bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.4},
             )
@@ -126,7 +126,7 @@ def draw_networks(path: Path, measured: Path = MEASURED) -> None:
         axis.set_xlabel("density: fraction of pixels computed")
     for axis in axes[:, 0]:
         axis.set_ylabel("dense time / gated time")
-    axes[0, 0].legend(frameon=False, fontsize=8)
+    axes[0, 0].legend(frameon=False, fontsize=9)
     figure.tight_layout()
     _save(figure, path)
 
@@ -146,7 +146,7 @@ class Seen:
 
     @property
     def computed(self) -> str:
-        return f"{np.count_nonzero(self.gate)} of {self.gate.size} pixels"
+        return f"{np.count_nonzero(self.gate)} of {self.gate.size} computed"
 
 
 def look(image: Array) -> Iterator[Seen]:
@@ -182,17 +182,17 @@ def draw_gates(path: Path, index: int = IMAGE) -> None:
     whole = {"extent": (0, 1, 1, 0), "interpolation": "nearest"}
     grey = {"cmap": "gray_r", "vmin": -1, "vmax": 1, **whole}
     axes[0, 0].imshow(scan, **grey)
-    axes[0, 0].set_title(f"input: a {labels[index]},\n{scan.shape[0]} x {scan.shape[1]} pixels", fontsize=9, color=INK)
+    axes[0, 0].set_title(f"input: a {labels[index]}\n{scan.shape[0]} x {scan.shape[1]} pixels", fontsize=11, color=INK)
     axes[1, 0].set_visible(False)
     for (above, below), layer in zip(axes.T[1:], layers, strict=True):
         above.imshow(scan, alpha=0.55, **grey)
         is_open = np.ma.masked_equal(layer.gate, 0)
         above.imshow(is_open, cmap=_shades(ORANGE), vmin=0, vmax=float(layer.gate.max()), alpha=0.75, **whole)
-        above.set_title(f"{layer.layer}\n{layer.gate.shape[0]} x {layer.gate.shape[1]} pixels", fontsize=9, color=INK)
+        above.set_title(f"{layer.layer}\n{layer.gate.shape[0]} x {layer.gate.shape[1]}", fontsize=11, color=INK)
         below.set_facecolor(PALE)
         output = np.ma.masked_where(layer.gate == 0, layer.output)
         below.imshow(output, cmap=_shades(BLUE), vmin=0, vmax=float(output.max()), **whole)
-        below.set_title(f"computed: {layer.computed}", fontsize=9, color=BLUE)
+        below.set_title(layer.computed, fontsize=11, color=BLUE)
         for axis in (above, below):
             _draw_cells(axis, *layer.gate.shape)
     for axis in axes.flat:
@@ -204,7 +204,7 @@ def draw_gates(path: Path, index: int = IMAGE) -> None:
     corner = axes[1, 0].get_position()
     for share, text, colour in ((0.95, GATE_NOTE, ORANGE), (0.6, OUTPUT_NOTE, BLUE)):
         height = corner.y0 + share * corner.height
-        figure.text(corner.x0, height, text, fontsize=9, color=colour, verticalalignment="top")
+        figure.text(corner.x0, height, text, fontsize=11, color=colour, verticalalignment="top")
     _save(figure, path)
 
 
@@ -213,9 +213,7 @@ def _shades(colour: str) -> Any:
     from matplotlib.colors import LinearSegmentedColormap, to_rgb
 
     tint = tuple(0.35 * c + 0.65 for c in to_rgb(colour))
-    shades = LinearSegmentedColormap.from_list(colour, [tint, to_rgb(colour)])
-    shades.set_bad(alpha=0)
-    return shades
+    return LinearSegmentedColormap.from_list(colour, [tint, to_rgb(colour)]).with_extremes(bad=(0, 0, 0, 0))
 
 
 def _draw_cells(axis: Any, rows: int, columns: int) -> None:

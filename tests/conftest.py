@@ -37,6 +37,8 @@ NATIVE_FIXTURES = {
     "wide_host",
     "aarch64_host",
     "ort_library",
+    "distributions",
+    "bare_source",
     "trt_host",
     "registry_host",
     "emulated_plugin",
@@ -141,7 +143,7 @@ def exported(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     path = tmp_path_factory.mktemp("exported") / "small.onnx"
     import torch
 
-    lccl.export(lccl.load_checkpoint(checkpoint), torch.zeros(1, 1, 16, 16), path, dense=True, decomposed=True)
+    lccl.export(lccl.load_checkpoint(checkpoint), torch.zeros(1, 1, 16, 16), path, dense_twin=True, decomposed=True)
     return path
 
 

@@ -8,7 +8,8 @@ namespace LCCL_CPU_ISA
 
 //! maps[t][q] = sum of weight[c][t] * x[c][q], over 16 channels at a time. A vector may be read past the weights' end.
 template <int kTaps>
-static void sumPlanes(float const* x, int64_t plane, int64_t count, int channels, float const* weight, float* maps, int64_t mapPitch)
+static void sumPlanes(
+    float const* x, int64_t plane, int64_t count, int channels, float const* weight, float* maps, int64_t mapPitch)
 {
     constexpr int kChannels = 16;
     constexpr int kVectors = (kTaps + kLanes - 1) / kLanes;
@@ -183,7 +184,8 @@ static void addTaps(Task const& t, int inputRow, int low, float* to)
         }
     }
     float const bias = p.gate_bias != nullptr ? p.gate_bias[0] : 1.0F;
-    auto const addOne = [&](int x) {
+    auto const addOne = [&](int x)
+    {
         float sum = bias;
         for (int tap = 0; tap < taps; ++tap)
         {

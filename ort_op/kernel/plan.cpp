@@ -15,15 +15,16 @@ using lccl::mapsOf;
 namespace
 {
 
-constexpr int64_t kBandBytes = 512 << 10;    //!< of window and computed rows, so that they stay in L2
-constexpr int64_t kImageGroupPixels = 512;        //!< output pixels of small images that share a pass over the weights
-constexpr int64_t kMinTaskPixels = 64;      //!< below this a band costs more than it spreads
-constexpr int64_t kHeavyWeightBytes = 1 << 20;   //!< bytes from which small maps are spread by channels, not by rows
+constexpr int64_t kBandBytes = 512 << 10;      //!< of window and computed rows, so that they stay in L2
+constexpr int64_t kImageGroupPixels = 512;     //!< output pixels of small images that share a pass over the weights
+constexpr int64_t kMinTaskPixels = 64;         //!< below this a band costs more than it spreads
+constexpr int64_t kHeavyWeightBytes = 1 << 20; //!< bytes from which small maps are spread by channels, not by rows
 constexpr int64_t kHeavyPixels = 256;
-constexpr double kMaxWindowFloats = 1 << 22;     //!< floats of a window that may hold all of an image, or of several
+constexpr double kMaxWindowFloats = 1 << 22; //!< floats of a window that may hold all of an image, or of several
 constexpr double kSerialOperations = 2e6;    //!< multiplications and additions below which other threads are not woken
-constexpr double kEvenOperations = 1e7;      //!< below this threads get one band each: what they do for a band costs more than waiting
-constexpr double kSortCost = 80;            //!< of a row, in multiplications of registers
+//! Below this, threads get one band each: what they do for a band costs more than waiting.
+constexpr double kEvenOperations = 1e7;
+constexpr double kSortCost = 80;                   //!< of a row, in multiplications of registers
 constexpr int64_t kMaxElements = INT64_C(1) << 30; //!< elements of a scratch array: offsets are int32
 
 int64_t ceilDiv(int64_t a, int64_t b)
@@ -88,10 +89,10 @@ void setBand(Plan& plan, lccl_cpu_params const& p, int64_t bandRows)
         rows = std::max(rows, plan.top - p.gate_pads[0] + gateRows);
     }
     plan.windowRows = static_cast<int>(rows);
-    plan.gateRows = plan.gateSource == GateSource::kPlanes
-        ? static_cast<int>(bandRows + (p.gate_r - 1) * p.gate_dilations[0])
-        : 0;
-    plan.mapPitch = roundUp(int64_t{plan.gateRows} * p.w, 16) + 16; // or maps of a power of two would share sets of the first cache
+    plan.gateRows = plan.gateSource == GateSource::kPlanes ? static_cast<int>(bandRows + (p.gate_r - 1) * p.gate_dilations[0])
+                                                           : 0;
+    // 16 more, or maps whose size is a power of two would share sets of the L1 cache.
+    plan.mapPitch = roundUp(int64_t{plan.gateRows} * p.w, 16) + 16;
 }
 
 //! Rows of a band whose window and results fit the second cache.
@@ -116,8 +117,8 @@ void cut(Plan& plan, lccl_cpu_params const& p)
     int64_t const pixels = int64_t{plan.ho} * plan.wo;
     int64_t const evenShare = std::max<int64_t>(1, ceilDiv(p.n, threads));
     setBand(plan, p, plan.ho);
-    double const perImage = std::max(static_cast<double>(plan.windowRows) * plan.windowWidth * plan.pitch,
-        static_cast<double>(pixels) * plan.columns);
+    double const perImage = std::max(
+        static_cast<double>(plan.windowRows) * plan.windowWidth * plan.pitch, static_cast<double>(pixels) * plan.columns);
     int64_t const together = std::min(kImageGroupPixels / pixels, static_cast<int64_t>(kMaxWindowFloats / perImage));
     plan.images = static_cast<int>(std::clamp<int64_t>(together, 1, evenShare));
     plan.imageGroups = static_cast<int>(ceilDiv(p.n, plan.images));
@@ -158,7 +159,8 @@ bool sortsRows(Plan const& plan, lccl_cpu_params const& p)
             missing += at < 0 || at >= p.w;
         }
     }
-    double const perRow = static_cast<double>(p.r) * p.c * plan.columns / plan.vectorLanes; // registers multiplied, of a tap's column
+    // Registers multiplied for a column of taps.
+    double const perRow = static_cast<double>(p.r) * p.c * plan.columns / plan.vectorLanes;
     return static_cast<double>(missing) * perRow > kSortCost * plan.wo;
 }
 
@@ -292,7 +294,8 @@ bool takesForm(lccl_cpu_params const& p, lccl_cpu_isa const* isa, Reason reason)
         return refuse(reason, "threads has to be positive");
     }
     if (hasGate(p)
-        && (!between(1, kMaxSize, {p.gate_r, p.gate_s, p.gate_strides[0], p.gate_strides[1], p.gate_dilations[0], p.gate_dilations[1]})
+        && (!between(1, kMaxSize,
+                {p.gate_r, p.gate_s, p.gate_strides[0], p.gate_strides[1], p.gate_dilations[0], p.gate_dilations[1]})
             || !between(0, kMaxSize, {p.gate_pads[0], p.gate_pads[1], p.gate_pads[2], p.gate_pads[3]})))
     {
         return refuse(reason, "the gate's kernel, strides and dilations have to be from 1 to 2^20, its pads from 0");

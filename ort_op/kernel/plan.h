@@ -20,8 +20,10 @@ enum class GateSource
 constexpr int kMaxPlaneTaps = 9;
 constexpr int kMaxKernel = 7;
 constexpr int kMaxTaps = kMaxKernel * kMaxKernel;
-constexpr int kGroup = 8;  //!< pixels that are transposed together
-constexpr int kPassDepth = 384; //!< most multiplications of one pixel in a pass of the micro-kernel: weights of a pass stay in L1
+constexpr int kGroup = 8; //!< pixels that are transposed together
+
+//! Most multiplications of one pixel in a pass of the micro-kernel, so that the weights of a pass stay in L1.
+constexpr int kPassDepth = 384;
 
 //! Arrays in a worker's scratch. Sizes are of the largest task.
 struct Scratch
@@ -66,11 +68,11 @@ struct Plan
     int pitch;       //!< floats from pixel to pixel of the window
     int windowWidth; //!< pixels
     int windowRows;
-    int gateRows;    //!< rows of tapMaps
+    int gateRows;     //!< rows of tapMaps
     int64_t mapPitch; //!< floats from one of tapMaps to the next
-    int cellRows;    //!< rows of gate cells of a band
+    int cellRows;     //!< rows of gate cells of a band
 
-    int images;      //!< of a task
+    int images; //!< of a task
     int imageGroups;
     int bandRows;
     int bands;

@@ -24,7 +24,7 @@ struct Task
     int images = 0;
     int firstRow = 0, rows = 0; //!< of the output
     int firstPanel = 0, endPanel = 0;
-    bool follows = false;       //!< the scratch holds what the band above left there
+    bool follows = false; //!< the scratch holds what the band above left there
 
     // Scratch; see lccl_cpu::Scratch.
     float* windows = nullptr;
@@ -50,9 +50,9 @@ struct Task
     float* vectors = nullptr;
     size_t groupCount = 0;
 
-    int count = 0;       //!< of the list
+    int count = 0; //!< of the list
     int32_t compactPitch = 0;
-    int64_t pixels = 0;  //!< of the task, active or not
+    int64_t pixels = 0; //!< of the task, active or not
     int64_t tapOffset[lccl_cpu::kMaxTaps] = {};
 
     float* window(int image) const

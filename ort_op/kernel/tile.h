@@ -26,20 +26,20 @@ struct Epilogue
 //! One pass: some taps, some input channels, of a tile.
 struct Pass
 {
-    float const* const* rows;   //!< [tile rows], at the first tap
-    int64_t const* tapOffset;   //!< [taps], floats from the first tap
-    uint64_t taps;              //!< the taps of this pass that are not padding for every row
-    int64_t channels;           //!< of each tap
+    float const* const* rows; //!< [tile rows], at the first tap
+    int64_t const* tapOffset; //!< [taps], floats from the first tap
+    uint64_t taps;            //!< the taps of this pass that are not padding for every row
+    int64_t channels;         //!< of each tap
     int64_t firstChannel;
-    float const* weights;       //!< of the panel, at tap 0 and firstChannel
-    int64_t weightsOfTap;       //!< floats from tap to tap
-    float* sums;                //!< [tile rows, sumsPitch]
+    float const* weights; //!< of the panel, at tap 0 and firstChannel
+    int64_t weightsOfTap; //!< floats from tap to tap
+    float* sums;          //!< [tile rows, sumsPitch]
     int64_t sumsPitch;
-    float const* gate;          //!< [tile rows]
+    float const* gate; //!< [tile rows]
     bool first;
-    float const* ahead;         //!< weights of the next pass, of which this tile's share is brought to the second cache
-    int64_t aheadStep;          //!< floats of it per step of this pass
-    Epilogue const* epilogue;   //!< null: other passes follow
+    float const* ahead;       //!< weights of the next pass, of which this tile's share is brought to the second cache
+    int64_t aheadStep;        //!< floats of it per step of this pass
+    Epilogue const* epilogue; //!< null: other passes follow
 };
 
 typedef void (*TileFunction)(Pass const&);

@@ -9,9 +9,14 @@
 namespace LCCL_CPU_ISA
 {
 
-constexpr double kFullListDensity = 0.97; //!< from this part of open pixels on, all are listed: nothing is left to skip
-constexpr double kWholeWindowDensity = 0.4; //!< from this part on, all of x is brought: marking what is needed would cost more than it saves
-constexpr int kMinMarkedChannels = 32;  //!< likewise below so many channels
+//! From this density on, all pixels are listed: nothing is left to skip.
+constexpr double kFullListDensity = 0.97;
+
+//! From this density on, all of x is brought into the window: marking what is needed would cost more than it saves.
+constexpr double kWholeWindowDensity = 0.4;
+
+//! With fewer channels of x than this, all of it is brought, too.
+constexpr int kMinMarkedChannels = 32;
 
 //! Pointers into the worker's scratch.
 static Task makeTask(Call const& call, size_t worker)

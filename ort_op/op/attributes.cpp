@@ -84,7 +84,8 @@ bool readOne(AttributeSource const& source, AttributeSpec const& spec, Attribute
         {
             if (values[i] < INT_MIN || values[i] > INT_MAX)
             {
-                throw std::invalid_argument(std::string(spec.name) + " must be 32-bit numbers, not " + std::to_string(values[i]));
+                throw std::invalid_argument(
+                    std::string(spec.name) + " must be 32-bit numbers, not " + std::to_string(values[i]));
             }
             spec.ints(to)[i] = static_cast<int32_t>(values[i]);
         }
@@ -98,10 +99,14 @@ bool readOne(AttributeSource const& source, AttributeSpec const& spec, Attribute
 
 std::vector<AttributeSpec> const& attributeSpecs()
 {
-#define LCCL_INTS(NAME, LENGTH) {#NAME, AttributeKind::kInts, LENGTH, [](Attributes& a) -> int32_t* { return a.NAME; }, nullptr, nullptr},
-#define LCCL_FLOATS(NAME, LENGTH) {#NAME, AttributeKind::kFloats, LENGTH, nullptr, [](Attributes& a) -> float* { return a.NAME; }, nullptr},
-#define LCCL_FLOAT(NAME) {#NAME, AttributeKind::kFloat, 1, nullptr, [](Attributes& a) -> float* { return a.NAME; }, nullptr},
-#define LCCL_TEXT(NAME) {#NAME, AttributeKind::kString, 0, nullptr, nullptr, [](Attributes& a) -> std::string* { return &a.NAME; }},
+#define LCCL_INTS(NAME, LENGTH)                                                                                                \
+    {#NAME, AttributeKind::kInts, LENGTH, [](Attributes& a) -> int32_t* { return a.NAME; }, nullptr, nullptr},
+#define LCCL_FLOATS(NAME, LENGTH)                                                                                              \
+    {#NAME, AttributeKind::kFloats, LENGTH, nullptr, [](Attributes& a) -> float* { return a.NAME; }, nullptr},
+#define LCCL_FLOAT(NAME)                                                                                                       \
+    {#NAME, AttributeKind::kFloat, 1, nullptr, [](Attributes& a) -> float* { return a.NAME; }, nullptr},
+#define LCCL_TEXT(NAME)                                                                                                        \
+    {#NAME, AttributeKind::kString, 0, nullptr, nullptr, [](Attributes& a) -> std::string* { return &a.NAME; }},
     static std::vector<AttributeSpec> const specs{LCCL_ATTRIBUTES(LCCL_INTS, LCCL_FLOATS, LCCL_FLOAT, LCCL_TEXT)};
 #undef LCCL_INTS
 #undef LCCL_FLOATS

@@ -13,7 +13,8 @@ lccl_cpu_params makeCall(Attributes const& attributes, Shapes const& shapes, Map
 
 lccl_cpu_params formOf(Attributes const& attributes, Shapes const& shapes)
 {
-    auto const known = [&](int32_t input, size_t place) {
+    auto const known = [&](int32_t input, size_t place)
+    {
         Shape const& shape = shapes[static_cast<size_t>(input)];
         return to32Bits(shape.rank < 0 || shape.d[place] < 0 ? 1 : shape.d[place]);
     };

@@ -31,10 +31,12 @@ OrtStatusPtr ORT_API_CALL createKernel(OrtCustomOp const* op, OrtApi const* api,
 {
     std::string name;
     *kernel = nullptr;
-    return guarded(*api, name, [&] {
-        name = nodeName(*api, info);
-        *kernel = new Node(*api, info, self(op).type);
-    });
+    return guarded(*api, name,
+        [&]
+        {
+            name = nodeName(*api, info);
+            *kernel = new Node(*api, info, self(op).type);
+        });
 }
 
 OrtStatusPtr ORT_API_CALL computeKernel(void* kernel, OrtKernelContext* context)
@@ -131,7 +133,8 @@ Registration& registrationFor(OrtApi const& api)
 
 //! What ONNX Runtime looks for in a library of custom ops. An ONNX Runtime that is too old for the interface gets no op and, for
 //! want of one, no status: then models run through their function.
-extern "C" __attribute__((visibility("default"))) OrtStatus* ORT_API_CALL RegisterCustomOps(OrtSessionOptions* options, OrtApiBase const* base)
+extern "C" __attribute__((visibility("default"))) OrtStatus* ORT_API_CALL RegisterCustomOps(
+    OrtSessionOptions* options, OrtApiBase const* base)
 {
     OrtApi const* const api = base->GetApi(lccl::ort::kApiVersion);
     if (api == nullptr)

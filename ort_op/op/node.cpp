@@ -99,11 +99,13 @@ struct Conversion
         bool const half = type == ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16;
         if (toFloat32)
         {
-            (half ? fromFloat16 : fromBfloat16)(static_cast<uint16_t const*>(from) + first, static_cast<float*>(to) + first, length);
+            (half ? fromFloat16 : fromBfloat16)(
+                static_cast<uint16_t const*>(from) + first, static_cast<float*>(to) + first, length);
         }
         else
         {
-            (half ? toFloat16 : toBfloat16)(static_cast<float const*>(from) + first, static_cast<uint16_t*>(to) + first, length);
+            (half ? toFloat16 : toBfloat16)(
+                static_cast<float const*>(from) + first, static_cast<uint16_t*>(to) + first, length);
         }
     }
 
@@ -195,7 +197,7 @@ void Node::keepConstants(OrtKernelInfo const* info)
     {
         shapes[input] = declaredShape(mApi, info, input);
     }
-    checkShapes(mAttributes, shapes); // here, since ONNX Runtime drops what the inference of shapes says
+    checkShapes(mAttributes, shapes);                    // here, since ONNX Runtime drops what the inference of shapes says
     requireSupported(formOf(mAttributes, shapes), mIsa); // here, so that no model that cannot run gets a session
     bool const isFloat32 = mType == ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
     for (int32_t input = 0; input < kInputs; ++input)
@@ -238,7 +240,8 @@ void Node::keepConstants(OrtKernelInfo const* info)
         mPackedWeight = Buffer(lccl_cpu_packed_size(&weights, mIsa));
         if (mPackedWeight.size() > 0)
         {
-            lccl_cpu_pack(&weights, mIsa, static_cast<float const*>(floats.data() != nullptr ? floats.data() : data), mPackedWeight.data());
+            lccl_cpu_pack(&weights, mIsa, static_cast<float const*>(floats.data() != nullptr ? floats.data() : data),
+                mPackedWeight.data());
         }
     }
 }
@@ -312,7 +315,8 @@ void Node::compute(OrtKernelContext* context) const
     Borrowed const memory(layout.bytes);
     Loop loop(mApi, context);
     Loop* const threads = call.threads > 1 ? &loop : nullptr;
-    auto const floats = [&](int32_t input) -> float const* {
+    auto const floats = [&](int32_t input) -> float const*
+    {
         if (isFloat32)
         {
             return static_cast<float const*>(tensors.data[input]);

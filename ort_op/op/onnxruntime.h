@@ -43,7 +43,8 @@ inline void check(OrtApi const& api, OrtStatus* status)
 template <typename Body>
 OrtStatus* guarded(OrtApi const& api, std::string const& node, Body&& body) noexcept
 {
-    auto const failed = [&](OrtErrorCode code, char const* words) noexcept -> OrtStatus* {
+    auto const failed = [&](OrtErrorCode code, char const* words) noexcept -> OrtStatus*
+    {
         try
         {
             return api.CreateStatus(code, ("LCCLConv" + (node.empty() ? node : " " + node) + ": " + words).c_str());

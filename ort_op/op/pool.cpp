@@ -76,7 +76,8 @@ int32_t Pool::threads(OrtApi const& api, OrtKernelContext const* context)
     }
     uint32_t const call = mCalls.fetch_add(1, std::memory_order_relaxed) + 1;
     bool const isDue = call <= kFirstCounts || (call & (call - 1)) == 0;
-    std::unique_lock<std::mutex> const lock = isDue ? std::unique_lock<std::mutex>(mMutex, std::try_to_lock) : std::unique_lock<std::mutex>();
+    std::unique_lock<std::mutex> const lock = isDue ? std::unique_lock<std::mutex>(mMutex, std::try_to_lock)
+                                                    : std::unique_lock<std::mutex>();
     if (!lock.owns_lock())
     {
         return most; // another call counts, or none does

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,7 @@ ELSEWHERE = {
     "make train-digits": "overwrites the committed files; one epoch of it is run below",
     "lccl-build-plugin": "minutes of nvcc; tests/native builds the libraries, and for one GPU by this command",
     "cmake --preset emulator": "minutes on the emulated machine; tests/unit/cuda/test_gpu_command.py rehearses with this command",
+    "lccl build-plugin": "minutes of nvcc; tests/native builds the libraries, and for one GPU by this command",
     "trtexec": "needs TensorRT and a GPU; tests/trt builds and runs engines where they are",
     "cmake -S samples/cpp_runtime": "needs TensorRT's headers; tests/trt compiles the sample where they are",
 }
@@ -176,7 +178,7 @@ def test_the_demos_networks_can_be_trained_again(tmp_path: Path) -> None:
     printed = run([sys.executable, str(script), "--epochs", "1", "--out", str(tmp_path)], ROOT)
     assert block.document == f"{script.parent.relative_to(ROOT).as_posix()}/README.md"
     assert printed.count("held-out images") == 2
-    files = (tmp_path / "lccl.pt", "--dense", tmp_path / "dense.pt")
+    files = (tmp_path / "lccl.pt", "--baseline", tmp_path / "dense.pt")
     run(["lccl-compare", *map(str, files), "--runs", "0", "--data", "samples.digits.data:held_out"], ROOT)
 
 
@@ -210,3 +212,23 @@ def test_the_map_names_every_folder() -> None:
     text = (ROOT / "CONTRIBUTING.md").read_text()
     folders = {p.name for p in (ROOT / "exporter" / "lccl").iterdir() if (p / "__init__.py").exists()}
     assert {name for name in folders if f"exporter/lccl/{name}/" not in text} == set()
+
+
+def test_every_old_spelling_is_on_the_page_of_renames() -> None:
+    """What the package still accepts, as its sources declare it."""
+    sources = {path: path.read_text() for path in sorted((ROOT / "exporter" / "lccl").rglob("*.py"))}
+    declared = re.compile(r"@renamed_(?:keywords|fields)\(([^)]*)\)")
+    keywords = [
+        pair for text in sources.values() for call in declared.findall(text) for pair in re.findall(r'(\w+)="(\w+)"', call)
+    ]
+    commands = [text for path, text in sources.items() if path.parent.name == "cli" and "keep_old_spelling(" in text]
+    options = [pair for text in commands for pair in re.findall(r'\(?"(--[\w-]+)", "(--[\w-]+)"\)', text)]
+    assert len(keywords) >= 5
+    assert len(options) >= 8
+    rows = [
+        re.findall(r"`([^`]+)`", line)
+        for line in (ROOT / "docs" / "renamed.md").read_text().splitlines()
+        if line.startswith("|")
+    ]
+    told = {(old.rstrip("=").split(".")[-1], new.rstrip("=").split(".")[-1]) for row in rows for old, new in pairwise(row)}
+    assert {pair for pair in (*keywords, *options) if pair not in told} == set()

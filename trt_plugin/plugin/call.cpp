@@ -43,7 +43,8 @@ Shape shapeOf(Dims const& dims)
 //! size; where x is dynamic, a residual that is not is neutral.
 bool residualIsMap(Attributes const& a, Shape const& x, Shape const& w, Dims const& residual)
 {
-    bool const isOneElement = residual.nbDims == 4 && std::all_of(residual.d, residual.d + 4, [](int64_t size) { return size == 1; });
+    bool const isOneElement = residual.nbDims == 4
+        && std::all_of(residual.d, residual.d + 4, [](int64_t size) { return size == 1; });
     if (!isOneElement)
     {
         return true;
@@ -79,7 +80,8 @@ DataType outputType(DataType const* inputs)
     {
         if (inputs[input] != (isFloat32Only(input) ? DataType::kFLOAT : inputs[kX]))
         {
-            throw std::invalid_argument(std::string(kInputNames[input]) + (isFloat32Only(input) ? " must be float32" : " must be of X's type"));
+            throw std::invalid_argument(
+                std::string(kInputNames[input]) + (isFloat32Only(input) ? " must be float32" : " must be of X's type"));
         }
     }
     return inputs[kX];

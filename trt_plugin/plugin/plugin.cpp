@@ -106,11 +106,12 @@ void requireTactic(int32_t tactic)
             return;
         }
     }
-    throw std::invalid_argument("tactic " + std::to_string(tactic) + " is of another version of the plugin: build the engine again");
+    throw std::invalid_argument(
+        "tactic " + std::to_string(tactic) + " is of another version of the plugin: build the engine again");
 }
 
 //! The inputs at one end of their profiles; what has none, as weights may, is as it is.
-std::vector<PluginTensorDesc> inputsAt(DynamicPluginTensorDesc const* inputs, Dims DynamicPluginTensorDesc::*end)
+std::vector<PluginTensorDesc> inputsAt(DynamicPluginTensorDesc const* inputs, Dims DynamicPluginTensorDesc::* end)
 {
     std::vector<PluginTensorDesc> at;
     for (int32_t i = 0; i < kInputs; ++i)
@@ -276,7 +277,7 @@ int32_t LCCLConvPlugin::configurePlugin(
         {
             requireCounts(nbInputs, nbOutputs);
             lccl_device const device = currentDevice();
-            for (Dims DynamicPluginTensorDesc::*const end : {&DynamicPluginTensorDesc::min, &DynamicPluginTensorDesc::opt})
+            for (Dims DynamicPluginTensorDesc::* const end : {&DynamicPluginTensorDesc::min, &DynamicPluginTensorDesc::opt})
             {
                 // The least size of a dimension that follows from data may be 0, which no run need have.
                 std::vector<PluginTensorDesc> const inputs = inputsAt(in, end);
@@ -327,15 +328,16 @@ int32_t LCCLConvPlugin::getValidTactics(int32_t* tactics, int32_t nbTactics) noe
 {
     if (nbTactics != getNbTactics())
     {
-        log(Severity::kERROR, mLayer, "there are " + std::to_string(mTactics.size()) + " tactics, not " + std::to_string(nbTactics));
+        log(Severity::kERROR, mLayer,
+            "there are " + std::to_string(mTactics.size()) + " tactics, not " + std::to_string(nbTactics));
         return kFAILURE;
     }
     std::copy(mTactics.begin(), mTactics.end(), tactics);
     return kSUCCESS;
 }
 
-size_t LCCLConvPlugin::getWorkspaceSize(
-    DynamicPluginTensorDesc const* inputs, int32_t nbInputs, DynamicPluginTensorDesc const* /*outputs*/, int32_t nbOutputs) const noexcept
+size_t LCCLConvPlugin::getWorkspaceSize(DynamicPluginTensorDesc const* inputs, int32_t nbInputs,
+    DynamicPluginTensorDesc const* /*outputs*/, int32_t nbOutputs) const noexcept
 {
     return guarded(mLayer, kIMPOSSIBLE_WORKSPACE,
         [&]
@@ -406,7 +408,8 @@ int32_t LCCLConvPlugin::setTactic(int32_t tactic) noexcept
         });
 }
 
-int32_t LCCLConvPlugin::onShapeChange(PluginTensorDesc const* in, int32_t nbInputs, PluginTensorDesc const* /*out*/, int32_t nbOutputs) noexcept
+int32_t LCCLConvPlugin::onShapeChange(
+    PluginTensorDesc const* in, int32_t nbInputs, PluginTensorDesc const* /*out*/, int32_t nbOutputs) noexcept
 {
     return guarded(mLayer, kFAILURE,
         [&]
@@ -428,8 +431,8 @@ void LCCLConvPlugin::planCall(lccl_conv_params const& call, int32_t tactic)
     mPlan = {call, device, configuration, lccl_conv_workspace(&call, &device, configuration)};
 }
 
-int32_t LCCLConvPlugin::enqueue(PluginTensorDesc const* /*inputDesc*/, PluginTensorDesc const* /*outputDesc*/, void const* const* inputs,
-    void* const* outputs, void* workspace, cudaStream_t stream) noexcept
+int32_t LCCLConvPlugin::enqueue(PluginTensorDesc const* /*inputDesc*/, PluginTensorDesc const* /*outputDesc*/,
+    void const* const* inputs, void* const* outputs, void* workspace, cudaStream_t stream) noexcept
 {
     return guarded(mLayer, kFAILURE,
         [&]

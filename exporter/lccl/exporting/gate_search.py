@@ -11,7 +11,7 @@ from onnx import helper
 
 from lccl.backends.batches import infer_all
 from lccl.backends.onnxruntime.runner import OnnxRuntimeRunner
-from lccl.errors import UserError, first_line
+from lccl.errors import Fix, UserError, first_line
 from lccl.graph.checks import default_tolerance
 from lccl.graph.recognise import NearMiss, RecognisedLayer, Recognition, recognise
 from lccl.graph.variants.canonical import canonical
@@ -130,9 +130,7 @@ def explained(near_misses: Sequence[NearMiss]) -> str:
 def _nothing_found(misses: Sequence[NearMiss]) -> str:
     near = ""
     if misses:
-        near = (
-            f" ({count(len(misses), 'product')} that {'look' if len(misses) > 1 else 'looks'} like one: --explain says why not)"
-        )
+        near = f" ({count(len(misses), 'product')} that {'look' if len(misses) > 1 else 'looks'} like one: the near misses say why not)"
     return (
         f"the model has no LCCL layer or LCCLConv node, and no gated convolution was found in its graph{near}, so there is "
         "nothing to gain: gate a convolution with lccl.nn.LCCLConv2d, or a dense network with lccl.nn.convert"
@@ -227,7 +225,8 @@ def _require_sound(model: onnx.ModelProto, feeds: Feeds) -> None:
     try:
         outputs, again = _outputs(model, [feeds[0], feeds[0]], optimize=False)
     except UserError as error:
-        raise NotSoundError(f"{error}; if the network takes inputs of other sizes, say which: --input-shape") from None
+        shape = next(iter(feeds[0].values())).shape
+        raise NotSoundError(f"{error}; if the network takes inputs of other sizes, say which", Fix("args", shape)) from None
     broken = not_finite(outputs)
     if broken is not None:
         raise NotSoundError(

@@ -31,7 +31,7 @@ def find_plugin(library: str | Path | None = None) -> Path | None:
 
 
 def plugin_path() -> Path:
-    """Path of the plugin's library, as ``trtexec --dynamicPlugins`` takes it.
+    """Path of the plugin's library, as trtexec takes it for its dynamic plugins.
 
     Raises:
         UserError: there is none.

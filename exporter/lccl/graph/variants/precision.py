@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 from onnx import AttributeProto, TensorProto, numpy_helper
 
-from lccl.errors import UserError
+from lccl.errors import Fix, UserError
 from lccl.op.contract import INPUTS
 from lccl.op.onnx_op import is_lccl_node
 from lccl.requires import needing
@@ -82,7 +82,7 @@ def _require_range(graph: onnx.GraphProto, originals: dict[str, TensorProto]) ->
             values = np.abs(numpy_helper.to_array(originals[tensor.name]))
             if ((values > FP16_MAX) & (values < MASK_VALUE)).any():
                 raise UserError(
-                    f"{tensor.name} holds values above {FP16_MAX:.0f}, which float16 cannot hold: build with --bf16"
+                    f"{tensor.name} holds values above {FP16_MAX:.0f}, which float16 cannot hold", Fix("precision", "bf16")
                 )
 
 
