@@ -14,7 +14,7 @@ import lccl
 from conftest import ROOT
 
 PACKAGE = ROOT / "exporter" / "lccl"
-MOST_FLOORS = 13
+MOST_FLOORS = 10
 """Of the package: the longest chain of imports from the commands down."""
 HEAVY = (
     "torch",
@@ -77,7 +77,6 @@ MAY_IMPORT = {
         "errors",
         "files",
         "graph",
-        "native",
         "numerics",
         "op",
         "progress",
@@ -88,14 +87,13 @@ MAY_IMPORT = {
     "cuda": {"backends", "errors", "text"},
     "ort": {"backends", "errors", "files"},
     "plugin": {"backends", "errors", "files"},
-    "nn": {"backends", "errors", "op", "text", "torch_calls", "nn"},
+    "nn": {"backends", "errors", "op", "quiet", "text", "torch_calls", "nn"},
     "models": {"errors", "nn", "models"},
     "train": {"nn", "train"},
-    "loading": {"checkpoint", "errors", "files", "nn", "text", "torch_calls", "weights", "loading"},
-    "profiling": {"backends", "data", "errors", "graph", "loading", "nn", "numerics", "op", "text", "torch_calls", "profiling"},
+    "loading": {"errors", "files", "nn", "numerics", "text", "torch_calls", "weights", "loading"},
+    "profiling": {"backends", "errors", "graph", "loading", "nn", "numerics", "op", "text", "torch_calls", "profiling"},
     "exporting": {
         "backends",
-        "data",
         "errors",
         "files",
         "graph",
@@ -105,32 +103,27 @@ MAY_IMPORT = {
         "op",
         "profiling",
         "progress",
-        "quiet",
         "text",
         "torch_calls",
-        "verify",
         "weights",
         "exporting",
     },
-    "engine": {"backends", "errors", "files", "graph", "loading", "op", "progress", "verify", "engine"},
+    "engine": {"backends", "errors", "files", "graph", "loading", "op", "progress", "engine"},
 }
 
 
 SHARED = {
-    "checkpoint": {"errors", "files", "nn", "text"},
-    "data": {"errors", "files", "loading", "numerics"},
+    "data": {"loading"},
     "deprecation": {"errors"},
     "errors": set(),
     "files": {"errors"},
-    "native": {"errors", "files"},
     "numerics": {"errors", "text"},
     "progress": set(),
     "quiet": set(),
     "requires": {"errors"},
     "text": set(),
     "torch_calls": set(),
-    "types": {"data"},
-    "verify": {"backends", "errors", "graph", "numerics"},
+    "types": set(),
     "version": set(),
     "weights": {"errors", "files", "numerics"},
 }

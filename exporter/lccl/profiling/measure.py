@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import onnx
     from torch import nn
 
-    from lccl.data import Data
+    from lccl.loading.data import Data
 
 _CHUNK = 64
 """Images per batch, where the data does not come in batches."""
@@ -58,7 +58,7 @@ def _batches(data: str | Path | Data | Iterable[object]) -> Iterable[object]:
 
     A file's or loader's only input loses its name, which models do not know.
     """
-    from lccl.data import Data, load_data
+    from lccl.loading.data import Data, load_data
 
     loaded = load_data(data) if isinstance(data, (str, Path)) else data
     if not isinstance(loaded, Data):
