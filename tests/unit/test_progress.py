@@ -9,6 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from lccl.progress import on_terminal, silent
 
 
@@ -34,6 +36,7 @@ def on_a_terminal(*arguments: object) -> tuple[int, str, str]:
     return process.returncode, out, shown.decode(errors="replace")
 
 
+@pytest.mark.slow
 def test_steps_and_a_bar() -> None:
     code = (
         "import time\n"
@@ -61,6 +64,7 @@ def test_an_error_ends_the_bar() -> None:
     assert shown.rstrip().endswith("error: no")
 
 
+@pytest.mark.slow
 def test_the_exports_steps(checkpoint: Path, tmp_path: Path) -> None:
     status, out, shown = on_a_terminal("-m", "lccl.cli.export", checkpoint, "-o", tmp_path / "m.onnx", "--json")
     assert status == 0, shown

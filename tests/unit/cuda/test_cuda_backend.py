@@ -400,6 +400,7 @@ def looked_up() -> Iterator[None]:
     kernel_op._installed.cache_clear()
 
 
+@pytest.mark.slow
 def test_without_a_library_the_op_says_so_once(looked_up: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
     monkeypatch.setattr(library_module, "PACKAGED", tmp_path / "none.so")
     monkeypatch.delenv(ENVIRONMENT, raising=False)

@@ -61,6 +61,7 @@ def changed(model: onnx.ModelProto, name: str, value: float) -> onnx.ModelProto:
     return model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
 def test_the_given_file_is_what_the_engine_is_held_against(
     exported: Path, tmp_path: Path, builder: Recording, monkeypatch: pytest.MonkeyPatch, precision: Any
@@ -111,6 +112,7 @@ def test_gates_that_jump_are_no_reason_to_refuse(tmp_path: Path, builder: Record
     assert len(builder.requests) == 1
 
 
+@pytest.mark.slow
 def test_the_check_runs_at_the_profiles_shape(
     small_model: torch.nn.Module, tmp_path: Path, builder: Recording, monkeypatch: Any
 ) -> None:
@@ -240,6 +242,7 @@ def test_a_build_with_the_plugin(fake: FakeTensorRT, exported: Path, tmp_path: P
     assert result.plugin.file == library.name
 
 
+@pytest.mark.slow
 def test_a_residual_is_written_over_only_where_that_is_asked_for(
     fake: FakeTensorRT, exported: Path, tmp_path: Path, library: Path
 ) -> None:

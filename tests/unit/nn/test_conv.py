@@ -56,6 +56,7 @@ def make(name: str, dtype: torch.dtype = torch.float32) -> tuple[LCCLConv2d, dic
     return layer.to(dtype), {k: v.to(dtype) for k, v in arguments.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FORMS)
 def test_the_op_equals_pytorchs_own_layers(name: str) -> None:
     """The op on folded norms against PyTorch's own layers, unfolded."""

@@ -55,6 +55,7 @@ def settled(name: str) -> nn.Module:
     return nets.settle(FAMILIES[name].build(), *FAMILIES[name].shape)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("gate", ["kxk", "1x1", "grid"])
 @pytest.mark.parametrize("name", FAMILIES)
 def test_open_gates_keep_the_outputs(name: str, gate: str) -> None:
@@ -123,6 +124,7 @@ def test_every_gate_can_learn(options: dict[str, object]) -> None:
     assert [n for n, p in gates if not p.grad.abs().sum() > 0] == []
 
 
+@pytest.mark.slow
 def test_the_density_loss_closes_open_gates() -> None:
     from lccl.train import DensityLoss
 
@@ -141,6 +143,7 @@ def test_the_density_loss_closes_open_gates() -> None:
     assert density < 0.9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["resnet34", "resnet50", "unet", "mobilenet", "yolo", "wrn-paper"])
 def test_converted_networks_export(name: str, tmp_path: Path) -> None:
     """The export holds its file against PyTorch in ONNX Runtime, with gates that are partly closed by now."""
@@ -253,6 +256,7 @@ def test_an_example_of_random_and_masked_outputs() -> None:
     assert isinstance(lccl.nn.convert(Random(), where=["conv"], args=(2, 3, 8, 8)).conv, LCCLConv2d)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
 def test_the_check_goes_by_the_type(dtype: torch.dtype) -> None:
     dense = nets.settle(nets.resnet50(4), 3, 32, 32).to(dtype)
@@ -274,6 +278,7 @@ def test_a_wrong_use_is_found_in_bfloat16_too() -> None:
         lccl.nn.convert(nets.settle(Net(), 3, 8, 8).bfloat16(), where=["conv"], args=(2, 3, 8, 8))
 
 
+@pytest.mark.slow
 def test_a_float64_network_is_refused_by_the_export(tmp_path: Path) -> None:
     converted = lccl.nn.convert(nets.resnet18(4).double())
     x = torch.randn(1, 3, 32, 32)

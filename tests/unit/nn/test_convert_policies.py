@@ -35,6 +35,7 @@ def blocks(*convs: str) -> list[str]:
     return [f"layer{i}.{j}.{conv}" for i in (1, 2, 3, 4) for j in (0, 1) for conv in convs]
 
 
+@pytest.mark.slow
 def test_policies_on_basic_blocks() -> None:
     model = nets.resnet18(4)
     assert gated(model) == blocks("conv1")
@@ -50,6 +51,7 @@ def test_policies_on_basic_blocks() -> None:
     assert told["layer1.0.conv2"] == "layer1.0.conv1 comes first in its block"
 
 
+@pytest.mark.slow
 def test_policies_on_bottlenecks() -> None:
     model = nets.resnet50(4)
     names = [f"layer{i + 1}.{j}" for i, number in enumerate((3, 4, 6, 3)) for j in range(number)]
@@ -127,6 +129,7 @@ def test_squeeze_and_excitation_is_left_alone() -> None:
 RETINANET = [f"body.layer{i}.0.conv1" for i in (1, 2, 3)] + [f"fpn.layer_blocks.{i}.0" for i in (2, 1, 0)] + ["head.conv.0.0"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("checks", [False, True])
 def test_a_pyramid_with_a_head(checks: bool) -> None:
     """The network that cannot be traced as a whole has the same layers gated, in another order, and says so."""
@@ -315,6 +318,7 @@ def test_a_name_that_cannot_have_a_gate() -> None:
         lccl.nn.convert(nets.MobileNetV2(), where=["features.1.conv.0.0"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["first-of-block", "paper"])
 @pytest.mark.parametrize(
     "build", [lambda: nets.resnet18(4), lambda: nets.resnet50(4), lambda: nets.VGG(width=4), nets.MobileNetV2, pixel_nets.UNet]

@@ -63,6 +63,7 @@ def test_sizes_of_numpy_are_plain_in_the_checkpoint(tmp_path: Path) -> None:
     assert json.loads(json.dumps(lccl.nn.recipe(model)))[0]["gate_kernel_size"] == [3, 3]
 
 
+@pytest.mark.slow
 def test_export_knows_what_was_gated(invoke: Callable[..., Outcome], converted: nn.Module, saved: Path, tmp_path: Path) -> None:
     outcome = invoke("lccl.cli.export", saved, "--factory", FACTORY, "-o", tmp_path / "model.onnx")
     assert (outcome.code, outcome.err) == (0, ""), outcome
@@ -70,6 +71,7 @@ def test_export_knows_what_was_gated(invoke: Callable[..., Outcome], converted: 
     assert {node.name for node in nodes} == set(lccl_layers(converted))
 
 
+@pytest.mark.slow
 def test_a_network_of_our_own_needs_no_factory(invoke: Callable[..., Outcome], samples: Path, tmp_path: Path) -> None:
     """Dense and gated checkpoint name the same factory; the recipe tells them apart, in every command."""
     factory, kwargs = "lccl.models.resnet:cifar_resnet", {"depth": 8, "width": 4, "in_channels": 1, "gated": "none"}
@@ -91,6 +93,7 @@ def test_the_files_factory_is_not_run_unasked(invoke: Callable[..., Outcome], sa
     assert f"asks to run {FACTORY}; if you trust it, say so: --factory {FACTORY}" in outcome.err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wrap", [nn.DataParallel, torch.compile], ids=["DataParallel", "compile"])
 def test_a_training_scripts_own_checkpoint(converted: nn.Module, tmp_path: Path, wrap: Callable[..., Any]) -> None:
     wrapped = wrap(converted)
@@ -101,6 +104,7 @@ def test_a_training_scripts_own_checkpoint(converted: nn.Module, tmp_path: Path,
     torch.testing.assert_close(loaded(x), converted(x), rtol=0, atol=0)
 
 
+@pytest.mark.slow
 def test_parts_converted_each_by_itself(tmp_path: Path) -> None:
     class Pair(nn.Module):
         def __init__(self) -> None:

@@ -134,6 +134,7 @@ def test_a_missing_input_is_named() -> None:
 small = st.integers(1, 5)
 
 
+@pytest.mark.slow
 @settings(max_examples=500, deadline=None)
 @given(
     hw=st.tuples(st.integers(8, 40), st.integers(8, 40)),

@@ -24,6 +24,7 @@ def arguments(case: Case, dtype: torch.dtype = torch.float32) -> tuple[object, .
     return (*tensors, *(getattr(case.attributes, name) for name in TORCH_ATTRIBUTES))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", GRADIENT_CASES, ids=lambda c: c.name)
 def test_opcheck(case: Case) -> None:
     """torch's own check of schema, fake kernel, autograd registration and dynamic shapes."""
@@ -33,6 +34,7 @@ def test_opcheck(case: Case) -> None:
     torch.library.opcheck(OP, tuple(values))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", GRADIENT_CASES, ids=lambda c: c.name)
 def test_gradients_are_exact(case: Case) -> None:
     """Against finite differences in float64, for all nine inputs."""

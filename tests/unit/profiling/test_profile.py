@@ -25,6 +25,7 @@ def half_open() -> nn.Module:
     return nn.Sequential(layer, nn.Conv2d(5, 6, 3, groups=1, padding=1), nn.Flatten(), nn.Linear(6 * 4 * 4, 3)).eval()
 
 
+@pytest.mark.slow
 def test_counts_by_hand(half_open: nn.Module) -> None:
     x = torch.full((2, 2, 8, 8), -1.0)
     x[0, 0, :4] = 1  # 2 of 4 rows of outputs of the first image, none of the second
@@ -57,6 +58,7 @@ def test_torch_and_onnx_agree(exported: Path, small_model: nn.Module) -> None:
         assert (other.kind, other.dense_macs, other.gate_macs) == (layer.kind, layer.dense_macs, layer.gate_macs)
 
 
+@pytest.mark.slow
 def test_a_grid_gate_counts_pixels_not_blocks(tmp_path: Path) -> None:
     torch.manual_seed(0)
     layer = LCCLConv2d(3, 4, 3, padding=1, gate="grid", gate_size=4, activation=None)
@@ -85,6 +87,7 @@ def test_no_batch(half_open: nn.Module, exported: Path) -> None:
             lccl.profile(model, [])
 
 
+@pytest.mark.slow
 def test_a_layer_that_is_called_twice_counts_twice(tmp_path: Path) -> None:
     class Twice(nn.Module):
         def __init__(self) -> None:
@@ -130,6 +133,7 @@ class Convolutions(nn.Module):
         return self.line(x.flatten(2)).mean((1, 2)) + self.volume(x[:, None]).mean((1, 2, 3, 4))
 
 
+@pytest.mark.slow
 def test_every_convolution_counts_alike_in_both(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model, x = Convolutions().eval(), torch.randn(2, 2, 9, 9)
