@@ -147,9 +147,9 @@ def _of_onnx(proto: onnx.ModelProto, name: str, role: Role, threads: int, twin: 
 
 def _with_library(proto: onnx.ModelProto, name: str, role: Role, threads: int) -> Contestant:
     """The model in ONNX Runtime with the CPU op, which skips closed pixels; not run where that is not here."""
-    from lccl.backends.onnxruntime.library import LIBRARY, look_for_library
+    from lccl.backends.onnxruntime.library import LIBRARY, check_library
 
-    library = look_for_library()
+    library = check_library()
     runner = OnnxRuntimeRunner(proto, threads, library=library.path or LIBRARY)
     reason = library.reason
     if library:
