@@ -1,4 +1,4 @@
-"""Agreement of two implementations of a network: errors relative to the size of the outputs, sample by sample."""
+"""Agreement of two implementations of a network: relative errors, sample by sample."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from lccl.text import count
 
 Array = npt.NDArray[Any]
 SMALLEST_SCALE = 0.01
-"""The smallest output size that errors are relative to: rounding grows with the summands, not with the sum."""
+"""The smallest output size that errors are relative to: rounding grows with the summands, not with
+the sum."""
 
 
 @dataclass(frozen=True)
@@ -30,8 +31,8 @@ class Agreement:
     samples: int
     tolerance: float
     hard_gates: bool
-    """Whether gates jump (binary ones, or ones with a threshold). A logit at the edge may then fall on either side,
-    so that a minority of samples may differ."""
+    """Whether gates jump (binary ones, or ones with a threshold). A logit at the edge may then fall
+    on either side, so that a minority of samples may differ."""
 
     def __bool__(self) -> bool:
         if not np.isfinite(self.max_error):
@@ -42,7 +43,7 @@ class Agreement:
         return self.over(count(self.samples, "input"))
 
     def over(self, inputs: str) -> str:
-        """Return the agreement as text, with the caller's words for the inputs, such as "8 inputs"."""
+        """Return the agreement as text; ``inputs`` counts the inputs, such as "8 images"."""
         text = f"max error {self.max_error:.1e}, mean {self.mean_error:.1e} over {inputs}"
         return text + (f", {self.failed_samples} beyond {self.tolerance:.0e}" if self.failed_samples else "")
 
@@ -52,11 +53,10 @@ def agreement(
 ) -> Agreement:
     """Compare outputs by name; the first axis of the first output counts the samples.
 
-    Args:
-        reference: the reference's outputs.
-        other: the other implementation's outputs, of the same names and shapes.
-        tolerance: the allowed error of a sample, relative to max(0.01, largest value of that output in the reference).
-        hard_gates: whether gates jump; see :attr:`Agreement.hard_gates`.
+    Args: reference: the reference's outputs. other: the other implementation's outputs, of the same
+        names and shapes. tolerance: the allowed error of a sample, relative to max(0.01, largest
+        value of that output in the reference). hard_gates: whether gates jump; see
+        :attr:`Agreement.hard_gates`.
 
     Raises:
         ValueError: names or shapes differ.

@@ -1,4 +1,7 @@
-"""Silence for other libraries, whose notes are of no use to this project's users; errors come as exceptions."""
+"""Silence for other libraries, whose notes are of no use to this project's users.
+
+Errors come as exceptions.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,8 @@ import warnings
 from collections.abc import Iterator
 
 _one = threading.RLock()
-"""Streams, logging and warnings belong to the process, so one thread at a time changes and restores them."""
+"""Streams, logging and warnings belong to the process, so one thread at a time changes and restores
+them."""
 
 
 @contextlib.contextmanager

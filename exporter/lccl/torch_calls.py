@@ -17,7 +17,10 @@ from torch.utils import _pytree
 
 
 def flatten(outputs: object) -> list[Tensor]:
-    """Return the tensors of a model's nested outputs in order; bfloat16, which NumPy lacks, as float32."""
+    """Return the tensors of a model's nested outputs in order.
+
+    Bfloat16, which NumPy lacks, as float32.
+    """
     tensors = [t for t in _pytree.tree_leaves(outputs) if isinstance(t, Tensor)]
     return [t.float() if t.dtype == torch.bfloat16 else t for t in tensors]
 
@@ -41,7 +44,10 @@ def layer_macs(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> int:
 
 
 def forward_parameters(model: nn.Module) -> dict[str, bool]:
-    """Return, for each parameter of ``forward``, whether it has a default; TorchScript modules included."""
+    """Return, for each parameter of ``forward``, whether it has a default.
+
+    TorchScript modules included.
+    """
     if isinstance(model, torch.jit.ScriptModule):
         schema: Any = model.forward.schema  # type: ignore[attr-defined]
         return {a.name: a.has_default_value() for a in schema.arguments[1:]}
@@ -49,7 +55,9 @@ def forward_parameters(model: nn.Module) -> dict[str, bool]:
 
 
 def unsound_weight(model: nn.Module) -> str | None:
-    """Describe the first parameter or statistic that is not finite, or is a negative variance; None if all are sound.
+    """Describe the first parameter or statistic that is not finite, or is a negative variance.
+
+    None if all are sound.
 
     Other buffers, such as masks, may be infinite.
     """
@@ -64,7 +72,10 @@ def unsound_weight(model: nn.Module) -> str | None:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Put the model into eval mode within the block; afterwards every module has its own mode again."""
+    """Put the model into eval mode within the block.
+
+    Afterwards every module has its own mode again.
+    """
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:

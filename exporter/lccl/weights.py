@@ -1,8 +1,8 @@
-"""Storage of large weights outside of ONNX models: in one file that several models share, or left out.
+"""Large weights outside of ONNX models: in one file that several models share, or left out.
 
-A model in protobuf copies its weights whenever it is copied, and ONNX Runtime copies them once more from a model in
-memory. Within a :class:`WeightFile`, models keep their weights in one file as ONNX's external data. The models are
-small, and ONNX Runtime opens them next to that file.
+A model in protobuf copies its weights whenever it is copied, and ONNX Runtime copies them once more
+from a model in memory. Within a :class:`WeightFile`, models keep their weights in one file as
+ONNX's external data. The models are small, and ONNX Runtime opens them next to that file.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ from lccl.files import if_abandoned, require_writable
 from lccl.numerics import Array
 
 SMALL = 1024
-"""The most elements of a constant that shape inference or folding may have to read; larger ones are weights."""
+"""The most elements of a constant that shape inference or folding may have to read; larger ones are
+weights."""
 _ALIGNMENT = 64
 """The alignment of each tensor in a file, in bytes, which suits vector instructions."""
 _PLAIN_TYPES: Mapping[int, np.dtype[Any]] = {
@@ -41,12 +42,14 @@ _PLAIN_TYPES: Mapping[int, np.dtype[Any]] = {
     TensorProto.INT64: np.dtype(np.int64),
     TensorProto.BOOL: np.dtype(np.bool_),
 }
-"""Types whose elements take whole bytes, one after the other; a weight of another type stays in its model."""
+"""Types whose elements take whole bytes, one after the other; a weight of another type stays in its
+model."""
 _DATA_FIELDS = ("raw_data", "float_data", "int32_data", "int64_data", "double_data", "external_data", "data_location")
 _INITIALIZERS_ALONE = 4
 """The first IR version in which initializers need not be inputs."""
 _open: dict[str, WeightFile] = {}
-"""Open files by name, to which the location of a tensor refers. The names are random, so that no other model has one."""
+"""Open files by name, to which the location of a tensor refers. The names are random, so that no
+other model has one."""
 
 
 class WeightFile:
@@ -82,7 +85,8 @@ class WeightFile:
     def externalize(self, model: onnx.ModelProto, folder: str | Path | None = None) -> onnx.ModelProto:
         """Return a copy of the model whose large weights are external data in this file.
 
-        Its initializers are no longer inputs. Tensors that subgraphs read or that the model returns stay in it.
+        Its initializers are no longer inputs. Tensors that subgraphs read or that the model returns
+        stay in it.
 
         Args:
             model: the model.
@@ -93,7 +97,8 @@ class WeightFile:
         """
         out = without_initializers(model)
         if folder is not None:
-            onnx.external_data_helper.load_external_data_for_model(out, str(folder))  # of nodes and subgraphs
+            # This loads the data of nodes and subgraphs.
+            onnx.external_data_helper.load_external_data_for_model(out, str(folder))
         stored = {tensor.name for tensor in model.graph.initializer}
         inputs = [value for value in out.graph.input if value.name not in stored]
         del out.graph.input[:]
@@ -195,8 +200,9 @@ def array(tensor: TensorProto) -> Array:
 def write_whole(model: onnx.ModelProto, path: Path) -> None:
     """Write the model as one file with its weights in it.
 
-    The weights are copied from file to file, since protobuf would hold them in memory three times. The fields of a message
-    may come in any order, so that the graph is the model's last field and the weights are the graph's.
+    The weights are copied from file to file, since protobuf would hold them in memory three times.
+    The fields of a message may come in any order, so that the graph is the model's last field and
+    the weights are the graph's.
 
     Raises:
         OSError: the disk is full.
@@ -218,7 +224,7 @@ def write_whole(model: onnx.ModelProto, path: Path) -> None:
 
 
 def whole_size(model: onnx.ModelProto) -> int:
-    """Return the size of the model with its weights in it, in bytes, to within a few bytes per weight."""
+    """Return the bytes of the model with its weights in it, to within a few per weight."""
     return int(model.ByteSize()) + sum(map(_outside, model.graph.initializer))
 
 
@@ -230,7 +236,7 @@ def _head(tensor: TensorProto) -> bytes:
 
 
 def _key(message: Any, field: str, length: int) -> bytes:
-    """Encode the key and the length of a field in protobuf's wire format (type 2, varints of 7 bits a byte)."""
+    """Encode the key and the length of a field in protobuf's wire format (type 2)."""
     out = bytearray()
     for value in (message.DESCRIPTOR.fields_by_name[field].number << 3 | 2, length):
         rest = value
@@ -242,7 +248,7 @@ def _key(message: Any, field: str, length: int) -> bytes:
 
 
 def skeleton_of(model: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, TensorProto]]:
-    """Return a copy of the model whose large weights are graph inputs, which is cheap to convert and infer shapes of.
+    """Return a copy of the model whose large weights are graph inputs, for cheap passes over it.
 
     Returns:
         The copy, and the given model's large weights by name.
@@ -296,7 +302,10 @@ def _copy_fields(target: Any, source: Any, left_out: Sequence[str]) -> None:
 
 
 def trim_memory() -> None:
-    """Return freed memory to the system: glibc keeps what large sessions free; other C libraries have no such call."""
+    """Return freed memory to the system: glibc keeps what large sessions free.
+
+    Other C libraries have no such call.
+    """
     with contextlib.suppress(AttributeError, OSError):
         ctypes.CDLL(None).malloc_trim(0)
 

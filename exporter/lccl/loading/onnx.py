@@ -86,7 +86,10 @@ def _reading_onnx(source: Path) -> Iterator[None]:
 
 
 def _require_sound_weights(model: onnx.ModelProto, path: Path) -> None:
-    """Refuse NaN in any constant and infinity in weights; other constants, such as masks, may be infinite."""
+    """Refuse NaN in any constant and infinity in weights.
+
+    Other constants, such as masks, may be infinite.
+    """
     import numpy as np
     import onnx
 

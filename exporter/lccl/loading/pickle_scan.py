@@ -10,7 +10,10 @@ from typing import IO
 
 
 def pickled_classes(path: Path) -> list[str]:
-    """Return the classes and functions that unpickling the file would call; empty if it cannot be read."""
+    """Return the classes and functions that unpickling the file would call.
+
+    Empty if it cannot be read.
+    """
     import torch
 
     try:

@@ -13,7 +13,10 @@ if TYPE_CHECKING:
 
 
 def bad_weight(path: Path, name: str, what: str) -> UserError:
-    """Make the error for an unsound weight of a file; ``what`` says what it holds, such as "NaN"."""
+    """Make the error for an unsound weight of a file.
+
+    ``what`` says what it holds, such as "NaN".
+    """
     return UserError(f"{path}: {name} holds {what}; the training went wrong, take an earlier checkpoint")
 
 

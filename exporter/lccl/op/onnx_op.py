@@ -28,7 +28,8 @@ from lccl.op.contract import (
 )
 
 OPSET = 18
-"""The standard ops' opset in the function and in exported files: the lowest that torch's exporter emits."""
+"""The standard ops' opset in the function and in exported files: the lowest that torch's exporter
+emits."""
 IR_VERSION = 10
 
 _KINDS = {
@@ -55,7 +56,7 @@ def node_attributes(node: NodeProto) -> Attributes:
 
 
 def attribute_protos(attributes: Attributes) -> list[AttributeProto]:
-    """Write out every attribute: onnx's inliner loses one that is left to the function's default."""
+    """Write out every attribute, because onnx's inliner loses one that is left to its default."""
     return [_attribute_proto(spec, getattr(attributes, spec.name)) for spec in ATTRIBUTES]
 
 
@@ -76,13 +77,14 @@ def _attribute_proto(spec: AttributeSpec, value: Any) -> AttributeProto:
     return helper.make_attribute(spec.name, list(value) if isinstance(value, tuple) else value, attr_type=_KINDS[spec.kind])
 
 
-# ---- schema ---------------------------------------------------------------------------------------------------------
+# ---- schema --------------------------------------------------------------------------------------
 
 
 def register_schema() -> OpSchema:
     """Register the op with onnx, once per process, and return its schema.
 
-    ``onnx.checker`` and ``onnx.shape_inference`` then know the op with or without its function body.
+    ``onnx.checker`` and ``onnx.shape_inference`` then know the op with or without its function
+    body.
     """
     if onnx.defs.has(OP_TYPE, domain=DOMAIN):
         return onnx.defs.get_schema(OP_TYPE, VERSION, DOMAIN)
@@ -104,7 +106,10 @@ def register_schema() -> OpSchema:
 
 
 def _infer(context: Any) -> None:
-    """Infer the type and shape of one node's output; dimensions that symbolic ones decide stay unknown."""
+    """Infer the type and shape of one node's output.
+
+    Dimensions that symbolic ones decide stay unknown.
+    """
     types = [context.get_input_type(i) for i in range(context.get_num_inputs())]
     if types[0] is None:
         return
@@ -157,11 +162,11 @@ def _value(attribute: AttributeProto) -> Any:
     return helper.get_attribute_value(attribute)
 
 
-# ---- function body ----------------------------------------------------------------------------------------------
+# ---- function body -------------------------------------------------------------------------------
 
 
 def make_function() -> FunctionProto:
-    """Make the function body: the op in standard ops, which every exported file carries once for all its nodes."""
+    """Make the function body: the op in standard ops, once in every exported file."""
     body = [*_gate_nodes(), *_conv_nodes(), *_product_nodes(), *_post_nodes()]
     return helper.make_function(
         DOMAIN,
@@ -176,7 +181,7 @@ def make_function() -> FunctionProto:
 
 
 def attach_function(model: onnx.ModelProto) -> None:
-    """Add the function body and the domain's import to a model, replacing an earlier function of that name."""
+    """Add the function body and the domain's import to a model, in place of earlier ones."""
     kept = [f for f in model.functions if not (f.name == OP_TYPE and f.domain == DOMAIN)]
     del model.functions[:]
     model.functions.extend([*kept, make_function()])
@@ -185,7 +190,10 @@ def attach_function(model: onnx.ModelProto) -> None:
 
 
 def _node(op: str, inputs: list[str], outputs: list[str], refs: Mapping[str, str] | None = None, **attrs: Any) -> NodeProto:
-    """Make a standard node; ``refs`` maps its attributes to the function's attributes that give their values."""
+    """Make a standard node.
+
+    ``refs`` maps its attributes to the function's attributes that give their values.
+    """
     node = helper.make_node(op, inputs, outputs, **attrs)
     kinds = {spec.name: _KINDS[spec.kind] for spec in ATTRIBUTES}
     for name, source in (refs or {}).items():
@@ -238,7 +246,10 @@ def _conv_nodes() -> list[NodeProto]:
 
 
 def _product_nodes() -> list[NodeProto]:
-    """Compute v = u * g where g > 0, else 0; the last blocks of a grid gate are clipped to the output."""
+    """Compute v = u * g where g > 0, else 0.
+
+    The last blocks of a grid gate are clipped to the output.
+    """
     return [
         _node("Shape", ["u"], ["out_hw"], start=2),
         _constant("origin", np.zeros(2, np.int64)),

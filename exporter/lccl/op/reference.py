@@ -1,4 +1,4 @@
-"""The reference implementation of ``lccl::LCCLConv``, in NumPy and float64, to which all others are compared."""
+"""The reference implementation of ``lccl::LCCLConv``, in NumPy and float64."""
 
 from __future__ import annotations
 
@@ -75,7 +75,10 @@ def lccl_conv(inputs: dict[str, Array], attributes: Attributes) -> Array:
 
 
 class LCCLConv(OpRun):
-    """The op for ``onnx.reference.ReferenceEvaluator(model, new_ops=[LCCLConv])``; it computes in float64."""
+    """The op for ``onnx.reference.ReferenceEvaluator(model, new_ops=[LCCLConv])``.
+
+    It computes in float64.
+    """
 
     op_domain = DOMAIN
 

@@ -24,11 +24,11 @@ _CHUNK = 64
 def profile(model: nn.Module | onnx.ModelProto | str | Path, data: str | Path | Data | Iterable[object]) -> NetworkProfile:
     """Run a model on data and count densities and multiply-accumulates (MACs) per layer.
 
-    Args:
-        model: a PyTorch module (run in eval mode), an ONNX model, or a file of either.
-        data: an ``.npz`` file, "pkg.module:loader", one batch as a tensor or array [N, C, H, W], or an iterable of
-            batches. A batch is a tensor or array, a tuple whose first item is one (labels are ignored), or a dict of
-            inputs by name.
+    Args: model: a PyTorch module (run in eval mode), an ONNX model, or a file of either. data: an
+        ``.npz`` file, "pkg.module:loader", one batch as a tensor or array [N, C, H, W], or an
+        iterable of
+            batches. A batch is a tensor or array, a tuple whose first item is one (labels are
+            ignored), or a dict of inputs by name.
 
     Returns:
         The profile, whose densities are means over all images.
@@ -51,7 +51,10 @@ def profile(model: nn.Module | onnx.ModelProto | str | Path, data: str | Path | 
 
 
 def _batches(data: str | Path | Data | Iterable[object]) -> Iterable[object]:
-    """Return the data as batches; a file's or loader's only input loses its name, which models do not know."""
+    """Return the data as batches.
+
+    A file's or loader's only input loses its name, which models do not know.
+    """
     from lccl.data import Data, load_data
 
     loaded = load_data(data) if isinstance(data, (str, Path)) else data

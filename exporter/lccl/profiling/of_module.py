@@ -20,7 +20,10 @@ from lccl.torch_calls import evaluating, layer_macs
 
 
 class _Counter:
-    """Sums over all images by layer name, in order of execution; a layer that is called twice counts twice."""
+    """Sums over all images by layer name, in order of execution.
+
+    A layer that is called twice counts twice.
+    """
 
     def __init__(self) -> None:
         self.active: dict[str, float] = {}
@@ -62,7 +65,10 @@ class _Counter:
 
 
 def profile_module(model: nn.Module, batches: Iterable[object]) -> NetworkProfile:
-    """Profile a module in eval mode, as :func:`lccl.profiling.profile` does; its training mode is restored."""
+    """Profile a module in eval mode, as :func:`lccl.profiling.profile` does.
+
+    Its training mode is restored.
+    """
     counter = _Counter()
     images = 0
     dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)

@@ -68,14 +68,20 @@ def profile_onnx(model: onnx.ModelProto | str | Path, batches: Iterable[object])
 
 
 def _measured(node: onnx.NodeProto) -> tuple[str, ...]:
-    """Return the tensors whose shapes decide a node's MACs; empty for a node that does not multiply."""
+    """Return the tensors whose shapes decide a node's MACs.
+
+    Empty for a node that does not multiply.
+    """
     if node.op_type == "ConvTranspose":
         return node.input[0], node.output[0]
     return (node.output[0],) if node.op_type in ("Conv", "Gemm", "MatMul") else ()
 
 
 def _layers(model: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]]) -> Iterable[tuple[str, LayerProfile]]:
-    """Yield the layers of one batch by output name, which is unique; MACs per image, without densities."""
+    """Yield the layers of one batch by output name, which is unique.
+
+    MACs per image, without densities.
+    """
     weights = {t.name: tuple(t.dims) for t in model.graph.initializer}
     for node in model.graph.node:
         weight = weights.get(node.input[1]) if len(node.input) > 1 else None

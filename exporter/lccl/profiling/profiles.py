@@ -33,7 +33,10 @@ class LayerProfile:
 
 @dataclass(frozen=True)
 class NetworkProfile:
-    """The profile of a network: all convolutions and linear layers in order of execution; prints as a table."""
+    """The profile of a network: all convolutions and linear layers in order of execution.
+
+    Prints as a table.
+    """
 
     layers: tuple[LayerProfile, ...]
     images: int
@@ -46,7 +49,10 @@ class NetworkProfile:
 
     @property
     def density(self) -> float | None:
-        """The mean density of the gated layers, each with the same weight; None without gated layers."""
+        """The mean density of the gated layers, each with the same weight.
+
+        None without gated layers.
+        """
         densities = [layer.density for layer in self.layers if layer.density is not None]
         return sum(densities) / len(densities) if densities else None
 

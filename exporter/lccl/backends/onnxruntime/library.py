@@ -1,4 +1,4 @@
-"""The library of the CPU op for ONNX Runtime: lookup, a check that it loads, and its instruction set."""
+"""The CPU op's library for ONNX Runtime: lookup, a check that it loads, its instruction set."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ OLD_ISA_ENVIRONMENT = "LCCL_CPU_LEVEL"
 """The variable's name before 0.2; the library reads it and warns, until 0.3."""
 PACKAGED = FOLDER / LIBRARY
 OLDEST = (1, 20)
-"""The oldest ONNX Runtime that the library is tested with. Those before 1.17 load it and find no op in it."""
+"""The oldest ONNX Runtime that the library is tested with. Those before 1.17 load it and find no op
+in it."""
 HOW_TO_GET = "install lccl again with g++ and CMake at hand, or run make ort in a checkout"
 
 
@@ -35,10 +36,12 @@ class LibraryCheck:
 
 
 def find_library(library: str | Path | None = None) -> Path | None:
-    """Return the path of the op's library; None if there is none. :func:`check_library` says whether it can be used.
+    """Return the path of the op's library.
 
-    Args:
-        library: the caller's choice; None: the one that LCCL_ORT_LIBRARY names, or the package's own.
+    None if there is none. :func:`check_library` says whether it can be used.
+
+    Args: library: the caller's choice; None: the one that LCCL_ORT_LIBRARY names, or the package's
+        own.
 
     Raises:
         UserError: a library is named and does not exist.
@@ -85,7 +88,10 @@ def check_library(library: str | Path | None = None) -> LibraryCheck:
 
 
 def asked_isa() -> tuple[str, str] | None:
-    """Return the environment variable that asks for an instruction set, and its value; None if none is set."""
+    """Return the environment variable that asks for an instruction set, and its value.
+
+    None if none is set.
+    """
     return next(((name, value) for name in (ISA_ENVIRONMENT, OLD_ISA_ENVIRONMENT) if (value := os.environ.get(name))), None)
 
 
@@ -95,9 +101,8 @@ def cpu_isa(library: str | Path | None = None) -> str | None:
     Args:
         library: as in :func:`find_library`.
 
-    Returns:
-        "avx512", "avx2", "neon" or "portable"; None if there is no library, or if LCCL_CPU_ISA names an instruction set
-        that this machine does not run, so that no session opens.
+    Returns: "avx512", "avx2", "neon" or "portable"; None if there is no library, or if LCCL_CPU_ISA
+        names an instruction set that this machine does not run, so that no session opens.
 
     Raises:
         UserError: a library is named and does not exist.

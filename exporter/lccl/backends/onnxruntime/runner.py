@@ -24,11 +24,10 @@ CPU = ("CPUExecutionProvider",)
 class OnnxRuntimeRunner:
     """Runs an ONNX model in ONNX Runtime.
 
-    Args:
-        model: a file, or a model in memory.
-        threads: threads of one inference; with 1, several runners in one process do not disturb each other's times.
-        optimize: whether ONNX Runtime optimizes the graph.
-        library: a library of custom ops; None: their nodes run through their function bodies.
+    Args: model: a file, or a model in memory. threads: threads of one inference; with 1, several
+        runners in one process do not disturb each other's times. optimize: whether ONNX Runtime
+        optimizes the graph. library: a library of custom ops; None: their nodes run through their
+        function bodies.
     """
 
     device = "CPU"
@@ -123,7 +122,7 @@ def open_session(model: str | Path | onnx.ModelProto, options: Any, providers: S
 
 @contextlib.contextmanager
 def _source(model: str | Path | onnx.ModelProto) -> Iterator[str | bytes]:
-    """Give what ONNX Runtime opens: a path if the model or its weights are in a file, else the serialized model."""
+    """Give what ONNX Runtime opens: a path if a file holds model or weights, else the bytes."""
     file = weight_file(model) if isinstance(model, onnx.ModelProto) else None
     if not isinstance(model, onnx.ModelProto):
         yield str(require_file(model))
@@ -139,5 +138,8 @@ def _label(model: str | Path | onnx.ModelProto) -> str:
 
 
 def _one_line(error: BaseException) -> str:
-    """Return ONNX Runtime's message on one line, without its code; the reason is often on its second line."""
+    """Return ONNX Runtime's message on one line, without its code.
+
+    The reason is often on its second line.
+    """
     return " ".join(str(error).split()).removeprefix("[ONNXRuntimeError] : ")[:400]

@@ -19,9 +19,9 @@ from lccl.torch_calls import evaluating, flatten
 class TorchRunner:
     """Runs a module in eval mode, on the device of its parameters.
 
-    Args:
-        model: the module. It is called with inputs by name if its ``forward`` has all those names, else in their order.
-        threads: the size of PyTorch's CPU thread pool, restored when the block ends.
+    Args: model: the module. It is called with inputs by name if its ``forward`` has all those
+        names, else in their order. threads: the size of PyTorch's CPU thread pool, restored when
+        the block ends.
     """
 
     name = "torch"
@@ -52,7 +52,7 @@ class TorchRunner:
         return tuple(p.name for p in parameters if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD)
 
     def infer(self, feed: Mapping[str, Array]) -> dict[str, Array]:
-        """Run the module on inputs by name and return its outputs as "output_0", "output_1" and so on.
+        """Run the module on inputs by name and return its outputs as "output_0", "output_1", ...
 
         Raises:
             UserError: the inputs do not fit the module.

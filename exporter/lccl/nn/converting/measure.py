@@ -1,4 +1,4 @@
-"""Runs of a network on an example input: multiply-accumulates (MACs), outputs, and their comparison."""
+"""Runs of a network on an example input: MACs, outputs and their comparison."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from lccl.torch_calls import evaluating, flatten, layer_macs
 Args = Tensor | Sequence[object] | Mapping[str, object]
 """An example input as a caller gives it; see :func:`inputs_of`."""
 TOLERANCE = 1e-4
-"""Allowed error of a converted network's outputs in float32, relative to max(0.01, largest output)."""
+"""Allowed error of a converted network's outputs in float32, relative to max(0.01, largest
+output)."""
 TOLERANCE_LOW_PRECISION = 2e-2
 """The same in float16 and bfloat16."""
 LOW_PRECISION = (torch.float16, torch.bfloat16)
@@ -46,8 +47,8 @@ class Inputs:
 def inputs_of(args: Args, model: nn.Module) -> Inputs:
     """Turn an example input, as a caller gives it, into the arguments of a call.
 
-    Args:
-        args: one input with its batch, the shape of one (random values are drawn), a list of positional inputs or a
+    Args: args: one input with its batch, the shape of one (random values are drawn), a list of
+        positional inputs or a
             dict of named ones.
         model: gives the device and the type of random values.
 

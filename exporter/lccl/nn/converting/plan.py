@@ -1,4 +1,4 @@
-"""The table of a conversion: each convolution, whether it gets a gate and why, and what the gate could save."""
+"""The table of a conversion: which convolutions get a gate, why, and what it could save."""
 
 from __future__ import annotations
 
@@ -27,7 +27,9 @@ class PlannedLayer:
         return self.choice.gated
 
     def saved(self, density: float) -> float | None:
-        """Return the MACs per image that skipping closed pixels saves; negative where the gate costs more.
+        """Return the MACs per image that skipping closed pixels saves.
+
+        Negative where the gate costs more.
 
         Args:
             density: the fraction of pixels computed.
@@ -39,7 +41,10 @@ class PlannedLayer:
 
 @dataclass(frozen=True)
 class ConversionPlan:
-    """What :func:`lccl.nn.convert` does to a network, layer by layer in order of execution; prints as a table."""
+    """What :func:`lccl.nn.convert` does to a network, layer by layer in order of execution.
+
+    Prints as a table.
+    """
 
     layers: tuple[PlannedLayer, ...]
     gate: str
@@ -58,7 +63,10 @@ class ConversionPlan:
 
     @property
     def saved_network(self) -> float | None:
-        """MACs saved / MACs of the whole network, at :attr:`density`; None without an example input."""
+        """MACs saved / MACs of the whole network, at :attr:`density`.
+
+        None without an example input.
+        """
         savings = [layer.saved(self.density) for layer in self.gated]
         return sum(s for s in savings if s is not None) / self.network_macs if self.network_macs else None
 

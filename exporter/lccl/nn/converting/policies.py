@@ -1,4 +1,4 @@
-"""Policies that choose which convolutions get a gate, and give a reason per layer: ``where`` of ``convert``."""
+"""Policies that choose which convolutions get a gate, with a reason per layer."""
 
 from __future__ import annotations
 
@@ -66,7 +66,10 @@ def _policy_named(where: str) -> Policy:
 
 
 def _barred(conv: ConvInfo) -> str | None:
-    """Return why no policy that goes by a convolution's place or size chooses it; None if one may."""
+    """Return why no policy that goes by a convolution's place or size chooses it.
+
+    None if one may.
+    """
     return (
         conv.refusal
         or _ROLES.get(conv.role)

@@ -1,4 +1,4 @@
-"""The mirror of ``lccl_cuda.h`` in ctypes: enums, structs and functions, which a test compares with the header."""
+"""The mirror of ``lccl_cuda.h`` in ctypes, which a test compares with the header."""
 
 from __future__ import annotations
 
@@ -45,7 +45,10 @@ class Math(IntEnum):
 
 
 class Kernels(IntFlag):
-    """lccl_kernel: the kernels of a call. ``ConvParams.kernels`` is 0 for the op, or selects kernels to time."""
+    """lccl_kernel: the kernels of a call.
+
+    ``ConvParams.kernels`` is 0 for the op, or selects kernels to time.
+    """
 
     PACK = 1
     GATE = 2

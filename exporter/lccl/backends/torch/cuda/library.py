@@ -1,7 +1,7 @@
 """The kernels' shared library: lookup, loading, and its C functions as Python methods.
 
-``liblccl_cuda.so`` takes device pointers. ``liblccl_emulator.so`` has the same functions, takes host pointers and runs
-the same kernels on the CPU. Both load here.
+``liblccl_cuda.so`` takes device pointers. ``liblccl_emulator.so`` has the same functions, takes
+host pointers and runs the same kernels on the CPU. Both load here.
 """
 
 from __future__ import annotations
@@ -49,7 +49,10 @@ _CUDA_ERRORS = {
 
 @dataclass(frozen=True)
 class Config:
-    """One configuration of the kernels, a row of the library's table; sizes in elements, shared memory in bytes."""
+    """One configuration of the kernels, a row of the library's table.
+
+    Sizes in elements, shared memory in bytes.
+    """
 
     id: int
     name: str
@@ -144,11 +147,17 @@ class Library:
         return Support("" if ok else reason.value.decode(errors="replace") or "the library gives no reason")
 
     def choose(self, params: ConvParams, device: Device) -> int:
-        """Return the id of the configuration with the smallest predicted time; 0 if none can run the call."""
+        """Return the id of the configuration with the smallest predicted time.
+
+        0 if none can run the call.
+        """
         return int(self.call("lccl_conv_choose", byref(params), byref(device)))
 
     def resident_blocks(self, device: Device, config: int) -> int:
-        """Return how many blocks of the main kernel run at once on the device; 0 if there is no such configuration."""
+        """Return how many blocks of the main kernel run at once on the device.
+
+        0 if there is no such configuration.
+        """
         return int(self.call("lccl_conv_resident_blocks", byref(device), config))
 
     def rates(self, device: Device) -> Rates:
@@ -226,14 +235,19 @@ def _functions_of(path: Path) -> dict[str, Any]:
         try:
             function = getattr(loaded, name)
         except AttributeError:
-            raise UserError(f"{path} has no function {name}: it is not lccl's kernel library, or that of another version") from None
+            raise UserError(
+                f"{path} has no function {name}: it is not lccl's kernel library, or that of another version"
+            ) from None
         function.restype, function.argtypes = result, arguments
         functions[name] = function
     return functions
 
 
 def _check_abi(library: Library) -> None:
-    """Ask about a call that every library can run; a library with other structs refuses it by its first field."""
+    """Ask about a call that every library can run.
+
+    A library with other structs refuses it by its first field.
+    """
     attributes = layer_attributes((1, 1))
     shapes = layer_shapes((1, 1, 1, 1), 1, (1, 1), attributes)
     any_device = Device(90, 132, 232448, 233472)
@@ -258,12 +272,15 @@ def _read_config(library: Library, index: int) -> Config:
 
 
 def library_path(path: str | Path | None = None) -> Path:
-    """Return the library's path: ``path``, else the one in LCCL_CUDA_LIBRARY, else the package's own."""
+    """Return the path given, else the one in LCCL_CUDA_LIBRARY, else the package's own."""
     return Path(path or os.environ.get(ENVIRONMENT) or PACKAGED)
 
 
 def why_none() -> str:
-    """Return why there is no library: none is named and the package has none. Empty if :func:`load` may find one."""
+    """Return why there is no library: none is named and the package has none.
+
+    Empty if :func:`load` may find one.
+    """
     return _missing(PACKAGED) if library_path() == PACKAGED and not PACKAGED.is_file() else ""
 
 

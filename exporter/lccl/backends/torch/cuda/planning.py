@@ -1,4 +1,4 @@
-"""Descriptions of calls for the kernels, without tensors: sizes, attributes, and which inputs are neutral."""
+"""Descriptions of calls for the kernels, without tensors: sizes, attributes, neutral inputs."""
 
 from __future__ import annotations
 
@@ -37,7 +37,8 @@ _SHARED = {
     (12, 0): (101376, 102400),
     (12, 1): (101376, 102400),
 }
-"""By compute capability, the bytes of shared memory of a block (opt-in) and of a multiprocessor, from CUDA's tables."""
+"""By compute capability, the bytes of shared memory of a block (opt-in) and of a multiprocessor,
+from CUDA's tables."""
 
 
 def padded(channels: int) -> int:
@@ -53,8 +54,9 @@ def default_layout(dtype: Dtype) -> Layout:
 def real_inputs(shapes: Mapping[str, Sequence[int]], attributes: Attributes) -> frozenset[str]:
     """Return the names of the inputs that the kernels are given; the others are neutral.
 
-    A gate or residual is given if it has its full shape, which is also the neutral shape for a map of one pixel. gate_W
-    is neutral if the gate is external. post_scale and post_bias are always given: one element serves all channels.
+    A gate or residual is given if it has its full shape, which is also the neutral shape for a map
+    of one pixel. gate_W is neutral if the gate is external. post_scale and post_bias are always
+    given: one element serves all channels.
     """
     n, k, ho, wo = output_shape(shapes, attributes)
     real = set(INPUT_NAMES)
@@ -78,8 +80,8 @@ def conv_params(
         dtype: the type of the tensors.
         layout: the layout of x, residual and y; None: :func:`default_layout`.
 
-    Raises:
-        ContractError: shapes that version 1 does not allow, or a number that does not fit into 32 bits.
+    Raises: ContractError: shapes that version 1 does not allow, or a number that does not fit into
+        32 bits.
     """
     a = attributes
     real = real_inputs(shapes, a)
@@ -154,15 +156,10 @@ def layer_attributes(
 ) -> Attributes:
     """Return the attributes of a layer in the paper's order, with gate pads that fit.
 
-    Args:
-        kernel: (R, S).
-        stride: along both axes.
-        pads: top, left, bottom, right; None: half the kernel's extent, which keeps the size at stride 1.
-        dilation: along both axes.
-        grid: G, the side of a block of output pixels.
-        gate_kernel: (Rg, Sg).
-        activation_alpha, density: as the contract has them.
-        external: whether the gate map is an input.
+    Args: kernel: (R, S). stride: along both axes. pads: top, left, bottom, right; None: half the
+        kernel's extent, which keeps the size at stride 1. dilation: along both axes. grid: G, the
+        side of a block of output pixels. gate_kernel: (Rg, Sg). activation_alpha, density: as the
+        contract has them. external: whether the gate map is an input.
 
     Raises:
         ContractError: a gate kernel that cannot cover the convolution.
@@ -187,12 +184,12 @@ def layer_attributes(
 def parse_device(text: str) -> Device:
     """Read a device from text.
 
-    Args:
-        text: "9.0x132" (compute capability x multiprocessors), or "9.0x132x232448x233472" with the bytes of shared memory
+    Args: text: "9.0x132" (compute capability x multiprocessors), or "9.0x132x232448x233472" with
+        the bytes of shared memory
             of a block and of a multiprocessor.
 
-    Raises:
-        UserError: the text has another form, or the shared memory of the compute capability is unknown.
+    Raises: UserError: the text has another form, or the shared memory of the compute capability is
+        unknown.
     """
     version, *numbers = text.lower().split("x")
     major, dot, minor = version.partition(".")
