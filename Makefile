@@ -8,18 +8,22 @@ CAPABILITY ?= all
 JOBS ?= $(shell getconf _NPROCESSORS_ONLN)
 DIGITS := samples/digits
 DATA := samples.digits.data:held_out
-NATIVE_TESTS := tests/cpu tests/emulator tests/native tests/trt
+CXX_SOURCES = $(shell find contract ort_op trt_plugin samples tests bench -name "*.cpp" -o -name "*.h" -o -name "*.cu" -o -name "*.cuh")
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help demo test ort kernels lint format train-digits clean
+.PHONY: help demo check test coverage docs pictures ort kernels lint format train-digits clean
 
 help:
 	@echo "make demo          real images -> trained LCCL network -> ONNX -> engine -> comparison"
+	@echo "make check         the linters and the quick tests: what to run after each change"
 	@echo "make test          install what tests need, run all of them"
+	@echo "make coverage      all tests, with the lines of the package that they run (COVERED=... for some of them)"
 	@echo "make ort           build ONNX Runtime's library of the CPU kernels; needs g++ and CMake (make demo does it)"
 	@echo "make kernels       build the CUDA kernels and the TensorRT plugin; needs nvcc and CMake, no GPU (CAPABILITY=8.9 for one GPU)"
-	@echo "make lint          ruff, mypy"
-	@echo "make format        let ruff format the code"
+	@echo "make lint          ruff, mypy, clang-format, names of C++ constants"
+	@echo "make format        let ruff and clang-format format the code"
+	@echo "make docs          build the documents as a site into build/site"
+	@echo "make pictures      draw the README's pictures again, and print its table"
 	@echo "make train-digits  train the demo's two networks again"
 	@echo "make clean         remove build outputs and the environment"
 
@@ -50,25 +54,43 @@ ort: $(VENV)/.installed
 demo: ort
 	@mkdir -p $(OUT)
 	@echo "-- 1/3 checkpoint -> ONNX, checked against PyTorch"
-	$(BIN)/lccl-export $(DIGITS)/lccl.pt -o $(OUT)/lccl.onnx --inputs $(DATA)
+	$(BIN)/lccl-export $(DIGITS)/lccl.pt -o $(OUT)/lccl.onnx --data $(DATA)
 	@echo "-- 2/3 ONNX -> engine, ahead of time"
 	$(BIN)/lccl-build-engine $(OUT)/lccl.onnx
 	@echo "-- 3/3 gated against dense, on the held-out images"
-	$(BIN)/lccl-compare $(DIGITS)/lccl.pt $(OUT)/lccl.onnx $(OUT)/lccl.engine --dense $(DIGITS)/dense.pt --data $(DATA) --min-agreement 1 --max-accuracy-drop 0.5 --allow-skipped
+	$(BIN)/lccl-compare $(DIGITS)/lccl.pt $(OUT)/lccl.onnx $(OUT)/lccl.engine --baseline $(DIGITS)/dense.pt --data $(DATA) --min-agreement 1 --max-accuracy-drop 0.5 --allow-skipped
 
-# Two runs side by side: the tests of the native code, which use no PyTorch, and all others (two processes with PyTorch would
-# take each other's cores). What the first says comes after the second. PYTEST_ARGS=... is one run with these arguments.
+# One test process for each core, and one thread in each, or they take each other's cores. A file's tests stay in one process, so
+# that what they share is made once; files go out in the order of their names: those that compile come first, small ones last.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+SPREAD := -n $(JOBS) --dist loadfile --no-loadscope-reorder
+QUICK := tests/unit tests/gpu -m "not slow and not native and not download"
+
+# The linters run beside the tests; what they say comes first.
+check: $(VENV)/.installed-dev
+	@mkdir -p build
+	@log=build/lint-$$$$.log; $(MAKE) --no-print-directory lint > $$log 2>&1 & lint=$$!; \
+	trap 'kill $$lint 2>/dev/null' INT TERM; \
+	$(PYTEST) -q $(QUICK); quick=$$?; \
+	wait $$lint; lint=$$?; cat $$log; rm $$log; [ $$quick -eq 0 ] && [ $$lint -eq 0 ]
+
+# PYTEST_ARGS=... is a run with these arguments.
 test: $(VENV)/.installed-dev
 ifdef PYTEST_ARGS
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 else
-	@mkdir -p build
-	@log=build/native-tests-$$$$.log; echo "-- the native code's tests run meanwhile, into $$log"; \
-	$(BIN)/python -m pytest -o cache_dir=build/native-tests $(NATIVE_TESTS) > $$log 2>&1 & native=$$!; \
-	trap 'kill $$native 2>/dev/null' INT TERM; \
-	$(BIN)/python -m pytest $(NATIVE_TESTS:%=--ignore=%); others=$$?; \
-	wait $$native; native=$$?; cat $$log; rm $$log; [ $$others -eq 0 ] && [ $$native -eq 0 ]
+	$(PYTEST) $(SPREAD)
 endif
+
+# A command that a test starts is measured too.
+COVERED ?= tests
+coverage: $(VENV)/.installed-dev
+	@mkdir -p build/coverage
+	@$(BIN)/coverage erase
+	OMP_NUM_THREADS=1 $(BIN)/coverage run -m pytest $(SPREAD) $(COVERED)
+	@$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report --skip-covered
+	$(BIN)/python tests/support/coverage_by_package.py
 
 kernels: $(VENV)/.installed
 	@echo "-- compiling the TensorRT plugin and its kernels (minutes; for all GPUs, or those in CAPABILITY)"
@@ -78,10 +100,20 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run --Werror $(CXX_SOURCES)
+	$(BIN)/python tests/native/cpp_constants.py
 
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(CXX_SOURCES)
+
+docs: $(VENV)/.installed-dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	@echo "-- build/site/index.html"
+
+pictures: $(VENV)/.installed-dev
+	$(BIN)/python docs/pictures.py
 
 train-digits: $(VENV)/.installed
 	$(BIN)/python $(DIGITS)/train.py

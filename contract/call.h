@@ -50,12 +50,12 @@ Maps setCall(Params& call, Attributes const& attributes, Shapes const& shapes)
     call.k = to32Bits(shapes[kW].d[0]);
     call.r = to32Bits(shapes[kW].d[1]);
     call.s = to32Bits(shapes[kW].d[2]);
-    call.gate_r = to32Bits(shapes[kGATE_W].d[1]);
-    call.gate_s = to32Bits(shapes[kGATE_W].d[2]);
-    call.post_scale_size = to32Bits(shapes[kPOST_SCALE].d[0]);
-    call.post_bias_size = to32Bits(shapes[kPOST_BIAS].d[0]);
-    call.has_gate = agrees(shapes[kGATE], {call.n, 1, maps.hg, maps.wg}) ? 1 : 0;
-    call.has_residual = agrees(shapes[kRESIDUAL], {call.n, call.k, maps.ho, maps.wo}) ? 1 : 0;
+    call.gate_r = to32Bits(shapes[kGateW].d[1]);
+    call.gate_s = to32Bits(shapes[kGateW].d[2]);
+    call.post_scale_size = to32Bits(shapes[kPostScale].d[0]);
+    call.post_bias_size = to32Bits(shapes[kPostBias].d[0]);
+    call.has_gate = agrees(shapes[kGate], {call.n, 1, maps.hg, maps.wg}) ? 1 : 0;
+    call.has_residual = agrees(shapes[kResidual], {call.n, call.k, maps.ho, maps.wo}) ? 1 : 0;
     return maps;
 }
 

@@ -52,8 +52,8 @@ inline std::string noPixelText(int64_t h, int64_t w, int64_t r, int64_t s)
 //! The sentence for a gate whose convolution gives `h` x `w` where an output of `ho` x `wo` needs `hg` x `wg`.
 inline std::string gateSizeText(int64_t h, int64_t w, int64_t ho, int64_t wo, int64_t grid, int64_t hg, int64_t wg)
 {
-    return "the gate's convolution gives " + sizesText(h, w) + ", but an output of " + sizesText(ho, wo) + " with G = "
-        + std::to_string(grid) + " needs " + sizesText(hg, wg);
+    return "the gate's convolution gives " + sizesText(h, w) + ", but an output of " + sizesText(ho, wo)
+        + " with G = " + std::to_string(grid) + " needs " + sizesText(hg, wg);
 }
 
 //! Why the gate's convolution does not fit the call's output, or an empty string.
@@ -69,7 +69,8 @@ std::string rejectGateSize(Params const& p, Maps const& maps)
 inline std::string rejectKernelSize(int64_t r, int64_t s, int64_t most)
 {
     bool const fits = r >= 1 && s >= 1 && r <= most && s <= most;
-    return fits ? std::string{} : "kernels are 1x1 to " + sizesText(most, most) + ", not " + std::to_string(r) + "x" + std::to_string(s);
+    return fits ? std::string{}
+                : "kernels are 1x1 to " + sizesText(most, most) + ", not " + std::to_string(r) + "x" + std::to_string(s);
 }
 
 //! Why post_scale and post_bias of a call with k output channels cannot have these sizes, of which 0 is none; or an empty string.

@@ -36,7 +36,7 @@ void requireShape(
     if (!agrees(given, shape) && (orElse.size() == 0 || !agrees(given, orElse)))
     {
         std::string const choices = toText(shape) + (orElse.size() == 0 ? "" : " or " + toText(orElse));
-        throw std::invalid_argument(std::string(kINPUT_NAMES[input]) + " must be " + choices + ", not " + toText(given));
+        throw std::invalid_argument(std::string(kInputNames[input]) + " must be " + choices + ", not " + toText(given));
     }
 }
 
@@ -66,8 +66,10 @@ int64_t gateSizeIfKnown(int64_t size, int64_t grid)
 
 void checkGate(Attributes const& a, Shape const& x, Shape const& gateWeight, Maps const& maps)
 {
-    int64_t const h = convSizeIfKnown(x.d[2], gateWeight.d[1], a.gate_strides[0], a.gate_pads[0], a.gate_pads[2], a.gate_dilations[0]);
-    int64_t const w = convSizeIfKnown(x.d[3], gateWeight.d[2], a.gate_strides[1], a.gate_pads[1], a.gate_pads[3], a.gate_dilations[1]);
+    int64_t const h = convSizeIfKnown(
+        x.d[2], gateWeight.d[1], a.gate_strides[0], a.gate_pads[0], a.gate_pads[2], a.gate_dilations[0]);
+    int64_t const w = convSizeIfKnown(
+        x.d[3], gateWeight.d[2], a.gate_strides[1], a.gate_pads[1], a.gate_pads[3], a.gate_dilations[1]);
     if (!agree(h, maps.hg) || !agree(w, maps.wg))
     {
         throw std::invalid_argument(gateSizeText(h, w, maps.ho, maps.wo, a.grid(), maps.hg, maps.wg));
@@ -100,7 +102,7 @@ bool agrees(Shape const& shape, std::initializer_list<int64_t> with)
 std::string toText(Shape const& shape)
 {
     std::string text = "[";
-    for (int32_t i = 0; i < shape.rank && i < Shape::kMAX_RANK; ++i)
+    for (int32_t i = 0; i < shape.rank && i < Shape::kMaxRank; ++i)
     {
         text += (i > 0 ? ", " : "") + toText(shape.d[static_cast<size_t>(i)]);
     }
@@ -111,7 +113,7 @@ void requireRank4(Shape const& shape, int32_t input)
 {
     if (shape.rank != 4)
     {
-        throw std::invalid_argument(std::string(kINPUT_NAMES[input]) + " must have 4 dimensions, not " + toText(shape));
+        throw std::invalid_argument(std::string(kInputNames[input]) + " must have 4 dimensions, not " + toText(shape));
     }
 }
 
@@ -126,9 +128,9 @@ Maps checkShapes(Attributes const& attributes, Shapes const& shapes)
 {
     Shape const x = ofRank4(shapes, kX);
     Shape const w = ofRank4(shapes, kW);
-    Shape const gateWeight = ofRank4(shapes, kGATE_W);
-    ofRank4(shapes, kGATE);
-    ofRank4(shapes, kRESIDUAL);
+    Shape const gateWeight = ofRank4(shapes, kGateW);
+    ofRank4(shapes, kGate);
+    ofRank4(shapes, kResidual);
     if (!agree(w.d[3], x.d[1]))
     {
         throw std::invalid_argument("W is [K, R, S, C] with C = " + std::to_string(w.d[3]) + ", but X has "
@@ -145,11 +147,11 @@ Maps checkShapes(Attributes const& attributes, Shapes const& shapes)
     }
     checkGate(attributes, x, gateWeight, maps);
     requireShape(shapes, kB, {w.d[0]});
-    requireShape(shapes, kGATE_B, {1});
-    requireShape(shapes, kGATE, {x.d[0], 1, maps.hg, maps.wg}, {1, 1, 1, 1});
-    requireShape(shapes, kPOST_SCALE, {w.d[0]}, {1});
-    requireShape(shapes, kPOST_BIAS, {w.d[0]}, {1});
-    requireShape(shapes, kRESIDUAL, {x.d[0], w.d[0], maps.ho, maps.wo}, {1, 1, 1, 1});
+    requireShape(shapes, kGateB, {1});
+    requireShape(shapes, kGate, {x.d[0], 1, maps.hg, maps.wg}, {1, 1, 1, 1});
+    requireShape(shapes, kPostScale, {w.d[0]}, {1});
+    requireShape(shapes, kPostBias, {w.d[0]}, {1});
+    requireShape(shapes, kResidual, {x.d[0], w.d[0], maps.ho, maps.wo}, {1, 1, 1, 1});
     return maps;
 }
 

@@ -16,33 +16,33 @@ enum InputIndex : int32_t
     kX = 0,
     kW = 1,
     kB = 2,
-    kGATE_W = 3,
-    kGATE_B = 4,
-    kGATE = 5,
-    kPOST_SCALE = 6,
-    kPOST_BIAS = 7,
-    kRESIDUAL = 8,
-    kINPUTS = 9,
+    kGateW = 3,
+    kGateB = 4,
+    kGate = 5,
+    kPostScale = 6,
+    kPostBias = 7,
+    kResidual = 8,
+    kInputs = 9,
 };
 
-constexpr char const* kINPUT_NAMES[kINPUTS] = {"X", "W", "B", "gate_W", "gate_B", "gate", "post_scale", "post_bias", "residual"};
+constexpr char const* kInputNames[kInputs] = {"X", "W", "B", "gate_W", "gate_B", "gate", "post_scale", "post_bias", "residual"};
 
 //! Whether an input is float32 whatever T is.
 constexpr bool isFloat32Only(int32_t input)
 {
-    return input == kB || input == kGATE_B || input == kPOST_SCALE || input == kPOST_BIAS;
+    return input == kB || input == kGateB || input == kPostScale || input == kPostBias;
 }
 
 //! A shape, or what is known of it.
 struct Shape
 {
-    static constexpr int32_t kMAX_RANK = 8;
+    static constexpr int32_t kMaxRank = 8;
 
-    int32_t rank{-1};                 //!< -1: unknown
-    std::array<int64_t, kMAX_RANK> d; //!< of the first dimensions; -1: unknown
+    int32_t rank{-1};                //!< -1: unknown
+    std::array<int64_t, kMaxRank> d; //!< of the first dimensions; -1: unknown
 };
 
-using Shapes = std::array<Shape, kINPUTS>;
+using Shapes = std::array<Shape, kInputs>;
 
 //! Whether a shape may be this one: each size is the same, or unknown on one side.
 bool agrees(Shape const& shape, std::initializer_list<int64_t> with);

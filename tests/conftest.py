@@ -18,7 +18,50 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT)]
 pytest.register_assert_rewrite("support")
-pytest_plugins = ("support.builds.cuda", "support.builds.cpu", "support.builds.ort", "support.builds.trt")
+
+pytest_plugins = (
+    "support.builds.cuda",
+    "support.builds.cpu",
+    "support.builds.distributions",
+    "support.builds.ort",
+    "support.builds.trt",
+)
+
+NATIVE_FOLDERS = {"cpu", "emulator", "native", "ort", "trt"}
+NATIVE_FIXTURES = {
+    "cuda_library_path",
+    "emulator_library_path",
+    "cpu_host",
+    "asan_host",
+    "tsan_host",
+    "wide_host",
+    "aarch64_host",
+    "ort_library",
+    "distributions",
+    "bare_source",
+    "trt_host",
+    "registry_host",
+    "emulated_plugin",
+    "trt_plugin",
+    "gpu_host",
+    "logger_probe",
+    "fake_tensorrt",
+}
+"""Of ``support.builds``; a fixture over one of them counts by it."""
+DOWNLOADING_FOLDERS = {"packaging"}
+DOWNLOADING_FIXTURES = {"lean", "other_onnxruntime"}
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what compiles and what downloads, by the folder and the fixtures of each test."""
+    for item in items:
+        folder = item.path.relative_to(ROOT / "tests").parts[0]
+        fixtures = set(getattr(item, "fixturenames", ()))
+        if folder in NATIVE_FOLDERS or fixtures & NATIVE_FIXTURES:
+            item.add_marker("native")
+        if folder in DOWNLOADING_FOLDERS or fixtures & DOWNLOADING_FIXTURES:
+            item.add_marker("download")
 
 
 @dataclass(frozen=True)
@@ -84,7 +127,7 @@ def exported(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     path = tmp_path_factory.mktemp("exported") / "small.onnx"
     import torch
 
-    lccl.export(lccl.load_checkpoint(checkpoint), torch.zeros(1, 1, 16, 16), path, dense=True, decomposed=True)
+    lccl.export(lccl.load_checkpoint(checkpoint), torch.zeros(1, 1, 16, 16), path, dense_twin=True, decomposed=True)
     return path
 
 

@@ -82,7 +82,7 @@ def measure(path: Path) -> str:
         found = recognise(model)
         seconds = time.perf_counter() - loaded
     return (
-        f"{len(model.graph.node)} nodes, {size / 1e6:.0f} MB, {len(found.found)} layers: loaded in {loaded - start:.2f} s, "
+        f"{len(model.graph.node)} nodes, {size / 1e6:.0f} MB, {len(found.layers)} layers: loaded in {loaded - start:.2f} s, "
         f"matched and rewritten in {seconds:.2f} s; peak memory {peak() / size:.2f} x the model, {before / size:.2f} x before"
     )
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from lccl.requires import require
 from lccl.version import __version__
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    require(f"lccl.{name}")
     if name in ("nn", "ort"):
         return import_module(f"lccl.{name}")
     if name in _LAZY:

@@ -1,4 +1,4 @@
-"""Checkpoints that name their own network, so that one file is enough to export: written and read here only."""
+"""Checkpoints that name their own network, so that one file is enough to export. Only this module writes and reads them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lccl.errors import UserError
+from lccl.errors import Fix, UserError, leave_out
 from lccl.files import atomic_path
 from lccl.text import kind_of
 
@@ -18,23 +18,9 @@ if TYPE_CHECKING:
 FORMAT = "lccl-checkpoint"
 FORMAT_VERSION = 1
 GATED_VERSION = 2
-"""Of a checkpoint with a recipe: an lccl that does not know of recipes refuses the file, and does not misread it."""
+"""The version of a checkpoint with a recipe: an lccl that does not know recipes refuses the file and does not misread it."""
 RECIPE_KEY = "lccl_recipe"
 """Where a checkpoint of any other format may hold what :func:`lccl.nn.recipe` returned."""
-
-
-@dataclass(frozen=True)
-class Options:
-    """How a message names what the caller may pass: in a command's words, or in Python's."""
-
-    factory: str
-    key: str
-    unsafe: str
-
-
-COMMAND = Options("--model {}", "--state-dict-key", "--unsafe-pickle")
-DENSE = Options("--dense-model {}", "--state-dict-key", "--unsafe-pickle")
-PYTHON = Options('factory="{}" to lccl.load_checkpoint', "state_dict_key", "unsafe_pickle=True")
 
 
 @dataclass(frozen=True)
@@ -43,31 +29,34 @@ class Checkpoint:
 
     state_dict: Mapping[str, Tensor]
     factory: str | None = None
-    """"pkg.module:callable" that builds the network; None: the caller has to say it."""
+    """"pkg.module:callable" that builds the network; None: the caller has to name it."""
     kwargs: Mapping[str, Any] = field(default_factory=dict)
     input_shape: tuple[int, ...] | None = None
-    """Of one input without the batch: (C, H, W)."""
+    """The shape of one input without the batch: (C, H, W)."""
     recipe: Sequence[Any] | None = None
-    """What to gate in the network that the factory builds, before the weights fit it; None: nothing."""
+    """What to gate in the network that the factory builds, before the weights are loaded; None: nothing."""
 
 
 def save_checkpoint(
     path: str | Path,
     model: nn.Module,
     factory: str,
-    kwargs: Mapping[str, Any] | None = None,
+    kwargs: Mapping[str, object] | None = None,
     input_shape: Sequence[int] | None = None,
 ) -> None:
-    """Writes the model's state dict with the factory that builds it; plain data only, loadable without pickled code.
+    """Write the model's state dict with the factory that builds it: plain data only, loadable without pickled code.
 
-    Of a network from :func:`lccl.nn.convert`, the factory is the dense network's: what was gated is written beside it.
+    The factory of a network from :func:`lccl.nn.convert` builds the dense network: what was gated is written beside it.
 
     Args:
-        factory: "pkg.module:callable", called with ``kwargs`` (plain values) to build the network.
+        path: the file to write.
+        model: the network.
+        factory: "pkg.module:callable", called with ``kwargs`` to build the network.
+        kwargs: plain values for the factory.
         input_shape: (C, H, W) of one input.
 
     Raises:
-        UserError: another factory or shape, or a file that cannot be written.
+        UserError: a factory or shape of another form, or a file that cannot be written.
     """
     import torch
 
@@ -101,11 +90,16 @@ def _three_sizes(shape: Any) -> list[int]:
     return sizes
 
 
-def read_checkpoint(content: Any, path: Path, key: str | None = None, options: Options = COMMAND) -> Checkpoint:
-    """What ``torch.load`` returned -> a checkpoint: our own format, or a state dict, bare or nested.
+def read_checkpoint(content: Any, path: Path, key: str | None = None) -> Checkpoint:
+    """What ``torch.load`` returned -> a checkpoint: lccl's own format, or a state dict, bare or nested.
+
+    Args:
+        content: what the file holds.
+        path: the file's path, for messages.
+        key: which entry of a nested checkpoint is the state dict.
 
     Raises:
-        UserError: no state dict in it, or several and no ``key`` to choose.
+        UserError: there is no state dict in it, or there are several and no ``key`` to choose.
     """
     if isinstance(content, Mapping) and content.get("format") == FORMAT:
         if content.get("version") not in (FORMAT_VERSION, GATED_VERSION):
@@ -114,9 +108,9 @@ def read_checkpoint(content: Any, path: Path, key: str | None = None, options: O
                 f"{GATED_VERSION}: update lccl"
             )
         if key is not None:
-            raise UserError(f"{path} is a checkpoint of lccl's own, with one state dict: leave out {options.key}")
+            raise UserError(f"{path} is a checkpoint of lccl's own, with one state dict", leave_out("state_dict_key"))
         return _own_format(content, path)
-    return Checkpoint(_find_state_dict(content, path, key, options), recipe=_recipe(content, path))
+    return Checkpoint(_find_state_dict(content, path, key), recipe=_recipe(content, path))
 
 
 def _recipe(content: Any, path: Path) -> Sequence[Any] | None:
@@ -135,7 +129,7 @@ def _own_format(content: Mapping[str, Any], path: Path) -> Checkpoint:
         and (shape is None or (isinstance(shape, (list, tuple)) and all(isinstance(d, int) and d > 0 for d in shape)))
     )
     if not well_formed:
-        raise UserError(f"{path} is no well-formed lccl checkpoint: write it again with lccl.save_checkpoint")
+        raise UserError(f"{path} is not a well-formed lccl checkpoint: write it again with lccl.save_checkpoint")
     return Checkpoint(state or {}, factory, kwargs or {}, tuple(shape) if shape else None, _recipe(content, path))
 
 
@@ -150,7 +144,7 @@ def _is_state_dict(value: Any) -> bool:
     )
 
 
-def _find_state_dict(content: Any, path: Path, key: str | None, options: Options) -> Mapping[str, Tensor]:
+def _find_state_dict(content: Any, path: Path, key: str | None) -> Mapping[str, Tensor]:
     if key is not None:
         if not isinstance(content, Mapping) or not _is_state_dict(content.get(key)):
             raise UserError(f"{path} has no state dict under {key!r}; it holds {_keys(content)}")
@@ -167,7 +161,7 @@ def _find_state_dict(content: Any, path: Path, key: str | None, options: Options
     if len(nested) == 1:
         return next(iter(nested.values()))
     if nested:
-        raise UserError(f"{path} holds several state dicts ({', '.join(nested)}): choose one with {options.key}")
+        raise UserError(f"{path} holds several state dicts ({', '.join(nested)})", Fix("state_dict_key", next(iter(nested))))
     raise UserError(f"{path} holds no state dict; it holds {_keys(content)}: save model.state_dict() alone")
 
 

@@ -1,11 +1,11 @@
-"""Inputs to run networks on, with their labels: from an .npz file, a loader, or arrays."""
+"""Data to run networks on, inputs with their labels: from an ``.npz`` file, a loader, or arrays."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, TypeGuard
 
 import numpy as np
 
@@ -14,12 +14,15 @@ from lccl.files import require_file
 from lccl.loading.factory import import_object
 from lccl.numerics import Array, float32, require_finite
 
+if TYPE_CHECKING:
+    from lccl.types import Batch, DataSource, SupportsArray
+
 LABEL_NAMES = ("labels", "label", "y", "targets", "target")
 
 
 @dataclass(frozen=True)
 class Data:
-    """Inputs by name, first axis the sample, and their labels if known."""
+    """Inputs by name, whose first axis is the sample, and their labels if they are known."""
 
     inputs: Mapping[str, Array]
     labels: Array | None = None
@@ -28,10 +31,15 @@ class Data:
         return len(next(iter(self.inputs.values())))
 
     def feed(self, names: tuple[str, ...], start: int = 0, stop: int | None = None) -> dict[str, Array]:
-        """A slice under a runner's own names; a single input needs no name.
+        """A slice of the inputs under a runner's own names; a single input needs no name.
+
+        Args:
+            names: the runner's inputs.
+            start: the first sample.
+            stop: the sample behind the last one; None: all.
 
         Raises:
-            UserError: names that do not fit.
+            UserError: the data has no input of one of these names.
         """
         if len(self.inputs) == 1 and len(names) == 1:
             return {names[0]: np.ascontiguousarray(next(iter(self.inputs.values()))[start:stop])}
@@ -41,11 +49,24 @@ class Data:
         return {name: np.ascontiguousarray(self.inputs[name][start:stop]) for name in names}
 
 
-def load_data(source: str | Path) -> Data:
-    """An ``.npz`` file (inputs by name, labels as "labels" or "y"), or "pkg.module:loader".
+def read_data(source: DataSource) -> Data:
+    """Any source of data -> its inputs and labels.
 
-    float64 becomes float32. A loader is a callable that returns (inputs, labels), inputs alone, a dict as in the file, or an iterable of such
-    batches, for example a torch DataLoader.
+    Args:
+        source: an ``.npz`` file, "pkg.module:loader", arrays, a dict of arrays by name, (inputs, labels), or an iterable of
+            such batches.
+
+    Raises:
+        UserError: it cannot be read, or its arrays do not go together.
+    """
+    return load_data(source) if isinstance(source, (str, Path)) else as_data(source)
+
+
+def load_data(source: str | Path) -> Data:
+    """Read an ``.npz`` file (inputs by name, labels as "labels" or "y"), or call "pkg.module:loader".
+
+    float64 becomes float32. A loader is a callable that returns (inputs, labels), inputs alone, a dict as in the file, or an
+    iterable of such batches, for example a torch DataLoader.
 
     Raises:
         UserError: it cannot be read or called, or its arrays do not go together.
@@ -71,8 +92,8 @@ def load_data(source: str | Path) -> Data:
         raise UserError(f"{path} is not an .npz file of plain arrays ({first_line(error)})") from None
 
 
-def as_data(value: Any) -> Data:
-    """Whatever a loader returns -> inputs and labels.
+def as_data(value: Data | Batch | Iterable[Batch]) -> Data:
+    """What a loader returns -> inputs and labels.
 
     Raises:
         UserError: no sample in it, arrays of different lengths, or NaN or infinity in the inputs.
@@ -89,7 +110,7 @@ def as_data(value: Any) -> Data:
     return data
 
 
-def _data_of(value: Any) -> Data:
+def _data_of(value: Batch | Iterable[Batch]) -> Data:
     if _is_array(value) or isinstance(value, Mapping) or _is_pair(value):
         return _batch(value)
     if isinstance(value, Iterable):
@@ -99,16 +120,16 @@ def _data_of(value: Any) -> Data:
     )
 
 
-def _is_array(value: Any) -> bool:
+def _is_array(value: object) -> TypeGuard[SupportsArray]:
     return hasattr(value, "__array__") and hasattr(value, "shape")
 
 
-def _is_pair(value: Any) -> bool:
-    """(inputs, labels), and not two batches."""
-    return isinstance(value, (tuple, list)) and len(value) == 2 and _is_array(value[1]) and value[1].ndim <= 1
+def _is_pair(value: object) -> bool:
+    """Whether the value is (inputs, labels), and not two batches."""
+    return isinstance(value, (tuple, list)) and len(value) == 2 and _is_array(value[1]) and np.ndim(value[1]) <= 1
 
 
-def _batch(value: Any) -> Data:
+def _batch(value: object) -> Data:
     if _is_array(value):
         return Data({"input": float32(value)})
     if isinstance(value, Mapping):

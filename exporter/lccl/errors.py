@@ -1,20 +1,71 @@
-"""The errors that a user can mend: one sentence that says the fix, exit code 1, no traceback."""
+"""The errors that a user can mend: one sentence and its fix as data, exit code 1, no traceback."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
+
+
+@dataclass(frozen=True)
+class Fix:
+    """What to pass, or to leave out, to mend an error. Each interface spells it in its own way."""
+
+    option: str
+    """The keyword's name in Python, such as "allow_skipped"."""
+    value: object = True
+    """True switches the option on, False switches it off."""
+    purpose: str = ""
+    """What the fix does, where its name does not say it: "to compute every pixel"."""
+    leave_out: bool = False
+    """Whether the option has to go; the value says nothing then."""
+
+    def __str__(self) -> str:
+        """The fix in Python's spelling: ``allow_skipped=True``."""
+        if self.leave_out:
+            return self.option
+        if self.option == "args":
+            return f"args=torch.zeros{self.value!r}"
+        return f"{self.option}={self.value!r}"
+
+
+def leave_out(option: str) -> Fix:
+    """The fix that an option is not given at all."""
+    return Fix(option, None, leave_out=True)
+
+
+def spelled(message: str, fixes: Iterable[Fix], spell: Callable[[Fix], str] = str) -> str:
+    """A message with its fixes behind it, in the spelling of one interface."""
+    parts: list[str] = []
+    verb = ""
+    for fix in fixes:
+        before, verb = verb, "leave out" if fix.leave_out else "pass"
+        purpose = f" {fix.purpose}" if fix.purpose else ""
+        parts.append(f"{'' if verb == before else verb + ' '}{spell(fix)}{purpose}")
+    return f"{message}: {', or '.join(parts)}" if parts else message
 
 
 class UserError(Exception):
     """Something that the caller has to change: a file, an option, an installation.
 
-    The message is one sentence that names the fix. The commands print it without a traceback and exit with 1.
+    The message is one sentence. Where an option mends it, the sentence does not name it: ``fixes`` does, and ``str`` spells
+    them for Python. The commands spell them as options, print no traceback and exit with 1.
+
+    Args:
+        message: the sentence, without the fix.
+        fix: what mends it, or several of which one is enough.
     """
 
-    details: Mapping[str, Any] = MappingProxyType({})
-    """What a command prints besides the message with ``--json``."""
+    details: Mapping[str, object] = MappingProxyType({})
+    """What a command prints in JSON besides the message."""
+
+    def __init__(self, message: str, fix: Fix | Iterable[Fix] = ()) -> None:
+        super().__init__(message)
+        self.message = message
+        self.fixes: tuple[Fix, ...] = (fix,) if isinstance(fix, Fix) else tuple(fix)
+
+    def __str__(self) -> str:
+        return spelled(self.message, self.fixes)
 
 
 class ContractError(UserError, ValueError):

@@ -53,10 +53,12 @@ def agreement(
 ) -> Agreement:
     """Compare outputs by name; the first axis of the first output counts the samples.
 
-    Args: reference: the reference's outputs. other: the other implementation's outputs, of the same
-        names and shapes. tolerance: the allowed error of a sample, relative to max(0.01, largest
-        value of that output in the reference). hard_gates: whether gates jump; see
-        :attr:`Agreement.hard_gates`.
+    Args:
+        reference: the reference's outputs.
+        other: the other implementation's outputs, of the same names and shapes.
+        tolerance: the allowed error of a sample, relative to max(0.01, largest value of that output
+            in the reference).
+        hard_gates: whether gates jump; see :attr:`Agreement.hard_gates`.
 
     Raises:
         ValueError: names or shapes differ.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from typing import Protocol
 
 
@@ -20,8 +21,8 @@ def silent(step: str, done: int | None = None, total: int | None = None) -> None
 
 @contextmanager
 def on_terminal(enabled: bool = True) -> Iterator[Progress]:
-    """Show the current step and a bar on stderr within the block, if stderr is a terminal."""
-    if not enabled or not sys.stderr.isatty():
+    """Show a step and a bar on stderr within the block, if it is a terminal and rich is there."""
+    if not enabled or not sys.stderr.isatty() or find_spec("rich") is None:
         yield silent
         return
     from rich.console import Console

@@ -17,9 +17,12 @@ def check_view(
 ) -> None:
     """Check in ONNX Runtime that a derived form of a model computes what the model does.
 
-    Args: model: the model. view: the derived form, in the model's precision or a lower one. feeds:
-        inputs to run both on. tolerance: the allowed error, relative to max(0.01, largest output);
-        None: what the precisions allow.
+    Args:
+        model: the model.
+        view: the derived form, in the model's precision or a lower one.
+        feeds: inputs to run both on.
+        tolerance: the allowed error, relative to max(0.01, largest output); None: what the
+            precisions allow.
 
     Raises:
         UserError: their outputs differ.
@@ -48,8 +51,9 @@ def require_agreement(
         hard_gates: whether gates jump; see :class:`lccl.numerics.Agreement`.
         what: the beginning of the error's message, such as "the model differs from its source".
 
-    Raises: UserError: the outputs differ, or the reference's are not finite, in which case nothing
-        can agree with them.
+    Raises:
+        UserError: the outputs differ, or the reference's are not finite, in which case nothing can
+            agree with them.
     """
     broken = not_finite(reference)
     if broken is not None:

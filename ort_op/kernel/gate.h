@@ -7,20 +7,21 @@ namespace LCCL_CPU_ISA
 {
 
 //! maps[t][q] = sum of weight[c][t] * x[c][q], over 16 channels at a time. A vector may be read past the weights' end.
-template <int kTAPS>
-static void sumPlanes(float const* x, int64_t plane, int64_t count, int channels, float const* weight, float* maps, int64_t mapPitch)
+template <int kTaps>
+static void sumPlanes(
+    float const* x, int64_t plane, int64_t count, int channels, float const* weight, float* maps, int64_t mapPitch)
 {
-    constexpr int kCHANNELS = 16;
-    constexpr int kVECTORS = (kTAPS + kLanes - 1) / kLanes;
-    for (int c0 = 0; c0 < channels; c0 += kCHANNELS)
+    constexpr int kChannels = 16;
+    constexpr int kVectors = (kTaps + kLanes - 1) / kLanes;
+    for (int c0 = 0; c0 < channels; c0 += kChannels)
     {
-        int const c1 = c0 + kCHANNELS < channels ? c0 + kCHANNELS : channels;
+        int const c1 = c0 + kChannels < channels ? c0 + kChannels : channels;
         int64_t q = 0;
         for (; q + kLanes <= count; q += kLanes)
         {
-            Vector sum[kTAPS];
+            Vector sum[kTaps];
 #pragma GCC unroll 9
-            for (int t = 0; t < kTAPS; ++t)
+            for (int t = 0; t < kTaps; ++t)
             {
                 sum[t] = c0 == 0 ? Vector{} : load(maps + t * mapPitch + q);
             }
@@ -28,27 +29,27 @@ static void sumPlanes(float const* x, int64_t plane, int64_t count, int channels
             {
                 Vector const v = load(x + c * plane + q);
 #pragma GCC unroll 9
-                for (int t = 0; t < kTAPS; ++t)
+                for (int t = 0; t < kTaps; ++t)
                 {
-                    sum[t] = multiplyAdd(v, broadcast(weight[c * kTAPS + t]), sum[t]);
+                    sum[t] = multiplyAdd(v, broadcast(weight[c * kTaps + t]), sum[t]);
                 }
             }
 #pragma GCC unroll 9
-            for (int t = 0; t < kTAPS; ++t)
+            for (int t = 0; t < kTaps; ++t)
             {
                 store(maps + t * mapPitch + q, sum[t]);
             }
         }
         for (; q < count; ++q) // what is no whole vector of pixels goes by vectors of taps
         {
-            float sum[kVECTORS * kLanes];
-            for (int t = 0; t < kVECTORS * kLanes; ++t)
+            float sum[kVectors * kLanes];
+            for (int t = 0; t < kVectors * kLanes; ++t)
             {
-                sum[t] = c0 == 0 || t >= kTAPS ? 0.0F : maps[t * mapPitch + q];
+                sum[t] = c0 == 0 || t >= kTaps ? 0.0F : maps[t * mapPitch + q];
             }
-            Vector v[kVECTORS];
+            Vector v[kVectors];
 #pragma GCC unroll 3
-            for (int i = 0; i < kVECTORS; ++i)
+            for (int i = 0; i < kVectors; ++i)
             {
                 v[i] = load(sum + i * kLanes);
             }
@@ -56,17 +57,17 @@ static void sumPlanes(float const* x, int64_t plane, int64_t count, int channels
             {
                 Vector const pixel = broadcast(x[c * plane + q]);
 #pragma GCC unroll 3
-                for (int i = 0; i < kVECTORS; ++i)
+                for (int i = 0; i < kVectors; ++i)
                 {
-                    v[i] = multiplyAdd(pixel, load(weight + c * kTAPS + i * kLanes), v[i]);
+                    v[i] = multiplyAdd(pixel, load(weight + c * kTaps + i * kLanes), v[i]);
                 }
             }
 #pragma GCC unroll 3
-            for (int i = 0; i < kVECTORS; ++i)
+            for (int i = 0; i < kVectors; ++i)
             {
                 store(sum + i * kLanes, v[i]);
             }
-            for (int t = 0; t < kTAPS; ++t)
+            for (int t = 0; t < kTaps; ++t)
             {
                 maps[t * mapPitch + q] = sum[t];
             }
@@ -152,7 +153,7 @@ static void sumTaps(Task const& t, float const* x, int64_t count, float* maps, i
 static void prepareGate(Task const& t)
 {
     int const taps = t.p.gate_r * t.p.gate_s;
-    for (int tap = 0; tap < taps && taps > 1 && t.plan.gateSource == GateSource::kPLANES; ++tap)
+    for (int tap = 0; tap < taps && taps > 1 && t.plan.gateSource == GateSource::kPlanes; ++tap)
     {
         for (int c = 0; c < t.p.c; ++c)
         {
@@ -166,8 +167,8 @@ static void addTaps(Task const& t, int inputRow, int low, float* to)
 {
     lccl_cpu_params const& p = t.p;
     int64_t const mapPitch = t.plan.mapPitch;
-    float const* from[lccl_cpu::kMAX_PLANE_TAPS];
-    int begin[lccl_cpu::kMAX_PLANE_TAPS], end[lccl_cpu::kMAX_PLANE_TAPS];
+    float const* from[lccl_cpu::kMaxPlaneTaps];
+    int begin[lccl_cpu::kMaxPlaneTaps], end[lccl_cpu::kMaxPlaneTaps];
     int taps = 0, first = 0, last = t.plan.wo;
     for (int i = 0; i < p.gate_r; ++i)
     {
@@ -183,7 +184,8 @@ static void addTaps(Task const& t, int inputRow, int low, float* to)
         }
     }
     float const bias = p.gate_bias != nullptr ? p.gate_bias[0] : 1.0F;
-    auto const addOne = [&](int x) {
+    auto const addOne = [&](int x)
+    {
         float sum = bias;
         for (int tap = 0; tap < taps; ++tap)
         {
@@ -346,9 +348,9 @@ static void computeGate(Task const& t, int image)
     float* const values = p.grid == 1 ? g : t.cells;
     switch (plan.gateSource)
     {
-    case GateSource::kPLANES: logitsFromPlanes(t, image, values); break;
-    case GateSource::kWINDOW: logitsFromWindow(t, image, cellRows, values); break;
-    case GateSource::kNONE:
+    case GateSource::kPlanes: logitsFromPlanes(t, image, values); break;
+    case GateSource::kWindow: logitsFromWindow(t, image, cellRows, values); break;
+    case GateSource::kNone:
         for (int64_t i = 0; i < cells; ++i)
         {
             values[i] = p.gate_bias != nullptr ? p.gate_bias[0] : 1.0F;

@@ -55,7 +55,7 @@ IsaTable const& isas()
 //! Whether there are weights of this shape.
 bool isPackable(lccl_cpu_params const& p)
 {
-    return p.abi == LCCL_CPU_ABI && p.k > 0 && p.c > 0 && lccl::rejectKernelSize(p.r, p.s, kMAX_KERNEL).empty();
+    return p.abi == LCCL_CPU_ABI && p.k > 0 && p.c > 0 && lccl::rejectKernelSize(p.r, p.s, kMaxKernel).empty();
 }
 
 bool isAligned(void const* p, uintptr_t bytes)
@@ -65,8 +65,8 @@ bool isAligned(void const* p, uintptr_t bytes)
 
 bool pointersAreValid(lccl_cpu_params const& p)
 {
-    for (void const* needed : {static_cast<void const*>(p.x), p.packed_weight, static_cast<void const*>(p.bias),
-             static_cast<void const*>(p.y)})
+    for (void const* needed :
+        {static_cast<void const*>(p.x), p.packed_weight, static_cast<void const*>(p.bias), static_cast<void const*>(p.y)})
     {
         if (needed == nullptr)
         {
@@ -105,7 +105,6 @@ using namespace lccl_cpu;
 
 extern "C"
 {
-
 int32_t lccl_cpu_isa_count(void)
 {
     return isas().count;
@@ -171,8 +170,8 @@ size_t lccl_cpu_workspace(lccl_cpu_params const* params, int32_t isa)
     return plan.scratch.bytes * static_cast<size_t>(plan.workers);
 }
 
-int32_t lccl_cpu_run(lccl_cpu_params const* params, int32_t isa, void* workspace, size_t workspace_size,
-    lccl_cpu_parallel parallel, void* pool)
+int32_t lccl_cpu_run(
+    lccl_cpu_params const* params, int32_t isa, void* workspace, size_t workspace_size, lccl_cpu_parallel parallel, void* pool)
 {
     Isa const* const found = isas().find(isa);
     Plan plan;

@@ -11,6 +11,7 @@
  * Results are bitwise the same for any number of threads and any way in which the caller runs them, as long as weights are
  * finite: whether a tap that is padding is multiplied, 0 times the weight, or left out depends on how a call is cut.
  */
+// clang-format Language: C
 #ifndef LCCL_CPU_H
 #define LCCL_CPU_H
 
@@ -26,9 +27,9 @@ extern "C" {
 
 /* One call. Tensors are dense, row-major and need no alignment beyond float's; nothing is read or written outside of them. */
 typedef struct lccl_cpu_params {
-  uint32_t abi;        /* LCCL_CPU_ABI */
-  int32_t n, c, h, w;  /* x: [n, c, h, w]; n may be 0 */
-  int32_t k, r, s;     /* weight: [k, r, s, c]; r and s from 1 to 7 */
+  uint32_t abi;                              /* LCCL_CPU_ABI */
+  int32_t n, c, h, w;                        /* x: [n, c, h, w]; n may be 0 */
+  int32_t k, r, s;                           /* weight: [k, r, s, c]; r and s from 1 to 7 */
   int32_t strides[2], pads[4], dilations[2]; /* pads: top, left, bottom, right */
   int32_t gate_r, gate_s;                    /* gate_weight: [1, gate_r, gate_s, c] */
   int32_t gate_strides[2], gate_pads[4], gate_dilations[2];
@@ -95,8 +96,8 @@ typedef void (*lccl_cpu_parallel)(void* pool, size_t count, void (*task)(void* d
 
 typedef enum lccl_cpu_status {
   LCCL_CPU_OK = 0,
-  LCCL_CPU_NOT_SUPPORTED = 1,  /* lccl_cpu_supported says why */
-  LCCL_CPU_INVALID_POINTER = 2,  /* null where data is needed or the other way round, or not aligned as said */
+  LCCL_CPU_NOT_SUPPORTED = 1,   /* lccl_cpu_supported says why */
+  LCCL_CPU_INVALID_POINTER = 2, /* null where data is needed or the other way round, or not aligned as said */
   LCCL_CPU_SHORT_WORKSPACE = 3
 } lccl_cpu_status;
 

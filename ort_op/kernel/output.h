@@ -9,12 +9,12 @@ namespace LCCL_CPU_ISA
 //! 8 channels of 8 pixels of a plane.
 struct Block
 {
-    float const* rows;      //!< of the channels
-    int32_t const* rowOf;   //!< [8]
-    float* y;               //!< of the first channel and pixel
-    float const* residual;  //!< as y; null: none
+    float const* rows;     //!< of the channels
+    int32_t const* rowOf;  //!< [8]
+    float* y;              //!< of the first channel and pixel
+    float const* residual; //!< as y; null: none
     int64_t plane;
-    float alpha;            //!< after the residual
+    float alpha; //!< after the residual
 };
 
 LCCL_INLINE SquareRow withResidual(SquareRow v, float const* residual, float alpha)

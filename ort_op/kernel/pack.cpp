@@ -11,7 +11,8 @@ size_t packedBytes(lccl_cpu_params const& params, lccl_cpu_isa const& isa)
 {
     size_t const lanes = static_cast<size_t>(isa.vector_bytes) / 4;
     size_t const columns = (static_cast<size_t>(params.k) + lanes - 1) / lanes * lanes;
-    return columns * static_cast<size_t>(params.r) * static_cast<size_t>(params.s) * static_cast<size_t>(params.c) * sizeof(float);
+    return columns * static_cast<size_t>(params.r) * static_cast<size_t>(params.s) * static_cast<size_t>(params.c)
+        * sizeof(float);
 }
 
 void packWeights(lccl_cpu_params const& params, lccl_cpu_isa const& isa, float const* weight, float* packed)

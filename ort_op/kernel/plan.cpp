@@ -15,16 +15,17 @@ using lccl::mapsOf;
 namespace
 {
 
-constexpr int64_t kBAND_BYTES = 512 << 10;    //!< of window and computed rows, so that they stay in L2
-constexpr int64_t kGROUP_PIXELS = 512;        //!< output pixels of small images that share a pass over the weights
-constexpr int64_t kMIN_TASK_PIXELS = 64;      //!< below this a band costs more than it spreads
-constexpr int64_t kHEAVY_WEIGHTS = 1 << 20;   //!< bytes from which small maps are spread by channels, not by rows
-constexpr int64_t kHEAVY_PIXELS = 256;
-constexpr double kWHOLE_WINDOW = 1 << 22;     //!< floats of a window that may hold all of an image, or of several
-constexpr double kSERIAL_OPERATIONS = 2e6;    //!< multiplications and additions below which other threads are not woken
-constexpr double kEVEN_OPERATIONS = 1e7;      //!< below this threads get one band each: what they do for a band costs more than waiting
-constexpr double kSORT_COST = 80;            //!< of a row, in multiplications of registers
-constexpr int64_t kLARGEST = INT64_C(1) << 30; //!< elements of a scratch array: offsets are int32
+constexpr int64_t kBandBytes = 512 << 10;      //!< of window and computed rows, so that they stay in L2
+constexpr int64_t kImageGroupPixels = 512;     //!< output pixels of small images that share a pass over the weights
+constexpr int64_t kMinTaskPixels = 64;         //!< below this a band costs more than it spreads
+constexpr int64_t kHeavyWeightBytes = 1 << 20; //!< bytes from which small maps are spread by channels, not by rows
+constexpr int64_t kHeavyPixels = 256;
+constexpr double kMaxWindowFloats = 1 << 22; //!< floats of a window that may hold all of an image, or of several
+constexpr double kSerialOperations = 2e6;    //!< multiplications and additions below which other threads are not woken
+//! Below this, threads get one band each: what they do for a band costs more than waiting.
+constexpr double kEvenOperations = 1e7;
+constexpr double kSortCost = 80;                   //!< of a row, in multiplications of registers
+constexpr int64_t kMaxElements = INT64_C(1) << 30; //!< elements of a scratch array: offsets are int32
 
 int64_t ceilDiv(int64_t a, int64_t b)
 {
@@ -68,11 +69,11 @@ GateSource gateSource(lccl_cpu_params const& p)
 {
     if (!hasGate(p))
     {
-        return GateSource::kNONE;
+        return GateSource::kNone;
     }
     bool const planes = p.gate_strides[0] == 1 && p.gate_strides[1] == 1 && p.grid == 1
-        && int64_t{p.gate_r} * p.gate_s <= kMAX_PLANE_TAPS;
-    return planes ? GateSource::kPLANES : GateSource::kWINDOW;
+        && int64_t{p.gate_r} * p.gate_s <= kMaxPlaneTaps;
+    return planes ? GateSource::kPlanes : GateSource::kWindow;
 }
 
 //! What of the plan depends on the rows of a band.
@@ -82,16 +83,16 @@ void setBand(Plan& plan, lccl_cpu_params const& p, int64_t bandRows)
     plan.bands = static_cast<int>(ceilDiv(plan.ho, bandRows));
     plan.cellRows = static_cast<int>(ceilDiv(bandRows, p.grid));
     int64_t rows = plan.top - p.pads[0] + (bandRows - 1) * p.strides[0] + (p.r - 1) * p.dilations[0] + 1;
-    if (plan.gateSource == GateSource::kWINDOW)
+    if (plan.gateSource == GateSource::kWindow)
     {
         int64_t const gateRows = (plan.cellRows - 1) * int64_t{p.gate_strides[0]} + (p.gate_r - 1) * p.gate_dilations[0] + 1;
         rows = std::max(rows, plan.top - p.gate_pads[0] + gateRows);
     }
     plan.windowRows = static_cast<int>(rows);
-    plan.gateRows = plan.gateSource == GateSource::kPLANES
-        ? static_cast<int>(bandRows + (p.gate_r - 1) * p.gate_dilations[0])
-        : 0;
-    plan.mapPitch = roundUp(int64_t{plan.gateRows} * p.w, 16) + 16; // or maps of a power of two would share sets of the first cache
+    plan.gateRows = plan.gateSource == GateSource::kPlanes ? static_cast<int>(bandRows + (p.gate_r - 1) * p.gate_dilations[0])
+                                                           : 0;
+    // 16 more, or maps whose size is a power of two would share sets of the L1 cache.
+    plan.mapPitch = roundUp(int64_t{plan.gateRows} * p.w, 16) + 16;
 }
 
 //! Rows of a band whose window and results fit the second cache.
@@ -100,7 +101,7 @@ int64_t cachedRows(Plan const& plan, lccl_cpu_params const& p)
     int64_t const windowRow = int64_t{plan.windowWidth} * plan.pitch * 4;
     int64_t const halo = std::max<int64_t>((p.r - 1) * p.dilations[0] + 1 - p.strides[0], 0) * windowRow;
     int64_t const row = windowRow * p.strides[0] + int64_t{plan.wo} * plan.columns * 4;
-    return std::max<int64_t>((kBAND_BYTES - halo) / row, std::max<int64_t>(1, kMIN_TASK_PIXELS / plan.wo));
+    return std::max<int64_t>((kBandBytes - halo) / row, std::max<int64_t>(1, kMinTaskPixels / plan.wo));
 }
 
 double operations(Plan const& plan, lccl_cpu_params const& p)
@@ -112,30 +113,30 @@ double operations(Plan const& plan, lccl_cpu_params const& p)
 
 void cut(Plan& plan, lccl_cpu_params const& p)
 {
-    int64_t const threads = operations(plan, p) < kSERIAL_OPERATIONS ? 1 : p.threads;
+    int64_t const threads = operations(plan, p) < kSerialOperations ? 1 : p.threads;
     int64_t const pixels = int64_t{plan.ho} * plan.wo;
     int64_t const evenShare = std::max<int64_t>(1, ceilDiv(p.n, threads));
     setBand(plan, p, plan.ho);
-    double const perImage = std::max(static_cast<double>(plan.windowRows) * plan.windowWidth * plan.pitch,
-        static_cast<double>(pixels) * plan.columns);
-    int64_t const together = std::min(kGROUP_PIXELS / pixels, static_cast<int64_t>(kWHOLE_WINDOW / perImage));
+    double const perImage = std::max(
+        static_cast<double>(plan.windowRows) * plan.windowWidth * plan.pitch, static_cast<double>(pixels) * plan.columns);
+    int64_t const together = std::min(kImageGroupPixels / pixels, static_cast<int64_t>(kMaxWindowFloats / perImage));
     plan.images = static_cast<int>(std::clamp<int64_t>(together, 1, evenShare));
     plan.imageGroups = static_cast<int>(ceilDiv(p.n, plan.images));
 
     int64_t rows = cachedRows(plan, p);
-    bool const heavy = pixels <= kHEAVY_PIXELS && perImage <= kWHOLE_WINDOW
-        && int64_t{plan.columns} * plan.taps * p.c * 4 > kHEAVY_WEIGHTS;
+    bool const heavy = pixels <= kHeavyPixels && perImage <= kMaxWindowFloats
+        && int64_t{plan.columns} * plan.taps * p.c * 4 > kHeavyWeightBytes;
     // A window follows its band only where the gate's rows do.
-    bool const apart = plan.gateSource == GateSource::kWINDOW && p.gate_strides[0] != int64_t{p.strides[0]} * p.grid;
+    bool const apart = plan.gateSource == GateSource::kWindow && p.gate_strides[0] != int64_t{p.strides[0]} * p.grid;
     if (plan.images > 1 || heavy || apart)
     {
         rows = plan.ho;
     }
     else if (threads > 1)
     {
-        int64_t const bands = operations(plan, p) < kEVEN_OPERATIONS ? threads : 4 * threads;
+        int64_t const bands = operations(plan, p) < kEvenOperations ? threads : 4 * threads;
         int64_t const wanted = std::max<int64_t>(1, ceilDiv(bands, std::max(plan.imageGroups, 1)));
-        rows = std::min(rows, std::max(ceilDiv(plan.ho, wanted), ceilDiv(kMIN_TASK_PIXELS, plan.wo)));
+        rows = std::min(rows, std::max(ceilDiv(plan.ho, wanted), ceilDiv(kMinTaskPixels, plan.wo)));
     }
     rows = ceilDiv(plan.ho, ceilDiv(plan.ho, std::min<int64_t>(rows, plan.ho))); // bands of about the same size
     setBand(plan, p, std::min<int64_t>(roundUp(rows, p.grid), plan.ho));
@@ -158,8 +159,9 @@ bool sortsRows(Plan const& plan, lccl_cpu_params const& p)
             missing += at < 0 || at >= p.w;
         }
     }
-    double const perRow = static_cast<double>(p.r) * p.c * plan.columns / plan.vectorLanes; // registers multiplied, of a tap's column
-    return static_cast<double>(missing) * perRow > kSORT_COST * plan.wo;
+    // Registers multiplied for a column of taps.
+    double const perRow = static_cast<double>(p.r) * p.c * plan.columns / plan.vectorLanes;
+    return static_cast<double>(missing) * perRow > kSortCost * plan.wo;
 }
 
 //! Hands out the parts of a worker's scratch, each on cache lines of its own.
@@ -177,29 +179,29 @@ struct Layout
 
 Scratch layOut(Plan const& plan, lccl_cpu_params const& p)
 {
-    constexpr int64_t kSPARE = 16; // a vector may be written past the end
+    constexpr int64_t kSpare = 16; // a vector may be written past the end
     int64_t const pixels = int64_t{plan.images} * plan.bandRows * plan.wo;
-    int64_t const groups = ceilDiv(int64_t{p.h} * p.w, kGROUP);
+    int64_t const groups = ceilDiv(int64_t{p.h} * p.w, kGroup);
     Layout layout;
     Scratch s{};
-    s.window = layout.take(int64_t{plan.images} * plan.windowRows * plan.windowWidth * plan.pitch + kSPARE, 4);
-    s.compact = layout.take((pixels + 1) * plan.columns + kSPARE, 4);
+    s.window = layout.take(int64_t{plan.images} * plan.windowRows * plan.windowWidth * plan.pitch + kSpare, 4);
+    s.compact = layout.take((pixels + 1) * plan.columns + kSpare, 4);
     s.tapMaps = layout.take(plan.gateRows > 0 ? plan.mapPitch * p.gate_r * p.gate_s : 0, 4);
-    s.gateWeights = layout.take(plan.gateRows > 0 ? int64_t{p.c} * p.gate_r * p.gate_s + kSPARE : 0, 4);
-    s.cells = layout.take(int64_t{plan.cellRows} * plan.wg + kSPARE, 4);
-    s.gate = layout.take(pixels + kSPARE, 4);
-    s.listOffset = layout.take(pixels + kSPARE, 4);
-    s.listGate = layout.take(pixels + kSPARE, 4);
-    s.listTaps = layout.take(pixels + kSPARE, 8);
-    s.listPixel = layout.take(pixels + kSPARE, 4);
-    s.listClass = layout.take(pixels + kSPARE, 1);
-    s.sorted = layout.take(pixels + kSPARE, 20);
-    s.rowOf = layout.take(pixels + kSPARE, 4);
-    s.open = layout.take(int64_t{plan.images} * (int64_t{plan.bandRows} * plan.wo / kGROUP + 1), 1);
-    s.needed = layout.take(groups + kSPARE, 1);
-    s.present = layout.take(groups + kSPARE, 1);
-    s.groups = layout.take(groups + kSPARE, 4);
-    s.pixelOffset = layout.take(int64_t{plan.windowRows} * p.w + kSPARE, 4);
+    s.gateWeights = layout.take(plan.gateRows > 0 ? int64_t{p.c} * p.gate_r * p.gate_s + kSpare : 0, 4);
+    s.cells = layout.take(int64_t{plan.cellRows} * plan.wg + kSpare, 4);
+    s.gate = layout.take(pixels + kSpare, 4);
+    s.listOffset = layout.take(pixels + kSpare, 4);
+    s.listGate = layout.take(pixels + kSpare, 4);
+    s.listTaps = layout.take(pixels + kSpare, 8);
+    s.listPixel = layout.take(pixels + kSpare, 4);
+    s.listClass = layout.take(pixels + kSpare, 1);
+    s.sorted = layout.take(pixels + kSpare, 20);
+    s.rowOf = layout.take(pixels + kSpare, 4);
+    s.open = layout.take(int64_t{plan.images} * (int64_t{plan.bandRows} * plan.wo / kGroup + 1), 1);
+    s.needed = layout.take(groups + kSpare, 1);
+    s.present = layout.take(groups + kSpare, 1);
+    s.groups = layout.take(groups + kSpare, 4);
+    s.pixelOffset = layout.take(int64_t{plan.windowRows} * p.w + kSpare, 4);
     s.columnTaps = layout.take(plan.wo, 8);
     s.columnClass = layout.take(plan.wo, 1);
     s.range = layout.take(1, 8);
@@ -226,12 +228,12 @@ Plan planWithoutScratch(lccl_cpu_params const& p, lccl_cpu_isa const& isa)
 
     int64_t const width = (out.wo - 1) * p.strides[1] + (p.s - 1) * p.dilations[1] + 1;
     plan.windowWidth = static_cast<int>(std::max<int64_t>(p.pads[1] + int64_t{p.w}, width));
-    plan.pitch = static_cast<int>(roundUp(p.c, kGROUP));
+    plan.pitch = static_cast<int>(roundUp(p.c, kGroup));
     if (plan.pitch % 128 == 0)
     {
         plan.pitch += 16; // or the rows of a tile would share few sets of the first cache
     }
-    plan.top = plan.gateSource == GateSource::kWINDOW ? std::max(p.pads[0], p.gate_pads[0]) : p.pads[0];
+    plan.top = plan.gateSource == GateSource::kWindow ? std::max(p.pads[0], p.gate_pads[0]) : p.pads[0];
     cut(plan, p);
     plan.sorted = sortsRows(plan, p);
     return plan;
@@ -248,7 +250,7 @@ bool sizeFits(lccl_cpu_params const& p, Maps const& out, Reason reason)
     {
         return holds(reason, lccl::noPixelText(p.h, p.w, p.r, p.s));
     }
-    double const largest = static_cast<double>(kLARGEST);
+    double const largest = static_cast<double>(kMaxElements);
     if (1.0 * p.h * p.w > largest || 1.0 * out.ho * out.wo > largest)
     {
         return refuse(reason, "an image is too large: it has more than 2^30 pixels");
@@ -260,7 +262,7 @@ bool sizeFits(lccl_cpu_params const& p, Maps const& out, Reason reason)
 
 bool takesForm(lccl_cpu_params const& p, lccl_cpu_isa const* isa, Reason reason)
 {
-    constexpr int32_t kMOST = 1 << 20;
+    constexpr int32_t kMaxSize = 1 << 20;
     if (p.abi != LCCL_CPU_ABI)
     {
         return refuse(reason, "the caller was compiled for version %u of the interface, this library has %u", p.abi,
@@ -270,20 +272,20 @@ bool takesForm(lccl_cpu_params const& p, lccl_cpu_isa const* isa, Reason reason)
     {
         return refuse(reason, "this library has no such instruction set, or this machine cannot run it");
     }
-    if (!between(1, kLARGEST / kMAX_TAPS, {p.c}) || !between(1, kLARGEST, {p.k}) || p.n < 0)
+    if (!between(1, kMaxElements / kMaxTaps, {p.c}) || !between(1, kMaxElements, {p.k}) || p.n < 0)
     {
-        return refuse(reason, "c has to be from 1 to 2^30 / %d, k from 1 to 2^30, and n not negative", kMAX_TAPS);
+        return refuse(reason, "c has to be from 1 to 2^30 / %d, k from 1 to 2^30, and n not negative", kMaxTaps);
     }
-    if (!holds(reason, lccl::rejectKernelSize(p.r, p.s, kMAX_KERNEL))
+    if (!holds(reason, lccl::rejectKernelSize(p.r, p.s, kMaxKernel))
         || !holds(reason, lccl::rejectPostSizes(p.post_scale_size, p.post_bias_size, p.k)))
     {
         return false;
     }
-    if (!between(1, kMOST, {p.strides[0], p.strides[1], p.dilations[0], p.dilations[1], p.grid}))
+    if (!between(1, kMaxSize, {p.strides[0], p.strides[1], p.dilations[0], p.dilations[1], p.grid}))
     {
         return refuse(reason, "strides, dilations and grid have to be from 1 to 2^20");
     }
-    if (!between(0, kMOST, {p.pads[0], p.pads[1], p.pads[2], p.pads[3]}))
+    if (!between(0, kMaxSize, {p.pads[0], p.pads[1], p.pads[2], p.pads[3]}))
     {
         return refuse(reason, "pads have to be from 0 to 2^20");
     }
@@ -292,8 +294,9 @@ bool takesForm(lccl_cpu_params const& p, lccl_cpu_isa const* isa, Reason reason)
         return refuse(reason, "threads has to be positive");
     }
     if (hasGate(p)
-        && (!between(1, kMOST, {p.gate_r, p.gate_s, p.gate_strides[0], p.gate_strides[1], p.gate_dilations[0], p.gate_dilations[1]})
-            || !between(0, kMOST, {p.gate_pads[0], p.gate_pads[1], p.gate_pads[2], p.gate_pads[3]})))
+        && (!between(1, kMaxSize,
+                {p.gate_r, p.gate_s, p.gate_strides[0], p.gate_strides[1], p.gate_dilations[0], p.gate_dilations[1]})
+            || !between(0, kMaxSize, {p.gate_pads[0], p.gate_pads[1], p.gate_pads[2], p.gate_pads[3]})))
     {
         return refuse(reason, "the gate's kernel, strides and dilations have to be from 1 to 2^20, its pads from 0");
     }
@@ -312,14 +315,14 @@ bool makePlan(lccl_cpu_params const& p, lccl_cpu_isa const* isa, Plan& plan, Rea
         return false;
     }
     plan = planWithoutScratch(p, *isa);
-    double const largest = static_cast<double>(kLARGEST);
+    double const largest = static_cast<double>(kMaxElements);
     double const pixels = 1.0 * plan.images * plan.bandRows * plan.wo + 1;
     if (1.0 * plan.images * plan.windowRows * plan.windowWidth * plan.pitch > largest || pixels * plan.columns > largest
         || 1.0 * plan.mapPitch * (hasGate(p) ? 1.0 * p.gate_r * p.gate_s : 0.0) > largest)
     {
         return refuse(reason, "an image is too large: a band of rows has more than 2^30 elements");
     }
-    if (plan.tasks > kLARGEST)
+    if (plan.tasks > kMaxElements)
     {
         return refuse(reason, "the batch is too large: it has more than 2^30 bands of rows");
     }

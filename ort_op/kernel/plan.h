@@ -12,16 +12,18 @@ namespace lccl_cpu
 //! Where the logits of a call come from.
 enum class GateSource
 {
-    kNONE,   //!< no gate of its own: gate_bias everywhere
-    kPLANES, //!< from x as it lies, a map per tap: stride 1, at most kMAX_PLANE_TAPS taps
-    kWINDOW  //!< from the window, a dot product per tap and cell: everything else
+    kNone,   //!< no gate of its own: gate_bias everywhere
+    kPlanes, //!< from x as it lies, a map per tap: stride 1, at most kMaxPlaneTaps taps
+    kWindow  //!< from the window, a dot product per tap and cell: everything else
 };
 
-constexpr int kMAX_PLANE_TAPS = 9;
-constexpr int kMAX_KERNEL = 7;
-constexpr int kMAX_TAPS = kMAX_KERNEL * kMAX_KERNEL;
-constexpr int kGROUP = 8;  //!< pixels that are transposed together
-constexpr int kDEPTH = 384; //!< most multiplications of one pixel in a pass of the micro-kernel: weights of a pass stay in L1
+constexpr int kMaxPlaneTaps = 9;
+constexpr int kMaxKernel = 7;
+constexpr int kMaxTaps = kMaxKernel * kMaxKernel;
+constexpr int kGroup = 8; //!< pixels that are transposed together
+
+//! Most multiplications of one pixel in a pass of the micro-kernel, so that the weights of a pass stay in L1.
+constexpr int kPassDepth = 384;
 
 //! Arrays in a worker's scratch. Sizes are of the largest task.
 struct Scratch
@@ -66,11 +68,11 @@ struct Plan
     int pitch;       //!< floats from pixel to pixel of the window
     int windowWidth; //!< pixels
     int windowRows;
-    int gateRows;    //!< rows of tapMaps
+    int gateRows;     //!< rows of tapMaps
     int64_t mapPitch; //!< floats from one of tapMaps to the next
-    int cellRows;    //!< rows of gate cells of a band
+    int cellRows;     //!< rows of gate cells of a band
 
-    int images;      //!< of a task
+    int images; //!< of a task
     int imageGroups;
     int bandRows;
     int bands;

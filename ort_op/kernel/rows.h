@@ -10,11 +10,13 @@ constexpr int kClasses = 16;
 
 //! Where a class of pixels stands in the list: around the border, so that neighbours lack nearly the same taps, then the inside.
 //! A class is 4 * (rows missing above: 1, below: 2) + the same of columns.
+// clang-format off
 constexpr unsigned char kClassOrder[kClasses] = {
-    8, 7, 3, 9, //
-    1, 0, 2, 10, //
-    5, 6, 4, 11, //
+    8, 7, 3, 9,
+    1, 0, 2, 10,
+    5, 6, 4, 11,
     12, 13, 14, 15};
+// clang-format on
 
 //! Which of `taps` taps in a row fall inside, as bits, from a first tap at `at`.
 LCCL_INLINE uint64_t insideTaps(int at, int taps, int dilation, int size)

@@ -11,7 +11,7 @@ using lccl_cpu::Call;
 using lccl_cpu::GateSource;
 using lccl_cpu::Plan;
 
-constexpr int kGroup = lccl_cpu::kGROUP;
+using lccl_cpu::kGroup;
 static_assert(kGroup == 8, "transposition goes by 8 pixels");
 
 struct Task
@@ -24,7 +24,7 @@ struct Task
     int images = 0;
     int firstRow = 0, rows = 0; //!< of the output
     int firstPanel = 0, endPanel = 0;
-    bool follows = false;       //!< the scratch holds what the band above left there
+    bool follows = false; //!< the scratch holds what the band above left there
 
     // Scratch; see lccl_cpu::Scratch.
     float* windows = nullptr;
@@ -50,10 +50,10 @@ struct Task
     float* vectors = nullptr;
     size_t groupCount = 0;
 
-    int count = 0;       //!< of the list
+    int count = 0; //!< of the list
     int32_t compactPitch = 0;
-    int64_t pixels = 0;  //!< of the task, active or not
-    int64_t tapOffset[lccl_cpu::kMAX_TAPS] = {};
+    int64_t pixels = 0; //!< of the task, active or not
+    int64_t tapOffset[lccl_cpu::kMaxTaps] = {};
 
     float* window(int image) const
     {

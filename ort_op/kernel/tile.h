@@ -26,33 +26,33 @@ struct Epilogue
 //! One pass: some taps, some input channels, of a tile.
 struct Pass
 {
-    float const* const* rows;   //!< [tile rows], at the first tap
-    int64_t const* tapOffset;   //!< [taps], floats from the first tap
-    uint64_t taps;              //!< the taps of this pass that are not padding for every row
-    int64_t channels;           //!< of each tap
+    float const* const* rows; //!< [tile rows], at the first tap
+    int64_t const* tapOffset; //!< [taps], floats from the first tap
+    uint64_t taps;            //!< the taps of this pass that are not padding for every row
+    int64_t channels;         //!< of each tap
     int64_t firstChannel;
-    float const* weights;       //!< of the panel, at tap 0 and firstChannel
-    int64_t weightsOfTap;       //!< floats from tap to tap
-    float* sums;                //!< [tile rows, sumsPitch]
+    float const* weights; //!< of the panel, at tap 0 and firstChannel
+    int64_t weightsOfTap; //!< floats from tap to tap
+    float* sums;          //!< [tile rows, sumsPitch]
     int64_t sumsPitch;
-    float const* gate;          //!< [tile rows]
+    float const* gate; //!< [tile rows]
     bool first;
-    float const* ahead;         //!< weights of the next pass, of which this tile's share is brought to the second cache
-    int64_t aheadStep;          //!< floats of it per step of this pass
-    Epilogue const* epilogue;   //!< null: other passes follow
+    float const* ahead;       //!< weights of the next pass, of which this tile's share is brought to the second cache
+    int64_t aheadStep;        //!< floats of it per step of this pass
+    Epilogue const* epilogue; //!< null: other passes follow
 };
 
 typedef void (*TileFunction)(Pass const&);
 
-template <int kROWS, int kVECTORS>
-LCCL_INLINE void finish(Vector (&sum)[kROWS][kVECTORS], Pass const& pass)
+template <int kRows, int kVectors>
+LCCL_INLINE void finish(Vector (&sum)[kRows][kVectors], Pass const& pass)
 {
     Epilogue const& e = *pass.epilogue;
-    for (int j = 0; j < kVECTORS; ++j)
+    for (int j = 0; j < kVectors; ++j)
     {
         Vector const bias = load(e.bias + j * kLanes);
 #pragma GCC unroll 16
-        for (int i = 0; i < kROWS; ++i)
+        for (int i = 0; i < kRows; ++i)
         {
             sum[i][j] += bias;
         }
@@ -61,21 +61,21 @@ LCCL_INLINE void finish(Vector (&sum)[kROWS][kVECTORS], Pass const& pass)
     {
         Vector const alpha = broadcast(e.activationAlpha);
 #pragma GCC unroll 16
-        for (int i = 0; i < kROWS; ++i)
+        for (int i = 0; i < kRows; ++i)
         {
-            for (int j = 0; j < kVECTORS; ++j)
+            for (int j = 0; j < kVectors; ++j)
             {
                 sum[i][j] = leaky(sum[i][j], alpha);
             }
         }
     }
 #pragma GCC unroll 2
-    for (int j = 0; j < kVECTORS; ++j)
+    for (int j = 0; j < kVectors; ++j)
     {
         Vector const scale = e.postScale != nullptr ? load(e.postScale + j * kLanes) : broadcast(1.0F);
         Vector const offset = e.postScale != nullptr ? load(e.postBias + j * kLanes) : Vector{};
 #pragma GCC unroll 16
-        for (int i = 0; i < kROWS; ++i)
+        for (int i = 0; i < kRows; ++i)
         {
             Vector const g = broadcast(pass.gate[i]);
             Vector const v = sum[i][j] * g;
@@ -87,9 +87,9 @@ LCCL_INLINE void finish(Vector (&sum)[kROWS][kVECTORS], Pass const& pass)
     {
         Vector const alpha = broadcast(e.postAlpha);
 #pragma GCC unroll 16
-        for (int i = 0; i < kROWS; ++i)
+        for (int i = 0; i < kRows; ++i)
         {
-            for (int j = 0; j < kVECTORS; ++j)
+            for (int j = 0; j < kVectors; ++j)
             {
                 sum[i][j] = leaky(sum[i][j], alpha);
             }
@@ -97,41 +97,41 @@ LCCL_INLINE void finish(Vector (&sum)[kROWS][kVECTORS], Pass const& pass)
     }
 }
 
-template <int kROWS, int kVECTORS>
-LCCL_INLINE void step(Vector (&sum)[kROWS][kVECTORS], float const* const (&row)[kROWS], int64_t at, float const* weights)
+template <int kRows, int kVectors>
+LCCL_INLINE void step(Vector (&sum)[kRows][kVectors], float const* const (&row)[kRows], int64_t at, float const* weights)
 {
-    Vector w[kVECTORS];
+    Vector w[kVectors];
 #pragma GCC unroll 4
-    for (int j = 0; j < kVECTORS; ++j)
+    for (int j = 0; j < kVectors; ++j)
     {
         w[j] = load(weights + j * kLanes);
         keepInRegister(w[j]);
     }
 #pragma GCC unroll 16
-    for (int i = 0; i < kROWS; ++i)
+    for (int i = 0; i < kRows; ++i)
     {
         Vector const x = broadcast(row[i][at]);
 #pragma GCC unroll 4
-        for (int j = 0; j < kVECTORS; ++j)
+        for (int j = 0; j < kVectors; ++j)
         {
             sum[i][j] = multiplyAdd(x, w[j], sum[i][j]);
         }
     }
 }
 
-template <int kROWS, int kVECTORS>
+template <int kRows, int kVectors>
 static void tile(Pass const& pass)
 {
-    constexpr int kWIDTH = kVECTORS * kLanes;
+    constexpr int kWidth = kVectors * kLanes;
     float const* ahead = pass.ahead;
-    Vector sum[kROWS][kVECTORS];
-    float const* row[kROWS];
+    Vector sum[kRows][kVectors];
+    float const* row[kRows];
 #pragma GCC unroll 16
-    for (int i = 0; i < kROWS; ++i)
+    for (int i = 0; i < kRows; ++i)
     {
         row[i] = pass.rows[i];
 #pragma GCC unroll 4
-        for (int j = 0; j < kVECTORS; ++j)
+        for (int j = 0; j < kVectors; ++j)
         {
             sum[i][j] = pass.first ? Vector{} : load(pass.sums + i * pass.sumsPitch + j * kLanes);
         }
@@ -143,26 +143,26 @@ static void tile(Pass const& pass)
         int64_t at = pass.tapOffset[tap] + pass.firstChannel;
         int64_t const end = at + pass.channels;
 #pragma GCC unroll 1
-        for (; at < end; ++at, weights += kWIDTH) // one step fills the pipes; more would not find registers
+        for (; at < end; ++at, weights += kWidth) // one step fills the pipes; more would not find registers
         {
 #pragma GCC unroll 8
-            for (int line = 0; line < (kWIDTH + 15) / 16; ++line)
+            for (int line = 0; line < (kWidth + 15) / 16; ++line)
             {
                 __builtin_prefetch(ahead + line * 16, 0, 2);
             }
             ahead += pass.aheadStep;
-            step<kROWS, kVECTORS>(sum, row, at, weights);
+            step<kRows, kVectors>(sum, row, at, weights);
         }
     }
     if (pass.epilogue != nullptr)
     {
-        finish<kROWS, kVECTORS>(sum, pass);
+        finish<kRows, kVectors>(sum, pass);
     }
 #pragma GCC unroll 16
-    for (int i = 0; i < kROWS; ++i)
+    for (int i = 0; i < kRows; ++i)
     {
 #pragma GCC unroll 4
-        for (int j = 0; j < kVECTORS; ++j)
+        for (int j = 0; j < kVectors; ++j)
         {
             store(pass.sums + i * pass.sumsPitch + j * kLanes, sum[i][j]);
         }
@@ -173,17 +173,17 @@ static void tile(Pass const& pass)
 static TileFunction tileFunction(int rows, int vectors)
 {
     static_assert(kTileRows == 6 || kTileRows == 8, "the table below");
-    static constexpr TileFunction kONE[] = {tile<1, 1>, tile<2, 1>, tile<3, 1>, tile<4, 1>, tile<5, 1>, tile<6, 1>,
+    static constexpr TileFunction kOne[] = {tile<1, 1>, tile<2, 1>, tile<3, 1>, tile<4, 1>, tile<5, 1>, tile<6, 1>,
 #if LCCL_CPU_TILE_ROWS == 8
         tile<7, 1>, tile<8, 1>
 #endif
     };
-    static constexpr TileFunction kTWO[] = {tile<1, 2>, tile<2, 2>, tile<3, 2>, tile<4, 2>, tile<5, 2>, tile<6, 2>,
+    static constexpr TileFunction kTwo[] = {tile<1, 2>, tile<2, 2>, tile<3, 2>, tile<4, 2>, tile<5, 2>, tile<6, 2>,
 #if LCCL_CPU_TILE_ROWS == 8
         tile<7, 2>, tile<8, 2>
 #endif
     };
-    return vectors == 1 ? kONE[rows - 1] : kTWO[rows - 1];
+    return vectors == 1 ? kOne[rows - 1] : kTwo[rows - 1];
 }
 
 } // namespace LCCL_CPU_ISA

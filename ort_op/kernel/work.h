@@ -9,9 +9,14 @@
 namespace LCCL_CPU_ISA
 {
 
-constexpr double kFullRows = 0.97; //!< from this part of open pixels on, all are listed: nothing is left to skip
-constexpr double kWholeWindow = 0.4; //!< from this part on, all of x is brought: marking what is needed would cost more than it saves
-constexpr int kMarkedChannels = 32;  //!< likewise below so many channels
+//! From this density on, all pixels are listed: nothing is left to skip.
+constexpr double kFullListDensity = 0.97;
+
+//! From this density on, all of x is brought into the window: marking what is needed would cost more than it saves.
+constexpr double kWholeWindowDensity = 0.4;
+
+//! With fewer channels of x than this, all of it is brought, too.
+constexpr int kMinMarkedChannels = 32;
 
 //! Pointers into the worker's scratch.
 static Task makeTask(Call const& call, size_t worker)
@@ -93,7 +98,7 @@ static void placeTask(Task& t, Call const& call, int64_t index, int64_t last)
 //! \return how many pixels are active
 static int64_t prepareRows(Task& t, Call const& call)
 {
-    bool const whole = t.plan.gateSource == GateSource::kWINDOW;
+    bool const whole = t.plan.gateSource == GateSource::kWindow;
     int64_t active = 0;
     for (int image = 0; image < t.images; ++image)
     {
@@ -111,13 +116,13 @@ static int64_t prepareRows(Task& t, Call const& call)
         }
         active += open;
         double const part = static_cast<double>(open) / static_cast<double>(t.bandPixels());
-        bool const mark = !whole && open > 0 && part < kWholeWindow && t.p.c >= kMarkedChannels;
+        bool const mark = !whole && open > 0 && part < kWholeWindowDensity && t.p.c >= kMinMarkedChannels;
         t.needed = mark ? reinterpret_cast<unsigned char*>(t.scratch + call.plan->scratch.needed) : nullptr;
         if (mark)
         {
             memset(t.needed, 0, t.groupCount);
         }
-        listRows(t, image, part >= kFullRows);
+        listRows(t, image, part >= kFullListDensity);
         if (!whole && open > 0)
         {
             fillWindow(t, image, !mark);
@@ -139,9 +144,9 @@ static void multiplyPanel(Task const& t, int panel, Epilogue const& epilogue)
     int const width = lccl_cpu::panelColumns(plan, panel);
     int const tiles = (t.count + kTileRows - 1) / kTileRows;
     int64_t const depth = static_cast<int64_t>(plan.taps) * p.c;
-    int const pieces = (p.c + lccl_cpu::kDEPTH - 1) / lccl_cpu::kDEPTH; // of a tap's channels
+    int const pieces = (p.c + lccl_cpu::kPassDepth - 1) / lccl_cpu::kPassDepth; // of a tap's channels
     int const step = (p.c + pieces - 1) / pieces;
-    int const taps = pieces > 1 ? 1 : lccl_cpu::kDEPTH / p.c; // of a pass
+    int const taps = pieces > 1 ? 1 : lccl_cpu::kPassDepth / p.c; // of a pass
     float const* const packed = static_cast<float const*>(p.packed_weight);
     float const* const weights = packed + static_cast<int64_t>(panel) * plan.tileColumns * depth;
     float const* rows[kTileRows];

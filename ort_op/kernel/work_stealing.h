@@ -53,7 +53,8 @@ static inline Range takeFrom(uint64_t* range, bool takesBack, Cut cut)
         }
         uint32_t const at = cut(whole);
         Range const front{whole.begin, at}, back{at, whole.end};
-        if (__atomic_compare_exchange_n(range, &seen, toBits(takesBack ? front : back), false, __ATOMIC_RELAXED, __ATOMIC_RELAXED))
+        if (__atomic_compare_exchange_n(
+                range, &seen, toBits(takesBack ? front : back), false, __ATOMIC_RELAXED, __ATOMIC_RELAXED))
         {
             return takesBack ? back : front;
         }

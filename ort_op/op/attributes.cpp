@@ -19,7 +19,7 @@ bool isOfAnotherKind(AttributeSource const& source, AttributeSpec const& spec)
     std::vector<float> floats;
     float number = 0;
     std::string text;
-    bool const isList = spec.kind == AttributeKind::kFLOATS || spec.kind == AttributeKind::kINTS;
+    bool const isList = spec.kind == AttributeKind::kFloats || spec.kind == AttributeKind::kInts;
     bool const found[]{source.read(spec.name, number), source.read(spec.name, floats) && !(isList && floats.empty()),
         source.read(spec.name, ints) && !(isList && ints.empty()), source.read(spec.name, text)};
     for (int kind = 0; kind < 4; ++kind)
@@ -59,9 +59,9 @@ bool readOne(AttributeSource const& source, AttributeSpec const& spec, Attribute
 {
     switch (spec.kind)
     {
-    case AttributeKind::kSTRING: return source.read(spec.name, *spec.text(to));
-    case AttributeKind::kFLOAT: return source.read(spec.name, *spec.floats(to));
-    case AttributeKind::kFLOATS:
+    case AttributeKind::kString: return source.read(spec.name, *spec.text(to));
+    case AttributeKind::kFloat: return source.read(spec.name, *spec.floats(to));
+    case AttributeKind::kFloats:
     {
         std::vector<float> values;
         if (!source.read(spec.name, values))
@@ -72,7 +72,7 @@ bool readOne(AttributeSource const& source, AttributeSpec const& spec, Attribute
         std::copy(values.begin(), values.end(), spec.floats(to));
         return true;
     }
-    case AttributeKind::kINTS:
+    case AttributeKind::kInts:
     {
         std::vector<int64_t> values;
         if (!source.read(spec.name, values))
@@ -84,7 +84,8 @@ bool readOne(AttributeSource const& source, AttributeSpec const& spec, Attribute
         {
             if (values[i] < INT_MIN || values[i] > INT_MAX)
             {
-                throw std::invalid_argument(std::string(spec.name) + " must be 32-bit numbers, not " + std::to_string(values[i]));
+                throw std::invalid_argument(
+                    std::string(spec.name) + " must be 32-bit numbers, not " + std::to_string(values[i]));
             }
             spec.ints(to)[i] = static_cast<int32_t>(values[i]);
         }
@@ -98,10 +99,14 @@ bool readOne(AttributeSource const& source, AttributeSpec const& spec, Attribute
 
 std::vector<AttributeSpec> const& attributeSpecs()
 {
-#define LCCL_INTS(NAME, LENGTH) {#NAME, AttributeKind::kINTS, LENGTH, [](Attributes& a) -> int32_t* { return a.NAME; }, nullptr, nullptr},
-#define LCCL_FLOATS(NAME, LENGTH) {#NAME, AttributeKind::kFLOATS, LENGTH, nullptr, [](Attributes& a) -> float* { return a.NAME; }, nullptr},
-#define LCCL_FLOAT(NAME) {#NAME, AttributeKind::kFLOAT, 1, nullptr, [](Attributes& a) -> float* { return a.NAME; }, nullptr},
-#define LCCL_TEXT(NAME) {#NAME, AttributeKind::kSTRING, 0, nullptr, nullptr, [](Attributes& a) -> std::string* { return &a.NAME; }},
+#define LCCL_INTS(NAME, LENGTH)                                                                                                \
+    {#NAME, AttributeKind::kInts, LENGTH, [](Attributes& a) -> int32_t* { return a.NAME; }, nullptr, nullptr},
+#define LCCL_FLOATS(NAME, LENGTH)                                                                                              \
+    {#NAME, AttributeKind::kFloats, LENGTH, nullptr, [](Attributes& a) -> float* { return a.NAME; }, nullptr},
+#define LCCL_FLOAT(NAME)                                                                                                       \
+    {#NAME, AttributeKind::kFloat, 1, nullptr, [](Attributes& a) -> float* { return a.NAME; }, nullptr},
+#define LCCL_TEXT(NAME)                                                                                                        \
+    {#NAME, AttributeKind::kString, 0, nullptr, nullptr, [](Attributes& a) -> std::string* { return &a.NAME; }},
     static std::vector<AttributeSpec> const specs{LCCL_ATTRIBUTES(LCCL_INTS, LCCL_FLOATS, LCCL_FLOAT, LCCL_TEXT)};
 #undef LCCL_INTS
 #undef LCCL_FLOATS

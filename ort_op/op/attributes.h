@@ -13,10 +13,10 @@ namespace lccl::ort
 //! ONNX's kinds of attributes that the contract has.
 enum class AttributeKind
 {
-    kFLOAT,
-    kFLOATS,
-    kINTS,
-    kSTRING,
+    kFloat,
+    kFloats,
+    kInts,
+    kString,
 };
 
 //! An attribute: where it lies in Attributes. One of the three pointers is not null.

@@ -13,7 +13,8 @@ lccl_cpu_params makeCall(Attributes const& attributes, Shapes const& shapes, Map
 
 lccl_cpu_params formOf(Attributes const& attributes, Shapes const& shapes)
 {
-    auto const known = [&](int32_t input, size_t place) {
+    auto const known = [&](int32_t input, size_t place)
+    {
         Shape const& shape = shapes[static_cast<size_t>(input)];
         return to32Bits(shape.rank < 0 || shape.d[place] < 0 ? 1 : shape.d[place]);
     };
@@ -24,8 +25,8 @@ lccl_cpu_params formOf(Attributes const& attributes, Shapes const& shapes)
     form.r = known(kW, 1);
     form.s = known(kW, 2);
     form.c = known(kW, 3);
-    form.gate_r = known(kGATE_W, 1);
-    form.gate_s = known(kGATE_W, 2);
+    form.gate_r = known(kGateW, 1);
+    form.gate_s = known(kGateW, 2);
     setAttributes(form, attributes);
     return form;
 }

@@ -23,8 +23,8 @@ uint32_t asBits(float value)
     return bits;
 }
 
-constexpr uint32_t kINFINITY = 0x7F800000U; //!< of float32
-constexpr uint32_t kHALF_INFINITY = 0x7C00U;
+constexpr uint32_t kInfinity = 0x7F800000U; //!< of float32
+constexpr uint32_t kHalfInfinity = 0x7C00U;
 
 } // namespace
 
@@ -37,9 +37,9 @@ void fromFloat16(uint16_t const* from, float* to, size_t count)
         uint32_t const rest = from[i] & 0x7FFFU;
         uint32_t const normal = (rest << 13) + (112U << 23); // between the exponents' biases
         uint32_t const subnormal = asBits(asFloat(half + rest) - 0.5F);
-        uint32_t const special = kINFINITY | (rest << 13);
+        uint32_t const special = kInfinity | (rest << 13);
         uint32_t const finite = rest < 0x400U ? subnormal : normal;
-        to[i] = asFloat(sign | (rest >= kHALF_INFINITY ? special : finite));
+        to[i] = asFloat(sign | (rest >= kHalfInfinity ? special : finite));
     }
 }
 
@@ -52,10 +52,10 @@ void toFloat16(float const* from, uint16_t* to, size_t count)
         uint32_t const rest = bits & 0x7FFFFFFFU;
         uint32_t const normal = (rest - (112U << 23) + 0xFFFU + ((rest >> 13) & 1U)) >> 13;
         uint32_t const subnormal = asBits(asFloat(rest) + 0.5F) - half;
-        uint32_t const nan = kHALF_INFINITY | 0x200U | ((rest >> 13) & 0x3FFU);
+        uint32_t const nan = kHalfInfinity | 0x200U | ((rest >> 13) & 0x3FFU);
         uint32_t result = rest < (113U << 23) ? subnormal : normal;
-        result = rest >= 0x477FF000U ? kHALF_INFINITY : result; // 65520: rounds to infinity
-        result = rest > kINFINITY ? nan : result;
+        result = rest >= 0x477FF000U ? kHalfInfinity : result; // 65520: rounds to infinity
+        result = rest > kInfinity ? nan : result;
         to[i] = static_cast<uint16_t>((bits >> 16 & 0x8000U) | result);
     }
 }
@@ -75,7 +75,7 @@ void toBfloat16(float const* from, uint16_t* to, size_t count)
         uint32_t const bits = asBits(from[i]);
         uint32_t const rounded = (bits + 0x7FFFU + ((bits >> 16) & 1U)) >> 16;
         uint32_t const nan = (bits >> 16) | 0x40U;
-        to[i] = static_cast<uint16_t>((bits & 0x7FFFFFFFU) > kINFINITY ? nan : rounded);
+        to[i] = static_cast<uint16_t>((bits & 0x7FFFFFFFU) > kInfinity ? nan : rounded);
     }
 }
 

@@ -31,10 +31,12 @@ OrtStatusPtr ORT_API_CALL createKernel(OrtCustomOp const* op, OrtApi const* api,
 {
     std::string name;
     *kernel = nullptr;
-    return guarded(*api, name, [&] {
-        name = nodeName(*api, info);
-        *kernel = new Node(*api, info, self(op).type);
-    });
+    return guarded(*api, name,
+        [&]
+        {
+            name = nodeName(*api, info);
+            *kernel = new Node(*api, info, self(op).type);
+        });
 }
 
 OrtStatusPtr ORT_API_CALL computeKernel(void* kernel, OrtKernelContext* context)
@@ -65,10 +67,10 @@ Op makeOp(OrtApi const& api, ONNXTensorElementDataType type)
     Op op{};
     op.type = type;
     op.api = &api;
-    op.version = kAPI_VERSION;
+    op.version = kApiVersion;
     op.GetName = [](OrtCustomOp const*) { return "LCCLConv"; };
     op.GetExecutionProviderType = [](OrtCustomOp const*) -> char const* { return nullptr; };
-    op.GetInputTypeCount = [](OrtCustomOp const*) -> size_t { return kINPUTS; };
+    op.GetInputTypeCount = [](OrtCustomOp const*) -> size_t { return kInputs; };
     op.GetInputType = inputType;
     op.GetOutputTypeCount = [](OrtCustomOp const*) -> size_t { return 1; };
     op.GetOutputType = [](OrtCustomOp const* o, size_t) { return self(o).type; };
@@ -131,9 +133,10 @@ Registration& registrationFor(OrtApi const& api)
 
 //! What ONNX Runtime looks for in a library of custom ops. An ONNX Runtime that is too old for the interface gets no op and, for
 //! want of one, no status: then models run through their function.
-extern "C" __attribute__((visibility("default"))) OrtStatus* ORT_API_CALL RegisterCustomOps(OrtSessionOptions* options, OrtApiBase const* base)
+extern "C" __attribute__((visibility("default"))) OrtStatus* ORT_API_CALL RegisterCustomOps(
+    OrtSessionOptions* options, OrtApiBase const* base)
 {
-    OrtApi const* const api = base->GetApi(lccl::ort::kAPI_VERSION);
+    OrtApi const* const api = base->GetApi(lccl::ort::kApiVersion);
     if (api == nullptr)
     {
         return nullptr;

@@ -17,7 +17,7 @@ namespace
 struct NamedShape
 {
     Shape shape;
-    std::string names[Shape::kMAX_RANK];
+    std::string names[Shape::kMaxRank];
 };
 
 NamedShape inputShape(OrtApi const& api, OrtShapeInferContext const* context, size_t input)
@@ -39,7 +39,7 @@ NamedShape inputShape(OrtApi const& api, OrtShapeInferContext const* context, si
     shape.d.fill(-1);
     size_t const known = std::min(rank, shape.d.size());
     check(api, api.GetDimensions(info, shape.d.data(), known));
-    char const* names[Shape::kMAX_RANK]{};
+    char const* names[Shape::kMaxRank]{};
     check(api, api.GetSymbolicDimensions(info, names, known));
     for (size_t i = 0; i < known; ++i)
     {
@@ -98,14 +98,14 @@ void inferShape(OrtApi const& api, OrtShapeInferContext* context)
 {
     size_t count = 0;
     check(api, api.ShapeInferContext_GetInputCount(context, &count));
-    if (count != kINPUTS)
+    if (count != kInputs)
     {
-        throw std::invalid_argument("takes all " + std::to_string(int{kINPUTS}) + " inputs, not " + std::to_string(count));
+        throw std::invalid_argument("takes all " + std::to_string(int{kInputs}) + " inputs, not " + std::to_string(count));
     }
     Attributes const attributes = readAttributes(ShapeAttributes(api, context));
-    NamedShape named[kINPUTS];
+    NamedShape named[kInputs];
     Shapes shapes;
-    for (size_t input = 0; input < kINPUTS; ++input)
+    for (size_t input = 0; input < kInputs; ++input)
     {
         named[input] = inputShape(api, context, input);
         shapes[input] = named[input].shape;

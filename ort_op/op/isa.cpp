@@ -29,8 +29,8 @@ char const* setVariable()
     {
         return isSet(kVariable) ? kVariable : nullptr;
     }
-    static int const kWarning
-        = std::fprintf(stderr, "warning: %s is now %s; the old spelling goes away in 0.3\n", kOldVariable, kVariable);
+    static int const kWarning = std::fprintf(
+        stderr, "warning: %s is now %s; the old spelling goes away in 0.3\n", kOldVariable, kVariable);
     static_cast<void>(kWarning);
     return kOldVariable;
 }

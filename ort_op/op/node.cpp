@@ -10,7 +10,7 @@ namespace lccl::ort
 namespace
 {
 
-constexpr size_t kCHUNK = size_t{1} << 14; //!< elements that a thread converts at a time
+constexpr size_t kChunk = size_t{1} << 14; //!< elements that a thread converts at a time
 
 size_t elements(Shape const& shape)
 {
@@ -99,31 +99,33 @@ struct Conversion
         bool const half = type == ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16;
         if (toFloat32)
         {
-            (half ? fromFloat16 : fromBfloat16)(static_cast<uint16_t const*>(from) + first, static_cast<float*>(to) + first, length);
+            (half ? fromFloat16 : fromBfloat16)(
+                static_cast<uint16_t const*>(from) + first, static_cast<float*>(to) + first, length);
         }
         else
         {
-            (half ? toFloat16 : toBfloat16)(static_cast<float const*>(from) + first, static_cast<uint16_t*>(to) + first, length);
+            (half ? toFloat16 : toBfloat16)(
+                static_cast<float const*>(from) + first, static_cast<uint16_t*>(to) + first, length);
         }
     }
 
     static void step(void* data, size_t index)
     {
         auto const& self = *static_cast<Conversion const*>(data);
-        size_t const first = index * kCHUNK;
-        self.part(first, std::min(kCHUNK, self.count - first));
+        size_t const first = index * kChunk;
+        self.part(first, std::min(kChunk, self.count - first));
     }
 };
 
 //! \param loop may be null: on this thread
 void convert(Conversion conversion, Loop* loop)
 {
-    if (loop == nullptr || conversion.count <= kCHUNK)
+    if (loop == nullptr || conversion.count <= kChunk)
     {
         conversion.part(0, conversion.count);
         return;
     }
-    Loop::run(loop, (conversion.count + kCHUNK - 1) / kCHUNK, &Conversion::step, &conversion);
+    Loop::run(loop, (conversion.count + kChunk - 1) / kChunk, &Conversion::step, &conversion);
 }
 
 } // namespace
@@ -131,7 +133,7 @@ void convert(Conversion conversion, Loop* loop)
 struct Node::Tensors
 {
     Shapes shapes;
-    void const* data[kINPUTS];
+    void const* data[kInputs];
 };
 
 struct Node::Layout
@@ -139,7 +141,7 @@ struct Node::Layout
     size_t workspace{0};
     size_t workspaceBytes{0};
     size_t packed{0};
-    size_t floats[kINPUTS]{}; //!< of inputs that are converted
+    size_t floats[kInputs]{}; //!< of inputs that are converted
     size_t y{0};
     size_t bytes{0};
 
@@ -189,16 +191,16 @@ void Node::keepConstants(OrtKernelInfo const* info)
 {
     size_t count = 0;
     check(mApi, mApi.KernelInfo_GetInputCount(info, &count));
-    requireInputs(count == kINPUTS);
+    requireInputs(count == kInputs);
     Shapes shapes;
-    for (size_t input = 0; input < kINPUTS; ++input)
+    for (size_t input = 0; input < kInputs; ++input)
     {
         shapes[input] = declaredShape(mApi, info, input);
     }
-    checkShapes(mAttributes, shapes); // here, since ONNX Runtime drops what the inference of shapes says
+    checkShapes(mAttributes, shapes);                    // here, since ONNX Runtime drops what the inference of shapes says
     requireSupported(formOf(mAttributes, shapes), mIsa); // here, so that no model that cannot run gets a session
     bool const isFloat32 = mType == ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
-    for (int32_t input = 0; input < kINPUTS; ++input)
+    for (int32_t input = 0; input < kInputs; ++input)
     {
         int isConstant = 0;
         OrtValue const* value = nullptr;
@@ -209,17 +211,17 @@ void Node::keepConstants(OrtKernelInfo const* info)
             continue;
         }
         shape = shapeOf(mApi, value);
-        if (input != kW && input != kGATE_W)
+        if (input != kW && input != kGateW)
         {
             continue;
         }
         void* data = nullptr;
         check(mApi, mApi.GetTensorMutableData(const_cast<OrtValue*>(value), &data));
-        if (input == kGATE_W && mAttributes.external() && !isZero(data, elements(shape) * (isFloat32 ? 4 : 2)))
+        if (input == kGateW && mAttributes.external() && !isZero(data, elements(shape) * (isFloat32 ? 4 : 2)))
         {
             throw std::invalid_argument("gate_source is external, but gate_W is not 0");
         }
-        if (input == kGATE_W && isFloat32)
+        if (input == kGateW && isFloat32)
         {
             continue;
         }
@@ -229,7 +231,7 @@ void Node::keepConstants(OrtKernelInfo const* info)
             floats = Buffer(elements(shape) * sizeof(float));
             convert({mType, data, floats.data(), elements(shape), true}, nullptr);
         }
-        if (input == kGATE_W)
+        if (input == kGateW)
         {
             mGateWeight = std::move(floats);
             continue;
@@ -238,7 +240,8 @@ void Node::keepConstants(OrtKernelInfo const* info)
         mPackedWeight = Buffer(lccl_cpu_packed_size(&weights, mIsa));
         if (mPackedWeight.size() > 0)
         {
-            lccl_cpu_pack(&weights, mIsa, static_cast<float const*>(floats.data() != nullptr ? floats.data() : data), mPackedWeight.data());
+            lccl_cpu_pack(&weights, mIsa, static_cast<float const*>(floats.data() != nullptr ? floats.data() : data),
+                mPackedWeight.data());
         }
     }
 }
@@ -246,7 +249,7 @@ void Node::keepConstants(OrtKernelInfo const* info)
 Node::Tensors Node::readTensors(OrtKernelContext* context) const
 {
     Tensors tensors;
-    for (size_t input = 0; input < kINPUTS; ++input)
+    for (size_t input = 0; input < kInputs; ++input)
     {
         OrtValue const* value = nullptr;
         check(mApi, mApi.KernelContext_GetInput(context, input, &value));
@@ -277,9 +280,9 @@ Node::Layout Node::layOut(lccl_cpu_params const& call, Tensors const& tensors) c
     {
         return layout;
     }
-    bool const converts[kINPUTS]{true, packs, false, call.has_gate_weight != 0 && mGateWeight.size() == 0, false,
+    bool const converts[kInputs]{true, packs, false, call.has_gate_weight != 0 && mGateWeight.size() == 0, false,
         call.has_gate != 0, false, false, call.has_residual != 0};
-    for (size_t input = 0; input < kINPUTS; ++input)
+    for (size_t input = 0; input < kInputs; ++input)
     {
         if (converts[input])
         {
@@ -312,7 +315,8 @@ void Node::compute(OrtKernelContext* context) const
     Borrowed const memory(layout.bytes);
     Loop loop(mApi, context);
     Loop* const threads = call.threads > 1 ? &loop : nullptr;
-    auto const floats = [&](int32_t input) -> float const* {
+    auto const floats = [&](int32_t input) -> float const*
+    {
         if (isFloat32)
         {
             return static_cast<float const*>(tensors.data[input]);
@@ -330,15 +334,15 @@ void Node::compute(OrtKernelContext* context) const
     bool const hasGateFloats = mGateWeight.size() > 0;
     call.x = floats(kX);
     call.bias = static_cast<float const*>(tensors.data[kB]);
-    call.gate_bias = static_cast<float const*>(tensors.data[kGATE_B]);
-    call.post_scale = static_cast<float const*>(tensors.data[kPOST_SCALE]);
-    call.post_bias = static_cast<float const*>(tensors.data[kPOST_BIAS]);
+    call.gate_bias = static_cast<float const*>(tensors.data[kGateB]);
+    call.post_scale = static_cast<float const*>(tensors.data[kPostScale]);
+    call.post_bias = static_cast<float const*>(tensors.data[kPostBias]);
     if (call.has_gate_weight != 0)
     {
-        call.gate_weight = hasGateFloats ? reinterpret_cast<float const*>(mGateWeight.data()) : floats(kGATE_W);
+        call.gate_weight = hasGateFloats ? reinterpret_cast<float const*>(mGateWeight.data()) : floats(kGateW);
     }
-    call.gate = call.has_gate != 0 ? floats(kGATE) : nullptr;
-    call.residual = call.has_residual != 0 ? floats(kRESIDUAL) : nullptr;
+    call.gate = call.has_gate != 0 ? floats(kGate) : nullptr;
+    call.residual = call.has_residual != 0 ? floats(kResidual) : nullptr;
     call.y = isFloat32 ? static_cast<float*>(y) : reinterpret_cast<float*>(memory.data() + layout.y);
     int64_t active = 0;
     call.active = &active;

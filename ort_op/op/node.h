@@ -41,9 +41,9 @@ private:
     Attributes mAttributes;
     int32_t mIsa;
     std::shared_ptr<Pool> mPool;
-    Shapes mConstantShapes; //!< of inputs that are constant; others have no rank
-    Buffer mPackedWeight;   //!< empty where W is computed
-    Buffer mGateWeight;     //!< float32, of a constant gate_W of another type
+    Shapes mConstantShapes;              //!< of inputs that are constant; others have no rank
+    Buffer mPackedWeight;                //!< empty where W is computed
+    Buffer mGateWeight;                  //!< float32, of a constant gate_W of another type
     mutable std::atomic<float> mDensity; //!< of the last call
 };
 

@@ -12,7 +12,7 @@ namespace lccl::ort
 {
 
 //! Of ONNX Runtime 1.17, the oldest whose interface has all that is used here; every newer one hands it out.
-constexpr uint32_t kAPI_VERSION = 17;
+constexpr uint32_t kApiVersion = 17;
 
 //! A status of ONNX Runtime as an exception.
 class Failure : public std::runtime_error
@@ -43,7 +43,8 @@ inline void check(OrtApi const& api, OrtStatus* status)
 template <typename Body>
 OrtStatus* guarded(OrtApi const& api, std::string const& node, Body&& body) noexcept
 {
-    auto const failed = [&](OrtErrorCode code, char const* words) noexcept -> OrtStatus* {
+    auto const failed = [&](OrtErrorCode code, char const* words) noexcept -> OrtStatus*
+    {
         try
         {
             return api.CreateStatus(code, ("LCCLConv" + (node.empty() ? node : " " + node) + ": " + words).c_str());

@@ -13,8 +13,8 @@ namespace
 
 using Clock = std::chrono::steady_clock;
 
-constexpr auto kPATIENCE = std::chrono::microseconds(200); //!< in which a sleeping thread wakes
-constexpr uint32_t kFIRST_COUNTS = 3;                       //!< calls that count
+constexpr auto kPatience = std::chrono::microseconds(200); //!< in which a sleeping thread wakes
+constexpr uint32_t kFirstCounts = 3;                       //!< calls that count
 
 //! Threads that came to a loop of as many steps as there may be threads. Each waits for the others, so that none takes two steps;
 //! one that does shows that no other will come.
@@ -51,7 +51,7 @@ private:
             mSeen.push_back(self); // within what was reserved: there are no more steps
             mDone = mSeen.size() == mLimit;
         }
-        auto const end = Clock::now() + kPATIENCE;
+        auto const end = Clock::now() + kPatience;
         while (!mDone && Clock::now() < end)
         {
             std::this_thread::yield();
@@ -75,8 +75,9 @@ int32_t Pool::threads(OrtApi const& api, OrtKernelContext const* context)
         return most;
     }
     uint32_t const call = mCalls.fetch_add(1, std::memory_order_relaxed) + 1;
-    bool const isDue = call <= kFIRST_COUNTS || (call & (call - 1)) == 0;
-    std::unique_lock<std::mutex> const lock = isDue ? std::unique_lock<std::mutex>(mMutex, std::try_to_lock) : std::unique_lock<std::mutex>();
+    bool const isDue = call <= kFirstCounts || (call & (call - 1)) == 0;
+    std::unique_lock<std::mutex> const lock = isDue ? std::unique_lock<std::mutex>(mMutex, std::try_to_lock)
+                                                    : std::unique_lock<std::mutex>();
     if (!lock.owns_lock())
     {
         return most; // another call counts, or none does

@@ -8,7 +8,7 @@ namespace lccl::ort
 namespace
 {
 
-constexpr size_t kALIGNMENT = 64;
+constexpr size_t kAlignment = 64;
 
 } // namespace
 
@@ -18,8 +18,8 @@ Buffer::Buffer(size_t bytes)
     {
         return;
     }
-    size_t const rounded = (bytes + kALIGNMENT - 1) / kALIGNMENT * kALIGNMENT;
-    mData.reset(rounded < bytes ? nullptr : static_cast<char*>(std::aligned_alloc(kALIGNMENT, rounded)));
+    size_t const rounded = (bytes + kAlignment - 1) / kAlignment * kAlignment;
+    mData.reset(rounded < bytes ? nullptr : static_cast<char*>(std::aligned_alloc(kAlignment, rounded)));
     if (mData == nullptr)
     {
         throw std::bad_alloc();

@@ -157,18 +157,18 @@ def test_the_micro_kernel_works_in_registers(objects: dict[str, Path], isa: str)
 FAULTY = """
 #include <cmath>
 #include <immintrin.h>
-template <int kROWS>
+template <int kRows>
 __attribute__((noipa)) void tile(float const* x, float const* w, float* y, int n)
 {
-    __m256 sum[kROWS] = {};
+    __m256 sum[kRows] = {};
     for (int c = 0; c < n; ++c)
     {
         __builtin_prefetch(w + c, 0, 2);
 #pragma GCC unroll 64
-        for (int i = 0; i < kROWS; ++i) { sum[i] = _mm256_fmadd_ps(_mm256_loadu_ps(w + c), _mm256_set1_ps(x[i * n + c]), sum[i]); }
+        for (int i = 0; i < kRows; ++i) { sum[i] = _mm256_fmadd_ps(_mm256_loadu_ps(w + c), _mm256_set1_ps(x[i * n + c]), sum[i]); }
     }
 #pragma GCC unroll 64
-    for (int i = 0; i < kROWS; ++i) { _mm256_storeu_ps(y + 8 * i, sum[i]); }
+    for (int i = 0; i < kRows; ++i) { _mm256_storeu_ps(y + 8 * i, sum[i]); }
 }
 template void tile<48>(float const*, float const*, float*, int);
 inline __attribute__((noipa)) float shared(float const* a, int n)

@@ -1,4 +1,4 @@
-"""Every block of every README runs or is listed with the reason, and the README's table is the demo's own output."""
+"""Every block of every document runs or is listed with the reason; tables are what commands print; links lead somewhere."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -17,16 +20,23 @@ from conftest import ROOT
 NOT_OURS = {"build", "dist", "node_modules"}
 DOCUMENTS = sorted(
     path.relative_to(ROOT).as_posix()
-    for depth in ("", "*/", "*/*/", "*/*/*/")
-    for path in ROOT.glob(f"{depth}README.md")
+    for pattern in (
+        *(f"{depth}README.md" for depth in ("", "*/", "*/*/", "*/*/*/")),
+        "CONTRIBUTING.md",
+        "CHANGELOG.md",
+        "docs/**/*.md",
+    )
+    for path in ROOT.glob(pattern)
     if not any(part in NOT_OURS or part.startswith(".") for part in path.relative_to(ROOT).parts)
 )
 ELSEWHERE = {
-    "make demo": "its output is held against the README's table below",
+    "make demo": "its output is held against the table of docs/demo.md below",
+    "pip install": "installs; tests/packaging installs a wheel with its extras",
     "make test": "would be this run again; that it collects is seen below",
     "make train-digits": "overwrites the committed files; one epoch of it is run below",
     "lccl-build-plugin": "minutes of nvcc; tests/native builds the libraries, and for one GPU by this command",
     "cmake --preset emulator": "minutes on the emulated machine; tests/unit/cuda/test_gpu_command.py rehearses with this command",
+    "lccl build-plugin": "minutes of nvcc; tests/native builds the libraries, and for one GPU by this command",
     "trtexec": "needs TensorRT and a GPU; tests/trt builds and runs engines where they are",
     "cmake -S samples/cpp_runtime": "needs TensorRT's headers; tests/trt compiles the sample where they are",
 }
@@ -76,11 +86,16 @@ COMMANDS = [b for b in BLOCKS if b.language in ("bash", "python")]
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder as a user's: the samples beside it, and what earlier blocks wrote."""
-    path = tmp_path_factory.mktemp("reader")
-    (path / "samples").symlink_to(ROOT / "samples")
-    return path
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Document -> a folder as its reader's: the samples beside it, and what the document's earlier blocks wrote."""
+
+    @cache
+    def of(document: str) -> Path:
+        path = tmp_path_factory.mktemp("reader")
+        (path / "samples").symlink_to(ROOT / "samples")
+        return path
+
+    return of
 
 
 def run(arguments: list[str], cwd: Path, **environment: str) -> str:
@@ -93,7 +108,9 @@ def run(arguments: list[str], cwd: Path, **environment: str) -> str:
 
 
 def test_every_block_is_run_or_shows_output() -> None:
-    assert {"README.md", "bench/README.md", "samples/digits/README.md", "trt_plugin/README.md"} <= set(DOCUMENTS)
+    assert {"README.md", "bench/README.md", "docs/demo.md", "samples/digits/README.md", "trt_plugin/README.md"} <= set(
+        DOCUMENTS
+    )
     assert {b.language for b in BLOCKS} == {"bash", "cpp", "python", "text"}
     assert {b.elsewhere for b in COMMANDS} == {None, *ELSEWHERE.values()}
     assert len([b for b in COMMANDS if b.elsewhere is None]) >= 5
@@ -109,13 +126,15 @@ def test_indented_blocks_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.parametrize("block", COMMANDS, ids=lambda b: b.id)
-def test_block(block: Block, folder: Path) -> None:
+def test_block(block: Block, folder: Callable[[str], Path]) -> None:
+    """A document's blocks run one after the other. No document needs another's, and none uses an old spelling."""
     if block.elsewhere is not None:
         pytest.skip(block.elsewhere)
+    here = folder(block.document)
     if block.language == "python":
-        run([sys.executable, "-c", block.text], folder, PYTHONPATH=str(folder))
+        run([sys.executable, "-W", "error::FutureWarning", "-c", block.text], here, PYTHONPATH=str(here))
     else:
-        run(["bash", "-euo", "pipefail", "-c", block.text], folder)
+        run(["bash", "-euo", "pipefail", "-c", block.text], here, PYTHONWARNINGS="error::FutureWarning")
 
 
 @pytest.fixture(scope="module")
@@ -123,13 +142,14 @@ def demo() -> str:
     """What `make demo` prints."""
     if shutil.which("make") is None:
         pytest.skip("there is no make here")
-    (block,) = [b for b in COMMANDS if b.text == "make demo"]
-    return run(["bash", "-c", block.text], ROOT)
+    blocks = {b.document: b.text for b in COMMANDS if b.text == "make demo"}
+    assert set(blocks) == {"README.md", "docs/demo.md"}
+    return run(["bash", "-c", blocks["README.md"]], ROOT)
 
 
-def test_the_readmes_table_is_the_demos_output(demo: str) -> None:
+def test_the_table_of_the_demo_is_its_output(demo: str) -> None:
     """Line by line; times differ from run to run, and so do the last digits of errors and the processor's name."""
-    shown = next(b for b in BLOCKS if b.language == "text").text
+    (shown,) = [b.text for b in BLOCKS if b.language == "text"]
 
     def stable(text: str) -> list[str]:
         lines = [re.sub(r"\s+|-{4,}", " ", TIMES.sub("#", line)).strip() for line in text.splitlines()]
@@ -158,17 +178,57 @@ def test_the_demos_networks_can_be_trained_again(tmp_path: Path) -> None:
     printed = run([sys.executable, str(script), "--epochs", "1", "--out", str(tmp_path)], ROOT)
     assert block.document == f"{script.parent.relative_to(ROOT).as_posix()}/README.md"
     assert printed.count("held-out images") == 2
-    files = (tmp_path / "lccl.pt", "--dense", tmp_path / "dense.pt")
+    files = (tmp_path / "lccl.pt", "--baseline", tmp_path / "dense.pt")
     run(["lccl-compare", *map(str, files), "--runs", "0", "--data", "samples.digits.data:held_out"], ROOT)
 
 
+def prose_of(document: str) -> str:
+    """The document without its fenced blocks."""
+    return re.sub(r"^```.*?^```$", "", (ROOT / document).read_text(), flags=re.MULTILINE | re.DOTALL)
+
+
+def anchors_of(document: str) -> set[str]:
+    """Where links into the document may lead, as both GitHub and the site name headings."""
+    headings = re.findall(r"^#+ (.+)$", prose_of(document), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-") for heading in headings}
+
+
 def test_links_lead_somewhere() -> None:
-    for document in (*DOCUMENTS, "CONTRIBUTING.md", "CHANGELOG.md"):
-        for target in re.findall(r"\]\(([^)#:]+)\)", (ROOT / document).read_text()):
-            assert ((ROOT / document).parent / target).exists(), f"{document} links to {target}"
+    for document in DOCUMENTS:
+        for target, anchor in re.findall(r"\]\(([^)#:]*)(?:#([^)]*))?\)", prose_of(document)):
+            path = (ROOT / document).parent / target if target else ROOT / document
+            assert path.exists(), f"{document} links to {target}"
+            page = path / "README.md" if path.is_dir() else path
+            if anchor:
+                name = page.resolve().relative_to(ROOT).as_posix()
+                assert anchor in anchors_of(name), f"{document} links to {target}#{anchor}"
+
+
+def test_the_readme_is_a_shop_window() -> None:
+    assert 90 <= len((ROOT / "README.md").read_text().splitlines()) <= 120
 
 
 def test_the_map_names_every_folder() -> None:
     text = (ROOT / "CONTRIBUTING.md").read_text()
     folders = {p.name for p in (ROOT / "exporter" / "lccl").iterdir() if (p / "__init__.py").exists()}
     assert {name for name in folders if f"exporter/lccl/{name}/" not in text} == set()
+
+
+def test_every_old_spelling_is_on_the_page_of_renames() -> None:
+    """What the package still accepts, as its sources declare it."""
+    sources = {path: path.read_text() for path in sorted((ROOT / "exporter" / "lccl").rglob("*.py"))}
+    declared = re.compile(r"@renamed_(?:keywords|fields)\(([^)]*)\)")
+    keywords = [
+        pair for text in sources.values() for call in declared.findall(text) for pair in re.findall(r'(\w+)="(\w+)"', call)
+    ]
+    commands = [text for path, text in sources.items() if path.parent.name == "cli" and "keep_old_spelling(" in text]
+    options = [pair for text in commands for pair in re.findall(r'\(?"(--[\w-]+)", "(--[\w-]+)"\)', text)]
+    assert len(keywords) >= 5
+    assert len(options) >= 8
+    rows = [
+        re.findall(r"`([^`]+)`", line)
+        for line in (ROOT / "docs" / "renamed.md").read_text().splitlines()
+        if line.startswith("|")
+    ]
+    told = {(old.rstrip("=").split(".")[-1], new.rstrip("=").split(".")[-1]) for row in rows for old, new in pairwise(row)}
+    assert {pair for pair in (*keywords, *options) if pair not in told} == set()

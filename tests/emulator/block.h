@@ -28,7 +28,7 @@ struct Fiber
     Context context;
     Warp* warp = nullptr;
     int32_t thread = 0;
-    uint32_t bit = 0;    //!< Its place in the masks of its warp, which is not its lane.
+    uint32_t bit = 0;          //!< Its place in the masks of its warp, which is not its lane.
     uint32_t fences = 0;       //!< Fences since the block began.
     uint32_t fencesBefore = 0; //!< Those before the last barrier.
     uint32_t fenceTick = 0;    //!< Of the last fence.

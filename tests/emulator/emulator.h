@@ -11,6 +11,7 @@
  *
  * The machine is one for the process: use it from one thread at a time. Before begin and after finish it runs unchecked.
  */
+// clang-format Language: C
 #ifndef LCCL_EMULATOR_H
 #define LCCL_EMULATOR_H
 
@@ -37,8 +38,8 @@ __attribute__((visibility("default"))) void lccl_emulator_begin(uint64_t seed, i
 
 /* Tells of memory that kernels may reach; it must not overlap what is registered already, nor start at an odd address.
  * 0 if it does not; the sentence is in finish's report. `bytes` may be 0. */
-__attribute__((visibility("default"))) int32_t lccl_emulator_register(
-  const void* address, size_t bytes, int32_t access, const char* name);
+__attribute__((visibility("default"))) int32_t lccl_emulator_register(const void* address, size_t bytes, int32_t access,
+                                                                      const char* name);
 
 /* The number of different faults since begin, and the first of them in `report`, a sentence a line, cut to `size` bytes
  * (which may be 0). Memory may be freed after it. */

@@ -101,7 +101,8 @@ void goElsewhere(Warp& warp)
     if (block.arrived > 0)
     {
         report(Fault::kDivergence, *block.current, "the block",
-            std::to_string(block.arrived) + " threads wait at syncThreads, but " + std::to_string(block.exited) + " have exited");
+            std::to_string(block.arrived) + " threads wait at syncThreads, but " + std::to_string(block.exited)
+                + " have exited");
         abandon();
     }
     switchContext(block.current->context, block.host);

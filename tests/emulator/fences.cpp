@@ -78,7 +78,8 @@ void recordCount(Fiber& actor)
 
 bool isReleased(GlobalCell const& cell)
 {
-    return !released.empty() && (cell.writerFences == kMostFences || released[place(cell.writeRun, cell.writer)] > cell.writerFences);
+    return !released.empty()
+        && (cell.writerFences == kMostFences || released[place(cell.writeRun, cell.writer)] > cell.writerFences);
 }
 
 bool hasAcquired(Fiber const& actor)

@@ -44,8 +44,8 @@ struct Access
     void report(Fault fault, std::string const& words) const
     {
         emulator::report(fault, actor, region.name,
-            std::string(does) + " " + std::to_string(bytes) + " bytes at offset " + std::to_string(offset) + " of " + region.name
-                + words);
+            std::string(does) + " " + std::to_string(bytes) + " bytes at offset " + std::to_string(offset) + " of "
+                + region.name + words);
     }
     //! The cells that it touches.
     GlobalCell* begin() const
@@ -74,8 +74,8 @@ void reportOutside(Fiber const& actor, char const* does, uintptr_t address, uint
             nearest = distance;
             thing = region.name;
             where = address < region.begin ? std::to_string(distance) + " bytes before " + region.name
-                                           : "at offset " + std::to_string(address - region.begin) + " of " + region.name + ", which has "
-                    + std::to_string(region.end - region.begin) + " bytes";
+                                           : "at offset " + std::to_string(address - region.begin) + " of " + region.name
+                    + ", which has " + std::to_string(region.end - region.begin) + " bytes";
         }
     }
     report(Fault::kOutOfBounds, actor, thing, what + where);
@@ -94,8 +94,8 @@ Region* locate(Fiber const& actor, char const* does, void const* pointer, uint32
     if (mustAlign && address % bytes != 0)
     {
         report(Fault::kMisaligned, actor, region->name,
-            std::string(does) + " " + std::to_string(bytes) + " bytes at offset " + std::to_string(address - region->begin) + " of "
-                + region->name + ", whose address is not a multiple of their number");
+            std::string(does) + " " + std::to_string(bytes) + " bytes at offset " + std::to_string(address - region->begin)
+                + " of " + region->name + ", whose address is not a multiple of their number");
         return nullptr;
     }
     return region;
@@ -127,7 +127,8 @@ bool checkReadOfSameLaunch(Access const& access, GlobalCell const& cell, ReadKin
     if (!sameRun && !isReleased(cell))
     {
         access.report(Fault::kMissingFence,
-            writerOf(cell) + " wrote; it must call fenceDevice, and then its block must add to a counter, with a barrier between");
+            writerOf(cell)
+                + " wrote; it must call fenceDevice, and then its block must add to a counter, with a barrier between");
         return false;
     }
     if (!sameRun && !hasAcquired(access.actor))
@@ -256,7 +257,8 @@ void readGlobalBy(Fiber const& actor, void* value, void const* address, uint32_t
     {
         return;
     }
-    Access const access{actor, does, *region, static_cast<uint32_t>(reinterpret_cast<uintptr_t>(address) - region->begin), bytes};
+    Access const access{
+        actor, does, *region, static_cast<uint32_t>(reinterpret_cast<uintptr_t>(address) - region->begin), bytes};
     for (GlobalCell& cell : access)
     {
         if (!checkRead(access, cell, kind))
@@ -307,8 +309,8 @@ int32_t addGlobal(int32_t* address, int32_t value)
         {
             return before;
         }
-        Access const access{
-            actor, "adds to", *region, static_cast<uint32_t>(reinterpret_cast<uintptr_t>(address) - region->begin), sizeof(value)};
+        Access const access{actor, "adds to", *region,
+            static_cast<uint32_t>(reinterpret_cast<uintptr_t>(address) - region->begin), sizeof(value)};
         if (region->cells == nullptr)
         {
             access.report(Fault::kReadOnly, ", which kernels may only read");

@@ -141,7 +141,8 @@ bool scheduleFitsTheBlocks()
                 for (int32_t unit = 0; unit < schedule.units; ++unit)
                 {
                     Unit const u = decodeUnit(unit, schedule);
-                    if (u.tile != u.tileM * tilesN + u.tileN || u.tileN >= tilesN || u.tileM * 64 >= rows || u.split >= schedule.splits)
+                    if (u.tile != u.tileM * tilesN + u.tileN || u.tileN >= tilesN || u.tileM * 64 >= rows
+                        || u.split >= schedule.splits)
                     {
                         return false;
                     }
@@ -211,8 +212,8 @@ bool ranksFindEveryCell()
                 }
                 for (size_t rank = 0; rank < inactive.size(); ++rank)
                 {
-                    int32_t const place
-                        = placeOfInactive(static_cast<int32_t>(rank), segments, segmentCells, cells, activeBefore);
+                    int32_t const place = placeOfInactive(
+                        static_cast<int32_t>(rank), segments, segmentCells, cells, activeBefore);
                     if (list[place] != inactive[rank])
                     {
                         return false;
@@ -285,7 +286,8 @@ bool largeOffsetsAreRight()
     Arguments const a = makePlan(p, device, *config, nullptr).arguments;
     int64_t const last = int64_t{32} * 4000 * 4000 - 1;
     Pixel const pixel = pixelOfIndex(a, static_cast<int32_t>(last));
-    if (pixel.n != 31 || pixel.ho != 3999 || pixel.wo != 3999 || pixelIndex(a, pixel) != last || outputOffset(a, pixel) != last * 512)
+    if (pixel.n != 31 || pixel.ho != 3999 || pixel.wo != 3999 || pixelIndex(a, pixel) != last
+        || outputOffset(a, pixel) != last * 512)
     {
         return false;
     }
@@ -317,7 +319,8 @@ bool wrappedOriginsAreRight()
     lccl_device const device{90, 132, 232448, 233472};
     Arguments const a = makePlan(p, device, *findConfiguration(configurationId(LCCL_PIXEL, LCCL_MMA, 1)), nullptr).arguments;
     uint32_t const origin = static_cast<uint32_t>(-1) * 100U + static_cast<uint32_t>(-1);
-    return tapsOnInput(-1, -1, 100, 100, 1, 1) == ((0x7eU << kTapColumns) | 0x7eU) && origin + tapDistance(a, Tap{1, 1, 0}) == 0;
+    return tapsOnInput(-1, -1, 100, 100, 1, 1) == ((0x7eU << kTapColumns) | 0x7eU)
+        && origin + tapDistance(a, Tap{1, 1, 0}) == 0;
 }
 
 bool hugeCallsAreRefused()

@@ -63,15 +63,16 @@ void checkOutcome(char const* name, uint64_t seed, Expectation const& expected, 
     std::istringstream lines(outcome.report);
     for (std::string line; std::getline(lines, line);)
     {
-        bool const named = expected.fault != nullptr && startsWith(line, expected.fault) && line.find(expected.words) != std::string::npos;
+        bool const named = expected.fault != nullptr && startsWith(line, expected.fault)
+            && line.find(expected.words) != std::string::npos;
         right += named || (expected.also != nullptr && startsWith(line, expected.also)) ? 1 : 0;
     }
     int32_t const most = expected.fault == nullptr ? 0 : expected.also == nullptr ? 1 : 2;
     bool const found = expected.fault == nullptr || right > 0;
     if (!found || right != outcome.faults || right > most || outcome.error != expected.error)
     {
-        problem += std::string(name) + " with seed " + std::to_string(seed) + " returned " + std::to_string(outcome.error) + " and "
-            + std::to_string(outcome.faults) + " faults\n" + outcome.report;
+        problem += std::string(name) + " with seed " + std::to_string(seed) + " returned " + std::to_string(outcome.error)
+            + " and " + std::to_string(outcome.faults) + " faults\n" + outcome.report;
     }
 }
 

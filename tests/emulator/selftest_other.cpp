@@ -257,7 +257,8 @@ void testRegistration()
     bool const neighbour = lccl_emulator_register(tensor.value + 128, 512, LCCL_EMULATOR_SCRATCH, "neighbour") == 1;
     bool const empty = lccl_emulator_register(&tensor, 0, LCCL_EMULATOR_SCRATCH, "empty") == 1;
     check(first && neighbour && empty && lccl_emulator_finish(nullptr, 0) == 0, "tensors side by side", "refused");
-    auto const refused = [&tensor](char const* name, size_t offset, int32_t access, char const* words, size_t bytes = 8) {
+    auto const refused = [&tensor](char const* name, size_t offset, int32_t access, char const* words, size_t bytes = 8)
+    {
         lccl_emulator_begin(0, 1);
         lccl_emulator_register(tensor.value + 64, 256, LCCL_EMULATOR_READ_ONLY, "first");
         int32_t const accepted = lccl_emulator_register(reinterpret_cast<char*>(&tensor) + offset, bytes, access, "second");
@@ -285,7 +286,8 @@ void testReport()
     char cut[20];
     std::memset(cut, 'x', sizeof(cut));
     int32_t const faults = lccl_emulator_finish(cut, sizeof(cut) - 4);
-    check(faults == 3 && std::strlen(cut) == sizeof(cut) - 5 && cut[sizeof(cut) - 4] == 'x', "a report that is cut", "it is not");
+    check(
+        faults == 3 && std::strlen(cut) == sizeof(cut) - 5 && cut[sizeof(cut) - 4] == 'x', "a report that is cut", "it is not");
 
     Run unchecked(0, false, LCCL_EMULATOR_OUTPUT);
     unchecked.launch<Race>(1, 256);
@@ -297,7 +299,8 @@ void testReport()
     lccl_emulator_begin(0, 0);
     Arguments const none{};
     cudaError_t const error = machine::launch<ExitBeforeBarrier>(none, 1, 0, nullptr);
-    check(error == cudaErrorLaunchFailure && lccl_emulator_finish(nullptr, 0) == 1, "divergence is found unchecked", "it is not");
+    check(
+        error == cudaErrorLaunchFailure && lccl_emulator_finish(nullptr, 0) == 1, "divergence is found unchecked", "it is not");
 }
 
 //! A process that has run a checked session may call the kernels without one, also after a fault.

@@ -17,10 +17,10 @@ constexpr int32_t kSide = 64;
 
 struct GemmArguments
 {
-    void const* a;     //!< T [64, 64]
-    void const* b;     //!< T [64 columns, 64]
+    void const* a;      //!< T [64, 64]
+    void const* b;      //!< T [64 columns, 64]
     float const* start; //!< [64, 64]
-    float* c;          //!< [64, 64] = start + a * b
+    float* c;           //!< [64, 64] = start + a * b
 };
 
 //! 64 x 64 x 64 in two stages of 32, four warps of 16 rows each.
@@ -72,9 +72,8 @@ struct Gemm : Threads<128>
         int32_t const lane = machine::threadIndex() % 32;
         int32_t const firstRow = machine::threadIndex() / 32 * 16;
         float acc[8][4];
-        auto const place = [&](int32_t j, int32_t e) {
-            return (firstRow + lane / 4 + e / 2 * 8) * kSide + j * 8 + lane % 4 * 2 + e % 2;
-        };
+        auto const place = [&](int32_t j, int32_t e)
+        { return (firstRow + lane / 4 + e / 2 * 8) * kSide + j * 8 + lane % 4 * 2 + e % 2; };
         for (int32_t j = 0; j < 8; ++j)
         {
             for (int32_t e = 0; e < 4; ++e)
@@ -135,7 +134,8 @@ void testGemm(char const* name, bool checked)
             double sum = start[static_cast<size_t>(row * kSide + column)];
             for (int32_t k = 0; k < kSide; ++k)
             {
-                sum += static_cast<double>(machine::toFloat(a.value[row * kSide + k])) * machine::toFloat(b.value[column * kSide + k]);
+                sum += static_cast<double>(machine::toFloat(a.value[row * kSide + k]))
+                    * machine::toFloat(b.value[column * kSide + k]);
             }
             wrong += c[static_cast<size_t>(row * kSide + column)] == sum ? 0 : 1;
         }
@@ -191,7 +191,8 @@ void testWarpOperations()
             && got[2] == 800 + __builtin_popcount(thirds) && got[3] == sums[1 - warp] * 100 + warp * 32 + (thread * 5 + 3) % 32;
         wrong += right ? 0 : 1;
     }
-    check(outcome.faults == 0 && wrong == 0, "shuffles, ballot, popcount", std::to_string(wrong) + " wrong threads; " + outcome.report);
+    check(outcome.faults == 0 && wrong == 0, "shuffles, ballot, popcount",
+        std::to_string(wrong) + " wrong threads; " + outcome.report);
 }
 
 //! A copy of 6 bytes: the others become zero. A copy of none needs no source.
@@ -291,7 +292,8 @@ struct ReadJunk : Threads<32>
     static void run(Arguments const& a)
     {
         uint32_t const own = machine::sharedBase() + machine::threadIndex() * 4;
-        machine::storeGlobal(a.output + machine::blockIndex() * kThreads + machine::threadIndex(), machine::loadShared<int32_t>(own));
+        machine::storeGlobal(
+            a.output + machine::blockIndex() * kThreads + machine::threadIndex(), machine::loadShared<int32_t>(own));
         machine::storeShared(own, 5);
     }
 };
@@ -315,7 +317,8 @@ void testConversions()
     auto const bfloat = [](float value) { return machine::fromFloat<Bfloat16>(value).bits; };
     check(half(1.0F) == 0x3c00 && half(-2.0F) == 0xc000 && half(65504.0F) == 0x7bff, "Half of exact values", "wrong bits");
     check(half(1.0F + 0x1p-11F) == 0x3c00 && half(1.0F + 3 * 0x1p-11F) == 0x3c02, "Half rounds ties to even", "wrong bits");
-    check(half(65520.0F) == 0x7c00 && half(infinity) == 0x7c00 && half(-1e9F) == 0xfc00, "Half overflows to infinity", "wrong bits");
+    check(half(65520.0F) == 0x7c00 && half(infinity) == 0x7c00 && half(-1e9F) == 0xfc00, "Half overflows to infinity",
+        "wrong bits");
     check(half(0x1p-24F) == 1 && half(0x1p-26F) == 0, "Half has subnormals", "wrong bits");
     check(std::isnan(machine::toFloat(Half{half(std::nanf(""))})), "Half keeps NaN", "a number");
     check(machine::toFloat(Half{0x0001}) == 0x1p-24F && machine::toFloat(Half{0xfbff}) == -65504.0F, "floats of Half", "wrong");
@@ -323,7 +326,8 @@ void testConversions()
         "Bfloat16 rounds ties to even", "wrong bits");
     check(bfloat(std::numeric_limits<float>::max()) == 0x7f80 && bfloat(-infinity) == 0xff80, "Bfloat16 overflows to infinity",
         "wrong bits");
-    check(std::isnan(machine::toFloat(Bfloat16{bfloat(machine::floatFromBits(0x7f800001U))})), "Bfloat16 keeps NaN", "a number");
+    check(
+        std::isnan(machine::toFloat(Bfloat16{bfloat(machine::floatFromBits(0x7f800001U))})), "Bfloat16 keeps NaN", "a number");
     check(machine::toFloat(Bfloat16{0x4049}) == 3.140625F, "floats of Bfloat16", "wrong");
 }
 

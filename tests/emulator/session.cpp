@@ -107,8 +107,8 @@ void checkComplete(Region const& region)
     if (missing > 0)
     {
         session.report.add(Fault::kNotWritten, "", "", region.name,
-            std::to_string(missing * kGlobalCellBytes) + " bytes of " + region.name + " were never written, the first at offset "
-                + std::to_string(first * kGlobalCellBytes));
+            std::to_string(missing * kGlobalCellBytes) + " bytes of " + region.name
+                + " were never written, the first at offset " + std::to_string(first * kGlobalCellBytes));
     }
 }
 
@@ -129,7 +129,8 @@ void lccl_emulator_begin(uint64_t seed, int32_t checked)
 int32_t lccl_emulator_register(void const* address, size_t bytes, int32_t access, char const* name)
 {
     using namespace lccl::emulator;
-    return registerRegion(reinterpret_cast<uintptr_t>(address), bytes, access, name == nullptr ? "unnamed memory" : name) ? 1 : 0;
+    return registerRegion(reinterpret_cast<uintptr_t>(address), bytes, access, name == nullptr ? "unnamed memory" : name) ? 1
+                                                                                                                          : 0;
 }
 
 int32_t lccl_emulator_finish(char* report, size_t size)

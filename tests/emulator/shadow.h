@@ -21,8 +21,10 @@ enum Readers : uint8_t
 template <typename Cell>
 void recordReader(Cell& cell, Fiber const& actor)
 {
-    bool const alone = cell.readers == kNoReader || (cell.readers == kOneReader && happenedBefore(actor, cell.reader, cell.readTick))
-        || (cell.readers == kOneWarp && cell.reader / kLanes == actor.thread / kLanes && cell.readTick < actor.warp->lastOperation)
+    bool const alone = cell.readers == kNoReader
+        || (cell.readers == kOneReader && happenedBefore(actor, cell.reader, cell.readTick))
+        || (cell.readers == kOneWarp && cell.reader / kLanes == actor.thread / kLanes
+            && cell.readTick < actor.warp->lastOperation)
         || (cell.readers <= kSeveralWarps && cell.readTick < block.lastBarrier);
     if (alone)
     {

@@ -66,13 +66,15 @@ void trackRead(Fiber const& actor, uint32_t offset, uint32_t bytes)
         }
         if (cell.writer == kNobody)
         {
-            report(Fault::kUninitialised, actor, kThing, "reads " + place(offset, bytes) + ", which this block has not written");
+            report(
+                Fault::kUninitialised, actor, kThing, "reads " + place(offset, bytes) + ", which this block has not written");
             return;
         }
         if (!happenedBefore(actor, cell.writer, cell.writeTick))
         {
             report(Fault::kRace, actor, kThing,
-                "reads " + place(offset, bytes) + ", which thread " + std::to_string(cell.writer) + " wrote with no barrier between");
+                "reads " + place(offset, bytes) + ", which thread " + std::to_string(cell.writer)
+                    + " wrote with no barrier between");
             return;
         }
         recordReader(cell, actor);

@@ -35,7 +35,8 @@ __global__ void copiesNarrowly(float const* x, float* y)
 {
     __shared__ float tile[32];
     uint32_t const address = static_cast<uint32_t>(__cvta_generic_to_shared(&tile[threadIdx.x]));
-    asm volatile("cp.async.ca.shared.global [%0], [%1], 4;\ncp.async.wait_all;" ::"r"(address), "l"(x + threadIdx.x) : "memory");
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 4;\ncp.async.wait_all;" ::"r"(address), "l"(x + threadIdx.x)
+        : "memory");
     __syncthreads();
     y[threadIdx.x] = tile[31 - threadIdx.x];
 }

@@ -83,7 +83,7 @@ def test_an_engine_runs_in_another_process(exported: Path, library: Path, sample
     engine = lccl.build_engine(exported, tmp_path / "m.engine", backend="tensorrt", plugin_library=library).path
     command = [sys.executable, "-m", "lccl.cli.compare", str(exported), str(engine), "--data", str(samples), "--json"]
     done = subprocess.run(
-        [*command, "--plugin", str(library), "--min-agreement", "1"], capture_output=True, text=True, check=False
+        [*command, "--plugin-library", str(library), "--min-agreement", "1"], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
     (row,) = [r for r in json.loads(done.stdout)["rows"] if r["runner"] == "tensorrt"]

@@ -1,11 +1,10 @@
-"""The package from outside: what importing costs, what a wheel holds, which way dependencies point."""
+"""The package from outside: what importing costs, which way dependencies point."""
 
 from __future__ import annotations
 
 import ast
 import subprocess
 import sys
-import zipfile
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,6 @@ import lccl
 from conftest import ROOT
 
 PACKAGE = ROOT / "exporter" / "lccl"
-CPU_OP = "lccl/lib/liblccl_ort.so"
 HEAVY = (
     "torch",
     "onnx",
@@ -94,6 +92,7 @@ MAY_IMPORT = {
     "profiling": {"backends", "data", "errors", "graph", "loading", "nn", "numerics", "op", "text", "torch_calls", "profiling"},
     "exporting": {
         "backends",
+        "data",
         "errors",
         "files",
         "graph",
@@ -124,8 +123,10 @@ SHARED = {
     "numerics": {"errors", "text"},
     "progress": set(),
     "quiet": set(),
+    "requires": {"errors"},
     "text": set(),
     "torch_calls": set(),
+    "types": {"data"},
     "verify": {"backends", "errors", "graph", "numerics"},
     "version": set(),
     "weights": {"errors", "files", "numerics"},
@@ -135,7 +136,7 @@ SHARED = {
 
 @pytest.mark.parametrize("layer", [*MAY_IMPORT, *SHARED])
 def test_dependencies_point_one_way(layer: str) -> None:
-    allowed = {f"lccl.{name}" for name in (MAY_IMPORT | SHARED)[layer] | {"deprecation", "version"}}
+    allowed = {f"lccl.{name}" for name in (MAY_IMPORT | SHARED)[layer] | {"deprecation", "requires", "types", "version"}}
     paths = list((PACKAGE / layer).rglob("*.py")) if layer in MAY_IMPORT else [PACKAGE / f"{layer}.py"]
     assert paths
     for path in paths:
@@ -158,28 +159,3 @@ def test_nothing_imports_the_commands() -> None:
 def test_graph_passes_do_not_know_pytorch() -> None:
     for path in (PACKAGE / "graph").rglob("*.py"):
         assert "import torch" not in path.read_text(), path
-
-
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("wheel")
-    arguments = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(folder), str(ROOT)]
-    subprocess.run(arguments, check=True, capture_output=True)
-    (found,) = folder.glob("lccl-*.whl")
-    return found
-
-
-def test_what_the_wheel_holds(wheel: Path) -> None:
-    """The package, with the libraries if they were built, and the native sources that lccl-build-plugin compiles. The CPU op is
-    compiled for the wheel where it can be: tests/ort looks at that."""
-    names = set(zipfile.ZipFile(wheel).namelist()) - {CPU_OP}
-    sources = {f"lccl/{p.relative_to(PACKAGE).as_posix()}" for p in PACKAGE.rglob("*") if p.suffix in (".py", ".typed", ".so")}
-    sources -= {CPU_OP}
-    folders = ("contract", "trt_plugin")
-    native = {f"lccl/native/{p.relative_to(ROOT).as_posix()}" for f in folders for p in (ROOT / f).rglob("*") if p.is_file()}
-    assert {n for n in names if n.startswith("lccl/")} == sources | native | {"lccl/native/CMakeLists.txt"}
-    assert any(n.endswith("licenses/LICENSE") for n in names)
-
-
-def test_the_wheel_is_for_every_python_3(wheel: Path) -> None:
-    assert wheel.name.split("-")[2:4] == ["py3", "none"]

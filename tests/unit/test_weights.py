@@ -133,7 +133,7 @@ def test_recognition_in_a_file(tmp_path: Path) -> None:
     with WeightFile(tmp_path / "m.onnx") as file:
         got = recognise(file.externalize(gated()))
         assert contents(got.model) == contents(expected.model)
-        assert got.found == expected.found
+        assert got.layers == expected.layers
 
 
 def test_widening_in_a_file(tmp_path: Path) -> None:
@@ -168,7 +168,7 @@ def test_no_session_of_an_export_is_given_weights(tmp_path: Path, monkeypatch: p
 
     monkeypatch.setattr(lccl.backends.onnxruntime.runner, "open_session", noting)
     model = gated()
-    result = export(model, None, tmp_path / "m.onnx", dense=True, decomposed=True, tensorrt=True)
+    result = export(model, None, tmp_path / "m.onnx", dense_twin=True, decomposed=True, tensorrt=True)
     assert len(result.recognised) == 1
     assert len(sizes) > 6
     assert max(sizes) < model.ByteSize() / 2
@@ -201,7 +201,7 @@ def test_what_the_network_returns_stays_in_the_model(tmp_path: Path) -> None:
     model.graph.node.append(helper.make_node("Identity", ["others"], ["copy"]))
     for name in ("anchors", "copy"):
         model.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, [2, SMALL]))
-    result = export(model, None, tmp_path / "m.onnx", dense=True, decomposed=True)
+    result = export(model, None, tmp_path / "m.onnx", dense_twin=True, decomposed=True)
     assert len(result.recognised) == 1
     feed = {"x": np.zeros((1, 24, 8, 8), np.float32)}
     for name in ("m.onnx", "m.dense.onnx", "m.decomposed.onnx"):
@@ -223,7 +223,7 @@ def test_what_a_graph_within_a_node_reads_stays_in_the_model(tmp_path: Path) -> 
     model.graph.output.append(helper.make_tensor_value_info("z", TensorProto.FLOAT, [24, 64]))
     with WeightFile(tmp_path / "o.onnx") as file:
         assert {t.name for t in file.externalize(model).graph.initializer if t.external_data} == {"W", "G"}
-    result = export(model, None, tmp_path / "m.onnx", dense=True)
+    result = export(model, None, tmp_path / "m.onnx", dense_twin=True)
     assert len(result.recognised) == 1
     with OnnxRuntimeRunner(tmp_path / "m.onnx") as runner:
         np.testing.assert_array_equal(runner.infer({"x": np.zeros((1, 24, 8, 8), np.float32)})["z"], values)

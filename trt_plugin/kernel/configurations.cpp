@@ -26,8 +26,8 @@ constexpr lccl_conv_config simtRow(char const* name)
         Kernel::kStages, Kernel::kWarpsM, Kernel::kWarpsN, Kernel::kSharedBytes, 128, Kernel::kBlocksPerSm};
 }
 
-#define LCCL_ROW(FAMILY, PREFIX, NUMBER, M, N, STAGES, WARPS_M, WARPS_N, BLOCKS, REGISTERS)                                                 \
-    mmaRow<FAMILY, NUMBER, GatedGemm<Half, M, N, STAGES, WARPS_M, WARPS_N, BLOCKS>>(                                                        \
+#define LCCL_ROW(FAMILY, PREFIX, NUMBER, M, N, STAGES, WARPS_M, WARPS_N, BLOCKS, REGISTERS)                                    \
+    mmaRow<FAMILY, NUMBER, GatedGemm<Half, M, N, STAGES, WARPS_M, WARPS_N, BLOCKS>>(                                           \
         PREFIX "-mma-" #M "x" #N "-s" #STAGES "-w" #WARPS_M "x" #WARPS_N, REGISTERS),
 #define LCCL_DENSE_ROW(...) LCCL_ROW(LCCL_DENSE, "dense", __VA_ARGS__)
 #define LCCL_BLOCK_ROW(...) LCCL_ROW(LCCL_BLOCK, "block", __VA_ARGS__)

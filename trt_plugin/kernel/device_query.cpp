@@ -20,8 +20,9 @@ extern "C" cudaError_t lccl_device_query(int32_t ordinal, lccl_device* device)
     {
         cudaDeviceAttr attribute;
         int value;
-    } asked[] = {{cudaDevAttrComputeCapabilityMajor, 0}, {cudaDevAttrComputeCapabilityMinor, 0}, {cudaDevAttrMultiProcessorCount, 0},
-        {cudaDevAttrMaxSharedMemoryPerBlockOptin, 0}, {cudaDevAttrMaxSharedMemoryPerMultiprocessor, 0}};
+    } asked[] = {{cudaDevAttrComputeCapabilityMajor, 0}, {cudaDevAttrComputeCapabilityMinor, 0},
+        {cudaDevAttrMultiProcessorCount, 0}, {cudaDevAttrMaxSharedMemoryPerBlockOptin, 0},
+        {cudaDevAttrMaxSharedMemoryPerMultiprocessor, 0}};
     for (auto& question : asked)
     {
         cudaError_t const error = cudaDeviceGetAttribute(&question.value, question.attribute, ordinal);

@@ -173,7 +173,8 @@ private:
             {
                 if (pixels[i] >= 0)
                 {
-                    machine::storeGlobal(reinterpret_cast<Vec16*>(static_cast<T*>(a.y) + offsetOf(a, pixels[i], channel)), constant);
+                    machine::storeGlobal(
+                        reinterpret_cast<Vec16*>(static_cast<T*>(a.y) + offsetOf(a, pixels[i], channel)), constant);
                 }
             }
             return;

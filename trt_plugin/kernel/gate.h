@@ -180,7 +180,8 @@ private:
     //! Adds the lane's share of each cell's products, step by step.
     //! \tparam kWhole whether all loads bring channels only; else a pixel's last one brings padding, too, which is not looked at
     template <int32_t kCells, int32_t kSteps, bool kWhole>
-    static LCCL_DEVICE void addProducts(Arguments const& a, Window const (&windows)[kCells], float (&sums)[kCells], int32_t lane)
+    static LCCL_DEVICE void addProducts(
+        Arguments const& a, Window const (&windows)[kCells], float (&sums)[kCells], int32_t lane)
     {
         FastDivisor const& byLoads = kVector == 1 ? a.byChannels : a.byChannelChunks;
         int32_t const steps = a.gateR * a.gateS * static_cast<int32_t>(byLoads.divisor);
@@ -222,8 +223,8 @@ private:
     }
 
     template <int32_t kCells, bool kWhole>
-    static LCCL_DEVICE void addStep(Arguments const& a, Loaded const (&xs)[kCells], bool const (&seen)[kCells], float (&sums)[kCells],
-        int32_t step, FastDivisor const& byLoads)
+    static LCCL_DEVICE void addStep(Arguments const& a, Loaded const (&xs)[kCells], bool const (&seen)[kCells],
+        float (&sums)[kCells], int32_t step, FastDivisor const& byLoads)
     {
         T const* const weights = static_cast<T const*>(a.gateWeight);
         float weight[kVector];
@@ -248,7 +249,8 @@ private:
                 weight[e] = 0.0F;
                 if (e < channels)
                 {
-                    weight[e] = machine::toFloat(machine::loadConstant(weights + static_cast<int64_t>(tap) * a.c + channel + e));
+                    weight[e] = machine::toFloat(
+                        machine::loadConstant(weights + static_cast<int64_t>(tap) * a.c + channel + e));
                 }
             }
         }
@@ -268,7 +270,8 @@ private:
     // ---- gates and places -----------------------------------------------------------------------------------------------------
 
     //! Gates of a round's cells, and their places in the segment's list; returns how many are active.
-    static LCCL_DEVICE int32_t decideRound(Arguments const& a, Range const& cells, int32_t round, int32_t activeBefore, int32_t thread)
+    static LCCL_DEVICE int32_t decideRound(
+        Arguments const& a, Range const& cells, int32_t round, int32_t activeBefore, int32_t thread)
     {
         int32_t const lane = thread % kWarpSize;
         int32_t const warp = thread / kWarpSize;

@@ -7,7 +7,8 @@ namespace lccl
 {
 
 //! y[rows, k] = rows of x (im2col, gathered) * weight, tiles of kTileM x kTileN x 64, kStages of them in flight.
-template <typename T_, int32_t kTileM_, int32_t kTileN_, int32_t kStages_, int32_t kWarpsM_, int32_t kWarpsN_, int32_t kBlocksPerSm_>
+template <typename T_, int32_t kTileM_, int32_t kTileN_, int32_t kStages_, int32_t kWarpsM_, int32_t kWarpsN_,
+    int32_t kBlocksPerSm_>
 struct GatedGemm
 {
     using T = T_;
@@ -62,7 +63,8 @@ struct GatedGemm
             bool const multiplies = i < units; // a block without a unit only fills
             Unit const unit = decodeUnit(machine::blockIndex() + i * machine::gridSize(), schedule);
             int32_t const firstColumn = unit.tileN * kTileN;
-            Range const range{splitBegin(steps, unit.split, schedule.splits), splitBegin(steps, unit.split + 1, schedule.splits)};
+            Range const range{
+                splitBegin(steps, unit.split, schedule.splits), splitBegin(steps, unit.split + 1, schedule.splits)};
             Copier copier;
             if (multiplies)
             {
@@ -167,8 +169,8 @@ private:
             int32_t const column = firstColumn + copier.row + i * kCopyRows;
             bool const read = inside && column < a.k;
             int64_t const element = (static_cast<int64_t>(column) * chunks + index) * kChunkElements;
-            machine::cpAsyncCg16(stageB(stage) + swizzled(copier.row + i * kCopyRows, copier.chunk), read ? weight + element : weight,
-                read ? 16 : 0);
+            machine::cpAsyncCg16(stageB(stage) + swizzled(copier.row + i * kCopyRows, copier.chunk),
+                read ? weight + element : weight, read ? 16 : 0);
         }
     }
 

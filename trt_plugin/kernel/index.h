@@ -131,7 +131,8 @@ constexpr int32_t kMaxKernel = 7;
 constexpr int32_t kTapColumns = 8;
 
 //! Which taps of a row of the GEMM lie on x: bit r for each line of the kernel, bit 8 + s for each column.
-LCCL_HOST_DEVICE constexpr uint32_t tapsOnInput(int32_t h, int32_t w, int32_t height, int32_t width, int32_t dilationH, int32_t dilationW)
+LCCL_HOST_DEVICE constexpr uint32_t tapsOnInput(
+    int32_t h, int32_t w, int32_t height, int32_t width, int32_t dilationH, int32_t dilationW)
 {
     uint32_t bits = 0;
     for (int32_t i = 0; i < kMaxKernel; ++i)
@@ -175,7 +176,8 @@ LCCL_HOST_DEVICE constexpr bool tileSplits(int32_t tileRows, int32_t tileColumns
 }
 
 //! With splits, there are no more units than blocks: each block has one, and one slot for its partial sums.
-LCCL_HOST_DEVICE Schedule makeSchedule(int32_t rows, int32_t tileRows, int32_t tilesN, int32_t steps, int32_t blocks, int32_t maxSplits)
+LCCL_HOST_DEVICE Schedule makeSchedule(
+    int32_t rows, int32_t tileRows, int32_t tilesN, int32_t steps, int32_t blocks, int32_t maxSplits)
 {
     int32_t const tiles = ceilDivide(rows, tileRows) * tilesN;
     int32_t splits = 1;

@@ -12,18 +12,18 @@
 #include "launch_cuda.cuh"
 #endif
 
-#define LCCL_DECLARE_KERNEL(...)                                                                                                           \
-    extern template cudaError_t machine::load<__VA_ARGS__, Arguments>();                                                                   \
+#define LCCL_DECLARE_KERNEL(...)                                                                                               \
+    extern template cudaError_t machine::load<__VA_ARGS__, Arguments>();                                                       \
     extern template cudaError_t machine::launch<__VA_ARGS__, Arguments>(Arguments const&, int32_t, int32_t, cudaStream_t)
-#define LCCL_DEFINE_KERNEL(...)                                                                                                            \
-    template cudaError_t machine::load<__VA_ARGS__, Arguments>();                                                                          \
+#define LCCL_DEFINE_KERNEL(...)                                                                                                \
+    template cudaError_t machine::load<__VA_ARGS__, Arguments>();                                                              \
     template cudaError_t machine::launch<__VA_ARGS__, Arguments>(Arguments const&, int32_t, int32_t, cudaStream_t)
 
 namespace lccl
 {
 
-#define LCCL_DECLARE_TILE(NUMBER, M, N, STAGES, WARPS_M, WARPS_N, BLOCKS, REGISTERS)                                                        \
-    LCCL_DECLARE_KERNEL(GatedGemm<Half, M, N, STAGES, WARPS_M, WARPS_N, BLOCKS>);                                                           \
+#define LCCL_DECLARE_TILE(NUMBER, M, N, STAGES, WARPS_M, WARPS_N, BLOCKS, REGISTERS)                                           \
+    LCCL_DECLARE_KERNEL(GatedGemm<Half, M, N, STAGES, WARPS_M, WARPS_N, BLOCKS>);                                              \
     LCCL_DECLARE_KERNEL(GatedGemm<Bfloat16, M, N, STAGES, WARPS_M, WARPS_N, BLOCKS>);
 LCCL_MMA_TILES(LCCL_DECLARE_TILE)
 #undef LCCL_DECLARE_TILE

@@ -53,7 +53,8 @@ std::string rejectPointer(Pointer const& pointer)
     }
     if (!pointer.isNeeded && pointer.address != nullptr)
     {
-        return std::string(pointer.name) + " is given, and the call says that it has none: set its flag or size, or leave it null";
+        return std::string(pointer.name)
+            + " is given, and the call says that it has none: set its flag or size, or leave it null";
     }
     if (pointer.isVector && reinterpret_cast<uintptr_t>(pointer.address) % 16 != 0)
     {
@@ -109,7 +110,6 @@ std::string rejectNamed(lccl_conv_params const* params, lccl_device const* devic
 
 extern "C"
 {
-
 int32_t lccl_conv_config_count(void)
 {
     return lccl::configurationCount();
@@ -123,8 +123,8 @@ lccl_conv_config const* lccl_conv_config_at(int32_t index)
 int32_t lccl_conv_supported(
     lccl_conv_params const* params, lccl_device const* device, int32_t config, char* reason, size_t reason_size)
 {
-    std::string const why
-        = params == nullptr || device == nullptr ? "params and device must not be null" : reject(*params, *device, config);
+    std::string const why = params == nullptr || device == nullptr ? "params and device must not be null"
+                                                                   : reject(*params, *device, config);
     copyReason(why, reason, reason_size);
     return why.empty() ? 1 : 0;
 }
@@ -134,14 +134,14 @@ void lccl_conv_rates(lccl_device const* device, lccl_rates* rates)
     *rates = lccl::ratesOf(*device);
 }
 
-double lccl_conv_predict(
-    lccl_conv_params const* params, lccl_device const* device, int32_t config, lccl_rates const* rates)
+double lccl_conv_predict(lccl_conv_params const* params, lccl_device const* device, int32_t config, lccl_rates const* rates)
 {
     if (!rejectNamed(params, device, config).empty())
     {
         return -1;
     }
-    return lccl::predict(*params, *device, *lccl::findConfiguration(config), rates == nullptr ? lccl::ratesOf(*device) : *rates);
+    return lccl::predict(
+        *params, *device, *lccl::findConfiguration(config), rates == nullptr ? lccl::ratesOf(*device) : *rates);
 }
 
 int32_t lccl_conv_choose(lccl_conv_params const* params, lccl_device const* device)

@@ -21,7 +21,7 @@ cudaError_t startTile(Plan const& plan, int32_t tile, cudaStream_t stream)
 {
     switch (tile)
     {
-#define LCCL_START_TILE(NUMBER, M, N, STAGES, WARPS_M, WARPS_N, BLOCKS, REGISTERS)                                                          \
+#define LCCL_START_TILE(NUMBER, M, N, STAGES, WARPS_M, WARPS_N, BLOCKS, REGISTERS)                                             \
     case NUMBER: return start<GatedGemm<T, M, N, STAGES, WARPS_M, WARPS_N, BLOCKS>>(plan, plan.mainBlocks, stream);
         LCCL_MMA_TILES(LCCL_START_TILE)
 #undef LCCL_START_TILE
@@ -76,8 +76,8 @@ cudaError_t startAs(int32_t dtype, Plan const& plan, lccl_conv_config const& con
 
 } // namespace
 
-cudaError_t launch(
-    lccl_conv_params const& params, lccl_device const& device, lccl_conv_config const& config, void* workspace, cudaStream_t stream)
+cudaError_t launch(lccl_conv_params const& params, lccl_device const& device, lccl_conv_config const& config, void* workspace,
+    cudaStream_t stream)
 {
     return startAs(params.dtype, makePlan(params, device, config, workspace), config, stream);
 }

@@ -10,6 +10,7 @@
  * No function allocates device memory, synchronises, prints or keeps state between calls; all may be called from several threads.
  * lccl_conv_launch may be captured into a CUDA graph. Results do not depend on timing: they are bitwise the same run to run.
  */
+// clang-format Language: C
 #ifndef LCCL_CUDA_H
 #define LCCL_CUDA_H
 
@@ -48,51 +49,51 @@ typedef enum lccl_kernel {
 /* One call. T is dtype. Sizes, numbers and the three flags say what it is; only lccl_conv_check and lccl_conv_launch look at
  * pointers, which are device pointers: x, weight, gate_weight, residual, y and the workspace are aligned to 16 bytes. */
 typedef struct lccl_conv_params {
-  uint32_t abi;        /* LCCL_CUDA_ABI */
-  int32_t dtype;       /* lccl_dtype */
-  int32_t layout;      /* lccl_layout */
-  int32_t n, c, h, w;  /* x: [n, c, h, w] in `layout`; n may be 0 */
-  int32_t k, r, s;     /* weight: [k, r, s, c]; r and s from 1 to 7 */
+  uint32_t abi;                              /* LCCL_CUDA_ABI */
+  int32_t dtype;                             /* lccl_dtype */
+  int32_t layout;                            /* lccl_layout */
+  int32_t n, c, h, w;                        /* x: [n, c, h, w] in `layout`; n may be 0 */
+  int32_t k, r, s;                           /* weight: [k, r, s, c]; r and s from 1 to 7 */
   int32_t strides[2], pads[4], dilations[2]; /* pads: top, left, bottom, right */
   int32_t gate_r, gate_s;                    /* gate_weight: [1, gate_r, gate_s, c] */
   int32_t gate_strides[2], gate_pads[4], gate_dilations[2];
-  int32_t grid;                                   /* G, the side of a block of pixels that shares a gate value; 1 to 16 */
-  int32_t post_scale_size, post_bias_size;        /* 1 or k; 0: 1 and 0 for all channels */
-  int32_t has_gate_weight;                        /* 0: logit is gate_bias everywhere */
-  int32_t has_gate;                               /* 0: the map is 1 */
-  int32_t has_residual;                           /* 0: the residual is 0 */
+  int32_t grid;                            /* G, the side of a block of pixels that shares a gate value; 1 to 16 */
+  int32_t post_scale_size, post_bias_size; /* 1 or k; 0: 1 and 0 for all channels */
+  int32_t has_gate_weight;                 /* 0: logit is gate_bias everywhere */
+  int32_t has_gate;                        /* 0: the map is 1 */
+  int32_t has_residual;                    /* 0: the residual is 0 */
   float activation_alpha, gate_slope, gate_max, gate_threshold, post_alpha;
   float density; /* expected fraction of active cells, for lccl_conv_choose and simulate_gate; -1: unknown, taken as 0.5 */
   int32_t simulate_gate; /* 0: the op. 1: for timing on inputs that mean nothing: gates are computed, then replaced by 1 in
                             about `density` of the cells, in clusters as gates have them, and by 0 elsewhere */
   int32_t kernels; /* 0: the op. For timing, bits of lccl_kernel: only these run, on what a whole call left in the workspace */
 
-  const void* x;            /* T, in `layout` */
-  const void* weight;       /* T [k, r, s, c], not padded */
-  const float* bias;        /* [k] */
-  const void* gate_weight;  /* T [1, gate_r, gate_s, c], not padded; null without has_gate_weight */
-  const float* gate_bias;   /* [1]; null: 1 */
-  const void* gate;         /* T [n, 1, ceil(ho / G), ceil(wo / G)]; null without has_gate */
-  const float* post_scale;  /* [post_scale_size] */
-  const float* post_bias;   /* [post_bias_size] */
-  const void* residual;     /* as y, may be y itself (then a closed pixel to which nothing else is done is not written); null
+  const void* x;           /* T, in `layout` */
+  const void* weight;      /* T [k, r, s, c], not padded */
+  const float* bias;       /* [k] */
+  const void* gate_weight; /* T [1, gate_r, gate_s, c], not padded; null without has_gate_weight */
+  const float* gate_bias;  /* [1]; null: 1 */
+  const void* gate;        /* T [n, 1, ceil(ho / G), ceil(wo / G)]; null without has_gate */
+  const float* post_scale; /* [post_scale_size] */
+  const float* post_bias;  /* [post_bias_size] */
+  const void* residual;    /* as y, may be y itself (then a closed pixel to which nothing else is done is not written); null
                                without has_residual */
-  void* y;                  /* T, in `layout`; must not overlap x */
+  void* y;                 /* T, in `layout`; must not overlap x */
 } lccl_conv_params;
 
 /* What planning needs to know of a GPU. */
 typedef struct lccl_device {
-  int32_t compute_capability;  /* 90 for 9.0 */
+  int32_t compute_capability; /* 90 for 9.0 */
   int32_t sm_count;
-  int32_t shared_per_block;    /* bytes a block may opt in to */
-  int32_t shared_per_sm;       /* bytes */
+  int32_t shared_per_block; /* bytes a block may opt in to */
+  int32_t shared_per_sm;    /* bytes */
 } lccl_device;
 
 /* How a configuration finds its work. */
 typedef enum lccl_family {
-  LCCL_DENSE = 1,  /* every pixel computed, the gate applied */
-  LCCL_BLOCK = 2,  /* G >= 2: blocks of active pixels, from a list */
-  LCCL_PIXEL = 3   /* G = 1: active pixels, from a list */
+  LCCL_DENSE = 1, /* every pixel computed, the gate applied */
+  LCCL_BLOCK = 2, /* G >= 2: blocks of active pixels, from a list */
+  LCCL_PIXEL = 3  /* G = 1: active pixels, from a list */
 } lccl_family;
 
 /* How a configuration multiplies. 2 to 4 were given away for kernels that never came: they are not used again. */
@@ -103,14 +104,14 @@ typedef enum lccl_math {
 
 /* One row of the table of configurations. */
 typedef struct lccl_conv_config {
-  int32_t id;          /* never 0, never reused: engines and timing caches keep it */
+  int32_t id; /* never 0, never reused: engines and timing caches keep it */
   const char* name;
-  int32_t family;      /* lccl_family */
-  int32_t math;        /* lccl_math */
+  int32_t family; /* lccl_family */
+  int32_t math;   /* lccl_math */
   int32_t tile_m, tile_n, tile_k, stages, warps_m, warps_n;
-  int32_t shared_bytes;   /* dynamic, per block */
-  int32_t max_registers;  /* per thread, on every architecture; held by a test */
-  int32_t blocks_per_sm;  /* the most that registers allow */
+  int32_t shared_bytes;  /* dynamic, per block */
+  int32_t max_registers; /* per thread, on every architecture; held by a test */
+  int32_t blocks_per_sm; /* the most that registers allow */
 } lccl_conv_config;
 
 LCCL_API int32_t lccl_conv_config_count(void);
@@ -135,19 +136,19 @@ LCCL_API int32_t lccl_conv_choose(const lccl_conv_params* params, const lccl_dev
 
 /* Constants of the model behind predictions. Rates are of one second. */
 typedef struct lccl_rates {
-  double tensor_flops;    /* tensor cores with float32 sums, of one multiprocessor */
-  double core_flops;      /* CUDA cores, float32, of one multiprocessor */
-  double tile_base;       /* share of tensor_flops that a tile keeps: tile_base + tile_reuse * reuse, at most tile_most */
-  double tile_reuse;      /* for each element that a warp uses again: 16 for 32x32, 32 for 64x64 */
+  double tensor_flops; /* tensor cores with float32 sums, of one multiprocessor */
+  double core_flops;   /* CUDA cores, float32, of one multiprocessor */
+  double tile_base;    /* share of tensor_flops that a tile keeps: tile_base + tile_reuse * reuse, at most tile_most */
+  double tile_reuse;   /* for each element that a warp uses again: 16 for 32x32, 32 for 64x64 */
   double tile_most;
-  double cache_bytes;     /* L2, of one multiprocessor */
-  double dram_bytes;      /* of the device */
-  double first_launch;    /* seconds until the first kernel of a call runs */
-  double next_launch;     /* seconds between one kernel's end and the next one's begin */
-  double gate_latency;    /* seconds of the gate kernel's longest chain, however little it reads */
-  double main_latency;    /* seconds of the main kernel before its first product and after its last */
-  double gate_bytes;      /* x that the gate kernel reads, of one multiprocessor: what its loads under way allow */
-  double fill_bytes;      /* y that is filled, of one multiprocessor: what the instructions of a store allow */
+  double cache_bytes;         /* L2, of one multiprocessor */
+  double dram_bytes;          /* of the device */
+  double first_launch;        /* seconds until the first kernel of a call runs */
+  double next_launch;         /* seconds between one kernel's end and the next one's begin */
+  double gate_latency;        /* seconds of the gate kernel's longest chain, however little it reads */
+  double main_latency;        /* seconds of the main kernel before its first product and after its last */
+  double gate_bytes;          /* x that the gate kernel reads, of one multiprocessor: what its loads under way allow */
+  double fill_bytes;          /* y that is filled, of one multiprocessor: what the instructions of a store allow */
   double fill_residual_bytes; /* the same where there is a residual */
 } lccl_rates;
 
@@ -169,15 +170,15 @@ LCCL_API cudaError_t lccl_conv_load(const lccl_conv_params* params, const lccl_d
 
 /* 1 if lccl_conv_launch would start the call with these pointers, else 0 and a sentence in `reason`: an unsupported call, a
  * pointer that is null or not aligned, a workspace that is too small. */
-LCCL_API int32_t lccl_conv_check(const lccl_conv_params* params, const lccl_device* device, int32_t config, const void* workspace,
-                                 size_t workspace_size, char* reason, size_t reason_size);
+LCCL_API int32_t lccl_conv_check(const lccl_conv_params* params, const lccl_device* device, int32_t config,
+                                 const void* workspace, size_t workspace_size, char* reason, size_t reason_size);
 
 /* Enqueues the call.
  *
  * cudaErrorNotSupported: lccl_conv_supported says why. cudaErrorInvalidValue: lccl_conv_check says why. Otherwise the error of
  * the first launch that failed. */
-LCCL_API cudaError_t lccl_conv_launch(const lccl_conv_params* params, const lccl_device* device, int32_t config, void* workspace,
-                                      size_t workspace_size, cudaStream_t stream);
+LCCL_API cudaError_t lccl_conv_launch(const lccl_conv_params* params, const lccl_device* device, int32_t config,
+                                      void* workspace, size_t workspace_size, cudaStream_t stream);
 
 #ifdef __cplusplus
 }

@@ -94,7 +94,8 @@ template <>
 LCCL_DEVICE uint32_t packPair<Bfloat16>(float first, float second)
 {
     __nv_bfloat162 const pair = __floats2bfloat162_rn(first, second);
-    return static_cast<uint32_t>(__bfloat16_as_ushort(__high2bfloat16(pair))) << 16 | __bfloat16_as_ushort(__low2bfloat16(pair));
+    return static_cast<uint32_t>(__bfloat16_as_ushort(__high2bfloat16(pair))) << 16
+        | __bfloat16_as_ushort(__low2bfloat16(pair));
 }
 
 LCCL_DEVICE float floatFromBits(uint32_t bits)
@@ -249,9 +250,9 @@ LCCL_DEVICE int32_t popcount(uint32_t bits)
 LCCL_DEVICE void ldmatrixX4(uint32_t (&fragment)[4], uint32_t address)
 {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(fragment[0]), "=r"(fragment[1]), "=r"(fragment[2]), "=r"(fragment[3])
-                 : "r"(address)
-                 : "memory");
+        : "=r"(fragment[0]), "=r"(fragment[1]), "=r"(fragment[2]), "=r"(fragment[3])
+        : "r"(address)
+        : "memory");
 }
 
 //! c[16x8] += a[16x16] * b[16x8], float32 sums.

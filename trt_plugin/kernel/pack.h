@@ -18,7 +18,7 @@ struct PackKernel
     {
         int32_t const chunks = a.k * a.r * a.s * a.channelChunks;
         for (int64_t i = static_cast<int64_t>(machine::blockIndex()) * kThreads + machine::threadIndex(); i < chunks;
-             i += static_cast<int64_t>(machine::gridSize()) * kThreads)
+            i += static_cast<int64_t>(machine::gridSize()) * kThreads)
         {
             int32_t const tap = a.byChannelChunks.quotient(static_cast<int32_t>(i));
             int32_t const channel = a.byChannelChunks.remainder(static_cast<int32_t>(i), tap) * kChunkElements;

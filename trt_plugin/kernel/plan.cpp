@@ -77,7 +77,8 @@ std::string rejectTypes(lccl_conv_params const& p)
 {
     if (p.abi != LCCL_CUDA_ABI)
     {
-        return words("the caller was built for interface %u of this library, which has %d: build both from one version", p.abi, LCCL_CUDA_ABI);
+        return words("the caller was built for interface %u of this library, which has %d: build both from one version", p.abi,
+            LCCL_CUDA_ABI);
     }
     if (p.dtype != LCCL_FLOAT32 && p.dtype != LCCL_FLOAT16 && p.dtype != LCCL_BFLOAT16)
     {
@@ -102,7 +103,8 @@ std::string rejectSizes(lccl_conv_params const& p)
 {
     if (p.n < 0 || p.c < 1 || p.h < 1 || p.w < 1 || p.k < 1)
     {
-        return words("sizes must be positive (the batch may be 0), not x [%d, %d, %d, %d] and %d output channels", p.n, p.c, p.h, p.w, p.k);
+        return words("sizes must be positive (the batch may be 0), not x [%d, %d, %d, %d] and %d output channels", p.n, p.c,
+            p.h, p.w, p.k);
     }
     if (p.grid < 1 || p.grid > 16)
     {
@@ -202,7 +204,8 @@ Sizes sizesOf(lccl_conv_params const& p)
 std::string rejectCall(lccl_conv_params const& p)
 {
     for (std::string const& reason : {rejectTypes(p), rejectSizes(p), rejectGeometry("", p.strides, p.pads, p.dilations),
-             p.has_gate_weight == 0 ? std::string{} : rejectGeometry("the gate's ", p.gate_strides, p.gate_pads, p.gate_dilations)})
+             p.has_gate_weight == 0 ? std::string{}
+                                    : rejectGeometry("the gate's ", p.gate_strides, p.gate_pads, p.gate_dilations)})
     {
         if (!reason.empty())
         {
@@ -386,7 +389,8 @@ Plan makePlan(lccl_conv_params const& p, lccl_device const& device, lccl_conv_co
 
     int32_t const resident = residentBlocks(device, config);
     int32_t const area = p.grid * p.grid;
-    a.identityAbove = config.family == LCCL_DENSE ? -1 : static_cast<int32_t>(kIdentityShare * static_cast<double>(a.pixels) / area);
+    a.identityAbove = config.family == LCCL_DENSE ? -1
+                                                  : static_cast<int32_t>(kIdentityShare * static_cast<double>(a.pixels) / area);
     a.maxSplits = mayShareTiles(config) ? kMaxSplits : 1;
     a.counters = mayShareTiles(config) ? resident : 0;
     a.segmentCells = segmentCellsOf(a.cells);
@@ -403,11 +407,12 @@ Plan makePlan(lccl_conv_params const& p, lccl_device const& device, lccl_conv_co
     plan.packs = layout.packs && (kernels & LCCL_KERNEL_PACK) != 0;
     plan.gates = (kernels & LCCL_KERNEL_GATE) != 0;
     plan.multiplies = (kernels & LCCL_KERNEL_MAIN) != 0;
-    plan.packBlocks = static_cast<int32_t>(std::min<int64_t>(
-        (int64_t{p.k} * p.r * p.s * a.channelChunks + 255) / 256, int64_t{device.sm_count} * 4));
+    plan.packBlocks = static_cast<int32_t>(
+        std::min<int64_t>((int64_t{p.k} * p.r * p.s * a.channelChunks + 255) / 256, int64_t{device.sm_count} * 4));
     plan.gateBlocks = a.segments;
     int64_t const mostRows = std::max<int64_t>(a.pixels, sizes.cells * area);
-    int64_t const mostTiles = (mostRows + config.tile_m - 1) / config.tile_m * ((a.outputChannels + config.tile_n - 1) / config.tile_n);
+    int64_t const mostTiles = (mostRows + config.tile_m - 1) / config.tile_m
+        * ((a.outputChannels + config.tile_n - 1) / config.tile_n);
     plan.mainBlocks = static_cast<int32_t>(std::min<int64_t>(mostTiles * a.maxSplits, resident));
     return plan;
 }

@@ -20,8 +20,8 @@ struct Sizes
 {
     int64_t ho, wo;
     int64_t hg, wg;
-    int64_t cells;   //!< n * hg * wg
-    int64_t pixels;  //!< n * ho * wo
+    int64_t cells;  //!< n * hg * wg
+    int64_t pixels; //!< n * ho * wo
     int64_t channelChunks;
     int64_t outputChannels; //!< Channels of y that are written.
 };

@@ -98,13 +98,14 @@ double mainSeconds(lccl_conv_params const& p, lccl_device const& device, Sizes c
 {
     int32_t const sms = device.sm_count;
     bool const mma = config.math == LCCL_MMA;
-    double const tiles
-        = std::ceil(amounts.rows / config.tile_m) * std::ceil(static_cast<double>(sizes.outputChannels) / config.tile_n);
+    double const tiles = std::ceil(amounts.rows / config.tile_m)
+        * std::ceil(static_cast<double>(sizes.outputChannels) / config.tile_n);
     double const depth = mma ? static_cast<double>(sizes.channelChunks) * kChunkElements : p.c;
     double const steps = std::ceil(static_cast<double>(p.r) * p.s * depth / config.tile_k);
     double const resident = residentBlocks(device, config);
     double const splits = mayShareTiles(config) && tiles * 2 <= resident
-        ? std::max(1.0, std::min({std::floor(resident / tiles), std::floor(steps / kMinSplitSteps), static_cast<double>(kMaxSplits)}))
+        ? std::max(1.0,
+              std::min({std::floor(resident / tiles), std::floor(steps / kMinSplitSteps), static_cast<double>(kMaxSplits)}))
         : 1.0;
     double const rounds = std::ceil(tiles * splits / sms);
     double const unitFlops = 2.0 * config.tile_m * config.tile_n * config.tile_k * steps / splits;

@@ -98,7 +98,8 @@ private:
             float weight = 0.0F;
             if (index < depth && column < a.k)
             {
-                weight = machine::loadConstant(static_cast<float const*>(a.weight) + static_cast<int64_t>(column) * depth + index);
+                weight = machine::loadConstant(
+                    static_cast<float const*>(a.weight) + static_cast<int64_t>(column) * depth + index);
             }
             machine::storeShared(placeB(row, k), weight);
         }

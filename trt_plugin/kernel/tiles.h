@@ -4,9 +4,9 @@
 
 //! X(number, rows, columns, stages, warps along rows, warps along columns, blocks per multiprocessor, registers a thread)
 //! Numbers and configuration ids are for ever: engines and timing caches keep them. New tiles get new numbers.
-#define LCCL_MMA_TILES(X)                                                                                                                  \
-    X(1, 128, 128, 3, 2, 4, 1, 216)                                                                                                        \
-    X(2, 128, 64, 3, 2, 2, 2, 232)                                                                                                         \
-    X(3, 64, 64, 4, 2, 2, 3, 168)                                                                                                          \
-    X(4, 128, 128, 3, 2, 2, 2, 255)                                                                                                        \
+#define LCCL_MMA_TILES(X)                                                                                                      \
+    X(1, 128, 128, 3, 2, 4, 1, 216)                                                                                            \
+    X(2, 128, 64, 3, 2, 2, 2, 232)                                                                                             \
+    X(3, 64, 64, 4, 2, 2, 3, 168)                                                                                              \
+    X(4, 128, 128, 3, 2, 2, 2, 255)                                                                                            \
     X(5, 128, 256, 3, 2, 4, 1, 255)

@@ -32,7 +32,8 @@ char const* nameOf(PluginFieldType type)
 std::string textOf(PluginField const& field)
 {
     auto const* const begin = static_cast<char const*>(field.data);
-    return begin == nullptr || field.length <= 0 ? std::string{} : std::string(begin, strnlen(begin, static_cast<size_t>(field.length)));
+    return begin == nullptr || field.length <= 0 ? std::string{}
+                                                 : std::string(begin, strnlen(begin, static_cast<size_t>(field.length)));
 }
 
 void readField(PluginField const& field, FieldSpec const& spec, Attributes& attributes)
@@ -52,7 +53,8 @@ void readField(PluginField const& field, FieldSpec const& spec, Attributes& attr
         throw std::invalid_argument(
             "field " + name + " takes " + std::to_string(spec.length) + " numbers, not " + std::to_string(field.length));
     }
-    void* const to = spec.ints != nullptr ? static_cast<void*>(spec.ints(attributes)) : static_cast<void*>(spec.floats(attributes));
+    void* const to = spec.ints != nullptr ? static_cast<void*>(spec.ints(attributes))
+                                          : static_cast<void*>(spec.floats(attributes));
     std::memcpy(to, field.data, static_cast<size_t>(spec.length) * 4);
 }
 
@@ -72,7 +74,8 @@ void checkValues(Attributes const& a)
     lccl::checkValues(a);
     require(*a.alias_residual == 0 || *a.alias_residual == 1, "alias_residual must be 0 or 1");
     require(*a.time_by_density == 0 || *a.time_by_density == 1, "time_by_density must be 0 or 1");
-    require(allOf(a.planned_device, 4, 0) && a.workspace_bytes[1] >= 0, "planned_device and workspace_bytes must not be negative");
+    require(
+        allOf(a.planned_device, 4, 0) && a.workspace_bytes[1] >= 0, "planned_device and workspace_bytes must not be negative");
 }
 
 } // namespace
@@ -104,11 +107,15 @@ PluginFieldType FieldSpec::type() const
 std::vector<FieldSpec> const& fieldSpecs()
 {
 #define LCCL_FIELD(NAME, USE, LENGTH, INTS, FLOATS, TEXT) {#NAME, FieldUse::USE, LENGTH, INTS, FLOATS, TEXT},
-#define LCCL_INTS_OF(NAME, USE, LENGTH) LCCL_FIELD(NAME, USE, LENGTH, [](Attributes& a) -> int32_t* { return a.NAME; }, nullptr, nullptr)
+#define LCCL_INTS_OF(NAME, USE, LENGTH)                                                                                        \
+    LCCL_FIELD(NAME, USE, LENGTH, [](Attributes& a) -> int32_t* { return a.NAME; }, nullptr, nullptr)
 #define LCCL_INTS(NAME, LENGTH) LCCL_INTS_OF(NAME, kCONTRACT, LENGTH)
-#define LCCL_FLOATS(NAME, LENGTH) LCCL_FIELD(NAME, kCONTRACT, LENGTH, nullptr, [](Attributes& a) -> float* { return a.NAME; }, nullptr)
+#define LCCL_FLOATS(NAME, LENGTH)                                                                                              \
+    LCCL_FIELD(NAME, kCONTRACT, LENGTH, nullptr, [](Attributes& a) -> float* { return a.NAME; }, nullptr)
 #define LCCL_FLOAT(NAME) LCCL_FLOATS(NAME, 1)
-#define LCCL_TEXT(NAME) LCCL_FIELD(NAME, kCONTRACT, 0, nullptr, nullptr, [](Attributes& a) -> std::string* { return &a.NAME; })
+#define LCCL_TEXT(NAME)                                                                                                        \
+    LCCL_FIELD(NAME, kCONTRACT, 0, nullptr, nullptr, [](Attributes& a) -> std::string* { return &a.NAME; })
+    // clang-format off
     static std::vector<FieldSpec> const specs{
         LCCL_ATTRIBUTES(LCCL_INTS, LCCL_FLOATS, LCCL_FLOAT, LCCL_TEXT)
         LCCL_INTS_OF(alias_residual, kOPTIONAL, 1)
@@ -116,6 +123,7 @@ std::vector<FieldSpec> const& fieldSpecs()
         LCCL_INTS_OF(planned_device, kINTERNAL, 4)
         LCCL_INTS_OF(workspace_bytes, kINTERNAL, 2)
     };
+    // clang-format on
 #undef LCCL_FIELD
 #undef LCCL_INTS_OF
 #undef LCCL_INTS
@@ -176,8 +184,8 @@ FieldView::FieldView(Attributes& attributes, std::vector<FieldUse> const& uses)
             mFields.emplace_back(spec.name, text.c_str(), spec.type(), static_cast<int32_t>(text.size() + 1));
             continue;
         }
-        void const* const data
-            = spec.ints != nullptr ? static_cast<void const*>(spec.ints(attributes)) : static_cast<void const*>(spec.floats(attributes));
+        void const* const data = spec.ints != nullptr ? static_cast<void const*>(spec.ints(attributes))
+                                                      : static_cast<void const*>(spec.floats(attributes));
         mFields.emplace_back(spec.name, data, spec.type(), spec.length);
     }
     mCollection.nbFields = static_cast<int32_t>(mFields.size());

@@ -12,9 +12,9 @@
 namespace lccl::plugin
 {
 
-constexpr char const* kPluginName = "LCCLConv";
-constexpr char const* kPluginVersion = "1";
-constexpr char const* kPluginNamespace = "";
+constexpr char const* kPLUGIN_NAME = "LCCLConv";
+constexpr char const* kPLUGIN_VERSION = "1";
+constexpr char const* kPLUGIN_NAMESPACE = "";
 
 //! The contract's, and the plugin's own. Members are named as their fields.
 struct Attributes : lccl::Attributes

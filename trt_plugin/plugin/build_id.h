@@ -5,6 +5,6 @@ namespace lccl::plugin
 {
 
 //! A hash over the kernels' sources, in hexadecimal.
-extern char const* const kKernelHash;
+extern char const* const kKERNEL_HASH;
 
 } // namespace lccl::plugin

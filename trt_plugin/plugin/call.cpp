@@ -32,7 +32,7 @@ Shape shapeOf(Dims const& dims)
     Shape shape;
     shape.rank = dims.nbDims;
     shape.d.fill(-1);
-    for (int32_t i = 0; i < dims.nbDims && i < Shape::kMAX_RANK; ++i)
+    for (int32_t i = 0; i < dims.nbDims && i < Shape::kMaxRank; ++i)
     {
         shape.d[static_cast<size_t>(i)] = dims.d[i];
     }
@@ -43,7 +43,8 @@ Shape shapeOf(Dims const& dims)
 //! size; where x is dynamic, a residual that is not is neutral.
 bool residualIsMap(Attributes const& a, Shape const& x, Shape const& w, Dims const& residual)
 {
-    bool const isOneElement = residual.nbDims == 4 && std::all_of(residual.d, residual.d + 4, [](int64_t size) { return size == 1; });
+    bool const isOneElement = residual.nbDims == 4
+        && std::all_of(residual.d, residual.d + 4, [](int64_t size) { return size == 1; });
     if (!isOneElement)
     {
         return true;
@@ -63,8 +64,8 @@ bool takesFormat(Attributes const& attributes, int32_t position, DynamicPluginTe
 {
     PluginTensorDesc const& tensor = tensors[position].desc;
     DataType const type = tensors[kX].desc.type;
-    bool image = position == kX || position == kINPUTS;
-    if (position == kRESIDUAL)
+    bool image = position == kX || position == kInputs;
+    if (position == kResidual)
     {
         image = residualIsMap(attributes, shapeOf(tensors[kX].desc.dims), shapeOf(tensors[kW].desc.dims), tensor.dims);
     }
@@ -75,11 +76,12 @@ bool takesFormat(Attributes const& attributes, int32_t position, DynamicPluginTe
 DataType outputType(DataType const* inputs)
 {
     dtypeOf(inputs[kX]);
-    for (int32_t input = 0; input < kINPUTS; ++input)
+    for (int32_t input = 0; input < kInputs; ++input)
     {
         if (inputs[input] != (isFloat32Only(input) ? DataType::kFLOAT : inputs[kX]))
         {
-            throw std::invalid_argument(std::string(kINPUT_NAMES[input]) + (isFloat32Only(input) ? " must be float32" : " must be of X's type"));
+            throw std::invalid_argument(
+                std::string(kInputNames[input]) + (isFloat32Only(input) ? " must be float32" : " must be of X's type"));
         }
     }
     return inputs[kX];
@@ -88,7 +90,7 @@ DataType outputType(DataType const* inputs)
 lccl_conv_params makeCall(Attributes const& attributes, PluginTensorDesc const* inputs)
 {
     Shapes shapes;
-    for (size_t input = 0; input < kINPUTS; ++input)
+    for (size_t input = 0; input < kInputs; ++input)
     {
         shapes[input] = shapeOf(inputs[input].dims);
     }
@@ -97,7 +99,7 @@ lccl_conv_params makeCall(Attributes const& attributes, PluginTensorDesc const* 
     call.dtype = dtypeOf(inputs[kX].type);
     call.layout = inputs[kX].type == DataType::kFLOAT ? LCCL_NCHW : LCCL_NHWC;
     setCall(call, attributes, shapes);
-    bool const residualLiesAsY = inputs[kRESIDUAL].format == inputs[kX].format;
+    bool const residualLiesAsY = inputs[kResidual].format == inputs[kX].format;
     call.has_residual = residualLiesAsY ? call.has_residual : 0;
     return call;
 }
@@ -107,12 +109,12 @@ void setPointers(lccl_conv_params& call, void const* const* inputs, void* output
     call.x = inputs[kX];
     call.weight = inputs[kW];
     call.bias = static_cast<float const*>(inputs[kB]);
-    call.gate_weight = call.has_gate_weight != 0 ? inputs[kGATE_W] : nullptr;
-    call.gate_bias = static_cast<float const*>(inputs[kGATE_B]);
-    call.gate = call.has_gate != 0 ? inputs[kGATE] : nullptr;
-    call.post_scale = static_cast<float const*>(inputs[kPOST_SCALE]);
-    call.post_bias = static_cast<float const*>(inputs[kPOST_BIAS]);
-    call.residual = call.has_residual != 0 ? inputs[kRESIDUAL] : nullptr;
+    call.gate_weight = call.has_gate_weight != 0 ? inputs[kGateW] : nullptr;
+    call.gate_bias = static_cast<float const*>(inputs[kGateB]);
+    call.gate = call.has_gate != 0 ? inputs[kGate] : nullptr;
+    call.post_scale = static_cast<float const*>(inputs[kPostScale]);
+    call.post_bias = static_cast<float const*>(inputs[kPostBias]);
+    call.residual = call.has_residual != 0 ? inputs[kResidual] : nullptr;
     call.y = output;
 }
 

@@ -9,7 +9,7 @@ namespace lccl::plugin
 {
 
 //! Whether the plugin takes a tensor as it is described; decided by itself and those before it.
-//! \param position of an input, or kINPUTS for the output
+//! \param position of an input, or kInputs for the output
 bool takesFormat(Attributes const& attributes, int32_t position, nvinfer1::DynamicPluginTensorDesc const* tensors);
 
 //! Type of the output for the types of the nine inputs.

@@ -27,17 +27,17 @@ PluginFieldCollection const* LCCLConvCreator::getFieldNames() noexcept
 
 AsciiChar const* LCCLConvCreator::getPluginName() const noexcept
 {
-    return kPluginName;
+    return kPLUGIN_NAME;
 }
 
 AsciiChar const* LCCLConvCreator::getPluginVersion() const noexcept
 {
-    return kPluginVersion;
+    return kPLUGIN_VERSION;
 }
 
 AsciiChar const* LCCLConvCreator::getPluginNamespace() const noexcept
 {
-    return kPluginNamespace;
+    return kPLUGIN_NAMESPACE;
 }
 
 } // namespace lccl::plugin

@@ -13,8 +13,8 @@ public:
 
     //! \param name of the layer, for messages
     //! \return null after a logged sentence
-    nvinfer1::IPluginV3* createPlugin(
-        nvinfer1::AsciiChar const* name, nvinfer1::PluginFieldCollection const* fc, nvinfer1::TensorRTPhase phase) noexcept override;
+    nvinfer1::IPluginV3* createPlugin(nvinfer1::AsciiChar const* name, nvinfer1::PluginFieldCollection const* fc,
+        nvinfer1::TensorRTPhase phase) noexcept override;
     nvinfer1::PluginFieldCollection const* getFieldNames() noexcept override;
     nvinfer1::AsciiChar const* getPluginName() const noexcept override;
     nvinfer1::AsciiChar const* getPluginVersion() const noexcept override;

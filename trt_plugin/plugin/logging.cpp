@@ -16,8 +16,8 @@ namespace lccl::plugin
 namespace
 {
 
-constexpr int32_t kSlotIn10 = 0;
-constexpr int32_t kSlotIn11 = 4;
+constexpr int32_t kSLOT_IN_10 = 0;
+constexpr int32_t kSLOT_IN_11 = 4;
 
 //! A finder, and the place of findLogger in its table and of log in the logger's.
 struct Finder
@@ -69,7 +69,7 @@ void keepLoggerFinder(void* finder)
         return;
     }
     // The first one stays, for the life of the process: another TensorRT in it must not take the messages away.
-    static Finder const kept{finder, major < 11 ? kSlotIn10 : kSlotIn11};
+    static Finder const kept{finder, major < 11 ? kSLOT_IN_10 : kSLOT_IN_11};
     theFinder = &kept;
 }
 

@@ -18,6 +18,7 @@ static_assert(sizeof(nvinfer1::DynamicPluginTensorDesc) == 304, "DynamicPluginTe
 static_assert(sizeof(nvinfer1::PluginField) == 24, "PluginField has another layout");
 static_assert(sizeof(nvinfer1::PluginFieldCollection) == 16, "PluginFieldCollection has another layout");
 static_assert(sizeof(nvinfer1::InterfaceInfo) == 16, "InterfaceInfo has another layout");
-static_assert(sizeof(nvinfer1::IPluginV3) == 8 && sizeof(nvinfer1::IPluginV3OneCore) == 8 && sizeof(nvinfer1::IPluginV3OneBuildV2) == 8
-        && sizeof(nvinfer1::IPluginV3OneRuntime) == 8 && sizeof(nvinfer1::IPluginCreatorV3One) == 8,
+static_assert(sizeof(nvinfer1::IPluginV3) == 8 && sizeof(nvinfer1::IPluginV3OneCore) == 8
+        && sizeof(nvinfer1::IPluginV3OneBuildV2) == 8 && sizeof(nvinfer1::IPluginV3OneRuntime) == 8
+        && sizeof(nvinfer1::IPluginCreatorV3One) == 8,
     "an interface holds more than its table of functions");

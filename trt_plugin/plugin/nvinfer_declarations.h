@@ -126,8 +126,8 @@ public:
     PluginFieldType type;
     int32_t length;
 
-    PluginField(AsciiChar const* name_ = nullptr, void const* data_ = nullptr, PluginFieldType type_ = PluginFieldType::kUNKNOWN,
-        int32_t length_ = 0) noexcept
+    PluginField(AsciiChar const* name_ = nullptr, void const* data_ = nullptr,
+        PluginFieldType type_ = PluginFieldType::kUNKNOWN, int32_t length_ = 0) noexcept
         : name(name_)
         , data(data_)
         , type(type_)
@@ -174,8 +174,10 @@ class VExprBuilder : public VRoot
 {
 public:
     virtual IDimensionExpr const* constant(int64_t value) = 0;
-    virtual IDimensionExpr const* operation(DimensionOperation op, IDimensionExpr const& first, IDimensionExpr const& second) = 0;
-    virtual IDimensionExpr const* declareSizeTensor(int32_t outputIndex, IDimensionExpr const& opt, IDimensionExpr const& upper) = 0;
+    virtual IDimensionExpr const* operation(
+        DimensionOperation op, IDimensionExpr const& first, IDimensionExpr const& second) = 0;
+    virtual IDimensionExpr const* declareSizeTensor(
+        int32_t outputIndex, IDimensionExpr const& opt, IDimensionExpr const& upper) = 0;
 };
 } // namespace apiv
 
@@ -299,12 +301,12 @@ public:
     {
         return InterfaceInfo{"PLUGIN_V3ONE_BUILD", 1, 0};
     }
-    virtual int32_t configurePlugin(
-        DynamicPluginTensorDesc const* in, int32_t nbInputs, DynamicPluginTensorDesc const* out, int32_t nbOutputs) noexcept = 0;
+    virtual int32_t configurePlugin(DynamicPluginTensorDesc const* in, int32_t nbInputs, DynamicPluginTensorDesc const* out,
+        int32_t nbOutputs) noexcept = 0;
     virtual int32_t getOutputDataTypes(
         DataType* outputTypes, int32_t nbOutputs, DataType const* inputTypes, int32_t nbInputs) const noexcept = 0;
-    virtual int32_t getOutputShapes(DimsExprs const* inputs, int32_t nbInputs, DimsExprs const* shapeInputs, int32_t nbShapeInputs,
-        DimsExprs* outputs, int32_t nbOutputs, IExprBuilder& exprBuilder) noexcept = 0;
+    virtual int32_t getOutputShapes(DimsExprs const* inputs, int32_t nbInputs, DimsExprs const* shapeInputs,
+        int32_t nbShapeInputs, DimsExprs* outputs, int32_t nbOutputs, IExprBuilder& exprBuilder) noexcept = 0;
     virtual bool supportsFormatCombination(
         int32_t pos, DynamicPluginTensorDesc const* inOut, int32_t nbInputs, int32_t nbOutputs) noexcept = 0;
     virtual int32_t getNbOutputs() const noexcept = 0;

@@ -16,16 +16,16 @@ namespace lccl::plugin
 namespace
 {
 
-constexpr int32_t kSuccess = 0;
-constexpr int32_t kFailure = 1;
-constexpr size_t kReasonBytes = 512;
+constexpr int32_t kSUCCESS = 0;
+constexpr int32_t kFAILURE = 1;
+constexpr size_t kREASON_BYTES = 512;
 //! What getWorkspaceSize answers where it fails: more than any GPU has, so that TensorRT takes no tactic, and so little that sizes
 //! can still be rounded up and added up.
-constexpr size_t kImpossibleWorkspace = size_t{1} << 50;
+constexpr size_t kIMPOSSIBLE_WORKSPACE = size_t{1} << 50;
 
 void requireCounts(int32_t nbInputs, int32_t nbOutputs)
 {
-    if (nbInputs != kINPUTS || nbOutputs != 1)
+    if (nbInputs != kInputs || nbOutputs != 1)
     {
         throw std::invalid_argument(
             "the op has nine inputs and one output, not " + std::to_string(nbInputs) + " and " + std::to_string(nbOutputs));
@@ -35,7 +35,7 @@ void requireCounts(int32_t nbInputs, int32_t nbOutputs)
 //! \throw std::invalid_argument with a sentence: a configuration (0: any) cannot run a call
 void requireRuns(lccl_conv_params const& call, lccl_device const& device, int32_t configuration)
 {
-    char reason[kReasonBytes] = "";
+    char reason[kREASON_BYTES] = "";
     if (lccl_conv_supported(&call, &device, configuration, reason, sizeof(reason)) == 0)
     {
         throw std::invalid_argument(reason);
@@ -46,7 +46,7 @@ void requireRuns(lccl_conv_params const& call, lccl_device const& device, int32_
 void requireStarts(
     lccl_conv_params const& call, lccl_device const& device, int32_t configuration, void const* workspace, size_t workspaceSize)
 {
-    char reason[kReasonBytes] = "";
+    char reason[kREASON_BYTES] = "";
     if (lccl_conv_check(&call, &device, configuration, workspace, workspaceSize, reason, sizeof(reason)) == 0)
     {
         throw std::invalid_argument(reason);
@@ -106,14 +106,15 @@ void requireTactic(int32_t tactic)
             return;
         }
     }
-    throw std::invalid_argument("tactic " + std::to_string(tactic) + " is of another version of the plugin: build the engine again");
+    throw std::invalid_argument(
+        "tactic " + std::to_string(tactic) + " is of another version of the plugin: build the engine again");
 }
 
 //! The inputs at one end of their profiles; what has none, as weights may, is as it is.
-std::vector<PluginTensorDesc> inputsAt(DynamicPluginTensorDesc const* inputs, Dims DynamicPluginTensorDesc::*end)
+std::vector<PluginTensorDesc> inputsAt(DynamicPluginTensorDesc const* inputs, Dims DynamicPluginTensorDesc::* end)
 {
     std::vector<PluginTensorDesc> at;
-    for (int32_t i = 0; i < kINPUTS; ++i)
+    for (int32_t i = 0; i < kInputs; ++i)
     {
         at.push_back(inputs[i].desc);
         Dims const& dims = inputs[i].*end;
@@ -134,7 +135,7 @@ LCCLConvPlugin::LCCLConvPlugin(Attributes attributes, std::string layer, bool bu
     , mSimulates(building)
     , mWorkspace(std::make_shared<std::atomic<size_t>>(mAttributes.workspaceBytes()))
     , mDescription(describe(mAttributes))
-    , mTimingCacheID(mDescription + " kernels=" + kKernelHash)
+    , mTimingCacheID(mDescription + " kernels=" + kKERNEL_HASH)
 {
     if (!building && mWorkspace->load() == 0)
     {
@@ -189,17 +190,17 @@ std::unique_ptr<LCCLConvPlugin> LCCLConvPlugin::copy() const
 
 AsciiChar const* LCCLConvPlugin::getPluginName() const noexcept
 {
-    return kPluginName;
+    return kPLUGIN_NAME;
 }
 
 AsciiChar const* LCCLConvPlugin::getPluginVersion() const noexcept
 {
-    return kPluginVersion;
+    return kPLUGIN_VERSION;
 }
 
 AsciiChar const* LCCLConvPlugin::getPluginNamespace() const noexcept
 {
-    return kPluginNamespace;
+    return kPLUGIN_NAMESPACE;
 }
 
 // ---- IPluginV3OneBuildV2 -------------------------------------------------------------------------------------------------------
@@ -212,19 +213,19 @@ int32_t LCCLConvPlugin::getNbOutputs() const noexcept
 int32_t LCCLConvPlugin::getOutputDataTypes(
     DataType* outputTypes, int32_t nbOutputs, DataType const* inputTypes, int32_t nbInputs) const noexcept
 {
-    return guarded(mLayer, kFailure,
+    return guarded(mLayer, kFAILURE,
         [&]
         {
             requireCounts(nbInputs, nbOutputs);
             outputTypes[0] = outputType(inputTypes);
-            return kSuccess;
+            return kSUCCESS;
         });
 }
 
 int32_t LCCLConvPlugin::getOutputShapes(DimsExprs const* inputs, int32_t nbInputs, DimsExprs const* /*shapeInputs*/,
     int32_t /*nbShapeInputs*/, DimsExprs* outputs, int32_t nbOutputs, IExprBuilder& exprBuilder) noexcept
 {
-    return guarded(mLayer, kFailure,
+    return guarded(mLayer, kFAILURE,
         [&]
         {
             requireCounts(nbInputs, nbOutputs);
@@ -248,7 +249,7 @@ int32_t LCCLConvPlugin::getOutputShapes(DimsExprs const* inputs, int32_t nbInput
                 size = combine(DimensionOperation::kFLOOR_DIV, size, mAttributes.strides[axis]);
                 outputs[0].d[2 + axis] = combine(DimensionOperation::kSUM, size, 1);
             }
-            return kSuccess;
+            return kSUCCESS;
         });
 }
 
@@ -259,7 +260,7 @@ bool LCCLConvPlugin::supportsFormatCombination(
         [&]
         {
             requireCounts(nbInputs, nbOutputs);
-            return pos >= 0 && pos <= kINPUTS && takesFormat(mAttributes, pos, inOut);
+            return pos >= 0 && pos <= kInputs && takesFormat(mAttributes, pos, inOut);
         });
 }
 
@@ -271,12 +272,12 @@ int32_t LCCLConvPlugin::getFormatCombinationLimit() noexcept
 int32_t LCCLConvPlugin::configurePlugin(
     DynamicPluginTensorDesc const* in, int32_t nbInputs, DynamicPluginTensorDesc const* /*out*/, int32_t nbOutputs) noexcept
 {
-    return guarded(mLayer, kFailure,
+    return guarded(mLayer, kFAILURE,
         [&]
         {
             requireCounts(nbInputs, nbOutputs);
             lccl_device const device = currentDevice();
-            for (Dims DynamicPluginTensorDesc::*const end : {&DynamicPluginTensorDesc::min, &DynamicPluginTensorDesc::opt})
+            for (Dims DynamicPluginTensorDesc::* const end : {&DynamicPluginTensorDesc::min, &DynamicPluginTensorDesc::opt})
             {
                 // The least size of a dimension that follows from data may be 0, which no run need have.
                 std::vector<PluginTensorDesc> const inputs = inputsAt(in, end);
@@ -293,7 +294,7 @@ int32_t LCCLConvPlugin::configurePlugin(
             }
             keepWorkspace(workspaceFor(largest));
             mTactics = tacticsFor(largest);
-            return kSuccess;
+            return kSUCCESS;
         });
 }
 
@@ -327,17 +328,18 @@ int32_t LCCLConvPlugin::getValidTactics(int32_t* tactics, int32_t nbTactics) noe
 {
     if (nbTactics != getNbTactics())
     {
-        log(Severity::kERROR, mLayer, "there are " + std::to_string(mTactics.size()) + " tactics, not " + std::to_string(nbTactics));
-        return kFailure;
+        log(Severity::kERROR, mLayer,
+            "there are " + std::to_string(mTactics.size()) + " tactics, not " + std::to_string(nbTactics));
+        return kFAILURE;
     }
     std::copy(mTactics.begin(), mTactics.end(), tactics);
-    return kSuccess;
+    return kSUCCESS;
 }
 
-size_t LCCLConvPlugin::getWorkspaceSize(
-    DynamicPluginTensorDesc const* inputs, int32_t nbInputs, DynamicPluginTensorDesc const* /*outputs*/, int32_t nbOutputs) const noexcept
+size_t LCCLConvPlugin::getWorkspaceSize(DynamicPluginTensorDesc const* inputs, int32_t nbInputs,
+    DynamicPluginTensorDesc const* /*outputs*/, int32_t nbOutputs) const noexcept
 {
-    return guarded(mLayer, kImpossibleWorkspace,
+    return guarded(mLayer, kIMPOSSIBLE_WORKSPACE,
         [&]
         {
             requireCounts(nbInputs, nbOutputs);
@@ -383,14 +385,14 @@ char const* LCCLConvPlugin::getMetadataString() noexcept
 
 int32_t LCCLConvPlugin::getAliasedInput(int32_t outputIndex) noexcept
 {
-    return outputIndex == 0 && *mAttributes.alias_residual == 1 ? kRESIDUAL : -1;
+    return outputIndex == 0 && *mAttributes.alias_residual == 1 ? kResidual : -1;
 }
 
 // ---- IPluginV3OneRuntime -------------------------------------------------------------------------------------------------------
 
 int32_t LCCLConvPlugin::setTactic(int32_t tactic) noexcept
 {
-    return guarded(mLayer, kFailure,
+    return guarded(mLayer, kFAILURE,
         [&]
         {
             if (tactic != 0)
@@ -402,19 +404,20 @@ int32_t LCCLConvPlugin::setTactic(int32_t tactic) noexcept
                 planCall(mPlan.call, tactic);
             }
             mTactic = tactic;
-            return kSuccess;
+            return kSUCCESS;
         });
 }
 
-int32_t LCCLConvPlugin::onShapeChange(PluginTensorDesc const* in, int32_t nbInputs, PluginTensorDesc const* /*out*/, int32_t nbOutputs) noexcept
+int32_t LCCLConvPlugin::onShapeChange(
+    PluginTensorDesc const* in, int32_t nbInputs, PluginTensorDesc const* /*out*/, int32_t nbOutputs) noexcept
 {
-    return guarded(mLayer, kFailure,
+    return guarded(mLayer, kFAILURE,
         [&]
         {
             requireCounts(nbInputs, nbOutputs);
             mPlan = {}; // Shapes that are refused leave none.
             planCall(makeCall(mAttributes, in), mTactic);
-            return kSuccess;
+            return kSUCCESS;
         });
 }
 
@@ -428,10 +431,10 @@ void LCCLConvPlugin::planCall(lccl_conv_params const& call, int32_t tactic)
     mPlan = {call, device, configuration, lccl_conv_workspace(&call, &device, configuration)};
 }
 
-int32_t LCCLConvPlugin::enqueue(PluginTensorDesc const* /*inputDesc*/, PluginTensorDesc const* /*outputDesc*/, void const* const* inputs,
-    void* const* outputs, void* workspace, cudaStream_t stream) noexcept
+int32_t LCCLConvPlugin::enqueue(PluginTensorDesc const* /*inputDesc*/, PluginTensorDesc const* /*outputDesc*/,
+    void const* const* inputs, void* const* outputs, void* workspace, cudaStream_t stream) noexcept
 {
-    return guarded(mLayer, kFailure,
+    return guarded(mLayer, kFAILURE,
         [&]
         {
             if (mPlan.call.abi == 0)
@@ -449,7 +452,7 @@ int32_t LCCLConvPlugin::enqueue(PluginTensorDesc const* /*inputDesc*/, PluginTen
                 requireStarts(plan.call, plan.device, plan.configuration, workspace, given);
             }
             requireSuccess(error, "the kernels cannot be started");
-            return kSuccess;
+            return kSUCCESS;
         });
 }
 

@@ -37,12 +37,13 @@ public:
     int32_t getOutputDataTypes(nvinfer1::DataType* outputTypes, int32_t nbOutputs, nvinfer1::DataType const* inputTypes,
         int32_t nbInputs) const noexcept override;
     int32_t getOutputShapes(nvinfer1::DimsExprs const* inputs, int32_t nbInputs, nvinfer1::DimsExprs const* shapeInputs,
-        int32_t nbShapeInputs, nvinfer1::DimsExprs* outputs, int32_t nbOutputs, nvinfer1::IExprBuilder& exprBuilder) noexcept override;
+        int32_t nbShapeInputs, nvinfer1::DimsExprs* outputs, int32_t nbOutputs,
+        nvinfer1::IExprBuilder& exprBuilder) noexcept override;
     bool supportsFormatCombination(
         int32_t pos, nvinfer1::DynamicPluginTensorDesc const* inOut, int32_t nbInputs, int32_t nbOutputs) noexcept override;
     int32_t getFormatCombinationLimit() noexcept override;
-    int32_t configurePlugin(nvinfer1::DynamicPluginTensorDesc const* in, int32_t nbInputs, nvinfer1::DynamicPluginTensorDesc const* out,
-        int32_t nbOutputs) noexcept override;
+    int32_t configurePlugin(nvinfer1::DynamicPluginTensorDesc const* in, int32_t nbInputs,
+        nvinfer1::DynamicPluginTensorDesc const* out, int32_t nbOutputs) noexcept override;
     int32_t getNbTactics() noexcept override;
     int32_t getValidTactics(int32_t* tactics, int32_t nbTactics) noexcept override;
     size_t getWorkspaceSize(nvinfer1::DynamicPluginTensorDesc const* inputs, int32_t nbInputs,
@@ -67,7 +68,7 @@ private:
         lccl_conv_params call{}; //!< abi 0: there is no plan
         lccl_device device{};    //!< that it is planned for
         int32_t configuration{0};
-        size_t workspace{0};     //!< bytes that the call needs
+        size_t workspace{0}; //!< bytes that the call needs
     };
 
     //! A copy whose plan, if there is one, runs on the GPU at hand.
@@ -93,10 +94,10 @@ private:
 
     Attributes mAttributes;
     std::string mLayer;
-    bool mForBuild;  //!< Made for a network definition, and not for an engine.
-    bool mSimulates; //!< Gates are simulated: TensorRT times tactics.
-    int32_t mTactic{0};             //!< 0: the kernels' own choice.
-    std::vector<int32_t> mTactics;  //!< Of the last configurePlugin.
+    bool mForBuild;                //!< Made for a network definition, and not for an engine.
+    bool mSimulates;               //!< Gates are simulated: TensorRT times tactics.
+    int32_t mTactic{0};            //!< 0: the kernels' own choice.
+    std::vector<int32_t> mTactics; //!< Of the last configurePlugin.
     //! Bytes that TensorRT was asked for, or would be, and so gives to enqueue; 0: not known. Shared with clones: which of them
     //! TensorRT asks, and which it serialises, is its own affair.
     std::shared_ptr<std::atomic<size_t>> mWorkspace;

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lccl.backends.interface import BuildRequest, Profile
-from lccl.errors import UserError
+from lccl.errors import Fix, UserError
 from lccl.graph.feeds import input_types
+
+EXAMPLE_SIZE = 224
+"""A size for the example in a message."""
 
 
 def make_profiles(request: BuildRequest) -> tuple[Profile, ...]:
@@ -44,7 +47,10 @@ def _widened(shape: Sequence[int]) -> tuple[int, ...]:
 def _default(name: str, fixed: list[int | None], batch: int) -> tuple[int, ...]:
     if any(d is None for d in fixed[1:]):
         shape = "x".join(str(d or "?") for d in fixed)
-        raise UserError(f"input {name} is {shape}: say its sizes with --min-shapes, --opt-shapes and --max-shapes {name}:1x...")
+        example = {name: (1, *(d or EXAMPLE_SIZE for d in fixed[1:]))}
+        raise UserError(
+            f"input {name} is {shape}, and an engine needs to know its sizes", Fix("opt_shapes", example, "or the like")
+        )
     return (batch, *(d for d in fixed[1:] if d is not None))
 
 

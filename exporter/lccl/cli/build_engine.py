@@ -1,4 +1,4 @@
-"""``lccl-build-engine``: an exported ONNX file -> an engine and its side-car."""
+"""``lccl build-engine``: an exported ONNX file -> an engine and its side-car."""
 
 from __future__ import annotations
 
@@ -14,16 +14,19 @@ from lccl.progress import on_terminal
 
 EXAMPLES = """\
 examples:
-  lccl-build-engine model.onnx
-  lccl-build-engine model.onnx --fp16 --min-shapes x:1x3x224x224 --opt-shapes x:8x3x224x224 --max-shapes x:32x3x224x224
-  lccl-build-engine model.onnx --backend tensorrt-rtx --compute-capability 8.6 8.9
+  {prog} model.onnx
+  {prog} model.onnx --fp16 --min-shapes x:1x3x224x224 --opt-shapes x:8x3x224x224 --max-shapes x:32x3x224x224
+  {prog} model.onnx --backend tensorrt-rtx --compute-capability 8.6 8.9
 """
 
 
-def parser() -> Parser:
-    p = Parser(
-        "lccl-build-engine", "Build an engine from an exported model, with a side-car that says what is in it.", EXAMPLES
-    )
+PROG = "lccl-build-engine"
+SUMMARY = "Build an engine from an exported model, with a side-car that says what is in it."
+
+
+def parser(prog: str = PROG) -> Parser:
+    """The command's options."""
+    p = Parser(prog, SUMMARY, EXAMPLES.format(prog=prog))
     p.add_argument("model", type=Path, help="the .onnx file that lccl-export wrote")
     p.add_argument("-o", "--output", type=Path, help="the engine to write (default: the model's name with .engine)")
     p.add_argument("--backend", choices=("tensorrt", "tensorrt-rtx"), help="default: the first that is installed")
@@ -42,18 +45,22 @@ def parser() -> Parser:
         help="target GPUs of an ahead-of-time build (tensorrt-rtx)",
     )
     plugin = p.add_mutually_exclusive_group()
-    plugin.add_argument("--plugin", type=Path, metavar="LIBRARY", help="the plugin's library (default: the installed one)")
+    plugin.add_argument(
+        "--plugin-library", type=Path, metavar="LIBRARY", help="the plugin's library (default: the installed one)"
+    )
     plugin.add_argument("--no-plugin", action="store_true", help="build LCCLConv from standard ops, which compute every pixel")
     p.add_argument(
         "--alias-residual", action="store_true", help="let the plugin write over a residual that nobody else reads (preview)"
     )
     p.add_argument("--tf32", action="store_true", help="let float32 convolutions, the gates' too, round to TF32 on the GPU")
     p.add_argument("-v", "--verbose", action="store_true", help="the builder's own messages on stderr")
+    p.keep_old_spelling("--plugin", "--plugin-library")
     return p
 
 
-def command(arguments: Sequence[str]) -> int:
-    options = parser().parse_intermixed_args(arguments)
+def command(arguments: Sequence[str], prog: str = PROG) -> int:
+    """Run the command; the exit code."""
+    options = parser(prog).parse_intermixed_args(arguments)
     require_file(options.model)
     if options.workspace is not None and options.workspace < 1:
         raise UserError(f"--workspace is a number of MiB above 0, not {options.workspace}")
@@ -71,11 +78,11 @@ def command(arguments: Sequence[str]) -> int:
             timing_cache=options.timing_cache,
             compute_capabilities=options.compute_capability,
             plugin=not options.no_plugin,
-            plugin_library=options.plugin,
+            plugin_library=options.plugin_library,
             alias_residual=options.alias_residual,
             tf32=options.tf32,
             verbose=options.verbose,
-            command=recorded(["lccl-build-engine", *arguments]),
+            command=recorded([*prog.split(), *arguments]),
             progress=progress,
             **shapes,
         )

@@ -1,4 +1,4 @@
-"""``lccl-build-plugin``: the native sources -> the TensorRT plugin and the kernels for PyTorch, on this machine."""
+"""``lccl build-plugin``: the native sources -> the TensorRT plugin and the kernels for PyTorch, on this machine."""
 
 from __future__ import annotations
 
@@ -13,18 +13,19 @@ from lccl.progress import on_terminal
 
 EXAMPLES = """\
 examples:
-  lccl-build-plugin
-  lccl-build-plugin --compute-capability 8.6 8.9
-  lccl-build-plugin --compute-capability all -o plugins
+  {prog}
+  {prog} --compute-capability 8.6 8.9
+  {prog} --compute-capability all -o plugins
 """
 
 
-def parser() -> Parser:
-    p = Parser(
-        "lccl-build-plugin",
-        "Compile the TensorRT plugin, and its kernels for PyTorch, with CUDA's compiler. It needs nvcc and CMake, no GPU.",
-        EXAMPLES,
-    )
+PROG = "lccl-build-plugin"
+SUMMARY = "Compile the TensorRT plugin, and its kernels for PyTorch, with CUDA's compiler. It needs nvcc and CMake, no GPU."
+
+
+def parser(prog: str = PROG) -> Parser:
+    """The command's options."""
+    p = Parser(prog, SUMMARY, EXAMPLES.format(prog=prog))
     p.add_argument("-o", "--output", type=Path, metavar="FOLDER", help="where the libraries go (default: into this package)")
     p.add_argument(
         "--compute-capability", nargs="+", default=(), metavar="X.Y", help="GPUs to build for, or all (default: those here)"
@@ -34,8 +35,9 @@ def parser() -> Parser:
     return p
 
 
-def command(arguments: Sequence[str]) -> int:
-    options = parser().parse_args(arguments)
+def command(arguments: Sequence[str], prog: str = PROG) -> int:
+    """Run the command; the exit code."""
+    options = parser(prog).parse_args(arguments)
     if options.jobs is not None and options.jobs < 1:
         raise UserError(f"--jobs is a number above 0, not {options.jobs}")
     with on_terminal(not options.quiet) as progress:

@@ -1,6 +1,7 @@
 """What every command shares: its parser, its exit codes, its errors.
 
-An error is one sentence on stderr, and with ``--json`` an object with it under "error" on stdout; the exit code is 1.
+An error is one sentence on stderr. With ``--json`` it is an object on stdout too, with the sentence under "error" and what
+mends it, where that is an option, under "fix". The exit code is 1.
 """
 
 from __future__ import annotations
@@ -8,22 +9,40 @@ from __future__ import annotations
 import argparse
 import contextlib
 import ctypes
+import inspect
 import json
 import math
 import os
 import re
+import shlex
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from types import FrameType
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Protocol
 
-from lccl.errors import UserError
+from lccl.deprecation import sentence
+from lccl.errors import Fix, UserError, spelled
 from lccl.files import discard_unfinished
+from lccl.requires import needing
 from lccl.version import __version__
 
-EXIT_OK, EXIT_FAILED, EXIT_FELL_SHORT = 0, 1, 2
+EXIT_OK, EXIT_FAILED, EXIT_LIMIT_FAILED = 0, 1, 2
 INTERRUPTED = "interrupted: no file was left half-written"
+
+SPELLINGS = {
+    "args": "--input-shape",
+    "compute_capabilities": "--compute-capability",
+    "path": "--output",
+}
+"""Python's keywords whose option has another name than theirs."""
+
+
+class Result(Protocol):
+    """What a command shows: as text, or as plain values."""
+
+    def as_dict(self) -> Mapping[str, object]: ...
 
 
 class Parser(argparse.ArgumentParser):
@@ -37,6 +56,37 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message} (see {self.prog} --help)")
+
+    def keep_old_spelling(self, old: str, new: str) -> None:
+        """Accept ``old`` for ``new``, an option of this parser, with a line on stderr; both together are an error."""
+        action = next(action for action in self._actions if new in action.option_strings)
+
+        class Old(argparse.Action):
+            def __call__(
+                self,
+                parser: argparse.ArgumentParser,
+                namespace: argparse.Namespace,
+                values: Any,
+                option_string: str | None = None,
+            ) -> None:
+                print(f"warning: {sentence(old, new)}", file=sys.stderr)
+                action(parser, namespace, values, option_string)
+
+        kept = self.add_argument(
+            old,
+            action=Old,
+            dest=action.dest,
+            nargs=action.nargs,
+            default=action.default,
+            type=action.type or str,
+            help=argparse.SUPPRESS,
+        )
+        groups = [group for group in self._mutually_exclusive_groups if action in group._group_actions]
+        if not groups:
+            groups = [self.add_mutually_exclusive_group()]
+            groups[0]._group_actions.append(action)
+        for group in groups:
+            group._group_actions.append(kept)
 
 
 def run(command: Callable[[Sequence[str]], int]) -> NoReturn:
@@ -53,11 +103,12 @@ def execute(command: Callable[[Sequence[str]], int], arguments: Sequence[str]) -
     """
     as_json = "--json" in arguments
     try:
-        code = command(arguments)
+        with needing(_name(command)):
+            code = command(arguments)
         if sys.stdout is not None:  # closed by the caller
             sys.stdout.flush()
     except UserError as error:
-        return _failed(str(error), as_json, error.details)
+        return _failed(spelled(error.message, error.fixes, option), as_json, {**_fixes(error), **error.details})
     except KeyboardInterrupt:
         print(INTERRUPTED, file=sys.stderr)
         return EXIT_FAILED
@@ -73,7 +124,38 @@ def execute(command: Callable[[Sequence[str]], int], arguments: Sequence[str]) -
     return code
 
 
-def _failed(message: str, as_json: bool, details: Mapping[str, Any] | None = None) -> int:
+def _name(command: Callable[[Sequence[str]], int]) -> str:
+    """ "lccl-export" for the command of the module ``export``, run as a script too."""
+    return f"lccl-{(inspect.getmodulename(inspect.getfile(command)) or '').replace('_', '-')}"
+
+
+def option(fix: Fix) -> str:
+    """A fix as words of a command: ``--allow-skipped``, ``--backend tensorrt``, ``--no-plugin``."""
+    if fix.option == "precision":
+        return f"--{fix.value}"
+    if fix.option == "latency":
+        return "--runs 0"
+    name = SPELLINGS.get(fix.option, f"--{fix.option.replace('_', '-')}")
+    if fix.leave_out or fix.value is True:
+        return name
+    return f"--no-{name.removeprefix('--')}" if fix.value is False else f"{name} {_word(fix.value)}"
+
+
+def _word(value: object) -> str:
+    if isinstance(value, Mapping):
+        return " ".join(f"{key}:{_word(item)}" for key, item in value.items())
+    if isinstance(value, (tuple, list)):
+        return ("x" if all(isinstance(item, int) for item in value) else " ").join(map(str, value))
+    return shlex.quote(str(value))
+
+
+def _fixes(error: UserError) -> dict[str, object]:
+    """The first fix of an error under "fix", what would do as well under "other_fixes"."""
+    fixes = [asdict(fix) for fix in error.fixes]
+    return {name: value for name, value in (("fix", fixes[0] if fixes else None), ("other_fixes", fixes[1:])) if value}
+
+
+def _failed(message: str, as_json: bool, details: Mapping[str, object] | None = None) -> int:
     print(f"error: {message}", file=sys.stderr)
     if as_json:
         _print_json({"error": message, **(details or {})})
@@ -92,7 +174,7 @@ def _abandon(_number: int, _frame: FrameType | None) -> NoReturn:
     os._exit(EXIT_FAILED)
 
 
-def show(result: Any, as_json: bool) -> None:
+def show(result: Result, as_json: bool) -> None:
     """A result as text, or as JSON."""
     if as_json:
         _print_json(result.as_dict())
@@ -100,11 +182,11 @@ def show(result: Any, as_json: bool) -> None:
         print(result)
 
 
-def _print_json(values: Mapping[str, Any]) -> None:
+def _print_json(values: Mapping[str, object]) -> None:
     print(json.dumps(_plain(values), indent=1, default=str))
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     """The value with null in place of NaN and infinity, which JSON does not have."""
     if isinstance(value, Mapping):
         return {key: _plain(item) for key, item in value.items()}

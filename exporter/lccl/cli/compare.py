@@ -1,4 +1,4 @@
-"""``lccl-compare``: a gated network against dense ones; exit code 0 when every limit held, 2 when one did not."""
+"""``lccl compare``: a gated network against dense ones; exit code 0 where every limit passed, 2 where one failed."""
 
 from __future__ import annotations
 
@@ -8,32 +8,35 @@ from dataclasses import fields
 from pathlib import Path
 from typing import NoReturn
 
-from lccl.cli.common import EXIT_FELL_SHORT, EXIT_OK, Parser, fraction, number, run, seconds, show, stdout_kept
+from lccl.cli.common import EXIT_LIMIT_FAILED, EXIT_OK, Parser, fraction, number, run, seconds, show, stdout_kept
 from lccl.errors import UserError
 from lccl.files import require_file
 from lccl.progress import on_terminal
 
 EXAMPLES = """\
-exit code: 0 every limit held, 2 a limit fell short, 1 could not run
+exit code: 0 every limit passed, 2 a limit failed, 1 could not run
 
 examples:
-  lccl-compare lccl.pt model.onnx --dense dense.pt --data digits.npz
-  lccl-compare model.onnx --data mydata:held_out --min-speedup 1.0 --min-speedup-runner onnxruntime-lccl
-  lccl-compare lccl.pt model.onnx --dense dense.onnx --data test.npz --min-agreement 0.999 --max-accuracy-drop 0.5
+  {prog} lccl.pt model.onnx --baseline dense.pt --data digits.npz
+  {prog} model.onnx --data mydata:held_out --min-speedup 1.0 --min-speedup-runner onnxruntime-lccl
+  {prog} lccl.pt model.onnx --baseline dense.onnx --data test.npz --min-agreement 0.999 --max-accuracy-drop 0.5
 """
 
 
-def parser() -> Parser:
-    p = Parser("lccl-compare", "Compare a gated network with dense ones: accuracy, latency, density and MACs.", EXAMPLES)
+PROG = "lccl-compare"
+SUMMARY = "Compare a gated network with dense ones: accuracy, latency, density and MACs."
+
+
+def parser(prog: str = PROG) -> Parser:
+    """The command's options."""
+    p = Parser(prog, SUMMARY, EXAMPLES.format(prog=prog))
     p.add_argument("networks", nargs="+", type=Path, help="the LCCL network: .pt, .onnx and .engine files of it")
-    p.add_argument("--dense", nargs="+", default=(), type=Path, metavar="FILE", help="a dense network to hold it against")
+    p.add_argument("--baseline", nargs="+", default=(), type=Path, metavar="FILE", help="the dense network to beat")
     p.add_argument("--data", required=True, metavar="FILE.npz|PKG.MODULE:LOADER", help="inputs, with labels if there are any")
+    p.add_argument("--factory", metavar="PKG.MODULE:FACTORY", help="builds the LCCL network of a checkpoint, as for an export")
+    p.add_argument("--baseline-factory", metavar="PKG.MODULE:FACTORY", help="builds the baseline of a checkpoint")
     p.add_argument(
-        "--model", metavar="PKG.MODULE:FACTORY", help="builds the LCCL network of a checkpoint, as lccl-export's --model"
-    )
-    p.add_argument("--dense-model", metavar="PKG.MODULE:FACTORY", help="builds the dense network of a checkpoint")
-    p.add_argument(
-        "--no-twin", action="store_true", help="leave out the dense twin (the LCCL network with every gate taken as 1)"
+        "--no-dense-twin", action="store_true", help="leave out the dense twin (the LCCL network with every gate taken as 1)"
     )
     p.add_argument("--threads", type=int, default=1, help="CPU threads of each runtime (default: %(default)s)")
     p.add_argument("--batch", type=int, default=1, help="batch size of the latencies (default: %(default)s)")
@@ -43,32 +46,44 @@ def parser() -> Parser:
     p.add_argument(
         "--min-agreement", type=fraction, metavar="FRACTION", help="of predictions between runners of the LCCL network"
     )
-    p.add_argument("--min-dense-agreement", type=fraction, metavar="FRACTION", help="of predictions with the dense network")
+    p.add_argument("--min-baseline-agreement", type=fraction, metavar="FRACTION", help="of predictions with the baseline")
     p.add_argument(
-        "--max-accuracy-drop", type=number, metavar="POINTS", help="top-1 below the dense network's, in percentage points"
+        "--max-accuracy-drop", type=number, metavar="POINTS", help="top-1 below the baseline's, in percentage points"
     )
     p.add_argument(
         "--min-speedup",
         type=number,
         metavar="RATIO",
-        help="over the dense network (without one, the dense twin) in the same runtime on the same device; the lowest row counts",
+        help="over the baseline (without one, the dense twin) in the same runtime on the same device; the lowest row counts",
     )
     p.add_argument(
         "--min-speedup-runner",
         metavar="NAME",
-        help="hold only the rows of this runner, such as onnxruntime-lccl, to --min-speedup",
+        help="limit --min-speedup to the rows of this runner, such as onnxruntime-lccl",
     )
-    p.add_argument("--plugin", type=Path, metavar="LIBRARY", help="the TensorRT plugin of engines (default: the installed one)")
-    p.add_argument("--allow-skipped", action="store_true", help="limits hold although a named file could not run here")
+    p.add_argument(
+        "--plugin-library", type=Path, metavar="LIBRARY", help="the TensorRT plugin of engines (default: the installed one)"
+    )
+    p.add_argument("--allow-skipped", action="store_true", help="check limits although a named file could not run here")
+    for old, new in (
+        ("--dense", "--baseline"),
+        ("--model", "--factory"),
+        ("--dense-model", "--baseline-factory"),
+        ("--no-twin", "--no-dense-twin"),
+        ("--min-dense-agreement", "--min-baseline-agreement"),
+        ("--plugin", "--plugin-library"),
+    ):
+        p.keep_old_spelling(old, new)
     return p
 
 
-def command(arguments: Sequence[str]) -> int:
-    options = parser().parse_intermixed_args(arguments)
+def command(arguments: Sequence[str], prog: str = PROG) -> int:
+    """Run the command; the exit code."""
+    options = parser(prog).parse_intermixed_args(arguments)
     for name, least in (("threads", 1), ("batch", 1), ("warmup", 0), ("runs", 0)):
         if getattr(options, name) < least:
             raise UserError(f"--{name} is at least {least}, not {getattr(options, name)}")
-    for path in (*options.networks, *options.dense):
+    for path in (*options.networks, *options.baseline):
         require_file(path)
     with on_terminal(not options.quiet) as progress, stdout_kept():
         progress("loading the runtimes")
@@ -77,19 +92,19 @@ def command(arguments: Sequence[str]) -> int:
         result = compare(
             options.networks,
             options.data,
-            dense=options.dense,
-            factory=options.model,
-            dense_factory=options.dense_model,
-            twin=not options.no_twin,
+            baseline=options.baseline,
+            factory=options.factory,
+            baseline_factory=options.baseline_factory,
+            dense_twin=not options.no_dense_twin,
             threads=options.threads,
             latency=LatencyPlan(options.batch, options.warmup, options.runs, options.max_seconds) if options.runs else None,
             limits=Limits(**{limit.name: getattr(options, limit.name) for limit in fields(Limits)}),
             allow_skipped=options.allow_skipped,
-            plugin_library=options.plugin,
+            plugin_library=options.plugin_library,
             progress=progress,
         )
     show(result, options.json)
-    return EXIT_OK if result else EXIT_FELL_SHORT
+    return EXIT_OK if result else EXIT_LIMIT_FAILED
 
 
 def main() -> NoReturn:

@@ -1,4 +1,4 @@
-"""``lccl-export``: a checkpoint or an ONNX file -> the canonical ONNX file and its twins."""
+"""``lccl export``: a checkpoint or an ONNX file -> the canonical ONNX file and its twins."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from lccl.cli.common import EXIT_OK, Parser, parse_shape, recorded, run, show, stdout_kept
-from lccl.errors import UserError
+from lccl.errors import Fix, UserError
 from lccl.files import require_file, require_writable
 from lccl.progress import Progress, on_terminal
 
@@ -20,15 +20,20 @@ if TYPE_CHECKING:
 
 EXAMPLES = """\
 examples:
-  lccl-export lccl.pt -o model.onnx
-  lccl-export weights.pth --model mynet:build --input-shape 1x3x224x224 -o model.onnx --dense --decomposed
-  lccl-export any.onnx -o model.onnx --explain
-  lccl-export program.pt2 -o model.onnx --unsafe-pickle
+  {prog} lccl.pt -o model.onnx
+  {prog} weights.pth --factory mynet:build --input-shape 1x3x224x224 -o model.onnx --dense-twin --decomposed
+  {prog} any.onnx -o model.onnx --explain
+  {prog} program.pt2 -o model.onnx --unsafe-pickle
 """
 
 
-def parser() -> Parser:
-    p = Parser("lccl-export", "Export a network with gated convolutions (LCCL) to ONNX, checked against its source.", EXAMPLES)
+PROG = "lccl-export"
+SUMMARY = "Export a network with gated convolutions (LCCL) to ONNX, checked against its source."
+
+
+def parser(prog: str = PROG) -> Parser:
+    """The command's options."""
+    p = Parser(prog, SUMMARY, EXAMPLES.format(prog=prog))
     p.add_argument(
         "source",
         type=Path,
@@ -36,7 +41,7 @@ def parser() -> Parser:
     )
     p.add_argument("-o", "--output", type=Path, required=True, help="the ONNX file to write")
     p.add_argument(
-        "--model",
+        "--factory",
         metavar="PKG.MODULE:FACTORY",
         help="builds the network that the checkpoint's weights belong to; the dense one where lccl.nn.convert gated it",
     )
@@ -48,10 +53,10 @@ def parser() -> Parser:
     )
     p.add_argument("--input-shape", metavar="NxCxHxW", action="append", help="of an example input; once per input, in order")
     p.add_argument(
-        "--inputs", metavar="FILE.npz|PKG.MODULE:LOADER", help="real inputs: checked too, and they calibrate densities"
+        "--data", metavar="FILE.npz|PKG.MODULE:LOADER", help="real inputs: checked too, and they calibrate densities"
     )
     p.add_argument("--dynamic-hw", action="store_true", help="height and width are dynamic, besides the batch")
-    p.add_argument("--dense", action="store_true", help="also write OUTPUT.dense.onnx: every gate taken as 1")
+    p.add_argument("--dense-twin", action="store_true", help="also write OUTPUT.dense.onnx: every gate taken as 1")
     p.add_argument(
         "--decomposed", action="store_true", help="also write OUTPUT.decomposed.onnx: the same maths in standard ops"
     )
@@ -65,18 +70,21 @@ def parser() -> Parser:
     )
     p.add_argument("--explain", action="store_true", help="also print what looks like a gated convolution and is none, and why")
     p.add_argument("--tolerance", type=float, help="allowed error, relative to max(0.01, largest output) (default: 1e-4)")
+    for old, new in (("--model", "--factory"), ("--inputs", "--data"), ("--dense", "--dense-twin")):
+        p.keep_old_spelling(old, new)
     return p
 
 
-def command(arguments: Sequence[str]) -> int:
-    options = parser().parse_intermixed_args(arguments)
+def command(arguments: Sequence[str], prog: str = PROG) -> int:
+    """Run the command; the exit code."""
+    options = parser(prog).parse_intermixed_args(arguments)
     require_file(options.source)
     require_writable(options.output)
     if options.output.suffix != ".onnx":
         raise UserError(f"{options.output}: the output's name ends with .onnx")
     with on_terminal(not options.quiet) as progress, stdout_kept():
         progress("loading PyTorch")
-        result = _explaining(options, ["lccl-export", *arguments], progress)
+        result = _explaining(options, [*prog.split(), *arguments], progress)
     show(result, options.json)
     if options.explain and not options.json:
         print(f"\n{result.explain()}")
@@ -85,7 +93,7 @@ def command(arguments: Sequence[str]) -> int:
 
 def _explaining(options: Namespace, words: Sequence[str], progress: Progress) -> Any:
     """As :func:`_export`; where nothing is gated, the near misses are printed before the error."""
-    from lccl.exporting.recognition import NothingToGainError, explained
+    from lccl.exporting.gate_search import NothingToGainError, explained
 
     try:
         return _export(options, words, progress)
@@ -93,6 +101,8 @@ def _explaining(options: Namespace, words: Sequence[str], progress: Progress) ->
         error.details = {"near_misses": [asdict(miss) for miss in error.near_misses]}
         if options.explain:
             print(explained(error.near_misses), file=sys.stderr)
+        elif error.near_misses:
+            error.fixes = (Fix("explain", True, "to see the near misses"),)
         raise
 
 
@@ -107,7 +117,7 @@ def _export(options: Namespace, words: Sequence[str], progress: Progress) -> Any
         "lccl.source_sha256": sha256(options.source),
     }
     common: dict[str, Any] = {
-        "dense": options.dense,
+        "dense_twin": options.dense_twin,
         "decomposed": options.decomposed,
         "tensorrt": options.tensorrt,
         "tolerance": options.tolerance,
@@ -121,17 +131,19 @@ def _export(options: Namespace, words: Sequence[str], progress: Progress) -> Any
     from lccl.loading.torch_file import load_model
 
     loaded = load_model(
-        options.source, options.model, state_dict_key=options.state_dict_key, unsafe_pickle=options.unsafe_pickle
+        options.source, options.factory, state_dict_key=options.state_dict_key, unsafe_pickle=options.unsafe_pickle
     )
     if loaded.program is not None:
         return _export_program(options, common, loaded.program, export)
     if not shapes and loaded.input_shape:
         shapes = [(1, *loaded.input_shape)]
-    inputs = _real_inputs(options.inputs, _input_names(loaded.module, len(shapes)))
+    inputs = _real_data(options.data, _input_names(loaded.module, len(shapes)))
     if not shapes and inputs:
         shapes = [(1, *a.shape[1:]) for a in inputs.values()]
     if not shapes:
-        raise UserError(f"{options.source} does not say its input's shape: pass --input-shape 1x3x224x224, or --inputs")
+        raise UserError(
+            f"{options.source} does not say its input's shape", (Fix("args", (1, 3, 224, 224)), Fix("data", "FILE.npz"))
+        )
     import torch
 
     dtype = next((p.dtype for p in loaded.module.parameters() if p.is_floating_point()), torch.float32)
@@ -139,20 +151,20 @@ def _export(options: Namespace, words: Sequence[str], progress: Progress) -> Any
     for i, given in enumerate((inputs or {}).values()):
         if i and given.dtype.kind in "biu" and not options.input_shape:  # a mask beside an image: random numbers are none
             args[i] = torch.as_tensor(given[:1])
-    return export(loaded.module, args, options.output, inputs=inputs, **common)
+    return export(loaded.module, args, options.output, data=inputs, **common)
 
 
 def _export_program(options: Namespace, common: dict[str, Any], program: Any, export: Any) -> Any:
     """A torch.export archive: its inputs' names and shapes are in it."""
-    for name in ("model", "state_dict_key", "dynamic_hw", "input_shape"):
+    for name in ("factory", "state_dict_key", "dynamic_hw", "input_shape"):
         if getattr(options, name):
             raise UserError(f"--{name.replace('_', '-')} goes with a checkpoint; a torch.export archive has its network in it")
     names = tuple(s.arg.name for s in program.graph_signature.input_specs if s.kind.name == "USER_INPUT")
-    return export(program, None, options.output, inputs=_real_inputs(options.inputs, names), **common)
+    return export(program, None, options.output, data=_real_data(options.data, names), **common)
 
 
 def _export_onnx(options: Namespace, common: dict[str, Any], shapes: list[tuple[int, ...]], export: Any) -> Any:
-    for name in ("model", "state_dict_key", "unsafe_pickle", "dynamic_hw"):
+    for name in ("factory", "state_dict_key", "unsafe_pickle", "dynamic_hw"):
         if getattr(options, name):
             raise UserError(f"--{name.replace('_', '-')} goes with a checkpoint; an .onnx file has its network in it")
     import numpy as np
@@ -161,16 +173,16 @@ def _export_onnx(options: Namespace, common: dict[str, Any], shapes: list[tuple[
     from lccl.loading.onnx import onnx_structure
 
     inputs = None
-    if options.inputs:
+    if options.data:
         kinds = input_types(onnx_structure(options.source))
-        inputs = _real_inputs(options.inputs, tuple(kinds))
+        inputs = _real_data(options.data, tuple(kinds))
         if not shapes and inputs:
             firsts = [kind.shape.dim[0].dim_value if kind.shape.dim else 0 for kind in kinds.values()]
             shapes = [(first or 1, *a.shape[1:]) for first, a in zip(firsts, inputs.values(), strict=True)]
-    return export(options.source, [np.empty(shape) for shape in shapes] or None, options.output, inputs=inputs, **common)
+    return export(options.source, [np.empty(shape) for shape in shapes] or None, options.output, data=inputs, **common)
 
 
-def _real_inputs(source: str | None, names: tuple[str, ...]) -> dict[str, Array] | None:
+def _real_data(source: str | None, names: tuple[str, ...]) -> dict[str, Array] | None:
     if source is None:
         return None
     from lccl.data import load_data

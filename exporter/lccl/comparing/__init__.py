@@ -1,8 +1,11 @@
 """A gated network against dense ones: accuracy, agreement, latency, density and MACs, over the same inputs."""
 
+from lccl.comparing.comparer import compare
+from lccl.comparing.limits import Limits
 from lccl.comparing.measure import LatencyPlan
-from lccl.comparing.pipeline import Limits, compare
-from lccl.comparing.results import Check, Comparison, Latency, Row, Setting
+from lccl.comparing.results import Check, Comparison, Environment, Latency, Row
 from lccl.data import Data
+from lccl.deprecation import renamed_names
 
-__all__ = ["Check", "Comparison", "Data", "Latency", "LatencyPlan", "Limits", "Row", "Setting", "compare"]
+__all__ = ["Check", "Comparison", "Data", "Environment", "Latency", "LatencyPlan", "Limits", "Row", "compare"]
+__getattr__ = renamed_names(__name__, {"Setting": ("Environment", lambda: Environment)})

@@ -1,4 +1,4 @@
-"""Running the contestants: all outputs once, then latencies in turn."""
+"""Running the candidates: all outputs once, then latencies in turn."""
 
 from __future__ import annotations
 
@@ -12,24 +12,28 @@ from lccl.backends.batches import CHUNK, infer_all
 from lccl.backends.interface import Runner
 from lccl.comparing.results import Latency
 from lccl.data import Data
-from lccl.errors import UserError
+from lccl.errors import Fix, UserError
 from lccl.numerics import Array
 from lccl.progress import Progress
 
 
 @dataclass(frozen=True)
 class LatencyPlan:
-    """How often and on what to run."""
+    """How latencies are measured: batch size and rounds."""
 
     batch: int = 1
     warmup: int = 10
     runs: int = 200
     max_seconds: float = 20.0
-    """Of the whole measurement; it stops early at a full round, at least 10 rounds in."""
+    """Limit of the whole measurement, which ends early at a full round, but not before 10 rounds."""
 
 
 def all_outputs(runner: Runner, data: Data) -> list[Array]:
-    """The runner's outputs over all samples, in order."""
+    """The runner's outputs over all samples, in order.
+
+    Raises:
+        UserError: an output without an axis for the samples.
+    """
     names = runner.input_names
     chunks = [list(infer_all(runner, data.feed(names, i, i + CHUNK)).values()) for i in range(0, len(data), CHUNK)]
     if any(value.ndim == 0 for value in chunks[0]):
@@ -38,8 +42,10 @@ def all_outputs(runner: Runner, data: Data) -> list[Array]:
 
 
 def latencies(runners: Sequence[Runner], data: Data, plan: LatencyPlan, progress: Progress) -> list[Latency]:
-    """Latency of each runner. Every round times each of them once on the same batch, in a random order, so that a drift of
-    the machine's speed meets all alike; an untimed run before it fills the caches with the runner's own data.
+    """Measure the latency of each runner.
+
+    Every round times each of them once on the same batch, in a random order, so that a drift of the machine's speed meets
+    all alike. An untimed run before it fills the caches with the runner's own data.
 
     Raises:
         UserError: a runner that does not take this batch.
@@ -48,8 +54,9 @@ def latencies(runners: Sequence[Runner], data: Data, plan: LatencyPlan, progress
     for runner in runners:
         if batch not in runner.batches:
             raise UserError(
-                f"a network in {runner.name} takes {runner.batches} samples at a time, not {batch}: say so with --batch, "
-                "or measure no latency (--runs 0)"
+                f"a network in {runner.name} takes {runner.batches} samples at a time, not {batch}, so its latency cannot be "
+                "measured with this batch",
+                (Fix("batch", runner.batches.least), Fix("latency", None, "to measure none")),
             )
     rng = np.random.default_rng(0)
     starts = rng.integers(0, max(1, len(data) - batch + 1), plan.warmup + plan.runs)
@@ -72,7 +79,7 @@ def latencies(runners: Sequence[Runner], data: Data, plan: LatencyPlan, progress
 
 
 def predictions(outputs: Sequence[Array]) -> Array | None:
-    """Classes of the first output, along axis 1, -1 where a score is not finite; None where it has no such axis."""
+    """The classes that the first output predicts along axis 1, -1 where a score is not finite; None without such an axis."""
     first = outputs[0]
     if first.ndim < 2 or first.shape[1] < 2:
         return None
@@ -80,7 +87,7 @@ def predictions(outputs: Sequence[Array]) -> Array | None:
 
 
 def top1(outputs: Sequence[Array], labels: Array | None) -> float | None:
-    """Fraction of samples whose class is the label; None where there are no labels for these outputs.
+    """The fraction of samples whose predicted class is the label; None where there are no labels for these outputs.
 
     Raises:
         UserError: a label that is no class of the network.

@@ -1,20 +1,22 @@
-"""What a comparison finds. Frozen; a comparison is true when every limit held."""
+"""What a comparison finds. A comparison is true where every limit passed."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from lccl.backends.onnxruntime.runner import PLAIN, WITH_LIBRARY
+from lccl.deprecation import renamed_fields
 from lccl.profiling import NetworkProfile
 from lccl.text import count, table
 
-Role = Literal["lccl", "dense", "dense twin"]
+Role = Literal["lccl", "baseline", "dense twin"]
+"""Which network a row is of: the gated one, the dense one to beat, or the gated one with every gate taken as 1."""
 
 
 @dataclass(frozen=True)
 class Latency:
-    """Of one inference, in milliseconds."""
+    """The latency of one inference, in milliseconds."""
 
     median_ms: float
     p95_ms: float
@@ -30,46 +32,48 @@ class Row:
     runner: str
     device: str
     skipped: str | None = None
-    """Why it did not run; then nothing else is known."""
+    """Why it did not run; nothing else is known of it then."""
     accuracy: float | None = None
-    """Top-1, where there are labels; of a dense twin it is that of gates that were never trained to be 1."""
+    """Top-1, where there are labels. A dense twin was not trained with its gates at 1, so its accuracy says nothing."""
     reference: str | None = None
-    """Row that errors and agreement are against: the first of the same network, or, for the first, the dense one."""
+    """The row that errors and agreement are against: the first of the same network, or, for the first, the baseline."""
     agreement: float | None = None
     """Fraction of equal predictions."""
     max_error: float | None = None
     mean_error: float | None = None
     latency: Latency | None = None
     speedup: float | None = None
-    """Median of the dense network, or of the dense twin where there is none, in the same runtime on the same device / median
-    of this row. ONNX Runtime is one runtime, with the CPU op and without."""
+    """Median latency of the baseline, or of the dense twin where there is none, in the same runtime on the same device /
+    median latency of this row. ONNX Runtime is one runtime, with the CPU op and without."""
     speedup_over: str | None = None
     speedup_over_twin: float | None = None
-    """As ``speedup``, over the dense twin whatever else there is."""
+    """The speed-up over the dense twin, whether there is a baseline or not."""
 
     @property
     def label(self) -> str:
+        """The row's name in messages and in the table."""
         return f"{self.network} ({self.runner})"
 
     @property
     def runtime(self) -> str:
-        """Whose time a speed-up is over: a dense network has no gates, so there is no op for a library to run in it."""
+        """The runtime in which a dense network is looked for: it has no gates, so the CPU op does not run in it."""
         return PLAIN if self.runner == WITH_LIBRARY else self.runner
 
 
+@renamed_fields(held="passed")
 @dataclass(frozen=True)
 class Check:
-    """A limit that the caller set."""
+    """A limit that the caller set, and what was measured."""
 
     name: str
     value: float
     limit: float
-    held: bool
+    passed: bool
 
 
 @dataclass(frozen=True)
-class Setting:
-    """How latencies were taken."""
+class Environment:
+    """How latencies were measured."""
 
     images: int
     threads: int
@@ -77,30 +81,31 @@ class Setting:
     cpu: str
 
 
+@renamed_fields(setting="environment")
 @dataclass(frozen=True)
 class Comparison:
-    """All rows, the LCCL network's profile, and whether the limits held; true when all did."""
+    """All rows, the LCCL network's profile, and the limits; true where every limit passed."""
 
     rows: tuple[Row, ...]
     profile: NetworkProfile | None
     checks: tuple[Check, ...]
-    setting: Setting
+    environment: Environment
 
     def __bool__(self) -> bool:
-        return all(check.held for check in self.checks)
+        return all(check.passed for check in self.checks)
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, object]:
         """Plain values for JSON."""
         return {
-            "held": bool(self),
-            "setting": asdict(self.setting),
+            "passed": bool(self),
+            "environment": asdict(self.environment),
             "rows": [asdict(row) for row in self.rows],
             "checks": [asdict(check) for check in self.checks],
             "profile": self.profile.as_dict() if self.profile else None,
         }
 
     def __str__(self) -> str:
-        s = self.setting
+        s = self.environment
         parts = [self._rows_table()]
         parts.append(
             f"{count(s.images, 'input')}; "
@@ -116,7 +121,7 @@ class Comparison:
         return "\n".join(parts)
 
     def _speedup_lines(self) -> list[str]:
-        """What the speed-ups are over; those over the dense twin too, where the table has others."""
+        """The lines that say what the speed-ups are over, and what they are over the dense twin where the table has others."""
         names = {row.label: "the dense twin" if row.role == "dense twin" else row.network for row in self.rows}
         over = {row.network: names[row.speedup_over] for row in self.rows if row.speedup_over is not None}
         if not over:
@@ -153,7 +158,7 @@ class Comparison:
         return table(head, rows, right=(2, 3, 5, 6, 7, 8, 9))
 
     def _checks_table(self) -> str:
-        rows = [(c.name, f"{c.value:.4g}", f"{c.limit:.4g}", "held" if c.held else "FELL SHORT") for c in self.checks]
+        rows = [(c.name, f"{c.value:.4g}", f"{c.limit:.4g}", "passed" if c.passed else "FAILED") for c in self.checks]
         return table(("limit", "measured", "allowed", ""), rows, right=(1, 2))
 
 

@@ -15,7 +15,7 @@ from lccl.backends.interface import Backend, BuildRequest, Profile, Shapes
 from lccl.backends.profiles import make_profiles
 from lccl.engine.results import EngineResult, Plugin
 from lccl.engine.sidecar import SIDECAR_SUFFIX, write_sidecar
-from lccl.errors import UserError
+from lccl.errors import Fix, UserError
 from lccl.files import atomic_path, require_file, require_writable, sha256
 from lccl.graph.checks import check_types
 from lccl.graph.feeds import Feed, random_feed
@@ -119,7 +119,7 @@ def build_engine(
     target = Path(path) if path is not None else source.with_suffix(".engine")
     sidecar = target.with_name(target.name + SIDECAR_SUFFIX)
     if source.resolve() in (target.resolve(), sidecar.resolve()):
-        raise UserError(f"the engine would replace its model {source}: name another file with -o")
+        raise UserError(f"the engine would replace its model {source}", Fix("path", "FILE"))
     for file in (target, sidecar):
         require_writable(file)
     chosen = choose_backend(backend)

@@ -12,7 +12,7 @@ from torch.export.graph_signature import InputKind
 
 from lccl.backends.batches import common_batches, infer_all
 from lccl.backends.interface import Batches
-from lccl.errors import UserError, first_line
+from lccl.errors import Fix, UserError, first_line
 from lccl.exporting.translate import program_to_onnx
 from lccl.graph.feeds import input_types
 from lccl.numerics import Array
@@ -40,7 +40,10 @@ class ProgramSource:
         if not args or kwargs or not all(isinstance(a, Tensor) for a in args):
             raise UserError("the program has no example inputs that are tensors by position: export it again with torch.export")
         if any(a.dtype == torch.bfloat16 for a in args):
-            raise UserError("a bfloat16 model cannot be checked in ONNX Runtime: export it in float32 and build with --bf16")
+            raise UserError(
+                "a bfloat16 model cannot be checked in ONNX Runtime: export it in float32, and convert it when the engine is built",
+                Fix("precision", "bf16"),
+            )
         self._args = tuple(args)
         self._runner = _ProgramRunner(program)
 

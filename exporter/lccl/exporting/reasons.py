@@ -1,4 +1,4 @@
-"""Why each convolution of an export has no gate, with what recognition says of it."""
+"""The reason why each dense convolution of an export has no gate, from recognition's near misses."""
 
 from __future__ import annotations
 
@@ -8,25 +8,28 @@ from dataclasses import replace
 import onnx
 
 from lccl.graph.layers import LayerReport, describe_layers
+from lccl.graph.op_sets import REPORTED_CONVOLUTIONS
 from lccl.graph.recognise import NearMiss
 from lccl.op.contract import INPUT_NAMES
 from lccl.op.onnx_op import is_lccl_node
 
 
 def layers_with_reasons(model: onnx.ModelProto, near_misses: Sequence[NearMiss]) -> tuple[LayerReport, ...]:
-    """Every convolution of the canonical model in order: of a dense one, whether it computes a gate, and the reason of its
-    near miss."""
+    """Return every convolution of the canonical model in order.
+
+    A dense one has the reason of its near miss, or says whose gate it computes.
+    """
     nodes = [node for node in model.graph.node if is_lccl_node(node) or _is_convolution(node)]
     refused = {miss.conv or miss.node: miss.reason for miss in reversed(near_misses)}
-    gates = _gates(model, near_misses)
+    gates = _gate_convolutions(model, near_misses)
     return tuple(
         layer if layer.gated else replace(layer, reason=refused.get(_name(node)) or gates.get(_name(node)) or layer.reason)
         for node, layer in zip(nodes, describe_layers(model), strict=True)
     )
 
 
-def _gates(model: onnx.ModelProto, near_misses: Sequence[NearMiss]) -> dict[str, str]:
-    """Convolutions to one map that a gate is computed from -> whose gate."""
+def _gate_convolutions(model: onnx.ModelProto, near_misses: Sequence[NearMiss]) -> dict[str, str]:
+    """Map each convolution that a gate is computed from to the sentence that says whose gate it is."""
     makers = {name: node for node in model.graph.node for name in node.output}
     weights = {tensor.name: tensor.dims for tensor in model.graph.initializer}
     refused = {miss.node: miss.conv for miss in near_misses if miss.conv}
@@ -43,7 +46,7 @@ def _gates(model: onnx.ModelProto, near_misses: Sequence[NearMiss]) -> dict[str,
 
 
 def _nearest_convolutions(makers: dict[str, onnx.NodeProto], tensors: Iterable[str]) -> Iterator[onnx.NodeProto]:
-    """What the tensors are computed from, as far as the first convolution on each way."""
+    """Yield the first convolution on each way back from the tensors."""
     ahead, seen = [*tensors], set()
     while ahead:
         node = makers.get(ahead.pop())
@@ -57,7 +60,7 @@ def _nearest_convolutions(makers: dict[str, onnx.NodeProto], tensors: Iterable[s
 
 
 def _is_convolution(node: onnx.NodeProto) -> bool:
-    return node.op_type in ("Conv", "ConvTranspose") and not node.domain
+    return node.op_type in REPORTED_CONVOLUTIONS and not node.domain
 
 
 def _name(node: onnx.NodeProto) -> str:

@@ -10,7 +10,7 @@ import onnx
 
 from lccl.backends.batches import CHUNK, infer_all
 from lccl.backends.onnxruntime.runner import OnnxRuntimeRunner
-from lccl.errors import UserError
+from lccl.errors import Fix, UserError, leave_out
 from lccl.graph.checks import default_tolerance
 from lccl.graph.feeds import input_types, random_feed
 from lccl.graph.variants.canonical import canonical
@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 
 
 FIXED_BATCH = "the exported batch is dynamic, so the model must not fix its size"
-FIXED_HW = "leave out --dynamic-hw: the network fixes its input's height and width"
+FIXED_HW = "the network fixes its input's height and width"
+DYNAMIC_HW = leave_out("dynamic_hw")
 
 
 class Source(Protocol):
@@ -149,18 +150,19 @@ def _compare(
                 outputs = infer_all(runner, {name: feed[name] for name in runner.input_names})
                 expected = source.infer(feed, gates)
             except UserError as error:
-                raise UserError(f"{error}{_hint(source, feed, runner)}") from None
+                hint, fixes = _hint(source, feed, runner)
+                raise UserError(f"{error.message}{hint}", (*error.fixes, *fixes)) from None
             if len(expected) != len(outputs):
                 raise UserError(f"the exported model has {count(len(outputs), 'output')}, but its source has {len(expected)}")
             results.append(require_agreement(dict(zip(outputs, expected, strict=True)), outputs, tolerance, hard, what))
     return results
 
 
-def _hint(source: Source, feed: Mapping[str, Array], runner: OnnxRuntimeRunner) -> str:
-    """What of a feed the model may not take, although its dynamic sizes promise it."""
+def _hint(source: Source, feed: Mapping[str, Array], runner: OnnxRuntimeRunner) -> tuple[str, tuple[Fix, ...]]:
+    """What of a feed the model may not take, although its dynamic sizes promise it, and what to do about it."""
     if source.example_hw is not None and tuple(a.shape[2:] for a in feed.values()) != source.example_hw:
-        return f"; {FIXED_HW}"
-    return f"; {FIXED_BATCH}" if runner.batches.most is None else ""
+        return f"; {FIXED_HW}", (DYNAMIC_HW,)
+    return (f"; {FIXED_BATCH}" if runner.batches.most is None else ""), ()
 
 
 def _require_shape(name: str, shape: Sequence[int], kind: onnx.TypeProto.Tensor, any_batch: bool = False) -> None:

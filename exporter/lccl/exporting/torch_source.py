@@ -9,7 +9,7 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from lccl.errors import UserError, first_line
+from lccl.errors import Fix, UserError, first_line
 from lccl.exporting.translate import to_onnx
 from lccl.graph.feeds import input_types
 from lccl.nn.conv import GateMode, LCCLConv2d, plain_maths
@@ -17,6 +17,7 @@ from lccl.nn.folded import FoldedLCCLConv2d
 from lccl.numerics import Array
 from lccl.progress import Progress
 from lccl.torch_calls import evaluating, flatten, unsound_weight
+from lccl.types import SupportsArray
 
 CHECK_BATCH = 3
 """Random samples per check, or one more where that is the example's own batch: a batch frozen into the graph shows."""
@@ -35,14 +36,14 @@ class TorchSource:
     def __init__(
         self,
         model: nn.Module,
-        args: Tensor | Sequence[Tensor],
+        args: Sequence[SupportsArray],
         input_names: Sequence[str] | None,
         output_names: Sequence[str] | None,
         dynamic_hw: bool,
         progress: Progress,
     ) -> None:
         self.model = model
-        self.args = tuple(torch.as_tensor(a).clone() for a in ((args,) if hasattr(args, "__array__") else args))
+        self.args = tuple(torch.as_tensor(a).clone() for a in args)
         self.metadata = {"lccl.torch": str(torch.__version__)}
         self._input_names, self._output_names = input_names, output_names
         self._dynamic_hw, self._progress = dynamic_hw, progress
@@ -52,7 +53,10 @@ class TorchSource:
         folded = any(isinstance(m, FoldedLCCLConv2d) for m in layers)
         self.checks: tuple[GateMode, ...] = () if folded else ("open", "relaxed")
         if any(t.dtype == torch.bfloat16 for t in (*model.parameters(), *self.args)):
-            raise UserError("a bfloat16 model cannot be checked in ONNX Runtime: export it in float32 and build with --bf16")
+            raise UserError(
+                "a bfloat16 model cannot be checked in ONNX Runtime: export it in float32, and convert it when the engine is built",
+                Fix("precision", "bf16"),
+            )
         if any(t.dtype == torch.float64 for m in layers for t in m.state_dict().values()):
             raise UserError("the op has no float64: export the model in float32, after model.float(), with inputs of float32")
         broken = unsound_weight(model)
@@ -70,8 +74,7 @@ class TorchSource:
             unbatched = [list(a.shape) for a in self.args if a.dim() == 3]
             if not unbatched:
                 raise
-            shape = "x".join(map(str, [1, *unbatched[0]]))
-            raise UserError(f"{error}; an example input has the batch in it: --input-shape {shape}") from None
+            raise UserError(f"{error}; an example input has the batch in it", Fix("args", (1, *unbatched[0]))) from None
 
     def to_onnx(self) -> onnx.ModelProto:
         """The traced model."""

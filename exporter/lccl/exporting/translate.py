@@ -12,8 +12,8 @@ import torch
 from onnxscript.values import Op, Opset
 from torch import Tensor, nn
 
-from lccl.errors import UserError, first_line, innermost
-from lccl.exporting.source import FIXED_BATCH, FIXED_HW
+from lccl.errors import Fix, UserError, first_line, innermost
+from lccl.exporting.source import DYNAMIC_HW, FIXED_BATCH, FIXED_HW
 from lccl.nn.folded import fold
 from lccl.op.contract import DOMAIN, INPUT_NAMES, OP_TYPE, VERSION
 from lccl.op.onnx_op import OPSET, register_schema
@@ -76,8 +76,9 @@ def _finished(export: Callable[[], onnx.ModelProto], dynamic_hw: bool) -> onnx.M
             proto = export()
     except Exception as error:
         cause = innermost(error)  # the exporter wraps it in pages of advice about itself
-        reason = f"{type(cause).__name__}: {first_line(cause)}{_fix(cause, dynamic_hw)}"
-        raise UserError(f"torch.onnx cannot export this model: {reason}") from error
+        hint, fixes = _hint(cause, dynamic_hw)
+        reason = f"{type(cause).__name__}: {first_line(cause)}{hint}"
+        raise UserError(f"torch.onnx cannot export this model: {reason}", fixes) from error
     _name_nodes(proto)
     return proto
 
@@ -116,14 +117,14 @@ def _script_to_onnx(
     return onnx.load_from_string(stream.getvalue())
 
 
-def _fix(error: BaseException, dynamic_hw: bool) -> str:
+def _hint(error: BaseException, dynamic_hw: bool) -> tuple[str, tuple[Fix, ...]]:
     """What to do about torch.onnx's reason, where it is one that users meet."""
     if "data-dependent" in str(error):
-        return "; remove the branch on data, or export the network without it"
+        return "; remove the branch on data, or export the network without it", ()
     fixed = set(re.findall(r"static shape of \d+ for dimension .*\.shape\[(\d)\]", str(error)))
     if "0" in fixed:
-        return f"; {FIXED_BATCH}"
-    return f"; {FIXED_HW}" if dynamic_hw and fixed else ""
+        return f"; {FIXED_BATCH}", ()
+    return (f"; {FIXED_HW}", (DYNAMIC_HW,)) if dynamic_hw and fixed else ("", ())
 
 
 def _dynamic(arg: Tensor, dynamic_hw: bool, suffix: str) -> dict[int, str]:

@@ -1,4 +1,4 @@
-"""What has to hold of a model before it is written or built from, as far as that can be told without running it."""
+"""Checks of a model before it is written or built from, as far as they need no run of it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from lccl.weights import skeleton_of
 
 
 def check_model(model: onnx.ModelProto) -> None:
-    """onnx's full check and strict shape inference, of all but the large weights.
+    """Run onnx's full check and strict shape inference on the model without its large weights.
 
     Raises:
         UserError: the model does not pass.
@@ -25,10 +25,14 @@ def check_model(model: onnx.ModelProto) -> None:
 
 
 def check_types(model: onnx.ModelProto, view: onnx.ModelProto) -> None:
-    """What can be told of a derived view that no runtime here runs: it passes onnx's check, its outputs keep their types.
+    """Check a form of the model that no runtime here runs: it passes onnx's check, and its outputs keep their types.
+
+    Args:
+        model: the model that the form was made of.
+        view: the form.
 
     Raises:
-        UserError: they do not.
+        UserError: it does not.
     """
     untyped = onnx.ModelProto()
     untyped.CopyFrom(view)
@@ -49,6 +53,10 @@ def check_types(model: onnx.ModelProto, view: onnx.ModelProto) -> None:
 
 
 def default_tolerance(model: onnx.ModelProto, weights: Container[str] | None = None) -> float:
-    """1e-4 for float32; 2e-2 where weights, all or those of these names, are of lower precision."""
+    """Return the relative error that is allowed by default: 1e-4 for float32 weights, 2e-2 for any of lower precision.
+
+    Args:
+        weights: names of the weights that count; by default all do.
+    """
     low = {onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16}
     return 2e-2 if {t.data_type for t in model.graph.initializer if weights is None or t.name in weights} & low else 1e-4

@@ -1,4 +1,4 @@
-"""What a model is fed: the types of its inputs, and random values of them."""
+"""Inputs of a model: their types, and random values for them."""
 
 from __future__ import annotations
 
@@ -11,13 +11,18 @@ Feed = dict[str, Array]
 
 
 def input_types(model: onnx.ModelProto) -> dict[str, onnx.TypeProto.Tensor]:
-    """The model's inputs by name, without the initializers that older exporters list among them."""
+    """Return the types of the model's inputs by name, without the initializers that older exporters list among them."""
     stored = {t.name for t in model.graph.initializer}
     return {v.name: v.type.tensor_type for v in model.graph.input if v.name not in stored}
 
 
 def random_feed(model: onnx.ModelProto, shapes: dict[str, tuple[int, ...]] | None = None, seed: int = 0) -> dict[str, Array]:
-    """Standard normal inputs of the given shapes, bool and unsigned ones half set, as masks are; without a shape, a dynamic first dimension is 2 and any other 32."""
+    """Return random inputs: standard normal floats, bool and unsigned values half of which are set, and zeros of other types.
+
+    Args:
+        shapes: the inputs' shapes by name; without one, a dynamic first dimension is 2 and any other 32.
+        seed: the seed of the random values.
+    """
     generator = np.random.default_rng(seed)
     feed = {}
     for name, kind in input_types(model).items():

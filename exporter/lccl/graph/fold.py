@@ -1,4 +1,4 @@
-"""BatchNormalization after a convolution -> into its weights. torch's exporter does it itself; other exporters may not."""
+"""BatchNormalization behind a convolution -> into its weights. torch's exporter does this itself; other exporters may not."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from lccl.graph.surgery import constant, producer, replace_output, value_of
 
 
 def fold_batch_norms(graph: gs.Graph) -> int:
-    """Folds every BatchNormalization that alone reads a Conv with stored weights; returns how many."""
+    """Fold every BatchNormalization that is the only reader of a Conv with stored weights, and return how many there were."""
     folded = 0
     for norm in [n for n in graph.nodes if n.op == "BatchNormalization"]:
         conv = _foldable(graph, norm)
@@ -22,6 +22,7 @@ def fold_batch_norms(graph: gs.Graph) -> int:
 
 
 def _foldable(graph: gs.Graph, norm: gs.Node) -> gs.Node | None:
+    """Return the convolution that the BatchNormalization can be folded into, or None."""
     conv = producer(norm.inputs[0])
     if conv is None or conv.op != "Conv" or len(conv.outputs[0].outputs) != 1 or len(norm.outputs) != 1:
         return None

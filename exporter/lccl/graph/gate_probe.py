@@ -1,4 +1,4 @@
-"""Every gate of a model as an extra output, and the shapes that MACs are counted from."""
+"""Gates of a model as extra outputs, from which densities are measured; and densities written into its nodes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lccl.op.onnx_op import is_lccl_node, make_node, node_attributes
 
 
 def set_densities(model: onnx.ModelProto, densities: Mapping[str, float]) -> None:
-    """Writes the calibrated density of each named layer into its node."""
+    """Write the calibrated density of each named layer into its node."""
     for node in filter(is_lccl_node, model.graph.node):
         if node.name in densities:
             next(a for a in node.attribute if a.name == "density").f = densities[node.name]
@@ -23,17 +23,21 @@ def set_densities(model: onnx.ModelProto, densities: Mapping[str, float]) -> Non
 
 @dataclass(frozen=True)
 class Probe:
-    """One gated layer and the outputs of the probing model that tell of it."""
+    """One gated layer, and the outputs of the model with probes that belong to it."""
 
     node: str
     output: str
-    """The op's own output, for its shape."""
+    """The layer's output, whose shape the MACs are counted from."""
     gate: str
-    """g [N, 1, Ho, Wo] of every output pixel."""
+    """The gate map g [N, 1, Ho, Wo]."""
 
 
 def with_gate_outputs(model: onnx.ModelProto) -> tuple[onnx.ModelProto, tuple[Probe, ...]]:
-    """The model with an LCCLConv beside each of its own that has one channel, zero weights and a bias of 1: Y = g."""
+    """Return the model with a probe beside each LCCLConv: one of a single channel, zero weights and a bias of 1, so that Y = g.
+
+    Raises:
+        UserError: a layer's weights are computed in the model.
+    """
     out = onnx.ModelProto()
     out.CopyFrom(model)
     weights = {t.name: t for t in out.graph.initializer}

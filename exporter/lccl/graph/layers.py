@@ -1,4 +1,4 @@
-"""The convolutions of a model: gated or not, and if not, why."""
+"""The table of a model's convolutions: gated, or dense with the reason."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import onnx
 from onnx import helper
 
+from lccl.graph.op_sets import REPORTED_CONVOLUTIONS
 from lccl.op.onnx_op import is_lccl_node, node_attributes
 
 
@@ -27,13 +28,13 @@ class LayerReport:
 
 
 def describe_layers(model: onnx.ModelProto) -> tuple[LayerReport, ...]:
-    """Every Conv, ConvTranspose and LCCLConv of the canonical model, in order."""
+    """Return a row for every Conv, ConvTranspose and LCCLConv of the canonical model, in order."""
     weights = {t.name: tuple(t.dims) for t in model.graph.initializer}
     reports = []
     for node in model.graph.node:
         if is_lccl_node(node):
             reports.append(_gated(node, weights))
-        elif node.op_type in ("Conv", "ConvTranspose") and node.domain == "":
+        elif node.op_type in REPORTED_CONVOLUTIONS and node.domain == "":
             reports.append(_dense(node, weights))
     return tuple(reports)
 

@@ -1,4 +1,4 @@
-"""Metadata of an ONNX model: who wrote it, and what a later command needs to know."""
+"""Metadata of an ONNX model: its producer, and notes for later commands."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from onnx import helper
 
 
 def set_metadata(model: onnx.ModelProto, producer_version: str, metadata: dict[str, str]) -> None:
-    """Producer and metadata of a file that this project writes."""
+    """Set the producer and metadata of a model that this project writes; notes of its own that the model has are kept."""
     model.producer_name, model.producer_version = "lccl", producer_version
     kept = {p.key: p.value for p in model.metadata_props if p.key.startswith("lccl.")}
     helper.set_model_props(model, kept | metadata)

@@ -1,4 +1,4 @@
-"""Nodes of a graph as recognition and fusion read them: constants, affines and activations, who reads what."""
+"""Questions about one node of a graph, for recognition and fusion: is it a copy, an affine, an activation, a constant?"""
 
 from __future__ import annotations
 
@@ -7,42 +7,32 @@ from collections.abc import Container
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from lccl.graph.op_sets import BINARY_AFFINE, COPIES
 from lccl.graph.surgery import producer, stored_shape, value_of
 from lccl.numerics import Array
 
 _UNBOUNDED = 3e38
-"""A Clip's upper end from here on is none: exporters write float32's largest value."""
-SHAPE_OPS = ("Shape", "Size")
-"""They read a tensor's shape and none of its values."""
+"""A Clip to this or more has no upper end: exporters write float32's largest value for none."""
 
 
-def title(node: gs.Node) -> str:
-    """A node in words: by its op and name, or by what it computes where it has no name.
-
-    A node that is read as another op, or stands for what another computes, has its words in ``shown`` meanwhile.
-    """
-    name = node.name or (node.outputs[0].name if node.outputs else "")
-    return getattr(node, "shown", f"{node.op} {name}")
-
-
-def as_written(node: gs.Node) -> bool:
-    """Whether the node is as the graph has it."""
-    return not hasattr(node, "shown")
+def label(node: gs.Node) -> str:
+    """Return the node in words: its op and its name, or the tensor that it gives if it has no name."""
+    return f"{node.op} {node.name or (node.outputs[0].name if node.outputs else '')}"
 
 
 def is_op(node: gs.Node | None, *ops: str) -> bool:
-    """Whether the node is one of these standard ops."""
+    """Return whether the node is one of these standard ops."""
     return node is not None and node.op in ops and node.domain in (None, "", "ai.onnx")
 
 
 def scalar_of(tensor: gs.Tensor) -> float | None:
-    """The value of a constant with one element."""
+    """Return the value of a constant with one element, or None for another tensor."""
     values = value_of(tensor)
     return float(values.astype(np.float64).item()) if values is not None and values.size == 1 else None
 
 
 def optional_input(node: gs.Node, place: int) -> gs.Tensor | None:
-    """An input that may be left out."""
+    """Return an input that may be left out, or None if it is."""
     if place >= len(node.inputs):
         return None
     tensor = node.inputs[place]
@@ -50,12 +40,12 @@ def optional_input(node: gs.Node, place: int) -> gs.Tensor | None:
 
 
 def is_computed(tensor: gs.Tensor) -> bool:
-    """Whether the tensor depends on the network's inputs."""
+    """Return whether the tensor is computed, not stored."""
     return stored_shape(tensor) is None
 
 
 def norm_affine(node: gs.Node) -> tuple[Array, Array] | None:
-    """A BatchNormalization with stored statistics as (scale, shift) per channel, float64."""
+    """Return a BatchNormalization with stored statistics as (scale, shift) per channel, in float64; None for another one."""
     stored = [value_of(t) for t in node.inputs[1:5]]
     if len(stored) != 4 or any(v is None for v in stored) or node.attrs.get("training_mode", 0):
         return None
@@ -65,44 +55,29 @@ def norm_affine(node: gs.Node) -> tuple[Array, Array] | None:
 
 
 def weights_of(tensor: gs.Tensor) -> Array:
-    """The values of a tensor that is known to be stored."""
+    """Return the values of a tensor that is known to be stored."""
     found = value_of(tensor)
     assert found is not None
     return found
 
 
 def past_copies(tensor: gs.Tensor) -> gs.Tensor:
-    """The tensor that this one is a plain copy of."""
+    """Return the tensor that this one is a plain copy of, which may be itself."""
     while is_copy(producer(tensor)):
         tensor = tensor.inputs[0].inputs[0]
     return tensor
 
 
 def is_copy(node: gs.Node | None) -> bool:
-    """Whether the node gives its input as it is."""
-    if node is None or not is_op(node, "Identity", "Dropout"):
+    """Return whether the node gives its input as it is."""
+    if node is None or not is_op(node, *COPIES):
         return False
     training = optional_input(node, 2)
     return training is None or scalar_of(training) == 0
 
 
-def other_reader(tensor: gs.Tensor, reader: gs.Node, outputs: Container[int]) -> str | None:
-    """Who reads the tensor besides ``reader``, in words; asking for its shape is no reading, and several copies in a Concat are one.
-
-    Args:
-        outputs: ids of the tensors that the network returns.
-    """
-    if id(tensor) in outputs:
-        return "the network's caller"
-    others = [n for n in tensor.outputs if n is not reader and not is_op(n, *SHAPE_OPS)]
-    if others:
-        return title(others[0])
-    twice = sum(t is tensor for t in reader.inputs) > 1
-    return title(reader) if twice and not is_op(reader, "Concat") else None
-
-
 def leaky_slope(node: gs.Node) -> float | None:
-    """alpha where the node is x if x > 0 else alpha * x, with 0 <= alpha."""
+    """Return alpha >= 0 if the node is ``x if x > 0 else alpha * x``; None for another node."""
     if is_op(node, "Relu") or (is_op(node, "ThresholdedRelu") and node.attrs.get("alpha", 1.0) == 0):
         return 0.0
     if is_op(node, "LeakyRelu"):
@@ -122,16 +97,16 @@ def leaky_slope(node: gs.Node) -> float | None:
 
 
 def activated(node: gs.Node) -> gs.Tensor:
-    """The activation's own input."""
+    """Return the input of an activation whose other operands are constants."""
     return next(t for t in node.inputs if is_computed(t))
 
 
 def channel_affine(node: gs.Node) -> tuple[gs.Tensor, tuple[Array, Array]] | None:
-    """A node that is a * x + b per channel: its x, and (a, b), each of one element or one per channel."""
+    """Return x and (a, b) of a node that is a * x + b, with one value for all channels or one per channel; None for another node."""
     if is_op(node, "BatchNormalization"):
         affine = norm_affine(node) if len([t for t in node.outputs if t.outputs]) <= 1 else None
         return (node.inputs[0], affine) if affine is not None else None
-    if not is_op(node, "Mul", "Div", "Add", "Sub") or len(node.inputs) != 2:
+    if not is_op(node, *BINARY_AFFINE) or len(node.inputs) != 2:
         return None
     for place in (1, 0):
         values = per_channel(node.inputs[place])
@@ -150,7 +125,7 @@ def channel_affine(node: gs.Node) -> tuple[gs.Tensor, tuple[Array, Array]] | Non
 
 
 def per_channel(tensor: gs.Tensor) -> Array | None:
-    """A constant that is one value per channel of [N, C, H, W], or one for all, in float64."""
+    """Return a constant that has one value per channel of [N, C, H, W], or one for all, in float64; None for another tensor."""
     values = value_of(tensor)
     if values is None:
         return None
@@ -161,11 +136,11 @@ def per_channel(tensor: gs.Tensor) -> Array | None:
 
 
 def depends_on(tensor: gs.Tensor, nodes: Container[int], without: Container[int] = ()) -> bool:
-    """Whether one of the nodes is among those that the tensor is computed by.
+    """Return whether the tensor is computed from one of the nodes.
 
     Args:
-        nodes: ids.
-        without: ids of nodes behind which it is not looked.
+        nodes: ids of the nodes.
+        without: ids of nodes that the search does not go through.
     """
     seen: set[int] = set()
     waiting = [tensor]

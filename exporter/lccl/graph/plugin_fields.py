@@ -1,4 +1,4 @@
-"""The TensorRT plugin's own fields, which are not of the contract: they say how it runs, nothing of the op's meaning."""
+"""Fields of the TensorRT plugin that are not in the contract: they say how it runs, and change nothing of the op's meaning."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _RESIDUAL = INPUT_NAMES.index("residual")
 
 
 def residuals_in_place(model: onnx.ModelProto) -> tuple[str, ...]:
-    """Outputs of the LCCLConv nodes whose residual nobody else reads: no other node, no caller of the network.
+    """Return the outputs of the LCCLConv nodes that may take their residual's memory: nothing else reads that residual.
 
-    A neutral residual is a stored constant, so it is none of these.
+    A neutral residual is a stored constant and does not count.
     """
     readers = Counter(_read(model.graph))
     readers.update(value.name for value in model.graph.output)
@@ -35,7 +35,7 @@ def residuals_in_place(model: onnx.ModelProto) -> tuple[str, ...]:
 
 
 def _read(graph: onnx.GraphProto) -> Iterator[str]:
-    """Every name that a node reads, in branches and loop bodies too."""
+    """Yield every name that a node reads, in branches and loop bodies too."""
     for node in graph.node:
         yield from node.input
         for attribute in node.attribute:
@@ -45,7 +45,7 @@ def _read(graph: onnx.GraphProto) -> Iterator[str]:
 
 
 def with_plugin_fields(model: onnx.ModelProto, in_place: Collection[str]) -> onnx.ModelProto:
-    """The model with the plugin's fields on every LCCLConv node, for a build whose engine is serialised.
+    """Return the model with the plugin's fields on every LCCLConv node, for a build whose engine is serialised.
 
     Args:
         in_place: outputs that may take their residual's memory.

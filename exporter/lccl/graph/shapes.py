@@ -1,4 +1,4 @@
-"""Shapes of every tensor at two sizes of the model's inputs, so that dynamic shapes can be compared as plain numbers."""
+"""Shapes of all tensors at two sizes of the model's inputs, so that dynamic shapes can be compared as plain numbers."""
 
 from __future__ import annotations
 
@@ -13,33 +13,31 @@ from lccl.graph.surgery import stored_shape
 
 Shape = tuple[int, ...]
 PROBES = ({0: 2, 1: 128, 2: 64, 3: 96}, {0: 3, 1: 96, 2: 160, 3: 128})
-"""Size of the first dynamic axis at a place. Heights and widths are multiples of 32, which networks with skips ask for."""
+"""Size of a dynamic axis by its place. Heights and widths are multiples of 32, which networks with skips ask for."""
 _OTHER = 192
-"""Of one at another place."""
+"""Size of a dynamic axis at another place."""
 _STEPS = {0: 1}
-"""By which the next of another name is larger, so that no two of them are equal by chance; 32 where not told."""
-
-
+"""By which the size of a second symbol at a place is larger, so that no two are equal by chance; 32 for a place not listed."""
 FLOAT_TYPES = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
-"""Of the op's feature maps."""
+"""Element types of the op's feature maps."""
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """What shape inference says at each probe."""
+    """The results of shape inference at each probe."""
 
     tables: tuple[dict[str, Shape], ...]
     types: dict[str, int]
-    """Tensor -> ONNX's number of its element type, as far as known."""
+    """Tensor -> ONNX's number of its element type, if it is known."""
     constant: dict[str, tuple[int | None, ...]]
-    """Tensor -> its shape whatever the network's inputs; None for an axis that depends on them, or may."""
+    """Tensor -> its shape at every size of the network's inputs; None for an axis that depends on these, or may."""
 
     def fixed(self, tensor: gs.Tensor) -> tuple[int | None, ...]:
-        """Each axis' size that holds for every size of the network's inputs, else None; empty where the rank is not known."""
+        """Return the shape at every size of the network's inputs, None for an axis that may change; empty if the rank is not known."""
         return stored_shape(tensor) or self.constant.get(tensor.name, ())
 
     def of(self, tensor: gs.Tensor) -> tuple[Shape, ...] | None:
-        """The tensor's shape at each probe; None where one is not known in full."""
+        """Return the tensor's shape at each probe, or None if one is not known in full."""
         stored = stored_shape(tensor)
         if stored is not None:
             return (stored,) * len(self.tables)
@@ -47,7 +45,7 @@ class Sizes:
         return None if None in found else found  # type: ignore[return-value]
 
     def with_tensor(self, name: str, like: gs.Tensor, kind: int) -> Sizes:
-        """With a new tensor of another's shape.
+        """Return the sizes with a new tensor, which has another one's shape.
 
         Args:
             kind: ONNX's number of its element type.
@@ -58,7 +56,7 @@ class Sizes:
 
 
 def sizes_of(skeleton: onnx.ModelProto) -> Sizes:
-    """Infers the shapes of a model, best given without its large weights."""
+    """Infer the shapes of a model, which is best given without its large weights."""
     types = {v.name: v.type.tensor_type.elem_type for v in skeleton.graph.value_info if v.type.tensor_type.elem_type}
     plain = _copy(skeleton)
     _forget(plain)
@@ -80,7 +78,7 @@ def _inferred(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _at(model: onnx.ModelProto, probe: Mapping[int, int]) -> tuple[onnx.ModelProto, bool]:
-    """The model with its inputs' dynamic sizes filled in, and whether it has none."""
+    """Return the model with a number for each dynamic size of its inputs, and whether it has none of these."""
     out = _copy(model)
     named: dict[str, int] = {}
     fixed = True
@@ -99,7 +97,7 @@ def _at(model: onnx.ModelProto, probe: Mapping[int, int]) -> tuple[onnx.ModelPro
 
 
 def _unused(axis: int, probe: Mapping[int, int], taken: Collection[int]) -> int:
-    """A size that no other symbol has: symbols of different names may be equal, and need not be."""
+    """Return a size that no other symbol has, since symbols of different names need not be equal."""
     size = probe.get(axis, _OTHER)
     while size in taken:
         size += _STEPS.get(axis, 32)
@@ -113,7 +111,7 @@ def _copy(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _forget(model: onnx.ModelProto) -> None:
-    """Shapes that are written in the model: symbols, which would stand against the numbers, or those of one example."""
+    """Remove the shapes that the model states: symbols, which would contradict the numbers, or the shapes of one example."""
     del model.graph.value_info[:]
     given = {v.name for v in model.graph.input} | {t.name for t in model.graph.initializer}
     made = [v for v in model.graph.output if v.name not in given]  # what is returned as it is has its shape as an input
@@ -129,7 +127,7 @@ def _table(model: onnx.ModelProto, types: dict[str, int]) -> dict[str, Shape]:
 
 
 def _axes(model: onnx.ModelProto) -> Iterator[tuple[str, tuple[int | None, ...]]]:
-    """Each tensor whose rank is known, with its shape; None for an axis that is not known."""
+    """Yield each tensor whose rank is known, with its shape; None for an axis that is not known."""
     for value in _values(model):
         kind = value.type.tensor_type
         if kind.HasField("shape"):

@@ -1,6 +1,6 @@
-"""Any ONNX model -> the opset of this project, without functions but the op's, in the plain form that passes match on.
+"""Any ONNX model -> the plain form that recognition reads: this project's opset, constants folded, no functions but the op's.
 
-All of it works on the model's skeleton: large weights stand in it as graph inputs, so that nothing copies them.
+Everything works on the model's skeleton, in which graph inputs stand for large weights, so that nothing copies these.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import onnx_graphsurgeon as gs
 from onnx import helper
 
 from lccl.errors import UserError, first_line
+from lccl.graph.op_sets import FOLDABLE, QUANTIZERS, RANDOM_LIKE
 from lccl.graph.surgery import (
     attach_weights,
     fold_constants,
@@ -28,23 +29,10 @@ from lccl.op.onnx_op import IR_VERSION, OPSET, is_lccl_node
 from lccl.quiet import quiet
 from lccl.weights import skeleton_of
 
-_FOLDABLE = (
-    "CastLike",
-    "ConstantOfShape",
-    "If",
-    "Loop",
-    "Range",
-    "SequenceAt",
-    "SequenceConstruct",
-    "Shape",
-    "Size",
-    "SplitToSequence",
-)
-"""Ops that hide a constant or a convolution's bias, and that onnxscript's optimizer resolves."""
 _ROUNDS = 2
-"""Of folding: what one leaves constant, the next folds."""
-_KEPT = ("QuantizeLinear", "DequantizeLinear", "RandomNormalLike", "RandomUniformLike", "Bernoulli")
-"""Ops of constants that are no constants to fold: stored integers stay as they are, and so does chance."""
+"""Rounds of folding: the second folds what the first made constant."""
+_NOT_FOLDED = QUANTIZERS | RANDOM_LIKE
+"""Ops of constants that are not folded: stored integers stay as they are, and random values differ in each run."""
 
 
 @dataclass(frozen=True)
@@ -52,16 +40,16 @@ class Simplified:
     """A model in plain form."""
 
     graph: gs.Graph
-    """Shares its weights with the given model."""
+    """The graph, which shares its weights with the given model."""
     skeleton: onnx.ModelProto
-    """The same without large weights, to infer shapes of."""
+    """The same without large weights, for shape inference."""
 
 
 def simplified(model: onnx.ModelProto) -> Simplified:
-    """The model in opset 18, its functions inlined but for the op's; the given one is left as it is.
+    """Return the model in opset 18, with all functions inlined except the op's; the given model is not changed.
 
     Raises:
-        UserError: an opset that onnx cannot convert, or constants that cannot be carried over.
+        UserError: onnx cannot convert the opset, or a constant cannot be carried over.
     """
     require_numbers(model)
     skeleton, weights = skeleton_of(model)
@@ -79,14 +67,16 @@ def simplified(model: onnx.ModelProto) -> Simplified:
 
 
 def _is_of_weights(node: gs.Node) -> bool:
-    """Whether stored tensors are all that the node computes with, such as a weight that is transposed or scaled."""
-    return node.op not in (*_KEPT, "Constant") and bool(node.inputs) and all(isinstance(t, gs.Constant) for t in node.inputs)
+    """Return whether the node reads stored tensors only, such as a weight that is transposed or scaled."""
+    return (
+        node.op not in _NOT_FOLDED | {"Constant"} and bool(node.inputs) and all(isinstance(t, gs.Constant) for t in node.inputs)
+    )
 
 
 def _to_opset(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The model in opset 18: by onnx's converter, or by name alone where no op of it changed its meaning since.
+    """Return the model in opset 18: from onnx's converter, or renumbered if none of its ops has changed its meaning since.
 
-    Either way the result is held against the given model in ONNX Runtime before anything is written.
+    The export compares the result with the given model in ONNX Runtime before anything is written.
     """
     version = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), OPSET)
     if version == OPSET:
@@ -110,9 +100,9 @@ def _to_opset(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _without_later_ops(model: onnx.ModelProto, version: int) -> onnx.ModelProto:
-    """The model with the ops that opset 18 does not have in the ops that define them, as far as onnx has such a definition.
+    """Return a copy in which onnx's own definitions replace the ops that opset 18 does not have.
 
-    A copy, or the model itself where it has none, or where onnx cannot do it: types that it cannot tell.
+    The model itself if it has no such op, or if onnx cannot replace them, for example for want of a type.
     """
     later = {n.op_type for n in model.graph.node if n.domain in ("", "ai.onnx") and _is_later(n.op_type, version)}
     if not later:
@@ -135,7 +125,7 @@ def _without_later_ops(model: onnx.ModelProto, version: int) -> onnx.ModelProto:
 
 
 def _is_later(op: str, version: int) -> bool:
-    """Whether opset 18 does not have the op, or had it with another meaning."""
+    """Return whether opset 18 does not have the op, or has it with another meaning."""
     if op == "GroupNormalization":
         return version >= 21
     try:
@@ -146,7 +136,7 @@ def _is_later(op: str, version: int) -> bool:
 
 
 def _write_defaults(node: onnx.NodeProto, version: int) -> None:
-    """Attributes that are left out: onnx's inliner drops what is made of them."""
+    """Write out the attributes that the node leaves to their defaults: onnx's inliner drops what is made of those."""
     written = {a.name for a in node.attribute}
     for name, attribute in onnx.defs.get_schema(node.op_type, version, "").attributes.items():
         if name not in written and attribute.default_value.type:
@@ -154,10 +144,10 @@ def _write_defaults(node: onnx.NodeProto, version: int) -> None:
 
 
 def _renumbered(model: onnx.ModelProto, version: int) -> onnx.ModelProto:
-    """The model of a later opset, called 18: right where onnx's checker finds each node as opset 18 has it.
+    """Return the model of a later opset as one of opset 18, if onnx's checker accepts every node in it.
 
     Raises:
-        UserError: it does not.
+        UserError: the checker does not accept one.
     """
     for opset in model.opset_import:
         if opset.domain in ("", "ai.onnx"):
@@ -173,19 +163,19 @@ def _renumbered(model: onnx.ModelProto, version: int) -> onnx.ModelProto:
 
 
 def _hides_constants(graph: onnx.GraphProto) -> bool:
-    """Whether something is computed that need not be: sizes and scales of constants, or one of the foldable ops."""
+    """Return whether the graph computes constants, such as sizes and scales, or has an op that may hide one."""
     stored = {t.name for t in graph.initializer} | {o for n in graph.node if n.op_type == "Constant" for o in n.output} | {""}
     return any(
-        node.op_type in _FOLDABLE or (node.op_type not in _KEPT and node.input and stored.issuperset(node.input))
+        node.op_type in FOLDABLE or (node.op_type not in _NOT_FOLDED and node.input and stored.issuperset(node.input))
         for node in graph.node
     )
 
 
 def _optimized(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Constants folded, the op's calls left; the model as it was where that fails.
+    """Return the model with its constants folded and the op's calls left, or the model as it is if that fails.
 
-    By onnxscript first, which resolves types and shapes, then by graphsurgeon, which folds what onnxscript does not. Of
-    onnxscript's optimizer without its rules of rewriting: one of them writes ``auto_pad`` out without looking at dilations.
+    onnxscript goes first, which resolves types and shapes; graphsurgeon then folds what onnxscript does not. onnxscript's rewrite
+    rules are left out: one of them writes ``auto_pad`` out without looking at dilations.
     """
     import onnxscript.optimizer
 
@@ -202,7 +192,7 @@ def _optimized(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _keep(model: onnx.ModelProto, functions: list[onnx.FunctionProto]) -> None:
-    """The op's function, which an optimizer may drop or rewrite, and its domain."""
+    """Put back the op's function, which an optimizer may drop or rewrite, and its domain."""
     del model.functions[:]
     model.functions.extend(functions)
     present = {o.domain for o in model.opset_import}

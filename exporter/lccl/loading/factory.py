@@ -6,13 +6,14 @@ import contextlib
 import importlib
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lccl.checkpoint import Checkpoint, Options
-from lccl.errors import UserError, first_line
+from lccl.checkpoint import Checkpoint
+from lccl.errors import Fix, UserError, first_line
 from lccl.text import kind_of
+from lccl.types import Factory
 
 if TYPE_CHECKING:
     from torch import nn
@@ -77,17 +78,20 @@ def current_folder_last() -> Iterator[None]:
         sys.path.remove(folder)
 
 
-def label_of(factory: str | Callable[[], object]) -> str:
+def label_of(factory: Factory) -> str:
     """Return a factory's name for messages."""
     return factory if isinstance(factory, str) else getattr(factory, "__qualname__", repr(factory))
 
 
-def build_module(checkpoint: Checkpoint, factory: str | Callable[[], object] | None, path: Path, options: Options) -> nn.Module:
+def build_module(checkpoint: Checkpoint, factory: Factory | None, path: Path, option: str) -> nn.Module:
     """Build the network that a checkpoint's weights belong to.
 
-    Args: checkpoint: what the file holds. factory: the caller's factory; None: the one that the
-        file names, if it is one of lccl's own. path: the file, for messages. options: how messages
-        name the caller's options.
+    Args:
+        checkpoint: what the file holds.
+        factory: the caller's factory; None: the one that the file names, if it is one of lccl's
+            own.
+        path: the file, for messages.
+        option: the keyword that a message names for the factory.
 
     Raises:
         UserError: no factory, one that is not trusted, or one that fails.
@@ -96,11 +100,12 @@ def build_module(checkpoint: Checkpoint, factory: str | Callable[[], object] | N
 
     chosen = factory or checkpoint.factory
     if chosen is None:
-        asked = options.factory.format("pkg.module:factory")
-        raise UserError(f"{path} holds weights but not the network: pass {asked}, a function that builds it")
+        raise UserError(
+            f"{path} holds weights but not the network", Fix(option, "pkg.module:factory", "with a function that builds it")
+        )
     name = label_of(chosen)
     if not factory and name not in TRUSTED_FACTORIES:
-        raise UserError(f"{path} asks to run {name}; if you trust it, say so: {options.factory.format(name)}")
+        raise UserError(f"{path} asks to run {name}; if you trust it, say so", Fix(option, name))
     kwargs = dict(checkpoint.kwargs) if chosen == checkpoint.factory else {}
     build = import_object(chosen, "factory") if isinstance(chosen, str) else chosen
     if not callable(build):

@@ -5,17 +5,18 @@ from __future__ import annotations
 import contextlib
 import warnings
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lccl.checkpoint import COMMAND, PYTHON, RECIPE_KEY, Options, read_checkpoint
-from lccl.errors import UserError, first_line
+from lccl.checkpoint import RECIPE_KEY, read_checkpoint
+from lccl.errors import Fix, UserError, first_line, leave_out
 from lccl.files import require_file
 from lccl.loading.factory import build_module, current_folder_last, gate_module, label_of
 from lccl.loading.pickle_scan import pickled_classes
 from lccl.loading.soundness import require_no_nan, require_sound
+from lccl.types import Factory
 
 if TYPE_CHECKING:
     from torch import nn
@@ -38,31 +39,36 @@ class LoadedModel:
 
 def load_model(
     path: str | Path,
-    factory: str | Callable[[], nn.Module] | None = None,
+    factory: Factory | None = None,
     *,
     state_dict_key: str | None = None,
     unsafe_pickle: bool = False,
-    options: Options = COMMAND,
+    factory_option: str = "factory",
 ) -> LoadedModel:
     """Load the network of a torch file, with its weights, in eval mode.
 
-    Args: path: the file. factory: "pkg.module:callable", or the callable itself, that builds the
-        network; needed unless the checkpoint
-            names one of lccl's own. Where the checkpoint has a recipe, it builds the dense network.
+    Args:
+        path: the file.
+        factory: "pkg.module:callable", or the callable itself, that builds the network; needed
+            unless the checkpoint names one of lccl's own. Where the checkpoint has a recipe, it
+            builds the dense network.
         state_dict_key: the key of the state dict in a nested checkpoint.
         unsafe_pickle: allow a pickled module, a torch.export archive or TorchScript, which run code
             from the file.
-        options: how messages name these options.
+        factory_option: the keyword that a message names for the factory, where the caller has
+            several.
 
-    Raises: UserError: the file cannot be read, names no network, does not fit it, or has unsound
-        weights.
+    Raises:
+        UserError: the file cannot be read, names no network, does not fit it, or has unsound
+            weights.
     """
     from torch import nn
 
     source = require_file(path)
-    content = _read_torch_file(source, unsafe_pickle, options)
+    content = _read_torch_file(source, unsafe_pickle, factory_option)
     if (isinstance(content, nn.Module) or _is_program(content)) and (factory or state_dict_key):
-        raise UserError(f"{source} is a whole pickled module: leave out the factory and {options.key}")
+        given = [name for name, value in ((factory_option, factory), ("state_dict_key", state_dict_key)) if value]
+        raise UserError(f"{source} is a whole pickled module, with its code and its weights", map(leave_out, given))
     if _is_program(content):
         require_no_nan(content.state_dict, source)
         return LoadedModel(content.module(), str(source), None, content)
@@ -70,9 +76,9 @@ def load_model(
         require_no_nan(content.state_dict(), source)
         require_sound(content, source)
         return LoadedModel(content.eval(), str(source), None)
-    checkpoint = read_checkpoint(content, source, state_dict_key, options)
+    checkpoint = read_checkpoint(content, source, state_dict_key)
     require_no_nan(checkpoint.state_dict, source)
-    module = build_module(checkpoint, factory, source, options)
+    module = build_module(checkpoint, factory, source, factory_option)
     if checkpoint.recipe:
         gate_module(module, checkpoint.recipe, source)
     _load_weights(module, checkpoint.state_dict, source, label_of(factory or checkpoint.factory or ""))
@@ -82,40 +88,42 @@ def load_model(
 
 def load_checkpoint(
     path: str | Path,
-    factory: str | Callable[[], nn.Module] | None = None,
+    factory: Factory | None = None,
     *,
     state_dict_key: str | None = None,
     unsafe_pickle: bool = False,
 ) -> nn.Module:
     """Load the network of a checkpoint, with its weights, in eval mode.
 
-    Args: path: the file. factory: "pkg.module:callable", or the callable itself, that builds the
-        network (the dense one, where the
-            checkpoint has a recipe). A checkpoint of :func:`save_checkpoint` names its factory; one
-            that is not lccl's own must be repeated here.
+    Args:
+        path: the file.
+        factory: "pkg.module:callable", or the callable itself, that builds the network (the dense
+            one, where the checkpoint has a recipe). A checkpoint of :func:`save_checkpoint` names
+            its factory; one that is not lccl's own must be repeated here.
         state_dict_key: the key of the state dict in a nested checkpoint.
         unsafe_pickle: allow a pickled module, a torch.export archive or TorchScript, which run code
             from the file.
 
-    Raises: UserError: the file cannot be read, names no network, does not fit it, or has unsound
-        weights.
+    Raises:
+        UserError: the file cannot be read, names no network, does not fit it, or has unsound
+            weights.
     """
-    return load_model(path, factory, state_dict_key=state_dict_key, unsafe_pickle=unsafe_pickle, options=PYTHON).module
+    return load_model(path, factory, state_dict_key=state_dict_key, unsafe_pickle=unsafe_pickle).module
 
 
-def _read_torch_file(path: Path, unsafe_pickle: bool, options: Options) -> Any:
+def _read_torch_file(path: Path, unsafe_pickle: bool, factory_option: str) -> Any:
     import torch
 
     kind = _sniff(path)
-    pass_factory = f"pass {options.factory.format('pkg.module:factory')}"
+    fixes = (
+        Fix(factory_option, "pkg.module:factory", "with a file of model.state_dict() alone"),
+        Fix("unsafe_pickle", True, "if you trust the file"),
+    )
     if kind in ("torchscript", "pt2"):
         what = "TorchScript" if kind == "torchscript" else "a torch.export archive"
         if unsafe_pickle:
             return _read_program(path, kind, what)
-        raise UserError(
-            f"{path} is {what}, which can run code from the file: save model.state_dict() and {pass_factory}, or, if you "
-            f"trust the file, pass {options.unsafe}"
-        )
+        raise UserError(f"{path} is {what}, which can run code from the file", fixes)
     broken = UserError(f"{path} is not a PyTorch checkpoint, or it is cut off: save or copy it again")
     if kind == "broken":
         raise broken
@@ -126,10 +134,7 @@ def _read_torch_file(path: Path, unsafe_pickle: bool, options: Options) -> Any:
     except Exception as error:
         classes = [] if unsafe_pickle else pickled_classes(path)
         if classes:
-            raise UserError(
-                f"{path} holds pickled code, which loading would run: {', '.join(classes)}; save model.state_dict() "
-                f"alone and {pass_factory}, or, if you trust the file, pass {options.unsafe}"
-            ) from None
+            raise UserError(f"{path} holds pickled code ({', '.join(classes)}), which loading would run", fixes) from None
         if unsafe_pickle and isinstance(error, (AttributeError, ImportError)):
             raise UserError(
                 f"{path} needs classes that cannot be imported here ({first_line(error)}): run in the folder of that module, or put it on PYTHONPATH"

@@ -97,11 +97,14 @@ def cifar_resnet(
 ) -> CifarResNet:
     """Build a CIFAR ResNet.
 
-    Args: depth: the number of layers, 6 * n + 2. width: the channels of the first stage, doubled in
-        each of the next two. in_channels: the channels of the images. num_classes: the number of
-        logits. gated: which 3 x 3 convolutions of every block have a gate: "none" (the dense
-        network), "first" or "both". **gate: options of :class:`lccl.nn.LCCLConv2d` for the gated
-        ones, such as ``gate="1x1"``.
+    Args:
+        depth: the number of layers, 6 * n + 2.
+        width: the channels of the first stage, doubled in each of the next two.
+        in_channels: the channels of the images.
+        num_classes: the number of logits.
+        gated: which 3 x 3 convolutions of every block have a gate: "none" (the dense network),
+            "first" or "both".
+        **gate: options of :class:`lccl.nn.LCCLConv2d` for the gated ones, such as ``gate="1x1"``.
 
     Raises:
         UserError: a depth or ``gated`` of another form, or gate options that do not go together.

@@ -7,9 +7,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from lccl.nn.conv import LCCLConv2d
-from lccl.nn.folded import FoldedLCCLConv2d, fold
-from lccl.nn.gate import Gate
+from lccl.requires import needing
+
+with needing("lccl.nn"):
+    from lccl.nn.conv import LCCLConv2d
+    from lccl.nn.folded import FoldedLCCLConv2d, fold
+    from lccl.nn.gate import Gate
 
 if TYPE_CHECKING:
     from lccl.nn.converting import ConversionPlan, ConvInfo, apply_recipe, convert, recipe

@@ -61,12 +61,12 @@ class LCCLConv2d(nn.Module):
     what gets exported. The layer is that of Dong et al., "More is Less: A More Complicated Network
     with Less Inference Complexity" (CVPR 2017).
 
-    Args: in_channels, out_channels, kernel_size, stride, dilation: as in ``nn.Conv2d``. padding:
-        one number, (height, width), (top, left, bottom, right), or "same" (stride 1 only). gate:
-        "1x1" or "kxk" (a convolution of that kernel to one map), "grid" (one value per
-        ``gate_size`` x
-            ``gate_size`` block of output pixels) or "external" (the caller passes the map to
-            ``forward``).
+    Args:
+        in_channels, out_channels, kernel_size, stride, dilation: as in ``nn.Conv2d``.
+        padding: one number, (height, width), (top, left, bottom, right), or "same" (stride 1 only).
+        gate: "1x1" or "kxk" (a convolution of that kernel to one map), "grid" (one value per
+            ``gate_size`` x ``gate_size`` block of output pixels) or "external" (the caller passes
+            the map to ``forward``).
         gate_size: G, the side of a block in output pixels, of a grid gate or an external one.
         gate_kernel_size: the kernel of a grid gate; by default ``stride * gate_size``, the part of
             x under its block.
@@ -232,9 +232,11 @@ class LCCLConv2d(nn.Module):
     def forward(self, x: Tensor, gate: Tensor | None = None, residual: Tensor | None = None) -> Tensor:
         """Compute y [N, K, Ho, Wo].
 
-        Args: x: [N, C, H, W]. gate: an external gate map [N, 1, Hg, Wg], >= 0, multiplied with the
-            layer's own gate if it has one. residual: [N, K, Ho, Wo], added before the last
-            activation.
+        Args:
+            x: [N, C, H, W].
+            gate: an external gate map [N, 1, Hg, Wg], >= 0, multiplied with the layer's own gate if
+                it has one.
+            residual: [N, K, Ho, Wo], added before the last activation.
 
         Raises:
             UserError: a layer with an external gate is called without its map.
@@ -276,8 +278,9 @@ class LCCLConv2d(nn.Module):
     def fold(self) -> tuple[dict[str, Tensor], Attributes]:
         """Return the op's constant inputs, norms folded in float64, and its attributes.
 
-        Returns: W [K, R, S, C], B [K], gate_W [1, Rg, Sg, C], gate_B [1], post_scale and post_bias
-            ([K] or [1]) by name; and the node's attributes.
+        Returns:
+            W [K, R, S, C], B [K], gate_W [1, Rg, Sg, C], gate_B [1], post_scale and post_bias ([K]
+            or [1]) by name; and the node's attributes.
 
         Raises:
             UserError: a norm cannot be folded.

@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 def constants_of(layer: LCCLConv2d) -> dict[str, Tensor]:
     """Fold a layer's norms in float64 and return the op's constant inputs by name.
 
-    Returns: W [K, R, S, C], B [K], gate_W [1, Rg, Sg, C], gate_B [1], post_scale and post_bias
-        ([K], or [1] where neutral).
+    Returns:
+        W [K, R, S, C], B [K], gate_W [1, Rg, Sg, C], gate_B [1], post_scale and post_bias ([K], or
+        [1] where neutral).
 
     Raises:
         UserError: a norm cannot be folded.

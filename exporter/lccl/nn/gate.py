@@ -36,9 +36,10 @@ GATE_CURVES: dict[str, GateCurve] = {
 class Gate(nn.Module):
     """Map x [N, C, H, W] to logits [N, 1, Hg, Wg]; :meth:`activate` turns these into the gate map.
 
-    Args: in_channels: C. kernel_size, stride, pads, dilation: of the gate's convolution; ``pads``
-        in ONNX order (top, left, bottom,
-            right).
+    Args:
+        in_channels: C.
+        kernel_size, stride, pads, dilation: of the gate's convolution; ``pads`` in ONNX order (top,
+            left, bottom, right).
         activation: "relu" (the paper's), "hardtanh" (bounded by 1, as in the released code) or
             "binary" (1 where the logit is positive, trained with the gradient of a sigmoid).
         norm: whether a BatchNorm normalizes the logits; None: the activation's default, which is

@@ -286,8 +286,9 @@ def check_geometry(w_shape: Sequence[int], gate_w_shape: Sequence[int], attribut
         gate_w_shape: [1, Rg, Sg, C].
         attributes: the node's attributes.
 
-    Raises: ContractError: gate_strides are not strides * G, or pads - extent differs between the
-        two convolutions.
+    Raises:
+        ContractError: gate_strides are not strides * G, or pads - extent differs between the two
+            convolutions.
     """
     a = attributes
     if a.gate_strides != (a.strides[0] * a.grid, a.strides[1] * a.grid):
@@ -327,8 +328,9 @@ def gate_pads(
     Returns:
         The gate's pads in ONNX order.
 
-    Raises: ContractError: no pads >= 0 exist, because the gate's kernel is too small for an
-        unpadded convolution.
+    Raises:
+        ContractError: no pads >= 0 exist, because the gate's kernel is too small for an unpadded
+            convolution.
     """
     begin, end = [], []
     for i in (0, 1):

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from lccl.errors import UserError, first_line
+from lccl.requires import how_to_install
 from lccl.version import __version__
 
 MODULES = ("tensorrt", "tensorrt_lean", "tensorrt_lean_bindings")
@@ -73,7 +74,7 @@ def _text(said: dict[str, Any]) -> str:
         verdict = "its registry holds LCCLConv" if registry["holds_plugin"] else f"without the plugin: {registry['reason']}"
         lines.append(f"TensorRT  {registry['module']} {registry['version'] or '?'}: {verdict}")
     if not said["registries"]:
-        lines.append("TensorRT  none is installed: pip install 'lccl[trt]'")
+        lines.append(f"TensorRT  none is installed: {how_to_install('tensorrt')}")
     return "\n".join(lines)
 
 

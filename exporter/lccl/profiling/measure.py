@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from lccl.deprecation import renamed_keywords
 from lccl.loading.torch_file import TORCH_SUFFIXES, load_checkpoint
 from lccl.profiling.profiles import NetworkProfile
+from lccl.requires import needing
 
 if TYPE_CHECKING:
     import onnx
@@ -24,11 +25,11 @@ _CHUNK = 64
 def profile(model: nn.Module | onnx.ModelProto | str | Path, data: str | Path | Data | Iterable[object]) -> NetworkProfile:
     """Run a model on data and count densities and multiply-accumulates (MACs) per layer.
 
-    Args: model: a PyTorch module (run in eval mode), an ONNX model, or a file of either. data: an
-        ``.npz`` file, "pkg.module:loader", one batch as a tensor or array [N, C, H, W], or an
-        iterable of
-            batches. A batch is a tensor or array, a tuple whose first item is one (labels are
-            ignored), or a dict of inputs by name.
+    Args:
+        model: a PyTorch module (run in eval mode), an ONNX model, or a file of either.
+        data: an ``.npz`` file, "pkg.module:loader", one batch as a tensor or array [N, C, H, W], or
+            an iterable of batches. A batch is a tensor or array, a tuple whose first item is one
+            (labels are ignored), or a dict of inputs by name.
 
     Returns:
         The profile, whose densities are means over all images.
@@ -36,7 +37,8 @@ def profile(model: nn.Module | onnx.ModelProto | str | Path, data: str | Path | 
     Raises:
         UserError: the data cannot be read or holds no batch, or a batch does not fit the model.
     """
-    from torch import nn
+    with needing("lccl.profile"):
+        from torch import nn
 
     batches = _batches(data)
     if isinstance(model, (str, Path)) and Path(model).suffix in TORCH_SUFFIXES:
@@ -45,7 +47,8 @@ def profile(model: nn.Module | onnx.ModelProto | str | Path, data: str | Path | 
         from lccl.profiling.of_module import profile_module
 
         return profile_module(model, batches)
-    from lccl.profiling.of_onnx import profile_onnx
+    with needing("lccl.profile"):
+        from lccl.profiling.of_onnx import profile_onnx
 
     return profile_onnx(model, batches)
 

@@ -16,8 +16,8 @@ static bool runs()
         && __builtin_cpu_supports("bmi2");
 }
 
-static constexpr Isa kIsa{{LCCL_CPU_AVX2, "avx2", LCCL_CPU_VECTOR_BYTES, lccl_cpu_avx2::kTileRows, lccl_cpu_avx2::kTileColumns}, runs,
-    lccl_cpu_avx2::work};
+static constexpr Isa kIsa{{LCCL_CPU_AVX2, "avx2", LCCL_CPU_VECTOR_BYTES, lccl_cpu_avx2::kTileRows, lccl_cpu_avx2::kTileColumns},
+    runs, lccl_cpu_avx2::work};
 Isa const* const kAvx2 = &kIsa;
 
 } // namespace lccl_cpu

@@ -22,8 +22,9 @@ static bool runs()
 #endif
 }
 
-static constexpr Isa kIsa{{LCCL_CPU_AVX512, "avx512", LCCL_CPU_VECTOR_BYTES, lccl_cpu_avx512::kTileRows, lccl_cpu_avx512::kTileColumns},
-    runs, lccl_cpu_avx512::work};
+static constexpr Isa kIsa{
+    {LCCL_CPU_AVX512, "avx512", LCCL_CPU_VECTOR_BYTES, lccl_cpu_avx512::kTileRows, lccl_cpu_avx512::kTileColumns}, runs,
+    lccl_cpu_avx512::work};
 Isa const* const kAvx512 = &kIsa;
 
 } // namespace lccl_cpu

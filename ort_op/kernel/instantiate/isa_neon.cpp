@@ -15,8 +15,8 @@ static bool runs()
     return true;
 }
 
-static constexpr Isa kIsa{{LCCL_CPU_NEON, "neon", LCCL_CPU_VECTOR_BYTES, lccl_cpu_neon::kTileRows, lccl_cpu_neon::kTileColumns}, runs,
-    lccl_cpu_neon::work};
+static constexpr Isa kIsa{{LCCL_CPU_NEON, "neon", LCCL_CPU_VECTOR_BYTES, lccl_cpu_neon::kTileRows, lccl_cpu_neon::kTileColumns},
+    runs, lccl_cpu_neon::work};
 Isa const* const kNeon = &kIsa;
 
 } // namespace lccl_cpu

@@ -12,8 +12,9 @@ static bool runs()
     return true;
 }
 
-static constexpr Isa kIsa{{LCCL_CPU_PORTABLE, "portable", LCCL_CPU_VECTOR_BYTES, lccl_cpu_portable::kTileRows, lccl_cpu_portable::kTileColumns},
-    runs, lccl_cpu_portable::work};
+static constexpr Isa kIsa{
+    {LCCL_CPU_PORTABLE, "portable", LCCL_CPU_VECTOR_BYTES, lccl_cpu_portable::kTileRows, lccl_cpu_portable::kTileColumns}, runs,
+    lccl_cpu_portable::work};
 Isa const* const kPortable = &kIsa;
 
 } // namespace lccl_cpu

@@ -37,7 +37,10 @@ public:
         return mIsNull ? nullptr : reinterpret_cast<void*>(begin + mOff - (mBefore ? kFloat : 0));
     }
 
-    float* floats() const { return static_cast<float*>(data()); }
+    float* floats() const
+    {
+        return static_cast<float*>(data());
+    }
 
     void set(std::vector<float> const& values)
     {
@@ -51,7 +54,10 @@ public:
     }
 
 private:
-    static bool is(Run const& run, int32_t slot, Fault fault) { return run.slot == slot && run.fault == fault; }
+    static bool is(Run const& run, int32_t slot, Fault fault)
+    {
+        return run.slot == slot && run.fault == fault;
+    }
 
     bool mIsNull;
     bool mShort;
@@ -116,12 +122,13 @@ lccl_cpu_params paramsOf(Case const& layer, Run const& run, std::unique_ptr<Bloc
 
 void runAll(lccl_cpu_params const& params, Run const& run, std::vector<std::unique_ptr<Caller>>& callers, size_t workspaceBytes)
 {
-    auto const one = [&](Caller& caller, Parallel const& parallel) {
+    auto const one = [&](Caller& caller, Parallel const& parallel)
+    {
         lccl_cpu_params own = params;
         own.y = caller.y.floats();
         own.active = run.fault == kNull && run.slot == kActive ? nullptr : &caller.active;
-        caller.status = lccl_cpu_run(
-            &own, run.isa, caller.workspace.data(), workspaceBytes - (run.fault == kShortWorkspace), parallel.first, parallel.second);
+        caller.status = lccl_cpu_run(&own, run.isa, caller.workspace.data(), workspaceBytes - (run.fault == kShortWorkspace),
+            parallel.first, parallel.second);
     };
     std::vector<std::thread> others;
     for (size_t i = 1; i < callers.size(); ++i)

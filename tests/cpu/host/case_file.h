@@ -52,7 +52,8 @@ enum Fault : int32_t
 struct Run
 {
     int32_t isa;
-    int32_t threads; //!< From 1: of the pool. 0: there is no `parallel`. Below 0: -threads is said, tasks run here, last one first.
+    //! From 1: of the pool. 0: there is no `parallel`. Below 0: -threads is said, and tasks run here, the last one first.
+    int32_t threads;
     int32_t callers; //!< Calls at the same time, each with its own output and workspace.
     int32_t placement;
     int32_t fault;

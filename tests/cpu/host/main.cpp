@@ -60,9 +60,9 @@ void printIsas()
     for (int32_t i = 0; i < lccl_cpu_isa_count(); ++i)
     {
         lccl_cpu_isa const& isa = *lccl_cpu_isa_at(i);
-        std::printf("%s{\"id\": %d, \"name\": \"%s\", \"vector_bytes\": %d, \"tile_rows\": %d, \"tile_columns\": %d, \"runs\": %d}",
-            i > 0 ? ", " : "", isa.id, isa.name, isa.vector_bytes, isa.tile_rows, isa.tile_columns,
-            lccl_cpu_isa_runs(isa.id));
+        std::printf(
+            "%s{\"id\": %d, \"name\": \"%s\", \"vector_bytes\": %d, \"tile_rows\": %d, \"tile_columns\": %d, \"runs\": %d}",
+            i > 0 ? ", " : "", isa.id, isa.name, isa.vector_bytes, isa.tile_rows, isa.tile_columns, lccl_cpu_isa_runs(isa.id));
     }
     bool const ends = lccl_cpu_isa_at(-1) == nullptr && lccl_cpu_isa_at(lccl_cpu_isa_count()) == nullptr;
     std::printf("], \"ends\": %s}\n", ends ? "true" : "false");

@@ -20,7 +20,10 @@ public:
     Memory(Memory const&) = delete;
     Memory& operator=(Memory const&) = delete;
 
-    void* data() const { return mData; }
+    void* data() const
+    {
+        return mData;
+    }
     //! Fills the memory itself with copies of a word.
     void fill(uint32_t word);
     //! Whoever writes from now on ends the process; on the heap, nothing.

@@ -24,7 +24,7 @@ using namespace lccl::ort;
 namespace
 {
 
-int const kTHREADS = static_cast<int>(std::thread::hardware_concurrency());
+int const kThreads = static_cast<int>(std::thread::hardware_concurrency());
 
 //! How many more loops have all threads but the caller's come too late.
 std::atomic<int> lateLoops{0};
@@ -34,22 +34,25 @@ OrtStatusPtr ORT_API_CALL parallelFor(
 {
     bool const isLate = lateLoops.fetch_sub(1) > 0;
     std::atomic<size_t> next{0};
-    auto const work = [&] {
+    auto const work = [&]
+    {
         for (size_t i = next++; i < total; i = next++)
         {
             step(data, i);
         }
     };
     std::vector<std::thread> others;
-    for (int i = 1; i < kTHREADS; ++i)
+    for (int i = 1; i < kThreads; ++i)
     {
-        others.emplace_back([&] {
-            if (isLate)
+        others.emplace_back(
+            [&]
             {
-                std::this_thread::sleep_for(std::chrono::milliseconds(20));
-            }
-            work();
-        });
+                if (isLate)
+                {
+                    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+                }
+                work();
+            });
     }
     work();
     for (std::thread& other : others)
@@ -91,7 +94,7 @@ void poolLate()
     {
         seen = pool.threads(api, nullptr);
     }
-    require(seen == kTHREADS, "threads that were busy at first are never counted");
+    require(seen == kThreads, "threads that were busy at first are never counted");
 }
 
 //! Any number of calls may ask at once.
@@ -102,13 +105,15 @@ void poolConcurrent()
     std::vector<std::thread> callers;
     for (int i = 0; i < 8; ++i)
     {
-        callers.emplace_back([&] {
-            for (int call = 0; call < 64; ++call)
+        callers.emplace_back(
+            [&]
             {
-                int32_t const seen = pool.threads(api, nullptr);
-                require(seen >= 1 && seen <= kTHREADS, "a number of threads that cannot be");
-            }
-        });
+                for (int call = 0; call < 64; ++call)
+                {
+                    int32_t const seen = pool.threads(api, nullptr);
+                    require(seen >= 1 && seen <= kThreads, "a number of threads that cannot be");
+                }
+            });
     }
     for (std::thread& caller : callers)
     {
@@ -123,20 +128,22 @@ void scratchShared()
     std::vector<std::thread> callers;
     for (unsigned seed = 0; seed < 8; ++seed)
     {
-        callers.emplace_back([seed] {
-            std::minstd_rand random(seed);
-            for (int call = 0; call < 300; ++call)
+        callers.emplace_back(
+            [seed]
             {
-                size_t const bytes = 1 + random() % 5000;
-                Borrowed const memory(bytes);
-                std::memset(memory.data(), static_cast<int>(seed), bytes);
-                std::this_thread::yield();
-                for (size_t i = 0; i < bytes; ++i)
+                std::minstd_rand random(seed);
+                for (int call = 0; call < 300; ++call)
                 {
-                    require(memory.data()[i] == static_cast<char>(seed), "two calls have one buffer");
+                    size_t const bytes = 1 + random() % 5000;
+                    Borrowed const memory(bytes);
+                    std::memset(memory.data(), static_cast<int>(seed), bytes);
+                    std::this_thread::yield();
+                    for (size_t i = 0; i < bytes; ++i)
+                    {
+                        require(memory.data()[i] == static_cast<char>(seed), "two calls have one buffer");
+                    }
                 }
-            }
-        });
+            });
     }
     for (std::thread& caller : callers)
     {

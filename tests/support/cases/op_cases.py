@@ -43,7 +43,9 @@ class Case:
     @property
     def attributes(self) -> Attributes:
         gate_kernel, gate_dilations = self.gate_kernel
-        pads = gate_pads(self.kernel, self.pads, self.dilations, self.strides, gate_kernel, self.grid, gate_dilations=gate_dilations)
+        pads = gate_pads(
+            self.kernel, self.pads, self.dilations, self.strides, gate_kernel, self.grid, gate_dilations=gate_dilations
+        )
         return Attributes(
             strides=self.strides,
             pads=self.pads,

@@ -26,7 +26,7 @@ def require_equal(given: onnx.ModelProto, found: Recognition, *, seeds: int = 2)
     check_model(found.model)
     low = any(t.data_type in (TensorProto.FLOAT16, TensorProto.BFLOAT16) for t in given.graph.initializer)
     first, second = (upcast(runnable(m)) for m in (given, found.model))
-    masks = {name for layer in found.found for name in layer.masks}
+    masks = {name for layer in found.layers for name in layer.masks}
     with OnnxRuntimeRunner(first) as a, OnnxRuntimeRunner(second) as b:
         for seed in range(seeds):
             feed = random_feed(first, seed, masks, SIZES[seed % 2])

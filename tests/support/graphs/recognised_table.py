@@ -25,7 +25,7 @@ def row(graph: Graph) -> str:
     """One graph, recognised now."""
     found = recognise(graph.model())
     gates = [f"gate {layer.gate}" for layer in describe_layers(found.model) if layer.gated]
-    fused = sum(len(layer.fused) for layer in found.found)
+    fused = sum(len(layer.fused) for layer in found.layers)
     reasons = "; ".join(re.sub(r" node_\w+", "", miss.reason) for miss in found.near_misses)
     if not gates:
         return f"| {graph.family} | {graph.form} | refused | {reasons or 'no product of two branches'} |"

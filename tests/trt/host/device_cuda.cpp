@@ -26,7 +26,8 @@ void requireDevice()
     cudaError_t const error = cudaGetDeviceCount(&count);
     if (error != cudaSuccess || count == 0)
     {
-        throw std::runtime_error(std::string("there is no GPU: ") + (error == cudaSuccess ? "no CUDA device" : cudaGetErrorString(error)));
+        throw std::runtime_error(
+            std::string("there is no GPU: ") + (error == cudaSuccess ? "no CUDA device" : cudaGetErrorString(error)));
     }
 }
 

@@ -42,7 +42,8 @@ std::string quoted(std::string const& text)
 uint64_t keptBy(IPluginV3& plugin)
 {
     std::vector<Field> const fields = serialised(*capabilitiesOf(plugin).runtime);
-    auto const found = std::find_if(fields.begin(), fields.end(), [](Field const& field) { return field.name == kWorkspaceField; });
+    auto const found = std::find_if(
+        fields.begin(), fields.end(), [](Field const& field) { return field.name == kWorkspaceField; });
     require(found != fields.end(), "no field for the workspace is serialised");
     uint64_t bytes = 0;
     require(found->data.size() == sizeof(bytes), "the field for the workspace is not of 64 bits");
@@ -67,7 +68,8 @@ public:
     void configure(IPluginV3& plugin, bool large) const
     {
         auto const& described = large ? mLarge : mSmall;
-        require(capabilitiesOf(plugin).build->configurePlugin(described.data(), count(), &described.back(), 1) == 0, "configurePlugin failed");
+        require(capabilitiesOf(plugin).build->configurePlugin(described.data(), count(), &described.back(), 1) == 0,
+            "configurePlugin failed");
     }
 
     uint64_t ask(IPluginV3& plugin, bool large) const
@@ -121,8 +123,7 @@ Result keepWorkspace(IPluginCreatorV3One& creator, Case const& layer)
     return guarded(
         [&](Result& result)
         {
-            auto const network
-                = [&] { return create(creator, layer.name, layer.fields, TensorRTPhase::kBUILD); };
+            auto const network = [&] { return create(creator, layer.name, layer.fields, TensorRTPhase::kBUILD); };
             Builder const builder(layer);
             std::ostringstream json;
             auto const clone = [](IPluginV3& plugin) { return std::unique_ptr<IPluginV3>(plugin.clone()); };
@@ -153,11 +154,11 @@ Result keepWorkspace(IPluginCreatorV3One& creator, Case const& layer)
             builder.configure(*other, true); // another one, of a clone
             tell("by a clone", keptBy(*original));
 
-            std::unique_ptr<IPluginV3> const engine
-                = create(creator, layer.name, serialised(*capabilitiesOf(*asked).runtime), TensorRTPhase::kRUNTIME);
+            std::unique_ptr<IPluginV3> const engine = create(
+                creator, layer.name, serialised(*capabilitiesOf(*asked).runtime), TensorRTPhase::kRUNTIME);
             tell("engine", keptBy(*engine));
-            std::unique_ptr<IPluginV3> const without
-                = create(creator, layer.name, serialised(*capabilitiesOf(*unasked).runtime), TensorRTPhase::kRUNTIME);
+            std::unique_ptr<IPluginV3> const without = create(
+                creator, layer.name, serialised(*capabilitiesOf(*unasked).runtime), TensorRTPhase::kRUNTIME);
             builder.ask(*without, true);
             tell("engine that is asked", keptBy(*without));
             json << "}";

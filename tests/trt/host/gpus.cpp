@@ -28,7 +28,6 @@ std::vector<int32_t> loads;
 
 extern "C"
 {
-
 cudaError_t __real_lccl_conv_load(lccl_conv_params const* params, lccl_device const* device, int32_t config);
 
 cudaError_t __wrap_lccl_conv_load(lccl_conv_params const* params, lccl_device const* device, int32_t config)
@@ -88,13 +87,14 @@ void walk(IPluginCreatorV3One& creator, Case const& layer, Result& result)
     IPluginV3OneBuildV2& build = *capabilitiesOf(*network).build;
     Report report;
     problem = cudaErrorInvalidDevice;
-    report.step("build without a GPU", [&] { return build.configurePlugin(described.data(), inputs, &described.back(), 1) == 0; });
+    report.step(
+        "build without a GPU", [&] { return build.configurePlugin(described.data(), inputs, &described.back(), 1) == 0; });
     problem = cudaSuccess;
     report.step("build", [&] { return build.configurePlugin(described.data(), inputs, &described.back(), 1) == 0; });
     size_t const workspace = build.getWorkspaceSize(described.data(), inputs, &described.back(), 1);
 
-    std::unique_ptr<IPluginV3> const engine
-        = create(creator, layer.name, serialised(*capabilitiesOf(*network).runtime), TensorRTPhase::kRUNTIME);
+    std::unique_ptr<IPluginV3> const engine = create(
+        creator, layer.name, serialised(*capabilitiesOf(*network).runtime), TensorRTPhase::kRUNTIME);
     std::unique_ptr<IPluginV3> const first(capabilitiesOf(*engine).runtime->attachToContext(nullptr));
     require(first != nullptr, "attachToContext failed");
     IPluginV3OneRuntime& runtime = *capabilitiesOf(*first).runtime;

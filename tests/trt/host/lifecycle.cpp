@@ -41,7 +41,8 @@ void checkShape(IPluginV3OneBuildV2& build, Case const& layer)
     require(output.nbDims == expected.nbDims, "getOutputShapes gives another rank");
     for (int32_t axis = 0; axis < expected.nbDims; ++axis)
     {
-        require(static_cast<Expression const*>(output.d[axis])->value() == expected.d[axis], "getOutputShapes gives another shape");
+        require(
+            static_cast<Expression const*>(output.d[axis])->value() == expected.d[axis], "getOutputShapes gives another shape");
     }
 }
 
@@ -60,10 +61,11 @@ void checkFormats(IPluginV3OneBuildV2& build, Case const& layer)
                 described[place].desc.type = static_cast<DataType>(type);
                 described[place].desc.format = static_cast<TensorFormat>(format);
                 bool const expected = described[place].desc.type == right.type && described[place].desc.format == right.format;
-                bool const otherType = place == 0 && described[0].desc.type != right.type; // x may be of another type of its own
+                // x may be of another type of its own.
+                bool const otherType = place == 0 && described[0].desc.type != right.type;
                 require(otherType || build.supportsFormatCombination(place, described.data(), inputs, 1) == expected,
-                    "supportsFormatCombination is wrong at place " + std::to_string(place) + ", type " + std::to_string(type) + ", format "
-                        + std::to_string(format));
+                    "supportsFormatCombination is wrong at place " + std::to_string(place) + ", type " + std::to_string(type)
+                        + ", format " + std::to_string(format));
             }
         }
         described[place].desc = right;
@@ -79,7 +81,8 @@ std::vector<int32_t> tacticsOf(IPluginV3OneBuildV2& build)
     return tactics;
 }
 
-std::string factsOf(IPluginV3OneBuildV2& build, std::vector<int32_t> const& tactics, size_t workspace, std::vector<Field> const& fields)
+std::string factsOf(
+    IPluginV3OneBuildV2& build, std::vector<int32_t> const& tactics, size_t workspace, std::vector<Field> const& fields)
 {
     std::ostringstream json;
     json << "{\"tactics\": [";
@@ -87,8 +90,8 @@ std::string factsOf(IPluginV3OneBuildV2& build, std::vector<int32_t> const& tact
     {
         json << (i > 0 ? ", " : "") << tactics[i];
     }
-    json << "], \"workspace\": " << workspace << ", \"timing_cache_id\": \"" << build.getTimingCacheID() << "\", \"metadata\": \""
-         << build.getMetadataString() << "\", \"aliased_input\": " << build.getAliasedInput(0)
+    json << "], \"workspace\": " << workspace << ", \"timing_cache_id\": \"" << build.getTimingCacheID()
+         << "\", \"metadata\": \"" << build.getMetadataString() << "\", \"aliased_input\": " << build.getAliasedInput(0)
          << ", \"format_limit\": " << build.getFormatCombinationLimit() << ", \"serialised\": [";
     for (size_t i = 0; i < fields.size(); ++i)
     {
@@ -102,7 +105,8 @@ void checkCore(IPluginV3OneCore& core, IPluginCreatorV3One& creator)
 {
     require(std::strcmp(core.getPluginName(), creator.getPluginName()) == 0, "plugin and creator have other names");
     require(std::strcmp(core.getPluginVersion(), creator.getPluginVersion()) == 0, "plugin and creator have other versions");
-    require(std::strcmp(core.getPluginNamespace(), creator.getPluginNamespace()) == 0, "plugin and creator have other namespaces");
+    require(
+        std::strcmp(core.getPluginNamespace(), creator.getPluginNamespace()) == 0, "plugin and creator have other namespaces");
 }
 
 void walk(IPluginCreatorV3One& creator, Case const& layer, Result& result)
@@ -135,7 +139,8 @@ void walk(IPluginCreatorV3One& creator, Case const& layer, Result& result)
     require(builder.build->configurePlugin(described.data(), inputs, &described[static_cast<size_t>(inputs)], 1) == 0,
         "configurePlugin failed");
     std::vector<int32_t> const tactics = tacticsOf(*builder.build);
-    size_t const workspace = builder.build->getWorkspaceSize(described.data(), inputs, &described[static_cast<size_t>(inputs)], 1);
+    size_t const workspace = builder.build->getWorkspaceSize(
+        described.data(), inputs, &described[static_cast<size_t>(inputs)], 1);
     Context context(layer, workspace);
     std::set<int32_t> const ends{tactics.front(), tactics.back()}; // Enough for what does not depend on the tactic.
     for (int32_t const tactic : ends)

@@ -78,7 +78,8 @@ nvinfer1::IPluginCreatorV3One& findCreator(Words const& libraries)
 
 void printField(nvinfer1::PluginField const& field, bool first)
 {
-    std::printf("%s{\"name\": \"%s\", \"type\": %d, \"values\": [", first ? "" : ", ", field.name, static_cast<int>(field.type));
+    std::printf(
+        "%s{\"name\": \"%s\", \"type\": %d, \"values\": [", first ? "" : ", ", field.name, static_cast<int>(field.type));
     for (int32_t i = 0; i < field.length; ++i)
     {
         char const* const comma = i > 0 ? ", " : "";

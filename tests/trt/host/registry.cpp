@@ -55,7 +55,8 @@ std::string messageThrough(char const* fakeTensorrt, char const* plugin)
     using Message = char const* (*)();
     void* const fake = open(fakeTensorrt);
     void* const library = open(plugin);
-    reinterpret_cast<SetFinder>(symbolOf(library, "setLoggerFinder"))(reinterpret_cast<Finder>(symbolOf(fake, "fake_finder"))());
+    reinterpret_cast<SetFinder>(symbolOf(library, "setLoggerFinder"))(
+        reinterpret_cast<Finder>(symbolOf(fake, "fake_finder"))());
     nvinfer1::PluginFieldCollection const none{};
     creatorOf(plugin).createPlugin("layer", &none, nvinfer1::TensorRTPhase::kBUILD);
     return reinterpret_cast<Message>(symbolOf(fake, "fake_last_message"))();

@@ -16,7 +16,8 @@ constexpr unsigned char kPoison = 0xFF;
 bool isInterface(IVersionedInterface const& object, char const* kind, int32_t major)
 {
     InterfaceInfo const info = object.getInterfaceInfo();
-    return std::strcmp(info.kind, kind) == 0 && info.major == major && info.minor == 0 && object.getAPILanguage() == APILanguage::kCPP;
+    return std::strcmp(info.kind, kind) == 0 && info.major == major && info.minor == 0
+        && object.getAPILanguage() == APILanguage::kCPP;
 }
 
 DynamicPluginTensorDesc describeMap(PluginTensorDesc const& desc, int64_t batch)
@@ -56,7 +57,8 @@ Capabilities capabilitiesOf(IPluginV3& plugin)
     require(core != nullptr && isInterface(*core, "PLUGIN_V3ONE_CORE", 1), "no core capability");
     require(build != nullptr && isInterface(*build, "PLUGIN_V3ONE_BUILD", 2), "no build capability of version 2");
     require(runtime != nullptr && isInterface(*runtime, "PLUGIN_V3ONE_RUNTIME", 1), "no runtime capability");
-    return {static_cast<IPluginV3OneCore*>(core), static_cast<IPluginV3OneBuildV2*>(build), static_cast<IPluginV3OneRuntime*>(runtime)};
+    return {static_cast<IPluginV3OneCore*>(core), static_cast<IPluginV3OneBuildV2*>(build),
+        static_cast<IPluginV3OneRuntime*>(runtime)};
 }
 
 std::unique_ptr<IPluginV3> create(
@@ -98,7 +100,8 @@ std::vector<DynamicPluginTensorDesc> describeForBuild(Case const& layer)
     {
         PluginTensorDesc const& desc = layer.inputs[i].desc;
         bool const follows = i == 0 || ((i == 5 || i == 8) && isMap(desc, batch)); // x, gate, residual
-        described.push_back(follows ? describeMap(desc, batch) : DynamicPluginTensorDesc{desc, desc.dims, desc.dims, desc.dims});
+        described.push_back(
+            follows ? describeMap(desc, batch) : DynamicPluginTensorDesc{desc, desc.dims, desc.dims, desc.dims});
     }
     described.push_back(describeMap(layer.output.desc, batch));
     return described;

@@ -37,7 +37,8 @@ bool isNamed(char const* variable, char const* name)
 
 std::vector<lccl_conv_config const*> const& table()
 {
-    static std::vector<lccl_conv_config const*> const rows = [] {
+    static std::vector<lccl_conv_config const*> const rows = []
+    {
         std::vector<lccl_conv_config const*> kept;
         for (int32_t i = 0; i < REAL(lccl_conv_config_count)(); ++i)
         {
@@ -66,8 +67,8 @@ char const* nameOf(int32_t config)
 
 } // namespace
 
-extern "C" {
-
+extern "C"
+{
 int32_t lccl_conv_config_count(void)
 {
     return static_cast<int32_t>(table().size());
@@ -88,7 +89,8 @@ int32_t lccl_conv_resident_blocks(lccl_device const* device, int32_t config)
     return REAL(lccl_conv_resident_blocks)(device, config);
 }
 
-int32_t lccl_conv_supported(lccl_conv_params const* params, lccl_device const* device, int32_t config, char* reason, size_t size)
+int32_t lccl_conv_supported(
+    lccl_conv_params const* params, lccl_device const* device, int32_t config, char* reason, size_t size)
 {
     return REAL(lccl_conv_supported)(params, device, config, reason, size);
 }

@@ -149,7 +149,7 @@ def test_classes_of_the_current_folder(tmp_path: Path) -> None:
 def test_torchscript_says_what_to_do(invoke: Invoke, output: Path, tmp_path: Path) -> None:
     path = tmp_path / "scripted.pt"
     torch.jit.save(torch.jit.trace(torch.nn.Linear(2, 2), torch.zeros(1, 2)), path)
-    refused(invoke(EXPORT, path, "-o", output), "TorchScript", "--model")
+    refused(invoke(EXPORT, path, "-o", output), "TorchScript", "--factory")
 
 
 # ---- checkpoint and factory -----------------------------------------------------------------------------------------
@@ -177,15 +177,17 @@ def weights(tmp_path: Path, small_model: torch.nn.Module) -> Path:
     ],
 )
 def test_factory(invoke: Invoke, output: Path, weights: Path, factories: str, factory: str, words: list[str]) -> None:
-    refused(invoke(EXPORT, weights, "--model", factory.format(m=factories), "--input-shape", "1x1x16x16", "-o", output), *words)
+    refused(
+        invoke(EXPORT, weights, "--factory", factory.format(m=factories), "--input-shape", "1x1x16x16", "-o", output), *words
+    )
 
 
 def test_weights_without_a_factory(invoke: Invoke, output: Path, weights: Path) -> None:
-    refused(invoke(EXPORT, weights, "-o", output), "--model pkg.module:factory")
+    refused(invoke(EXPORT, weights, "-o", output), "--factory pkg.module:factory")
 
 
 def test_weights_without_a_shape(invoke: Invoke, output: Path, weights: Path, factories: str) -> None:
-    refused(invoke(EXPORT, weights, "--model", f"{factories}:good", "-o", output), "--input-shape")
+    refused(invoke(EXPORT, weights, "--factory", f"{factories}:good", "-o", output), "--input-shape")
 
 
 @pytest.mark.parametrize(
@@ -205,10 +207,10 @@ def test_a_file_does_not_reach_code_through_a_trusted_module(
     marker = tmp_path / "ran"
     content = torch.load(checkpoint, weights_only=True)
     torch.save({**content, "factory": factory, "kwargs": {"command": f"touch {marker}"}}, tmp_path / "evil.pt")
-    refused(invoke(EXPORT, tmp_path / "evil.pt", "-o", output), "asks to run", f"--model {factory}")
-    refused(invoke(COMPARE, tmp_path / "evil.pt", "--data", samples), "asks to run", f"--model {factory}")
-    dense = invoke(COMPARE, checkpoint, "--dense", tmp_path / "evil.pt", "--data", samples)
-    refused(dense, "asks to run", f"--dense-model {factory}")
+    refused(invoke(EXPORT, tmp_path / "evil.pt", "-o", output), "asks to run", f"--factory {factory}")
+    refused(invoke(COMPARE, tmp_path / "evil.pt", "--data", samples), "asks to run", f"--factory {factory}")
+    dense = invoke(COMPARE, checkpoint, "--baseline", tmp_path / "evil.pt", "--data", samples)
+    refused(dense, "asks to run", f"--baseline-factory {factory}")
     assert not marker.exists()
 
 
@@ -238,7 +240,7 @@ def test_a_malformed_checkpoint_of_our_own(
     invoke: Invoke, output: Path, tmp_path: Path, checkpoint: Path, change: dict[str, object]
 ) -> None:
     torch.save({**torch.load(checkpoint, weights_only=True), **change}, tmp_path / "own.pt")
-    refused(invoke(EXPORT, tmp_path / "own.pt", "-o", output), "no well-formed lccl checkpoint")
+    refused(invoke(EXPORT, tmp_path / "own.pt", "-o", output), "not a well-formed lccl checkpoint")
 
 
 def test_several_state_dicts(
@@ -246,9 +248,9 @@ def test_several_state_dicts(
 ) -> None:
     path = tmp_path / "two.pt"
     torch.save({"a": small_model.state_dict(), "b": small_model.state_dict()}, path)
-    refused(invoke(EXPORT, path, "--model", f"{factories}:good", "-o", output), "a, b", "--state-dict-key")
+    refused(invoke(EXPORT, path, "--factory", f"{factories}:good", "-o", output), "a, b", "--state-dict-key")
     refused(
-        invoke(EXPORT, path, "--state-dict-key", "c", "--model", f"{factories}:good", "-o", output), "no state dict under 'c'"
+        invoke(EXPORT, path, "--state-dict-key", "c", "--factory", f"{factories}:good", "-o", output), "no state dict under 'c'"
     )
 
 
@@ -264,7 +266,7 @@ def test_nan_in_the_weights(invoke: Invoke, output: Path, tmp_path: Path, small_
     state["stages.1.0.conv1.conv.weight"][0, 0, 0, 0] = float("nan")
     path = tmp_path / "nan.pt"
     torch.save(state, path)
-    refused(invoke(EXPORT, path, "--model", f"{factories}:good", "-o", output), "stages.1.0.conv1.conv.weight", "NaN")
+    refused(invoke(EXPORT, path, "--factory", f"{factories}:good", "-o", output), "stages.1.0.conv1.conv.weight", "NaN")
 
 
 def test_nan_in_onnx_weights(invoke: Invoke, output: Path, tmp_path: Path, exported: Path) -> None:
@@ -285,7 +287,7 @@ def test_a_model_without_a_gate(invoke: Invoke, output: Path, tmp_path: Path, fa
 
     path = tmp_path / "dense.pt"
     torch.save(cifar_resnet(8, 4, in_channels=1, gated="none").state_dict(), path)
-    arguments = ["--model", f"{factories}:dense", "--input-shape", "1x1x16x16", "-o", output]
+    arguments = ["--factory", f"{factories}:dense", "--input-shape", "1x1x16x16", "-o", output]
     refused(invoke(EXPORT, path, *arguments), "no LCCL layer", "lccl.nn.LCCLConv2d")
     refused(invoke(EXPORT, exported.with_suffix(".dense.onnx"), "-o", output), "no LCCL layer or LCCLConv node")
 
@@ -310,13 +312,13 @@ def test_wrong_input_shape(invoke: Invoke, output: Path, checkpoint: Path, shape
 def test_wrong_real_inputs(invoke: Invoke, output: Path, checkpoint: Path, tmp_path: Path) -> None:
     path = tmp_path / "wrong.npz"
     np.savez(path, x=np.zeros((4, 3, 16, 16), np.float32))
-    refused(invoke(EXPORT, checkpoint, "--inputs", path, "-o", output), "[4, 3, 16, 16]")
+    refused(invoke(EXPORT, checkpoint, "--data", path, "-o", output), "[4, 3, 16, 16]")
 
 
 def test_inputs_that_are_no_npz(invoke: Invoke, output: Path, checkpoint: Path, tmp_path: Path) -> None:
     path = tmp_path / "wrong.npz"
     path.write_text("hello")
-    refused(invoke(EXPORT, checkpoint, "--inputs", path, "-o", output), "is not an .npz file")
+    refused(invoke(EXPORT, checkpoint, "--data", path, "-o", output), "is not an .npz file")
 
 
 @pytest.mark.parametrize("tolerance", ["nan", "inf", "-1"])
@@ -504,13 +506,17 @@ def test_compare_data(invoke: Invoke, exported: Path, tmp_path: Path, data: dict
 def test_compare_limits_that_nothing_can_be_held_to(invoke: Invoke, exported: Path, samples: Path) -> None:
     """The decomposed file has one runner wherever it is: the CPU op finds no node in it."""
     arguments = (exported.with_suffix(".decomposed.onnx"), "--data", samples, "--runs", "0")
-    refused(invoke(COMPARE, *arguments, "--min-agreement", "1"), "--min-agreement needs a second runner")
-    refused(invoke(COMPARE, *arguments, "--max-accuracy-drop", "1"), "--max-accuracy-drop needs", "--dense")
-    refused(invoke(COMPARE, *arguments, "--min-speedup", "1"), "--min-speedup needs")
+    refused(
+        invoke(COMPARE, *arguments, "--min-agreement", "1"),
+        "min-agreement needs a second runner",
+        "pass --min-baseline-agreement 1.0",
+    )
+    refused(invoke(COMPARE, *arguments, "--max-accuracy-drop", "1"), "max-accuracy-drop needs", "--baseline")
+    refused(invoke(COMPARE, *arguments, "--min-speedup", "1"), "min-speedup needs")
 
 
 def test_compare_a_dense_model_as_lccl(invoke: Invoke, exported: Path, samples: Path) -> None:
-    refused(invoke(COMPARE, exported.with_suffix(".dense.onnx"), "--data", samples), "no LCCLConv node", "--dense")
+    refused(invoke(COMPARE, exported.with_suffix(".dense.onnx"), "--data", samples), "no LCCLConv node", "--baseline")
 
 
 def test_compare_unknown_file(invoke: Invoke, samples: Path) -> None:

@@ -71,7 +71,9 @@ def test_one_number_for_all_samples_is_refused() -> None:
 
 def test_latency_of_a_batch_that_does_not_fit() -> None:
     runners: Any = [Doubling(Batches(1, 8))]
-    with pytest.raises(lccl.UserError, match=r"takes 1 to 8 samples at a time, not 16: say so with --batch"):
+    with pytest.raises(
+        lccl.UserError, match=r"takes 1 to 8 samples at a time, not 16, .*: pass batch=1, or latency=None to measure none$"
+    ):
         latencies(runners, as_data(np.ones((20, 1), np.float32)), LatencyPlan(batch=16), lambda *a: None)
 
 
@@ -94,7 +96,7 @@ def fixed(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_fixed_batch_is_compared_and_profiled(exported: Path, fixed: Path, samples: Path) -> None:
     """20 samples: two whole batches and one that is filled up."""
-    result = lccl.compare([exported, fixed], samples, latency=None, twin=False)
+    result = lccl.compare([exported, fixed], samples, latency=None, dense_twin=False)
     second = next(r for r in result.rows if r.network == fixed.name and r.runner == "onnxruntime")
     assert second.agreement == 1
     assert second.max_error < 1e-5
@@ -106,7 +108,7 @@ def test_a_fixed_batch_is_compared_and_profiled(exported: Path, fixed: Path, sam
 
 def test_a_fixed_batch_is_exported_with_any_number_of_inputs(fixed: Path, tmp_path: Path) -> None:
     x = np.random.default_rng(0).standard_normal((20, 1, 16, 16)).astype(np.float32)
-    result = lccl.export(onnx.load(fixed), None, tmp_path / "m.onnx", inputs={"x": x}, decomposed=True)
+    result = lccl.export(onnx.load(fixed), None, tmp_path / "m.onnx", data={"x": x}, decomposed=True)
     assert result.checked.samples == 8 + 20
     with OnnxRuntimeRunner(tmp_path / "m.onnx") as runner:
         assert runner.batches == Batches(8, 8)

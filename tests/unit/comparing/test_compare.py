@@ -40,7 +40,7 @@ def dense_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def comparison(checkpoint: Path, exported: Path, dense_checkpoint: Path, samples: Path) -> Any:
-    return lccl.compare([checkpoint, exported], samples, dense=dense_checkpoint, latency=QUICK)
+    return lccl.compare([checkpoint, exported], samples, baseline=dense_checkpoint, latency=QUICK)
 
 
 def test_rows(comparison: Any) -> None:
@@ -49,8 +49,8 @@ def test_rows(comparison: Any) -> None:
         ("small.onnx", "lccl", "onnxruntime"),
         ("small.onnx", "lccl", "onnxruntime-lccl"),
         ("dense twin of small.onnx", "dense twin", "onnxruntime"),
-        ("dense.pt", "dense", "torch"),
-        ("dense.pt", "dense", "onnxruntime"),
+        ("dense.pt", "baseline", "torch"),
+        ("dense.pt", "baseline", "onnxruntime"),
     ]
 
 
@@ -103,7 +103,7 @@ def test_without_a_dense_network_the_twin_is_the_measure(exported: Path, samples
 
 
 def test_the_decomposed_file_is_a_form_of_the_network(exported: Path, samples: Path) -> None:
-    result = lccl.compare([exported, exported.with_suffix(".decomposed.onnx")], samples, latency=None, twin=False)
+    result = lccl.compare([exported, exported.with_suffix(".decomposed.onnx")], samples, latency=None, dense_twin=False)
     assert [(r.network, r.runner) for r in result.rows] == [
         ("small.onnx", "onnxruntime"),
         ("small.onnx", "onnxruntime-lccl"),
@@ -117,21 +117,21 @@ def test_the_profile_is_of_the_same_inputs(comparison: Any, exported: Path, samp
         assert comparison.profile == lccl.profile(exported, [content["x"]])
 
 
-def test_text_and_json_tell_the_setting(comparison: Any) -> None:
+def test_text_and_json_tell_the_environment(comparison: Any) -> None:
     text = str(comparison)
     assert "1 CPU thread" in text
     assert "20 inputs" in text
     assert "stages.0.0.conv1" in text
     values = json.loads(json.dumps(comparison.as_dict()))
-    assert values["held"] is True
+    assert values["passed"] is True
     assert len(values["rows"]) == 6
     assert values["profile"]["layers"]
-    assert values["setting"]["cpu"]
+    assert values["environment"]["cpu"]
 
 
 def test_a_module_alone_is_exported_too(small_model: torch.nn.Module) -> None:
     x = np.zeros((3, 1, 16, 16), np.float32)
-    result = lccl.compare(small_model, x, latency=None, twin=False)
+    result = lccl.compare(small_model, x, latency=None, dense_twin=False)
     assert [r.runner for r in result.rows] == ["torch", "onnxruntime", "onnxruntime-lccl"]
     assert result.rows[1].max_error < 1e-5
 
@@ -146,7 +146,7 @@ def test_a_wrong_network_shows(exported: Path, samples: Path, checkpoint: Path) 
     assert result.rows[1].agreement < 0.5
     assert result.rows[1].max_error > 1
     assert not result
-    assert [c.held for c in result.checks] == [False]
+    assert [c.passed for c in result.checks] == [False]
 
 
 @pytest.mark.parametrize(
@@ -166,15 +166,15 @@ def test_exit_codes(
     invoke: Invoke, checkpoint: Path, exported: Path, dense_checkpoint: Path, samples: Path, limits: tuple[str, ...], code: int
 ) -> None:
     runs = ("--runs", "12" if "--min-speedup" in limits else "0")
-    outcome = invoke(COMPARE, checkpoint, exported, "--dense", dense_checkpoint, "--data", samples, *runs, *limits)
+    outcome = invoke(COMPARE, checkpoint, exported, "--baseline", dense_checkpoint, "--data", samples, *runs, *limits)
     assert outcome.code == code, outcome
-    assert ("FELL SHORT" in outcome.out) == (code == 2)
+    assert ("FAILED" in outcome.out) == (code == 2)
 
 
 def test_the_speedup_of_one_runner(
     invoke: Invoke, checkpoint: Path, exported: Path, dense_checkpoint: Path, samples: Path
 ) -> None:
-    arguments = (checkpoint, exported, "--dense", dense_checkpoint, "--data", samples, "--json")
+    arguments = (checkpoint, exported, "--baseline", dense_checkpoint, "--data", samples, "--json")
     limit = ("--runs", "12", "--min-speedup", "0.0001")
     outcome = invoke(COMPARE, *arguments, *limit, "--min-speedup-runner", "onnxruntime")
     values = json.loads(outcome.out)
@@ -186,7 +186,8 @@ def test_the_speedup_of_one_runner(
         assert outcome.err == f"error: {json.loads(outcome.out)['error']}\n"
         assert re.search(rf"runs in here \(torch, onnxruntime(, onnxruntime-lccl)?\), not {name}\n", outcome.err)
     outcome = invoke(COMPARE, *arguments, "--runs", "0", "--min-speedup-runner", "torch")
-    assert outcome.err == "error: --min-speedup-runner goes with --min-speedup\n"
+    assert outcome.err.endswith("but there is no such limit: pass --min-speedup 1.0\n")
+    assert json.loads(outcome.out)["fix"]["option"] == "min_speedup"
 
 
 def test_json_command(invoke: Invoke, exported: Path, samples: Path) -> None:
@@ -271,7 +272,7 @@ def test_a_loader_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 def test_a_gated_network_is_no_dense_one(checkpoint: Path, exported: Path, samples: Path) -> None:
     for network in (checkpoint, exported):
         with pytest.raises(lccl.UserError, match="has gates, so it is no dense network"):
-            lccl.compare(exported, samples, dense=network, latency=None)
+            lccl.compare(exported, samples, baseline=network, latency=None)
 
 
 def test_a_factory_may_be_the_callable(small_model: torch.nn.Module, samples: Path, tmp_path: Path) -> None:
@@ -280,7 +281,7 @@ def test_a_factory_may_be_the_callable(small_model: torch.nn.Module, samples: Pa
     def build() -> torch.nn.Module:
         return cifar_resnet(8, 4, in_channels=1, gated="both")
 
-    result = lccl.compare(tmp_path / "weights.pt", samples, factory=build, latency=None, twin=False)
+    result = lccl.compare(tmp_path / "weights.pt", samples, factory=build, latency=None, dense_twin=False)
     assert [r.runner for r in result.rows] == ["torch", "onnxruntime", "onnxruntime-lccl"]
 
 

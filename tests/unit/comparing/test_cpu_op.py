@@ -16,8 +16,8 @@ import lccl.ort
 from conftest import Outcome
 from lccl.backends.onnxruntime.library import LibraryCheck
 from lccl.backends.onnxruntime.runner import OnnxRuntimeRunner
-from lccl.comparing import Comparison, Latency, LatencyPlan, Limits, Row, Setting
-from lccl.comparing.pipeline import _with_speedup
+from lccl.comparing import Comparison, Environment, Latency, LatencyPlan, Limits, Row
+from lccl.comparing.references import with_speedup
 
 COMPARE = "lccl.cli.compare"
 Invoke = Callable[..., Outcome]
@@ -108,14 +108,16 @@ def test_a_speedup_is_over_the_dense_network_in_onnx_runtime() -> None:
         row("gated.pt", "lccl", "torch", 8),
         row("gated.onnx", "lccl", "onnxruntime", 4),
         row("gated.onnx", "lccl", "onnxruntime-lccl", 1),
-        row("dense.pt", "dense", "torch", 6),
-        row("dense.pt", "dense", "onnxruntime", 2),
+        row("dense.pt", "baseline", "torch", 6),
+        row("dense.pt", "baseline", "onnxruntime", 2),
     )
-    found = tuple(_with_speedup(r, rows) for r in rows)
+    found = tuple(with_speedup(r, rows) for r in rows)
     assert [r.speedup for r in found] == [0.75, 0.5, 2, None, None]
     assert found[2].speedup_over == found[1].speedup_over == "dense.pt (onnxruntime)"
-    assert _with_speedup(replace(rows[2], device="another"), rows).speedup is None
-    assert "\nSpeed-up: over dense.pt, in the same runtime.\n" in f"{Comparison(found, None, (), Setting(1, 1, 1, 'a CPU'))}\n"
+    assert with_speedup(replace(rows[2], device="another"), rows).speedup is None
+    assert (
+        "\nSpeed-up: over dense.pt, in the same runtime.\n" in f"{Comparison(found, None, (), Environment(1, 1, 1, 'a CPU'))}\n"
+    )
 
 
 def test_the_decomposed_file_has_nothing_to_skip(exported: Path, registered: list[str]) -> None:

@@ -13,10 +13,10 @@ import pytest
 
 import lccl
 from lccl.backends.tensorrt.library import ENVIRONMENT
-from lccl.comparing import Comparison, Latency, Row, Setting
-from lccl.comparing.contestants import plugin_of
+from lccl.comparing import Comparison, Environment, Latency, Row
+from lccl.comparing.candidates import plugin_of
 from lccl.comparing.measure import predictions, top1
-from lccl.comparing.pipeline import _equal_predictions, _errors, _with_speedup
+from lccl.comparing.references import equal_predictions, errors, with_speedup
 from lccl.data import Data, as_data
 from lccl.files import sha256
 
@@ -36,8 +36,8 @@ def test_a_score_that_is_not_finite_is_no_prediction() -> None:
     scores = np.array([[np.nan, 1.0], [0.0, 1.0]], np.float32)
     assert list(predictions([scores])) == [-1, 1]
     assert top1([scores], np.array([0, 1])) == 0.5
-    assert _equal_predictions([np.array([[2.0, 1.0], [0.0, 1.0]])], [scores]) == 0.5
-    assert _errors([np.zeros((1, 2))], [np.array([[np.nan, 0.0]])])[0] == np.inf
+    assert equal_predictions([np.array([[2.0, 1.0], [0.0, 1.0]])], [scores]) == 0.5
+    assert errors([np.zeros((1, 2))], [np.array([[np.nan, 0.0]])])[0] == np.inf
 
 
 @pytest.mark.parametrize(
@@ -64,23 +64,23 @@ def row(network: str, role: Any, device: str, milliseconds: float) -> Row:
 
 ROWS = (
     row("gated.pt", "lccl", "NVIDIA L4", 1.0),
-    row("dense.pt", "dense", "CPU", 100.0),
-    row("dense2.pt", "dense", "NVIDIA L4", 3.0),
+    row("dense.pt", "baseline", "CPU", 100.0),
+    row("dense2.pt", "baseline", "NVIDIA L4", 3.0),
 )
 
 
 def test_a_speedup_is_over_the_same_device() -> None:
-    found = _with_speedup(ROWS[0], ROWS)
+    found = with_speedup(ROWS[0], ROWS)
     assert (found.speedup, found.speedup_over) == (3.0, "dense2.pt (torch)")
-    assert _with_speedup(ROWS[0], ROWS[:2]).speedup is None
+    assert with_speedup(ROWS[0], ROWS[:2]).speedup is None
 
 
 def test_devices_are_told_where_they_differ() -> None:
-    setting = Setting(4, 1, 1, "a CPU")
-    text = str(Comparison(ROWS, None, (), setting))
+    environment = Environment(4, 1, 1, "a CPU")
+    text = str(Comparison(ROWS, None, (), environment))
     assert "torch on NVIDIA L4" in text
     assert "torch on CPU" in text
-    assert " on NVIDIA" not in str(Comparison(tuple(replace(r, device="NVIDIA L4") for r in ROWS), None, (), setting))
+    assert " on NVIDIA" not in str(Comparison(tuple(replace(r, device="NVIDIA L4") for r in ROWS), None, (), environment))
 
 
 # ---- engines --------------------------------------------------------------------------------------------------------
@@ -98,7 +98,7 @@ def test_a_sidecar_leads_to_no_library(library: Path, tmp_path: Path, monkeypatc
     monkeypatch.delenv(ENVIRONMENT, raising=False)
     monkeypatch.setattr("lccl.backends.tensorrt.library.PACKAGED", Path("not_installed.so"))
     for recorded in (str(library), {"file": str(library), "sha256": sha256(library)}, 5):
-        with pytest.raises(lccl.UserError, match=r"needs the plugin .*name it with --plugin") as caught:
+        with pytest.raises(lccl.UserError, match=r"needs the plugin .*pass plugin_library=") as caught:
             plugin_of(tmp_path / "m.engine", {"plugin": recorded}, None)
         assert str(library.parent) not in str(caught.value).replace(str(tmp_path / "m.engine"), "")
 
@@ -131,9 +131,9 @@ def test_each_speedup_says_what_it_is_over() -> None:
     rows = (
         replace(row("gated.pt", "lccl", "CPU", 1.0), speedup=2.0, speedup_over="dense.pt (torch)"),
         replace(row("gated.onnx", "lccl", "CPU", 1.0), speedup=3.0, speedup_over="dense twin of gated.onnx (torch)"),
-        row("dense.pt", "dense", "CPU", 2.0),
+        row("dense.pt", "baseline", "CPU", 2.0),
         row("dense twin of gated.onnx", "dense twin", "CPU", 3.0),
     )
-    text = str(Comparison(rows, None, (), Setting(1, 1, 1, "a CPU")))
+    text = str(Comparison(rows, None, (), Environment(1, 1, 1, "a CPU")))
     assert "\nSpeed-up: gated.pt over dense.pt, gated.onnx over the dense twin, in the same runtime." in text
     assert "\n1 input; latency" in text

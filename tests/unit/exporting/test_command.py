@@ -21,7 +21,7 @@ Invoke = Callable[..., Outcome]
 
 def test_a_checkpoint_that_names_its_network(invoke: Invoke, checkpoint: Path, samples: Path, tmp_path: Path) -> None:
     target = tmp_path / "model.onnx"
-    outcome = invoke(EXPORT, checkpoint, "-o", target, "--dense", "--decomposed", "--inputs", samples)
+    outcome = invoke(EXPORT, checkpoint, "-o", target, "--dense-twin", "--decomposed", "--data", samples)
     assert (outcome.code, outcome.err) == (0, ""), outcome
     assert "stages.0.0.conv1" in outcome.out
     assert "the model has no gate here" in outcome.out
@@ -67,7 +67,7 @@ def test_a_users_factory_and_state_dict(
         "from lccl.models.resnet import cifar_resnet\ndef build():\n    return cifar_resnet(8, 4, in_channels=1, gated='both')\n"
     )
     monkeypatch.chdir(tmp_path)
-    outcome = invoke(EXPORT, "weights.pth", "--model", f"net_{form}:build", "--input-shape", "1x1x16x16", "-o", "m.onnx")
+    outcome = invoke(EXPORT, "weights.pth", "--factory", f"net_{form}:build", "--input-shape", "1x1x16x16", "-o", "m.onnx")
     assert outcome.code == 0, outcome.err
     assert (tmp_path / "m.onnx").exists()
 

@@ -147,7 +147,7 @@ def test_twins_are_standard_onnx(exported: Path, small_model: nn.Module) -> None
 def test_several_inputs_outputs_and_forms(two_inputs: Any, tmp_path: Path) -> None:
     model, args = two_inputs
     names = {"input_names": ["image", "mask"], "output_names": ["features", "second"]}
-    result = lccl.export(model, args, tmp_path / "m.onnx", dense=tmp_path / "baseline.onnx", decomposed=True, **names)
+    result = lccl.export(model, args, tmp_path / "m.onnx", dense_twin=tmp_path / "baseline.onnx", decomposed=True, **names)
     assert result.checked.max_error < 1e-5
     assert {p.name for p in tmp_path.iterdir()} == {"m.onnx", "baseline.onnx", "m.decomposed.onnx"}
     layers = {layer.name: layer for layer in result.layers}
@@ -196,7 +196,7 @@ def test_dynamic_sizes_of_inputs_keep_their_ratio(tmp_path: Path) -> None:
     assert result.checked.samples == 2 * CHECK_BATCH
     with pytest.raises(lccl.UserError, match="cannot run"):
         lccl.export(onnx.load(result.path), None, tmp_path / "again.onnx")
-    again = lccl.export(onnx.load(result.path), args, tmp_path / "again.onnx", dense=True)
+    again = lccl.export(onnx.load(result.path), args, tmp_path / "again.onnx", dense_twin=True)
     assert again.checked.samples == 2
     for wrong, message in ((args[:1], "2 inputs"), ((args[1], args[0]), r"input image is \[2, 1, 4, 3\]")):
         with pytest.raises(lccl.UserError, match=message):
@@ -222,7 +222,7 @@ def test_real_inputs_calibrate_the_density(small_model: nn.Module, tmp_path: Pat
     x = np.random.default_rng(0).standard_normal((16, 1, 16, 16)).astype(np.float32)
     example = torch.zeros(1, 1, 16, 16)
     plain = lccl.export(small_model, example, tmp_path / "plain.onnx")
-    calibrated = lccl.export(small_model, example, tmp_path / "calibrated.onnx", inputs={"x": x})
+    calibrated = lccl.export(small_model, example, tmp_path / "calibrated.onnx", data={"x": x})
     measured = {layer.name: layer.density for layer in lccl.profile(small_model, [x]).gated}
 
     def densities(path: Path) -> dict[str, float]:
@@ -255,7 +255,7 @@ def test_half_precision(two_inputs: Any, tmp_path: Path) -> None:
 
 
 def test_an_onnx_model_as_the_source(exported: Path, tmp_path: Path) -> None:
-    result = lccl.export(onnx.load(exported), None, tmp_path / "again.onnx", dense=True)
+    result = lccl.export(onnx.load(exported), None, tmp_path / "again.onnx", dense_twin=True)
     assert result.checked.max_error < 1e-6
     again, first = onnx.load(result.path), onnx.load(exported)
     assert again.graph.SerializeToString() == first.graph.SerializeToString()
@@ -264,7 +264,7 @@ def test_an_onnx_model_as_the_source(exported: Path, tmp_path: Path) -> None:
 def test_weights_under_closed_gates_of_an_onnx_source_are_checked(
     exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from lccl.exporting import pipeline as module
+    from lccl.exporting import exporter as module
 
     model = onnx.load(exported)
     closed = [t for t in model.graph.initializer if t.name.endswith("gate_B")]
@@ -373,7 +373,7 @@ def test_a_wrong_fold_is_found(small_model: nn.Module, tmp_path: Path, monkeypat
 
 def test_twins_may_not_take_the_models_name(small_model: nn.Module, tmp_path: Path) -> None:
     with pytest.raises(lccl.UserError, match="different names"):
-        lccl.export(small_model, torch.zeros(1, 1, 16, 16), tmp_path / "m.onnx", dense=tmp_path / "m.onnx")
+        lccl.export(small_model, torch.zeros(1, 1, 16, 16), tmp_path / "m.onnx", dense_twin=tmp_path / "m.onnx")
 
 
 def test_the_same_tensor_as_two_inputs(two_inputs: Any, tmp_path: Path) -> None:
@@ -465,10 +465,10 @@ def test_a_layer_that_no_input_opens_is_told(tmp_path: Path) -> None:
     model, x = half_closed(), torch.zeros(1, 1, 8, 8)
     result = lccl.export(model, x, tmp_path / "m.onnx")
     assert result.closed_layers == ("1",)
-    assert "\nWarning: no gate of layer 1 opened on these inputs; pass --inputs.\n" in str(result)
+    assert "\nWarning: no gate of layer 1 opened on these inputs; pass --data.\n" in str(result)
     assert result.as_dict()["warning"] == result.warning
-    still = lccl.export(model, x, tmp_path / "m.onnx", inputs={"input": np.zeros((1, 1, 8, 8), np.float32)})
+    still = lccl.export(model, x, tmp_path / "m.onnx", data={"input": np.zeros((1, 1, 8, 8), np.float32)})
     assert still.warning == "no gate of layer 1 opened on these inputs, the given ones among them"
-    opened = lccl.export(model, x, tmp_path / "m.onnx", inputs={"input": np.full((2, 1, 8, 8), 1e4, np.float32)})
+    opened = lccl.export(model, x, tmp_path / "m.onnx", data={"input": np.full((2, 1, 8, 8), 1e4, np.float32)})
     assert opened.warning is opened.as_dict()["warning"] is None
     assert "over 2 given and 3 random inputs" in str(opened)

@@ -102,7 +102,7 @@ def test_a_layer_that_was_put_back(tmp_path: Path) -> None:
     branch = net.conv(x, 3, 4)
     model = with_a_layer(net, x, net.op("Mul", branch, mask))
     inputs = {"x": np.ones((2, 3, 8, 8), np.float32), "mask": -np.ones((2, 1, 8, 8), np.float32)}
-    layers = lccl.export(model, None, tmp_path / "m.onnx", inputs=inputs).layers
+    layers = lccl.export(model, None, tmp_path / "m.onnx", data=inputs).layers
     assert [layer.reason for layer in layers] == ["its gate, input mask, has values below 0 in the given inputs", ""]
 
 

@@ -20,8 +20,8 @@ import lccl
 from conftest import Outcome
 from lccl.backends.onnxruntime.runner import OnnxRuntimeRunner
 from lccl.errors import UserError
-from lccl.exporting import export, recognition, torch_source
-from lccl.exporting.recognition import NothingToGainError, NotSoundError, find_layers
+from lccl.exporting import export, gate_search, torch_source
+from lccl.exporting.gate_search import NothingToGainError, NotSoundError, find_layers
 from lccl.nn import LCCLConv2d
 from lccl.op.onnx_op import is_lccl_node
 from lccl.progress import silent
@@ -93,7 +93,7 @@ def nodes(path: Path) -> list[onnx.NodeProto]:
 @pytest.mark.parametrize("dynamic_hw", [False, True])
 def test_a_module_in_code_of_its_own(block: nn.Module, tmp_path: Path, dynamic_hw: bool) -> None:
     path = tmp_path / "m.onnx"
-    result = lccl.export(block, torch.randn(1, 3, 12, 12), path, dynamic_hw=dynamic_hw, dense=True, decomposed=True)
+    result = lccl.export(block, torch.randn(1, 3, 12, 12), path, dynamic_hw=dynamic_hw, dense_twin=True, decomposed=True)
     assert [layer.name for layer in result.layers if layer.gated] == ["conv1", "conv2"]
     assert result.recognised[1].fused == ("Add", "Relu")
     assert result.checked.max_error < 1e-5
@@ -126,7 +126,7 @@ def test_files_of_pytorch(invoke: Invoke, block: nn.Module, tmp_path: Path, monk
     else:
         torch.save(block.state_dict(), path)
         monkeypatch.syspath_prepend(str(Path(__file__).parent))
-        options = ["--model", "test_recognised_export:Block", "--input-shape", "1x3x12x12"]
+        options = ["--factory", "test_recognised_export:Block", "--input-shape", "1x3x12x12"]
     outcome = invoke(EXPORT, path, "-o", tmp_path / "m.onnx", *options, "--json")
     assert outcome.code == 0, outcome.err
     result = json.loads(outcome.out)
@@ -162,7 +162,7 @@ def test_more_inputs_than_an_archive_takes_at_a_time(
     torch.export.save(program, tmp_path / "net.pt2")
     inputs = np.random.default_rng(0).standard_normal((7, 3, 12, 12)).astype(np.float32)
     np.savez(tmp_path / "inputs.npz", inputs=inputs)
-    options = ["--unsafe-pickle", "--inputs", tmp_path / "inputs.npz", "--json"]
+    options = ["--unsafe-pickle", "--data", tmp_path / "inputs.npz", "--json"]
     outcome = invoke(EXPORT, tmp_path / "net.pt2", "-o", tmp_path / "m.onnx", *options)
     assert outcome.code == 0, outcome.err
     result = json.loads(outcome.out)
@@ -218,7 +218,7 @@ def test_a_mask_from_outside(tmp_path: Path) -> None:
     assert result.warning == "Values of mask below 0 are not allowed: it is a gate"
     assert f"Warning: {result.warning}." in str(result)
     negative = {"x": np.ones((2, 3, 8, 8), np.float32), "mask": -np.ones((2, 1, 8, 8), np.float32)}
-    result = lccl.export(Masked().eval(), args, tmp_path / "m.onnx", inputs=negative)
+    result = lccl.export(Masked().eval(), args, tmp_path / "m.onnx", data=negative)
     assert result.recognised == ()
     assert [miss.reason for miss in result.near_misses] == ["its gate, input mask, has values below 0 in the given inputs"]
 
@@ -253,9 +253,9 @@ def test_own_layers_are_checked_beside_recognised_ones(tmp_path: Path, monkeypat
 def test_a_layer_that_changes_the_output_is_put_back(monkeypatch: pytest.MonkeyPatch, opened: bool) -> None:
     """The check, with a rewrite that breaks the second of two layers: its weights, or its weights where no input shows them."""
     model = named("basic block, post-activation")
-    real = recognition.recognise
+    real = gate_search.recognise
 
-    def broken(given: onnx.ModelProto, **options: Any) -> recognition.Recognition:
+    def broken(given: onnx.ModelProto, **options: Any) -> gate_search.Recognition:
         found = real(given, **options)
         for tensor in found.model.graph.initializer:
             if tensor.name == "node_conv9.W":
@@ -265,7 +265,7 @@ def test_a_layer_that_changes_the_output_is_put_back(monkeypatch: pytest.MonkeyP
 
     if opened:
         close_gate(model, "node_conv11")
-    monkeypatch.setattr(recognition, "recognise", broken)
+    monkeypatch.setattr(gate_search, "recognise", broken)
     feed = {"x": np.random.default_rng(0).standard_normal((2, 5, 16, 16)).astype(np.float32)}
     result = find_layers(model, [feed], None, True, silent)
     assert [layer.name for layer in result.layers] == ["node_conv2"]
@@ -310,9 +310,9 @@ def hard_gate(form: str, batch: int | str = "N") -> onnx.ModelProto:
 @pytest.mark.parametrize("factor", [1.0, 1.006])
 def test_hard_gates_are_compared_at_their_edge(monkeypatch: pytest.MonkeyPatch, form: str, factor: float) -> None:
     """A logit that is a little off flips few pixels or none: it shows without the jump; or none may flip."""
-    real = recognition.recognise
+    real = gate_search.recognise
 
-    def scaled(given: onnx.ModelProto, **options: Any) -> recognition.Recognition:
+    def scaled(given: onnx.ModelProto, **options: Any) -> gate_search.Recognition:
         found = real(given, **options)
         for node in filter(is_lccl_node, found.model.graph.node):
             tensor = next(t for t in found.model.graph.initializer if t.name == node.input[3])
@@ -320,7 +320,7 @@ def test_hard_gates_are_compared_at_their_edge(monkeypatch: pytest.MonkeyPatch, 
             tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
         return found
 
-    monkeypatch.setattr(recognition, "recognise", scaled)
+    monkeypatch.setattr(gate_search, "recognise", scaled)
     feed = {"x": np.random.default_rng(0).standard_normal((5, 5, 16, 16)).astype(np.float32)}
     if factor == 1:
         result = find_layers(hard_gate(form), [feed], None, True, silent)
@@ -369,7 +369,7 @@ def test_a_network_of_random_numbers_is_the_callers_to_mend() -> None:
 def test_the_model_to_export_is_not_overwritten(invoke: Invoke, tmp_path: Path) -> None:
     onnx.save(named("basic block, post-activation"), tmp_path / "m.dense.onnx")
     before = (tmp_path / "m.dense.onnx").read_bytes()
-    for options in (("-o", tmp_path / "m.dense.onnx"), ("-o", tmp_path / "m.onnx", "--dense")):
+    for options in (("-o", tmp_path / "m.dense.onnx"), ("-o", tmp_path / "m.onnx", "--dense-twin")):
         outcome = invoke(EXPORT, tmp_path / "m.dense.onnx", *options)
         assert outcome.code == 1
         assert "m.dense.onnx is the model to export, which would be overwritten: choose another name" in outcome.err
@@ -389,7 +389,7 @@ def test_the_weights_of_the_model_to_export_are_not_overwritten(tmp_path: Path) 
 def test_inputs_for_a_file_of_a_fixed_batch(invoke: Invoke, tmp_path: Path) -> None:
     onnx.save(hard_gate("greater", batch=2), tmp_path / "two.onnx")
     np.savez(tmp_path / "x.npz", x=np.random.default_rng(0).standard_normal((4, 5, 16, 16)).astype(np.float32))
-    outcome = invoke(EXPORT, tmp_path / "two.onnx", "-o", tmp_path / "m.onnx", "--inputs", tmp_path / "x.npz", "--json")
+    outcome = invoke(EXPORT, tmp_path / "two.onnx", "-o", tmp_path / "m.onnx", "--data", tmp_path / "x.npz", "--json")
     assert outcome.code == 0, outcome.err
     assert json.loads(outcome.out)["given_inputs"] == 4
 
@@ -407,7 +407,7 @@ def test_given_masks_have_their_own_type(invoke: Invoke, tmp_path: Path, monkeyp
     rng = np.random.default_rng(0)
     x, mask = rng.standard_normal((4, 3, 16, 16)).astype(np.float32), rng.integers(0, 2, (4, 1, 16, 16)).astype(np.uint8)
     np.savez("in.npz", x=x, mask=mask)
-    outcome = invoke(EXPORT, "w.pt", "--model", "masked_net:Net", "--inputs", "in.npz", "-o", "m.onnx", "--json")
+    outcome = invoke(EXPORT, "w.pt", "--factory", "masked_net:Net", "--data", "in.npz", "-o", "m.onnx", "--json")
     assert outcome.code == 0, outcome.err
     (layer,) = json.loads(outcome.out)["recognised"]
     assert layer["masks"] == []
@@ -438,7 +438,7 @@ def test_a_constant_of_lower_precision_does_not_loosen_the_check() -> None:
     feed = {"x": np.random.default_rng(0).standard_normal((2, 3, 8, 8)).astype(np.float32)}
     result = find_layers(model, [feed], None, False, silent)
     assert result.checked is not None
-    assert result.checked.tolerance == recognition.TOLERANCE
+    assert result.checked.tolerance == gate_search.TOLERANCE
 
 
 def test_a_mask_of_an_unsigned_type_is_half_open_in_the_check(tmp_path: Path) -> None:
@@ -453,15 +453,15 @@ def test_a_mask_of_an_unsigned_type_is_half_open_in_the_check(tmp_path: Path) ->
 def test_layers_that_cannot_be_run_are_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
     """A mistake of recognition's costs the layers, not the export."""
     model = named("beside an LCCLConv node")
-    real = recognition.recognise
+    real = gate_search.recognise
 
-    def broken(given: onnx.ModelProto, **options: Any) -> recognition.Recognition:
+    def broken(given: onnx.ModelProto, **options: Any) -> gate_search.Recognition:
         found = real(given, **options)
-        for layer in found.found:
+        for layer in found.layers:
             next(n for n in found.model.graph.node if n.name == layer.name).input[0] = "nothing"
         return found
 
-    monkeypatch.setattr(recognition, "recognise", broken)
+    monkeypatch.setattr(gate_search, "recognise", broken)
     feed = {"x": np.random.default_rng(0).standard_normal((2, 5, 16, 16)).astype(np.float32)}
     result = find_layers(model, [feed], None, True, silent)
     assert (result.model, result.layers) == (model, ())
@@ -470,16 +470,16 @@ def test_layers_that_cannot_be_run_are_put_back(monkeypatch: pytest.MonkeyPatch)
 
 def test_only_the_layer_that_cannot_be_run_is_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
     model = named("basic block, post-activation")
-    real = recognition.recognise
+    real = gate_search.recognise
 
-    def broken(given: onnx.ModelProto, **options: Any) -> recognition.Recognition:
+    def broken(given: onnx.ModelProto, **options: Any) -> gate_search.Recognition:
         found = real(given, **options)
         for node in found.model.graph.node:
             if node.name == "node_conv9" and node.op_type == "LCCLConv":
                 node.input[0] = "nothing"
         return found
 
-    monkeypatch.setattr(recognition, "recognise", broken)
+    monkeypatch.setattr(gate_search, "recognise", broken)
     feed = {"x": np.random.default_rng(0).standard_normal((2, 5, 16, 16)).astype(np.float32)}
     result = find_layers(model, [feed], None, True, silent)
     assert [layer.name for layer in result.layers] == ["node_conv2"]
@@ -494,7 +494,7 @@ def test_a_network_that_does_not_run_is_the_callers_to_mend() -> None:
 
 @pytest.mark.parametrize("form", ["opset 11", "opset 13", "opset 21", "weights listed as inputs", "bool input"])
 def test_other_files(tmp_path: Path, form: str) -> None:
-    result = lccl.export(named(form), None, tmp_path / "m.onnx", dense=True, decomposed=True)
+    result = lccl.export(named(form), None, tmp_path / "m.onnx", dense_twin=True, decomposed=True)
     assert result.checked.max_error < 1e-5
     assert result.recognised_open is not None
     assert {o.domain: o.version for o in onnx.load(tmp_path / "m.onnx").opset_import} == {"": 18, "lccl": 1}
@@ -537,7 +537,7 @@ def test_a_layer_beside_control_flow(tmp_path: Path, flow: Callable[[Net, str], 
     out = flow(net, given)
     net.outputs.append(onnx.helper.make_tensor_value_info(out, onnx.TensorProto.FLOAT, ["N", 4, 8, 8]))
     model = net.model()
-    result = lccl.export(model, None, tmp_path / "m.onnx", dense=True, decomposed=True, tensorrt=True)
+    result = lccl.export(model, None, tmp_path / "m.onnx", dense_twin=True, decomposed=True, tensorrt=True)
     assert len(result.recognised) == 1
     feeds: list[dict[str, Any]] = [{"condition": np.array(True)}, {"condition": np.array(False)}]
     for feed in feeds if flow is branches else [{"trips": np.array(3)}]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import onnx
 import pytest
 
-from lccl.exporting.recognition import NothingToGainError, Recognised, find_layers
+from lccl.exporting.gate_search import GateSearchResult, NothingToGainError, find_layers
 from lccl.exporting.source import OnnxSource
 from lccl.graph.feeds import input_types
 from lccl.graph.recognise import recognise
@@ -33,7 +33,7 @@ def _schema() -> None:
 @pytest.mark.parametrize("small", [SMALL, 20], ids=["weights in the model", "weights in a file"])
 def test_named_graph(graph: Graph, small: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = graph.model()
-    count = len(recognise(model).found)
+    count = len(recognise(model).layers)
     for module in ("weights", "graph.surgery"):
         monkeypatch.setattr(f"lccl.{module}.SMALL", small)
     with WeightFile(tmp_path / "m.onnx") as file:
@@ -46,7 +46,7 @@ def test_named_graph(graph: Graph, small: int, tmp_path: Path, monkeypatch: pyte
 def test_random_graphs(seeds: range) -> None:
     models = [RandomGraph(seed).model() for seed in set(seeds) - SENSITIVE]
     for model in filter(runs, models):
-        count = len(recognise(model).found)
+        count = len(recognise(model).layers)
         assert not count or checked(model).layers
 
 
@@ -59,7 +59,7 @@ def runs(model: onnx.ModelProto) -> bool:
     return True
 
 
-def checked(model: onnx.ModelProto) -> Recognised:
+def checked(model: onnx.ModelProto) -> GateSearchResult:
     shapes = [
         [d.dim_value if d.HasField("dim_value") else SIZES[0][d.dim_param] for d in kind.shape.dim]
         for kind in input_types(model).values()

@@ -126,7 +126,7 @@ def test_any_combination(form: Form) -> None:
     model = form.build()
     found = recognise(model, fuse=form.fuse)
     assert op_types(found.model).count("LCCLConv") == 1, found.near_misses
-    assert found.found[0].gates[0][1] == (0 if form.swapped or form.as_condition else 1)
+    assert found.layers[0].gates[0][1] == (0 if form.swapped or form.as_condition else 1)
     require_equal(model, found, seeds=1)
 
 

@@ -53,7 +53,7 @@ def test_at_the_edge(form: str) -> None:
     values[13:15] = near
     feed = {"x": np.stack([values, np.ones(25, np.float32)]).reshape(1, 2, 5, 5)}
     found = recognise(model)
-    assert len(found.found) == 1, found.near_misses
+    assert len(found.layers) == 1, found.near_misses
     np.testing.assert_allclose(run(found.model, feed), run(model, feed), rtol=1e-5, atol=1e-6)
 
 
@@ -67,5 +67,5 @@ def test_a_where_as_the_product_at_its_edge(op: str) -> None:
         model = net.model()
         values = np.stack([np.arange(16, dtype=np.float32) % 4 / 4, np.ones(16, np.float32)]).reshape(1, 2, 4, 4)
         found = recognise(model)
-        assert len(found.found) == 1, found.near_misses
+        assert len(found.layers) == 1, found.near_misses
         np.testing.assert_allclose(run(found.model, {"x": values}), run(model, {"x": values}), rtol=1e-5, atol=1e-6)

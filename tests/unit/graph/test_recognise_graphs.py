@@ -33,14 +33,14 @@ def test_named_graph(graph: Graph, fuse: bool) -> None:
     if not graph.layers:
         assert found.model is model
         return
-    assert len(found.found) == graph.layers - ("LCCLConv" in op_types(model))
-    first = node_attributes(next(n for n in gated(found) if n.name == found.found[0].name))
+    assert len(found.layers) == graph.layers - ("LCCLConv" in op_types(model))
+    first = node_attributes(next(n for n in gated(found) if n.name == found.layers[0].name))
     for name, value in graph.attributes.items():
         if fuse or name not in ("post_alpha", "activation_alpha"):
             assert getattr(first, name) == value, name
     if fuse and graph.fused:
-        assert found.found[0].fused == graph.fused
-    assert fuse or not any(layer.fused for layer in found.found)
+        assert found.layers[0].fused == graph.fused
+    assert fuse or not any(layer.fused for layer in found.layers)
     require_equal(model, found)
 
 
@@ -54,7 +54,7 @@ def test_a_product_that_nobody_reads_is_none() -> None:
     x = net.input("x", [1, 3, 8, 8])
     net.op("Mul", net.conv(x, 3, 4), net.op("Relu", net.conv(x, 3, 1)))
     net.output(net.op("Relu", x))
-    assert recognise(net.model()).found == ()
+    assert recognise(net.model()).layers == ()
 
 
 def test_layers_of_the_same_name_keep_their_own_weights() -> None:
@@ -67,7 +67,7 @@ def test_layers_of_the_same_name_keep_their_own_weights() -> None:
     for node in net.nodes:
         node.name = "same"
     found = recognise(net.model())
-    assert [layer.name for layer in found.found] == ["same_1", "same_2"], "the gates' convolutions have the name too"
+    assert [layer.name for layer in found.layers] == ["same_1", "same_2"], "the gates' convolutions have the name too"
     require_equal(plain, found)
 
 
@@ -79,7 +79,7 @@ def test_a_branch_that_is_computed_from_the_layer_is_not_added_in_the_node() -> 
     shape = net.op("Shape", y)
     net.op("Add", y, net.op("Expand", net.const(1.5), shape))
     found = recognise(net.model())
-    assert [layer.fused for layer in found.found] == [()]
+    assert [layer.fused for layer in found.layers] == [()]
     require_equal(net.model(), found)
 
 
@@ -88,7 +88,7 @@ def test_a_branch_of_sizes_of_its_own_is_not_added_in_the_node() -> None:
     net = Net()
     x, other = net.input("x", [2, 3, "H", "W"]), net.input("other", [2, 4, "h", "w"])
     net.op("Add", net.op("Mul", net.conv(x, 3, 4), net.op("Relu", net.conv(x, 3, 1, shift=0.1))), other)
-    assert [layer.fused for layer in recognise(net.model()).found] == [()]
+    assert [layer.fused for layer in recognise(net.model()).layers] == [()]
 
 
 def test_an_opset_that_cannot_be_converted_is_told() -> None:
@@ -111,7 +111,7 @@ def test_a_where_that_is_no_layer_stays_as_it_was() -> None:
     """While products are read it is one; beside a layer it is written again as the graph has it."""
     model = next(g for g in GRAPHS if g.form == "beside a Where that is none").model()
     found = recognise(model, fuse=False)
-    assert len(found.found) == 1
+    assert len(found.layers) == 1
     kinds = op_types(model)
     assert sorted(op_types(found.model)) == sorted([*kinds[:5], "Add", "LCCLConv"]), "Conv, Conv, LessOrEqual, Tanh, Where"
     (where,) = (n for n in found.model.graph.node if n.op_type == "Where")
@@ -123,5 +123,5 @@ def test_a_later_op_in_a_file_that_names_no_shapes() -> None:
     model = next(g for g in GRAPHS if g.form == "Gelu of opset 20").model()
     del model.graph.value_info[:]
     found = recognise(model)
-    assert len(found.found) == 1
+    assert len(found.layers) == 1
     require_equal(model, found)

@@ -44,7 +44,10 @@ def test_what_is_recognised_computes_what_it_did(first: int) -> None:
 
 FAULTS: Mapping[str, Callable[..., object]] = {
     "lccl.graph.recognise.gates.lower_bound": lambda *_: 0.0,
-    "lccl.graph.recognise.clamp.norm_affine": lambda node: (np.ones(node.inputs[1].shape), np.zeros(node.inputs[1].shape)),
+    "lccl.graph.recognise.elementwise.norm_affine": lambda node: (
+        np.ones(node.inputs[1].shape),
+        np.zeros(node.inputs[1].shape),
+    ),
 }
 """A gate that may be negative passes; a norm of a gate is lost."""
 
@@ -62,10 +65,10 @@ def layers_held(seed: int) -> int:
     count = 0
     for fuse in (True, False):
         found = recognise(model, fuse=fuse)
-        if not found.found:
+        if not found.layers:
             break
-        count += len(found.found)
-        masks = {name for layer in found.found for name in layer.masks}
+        count += len(found.layers)
+        masks = {name for layer in found.layers for name in layer.masks}
         check_model(found.model)
         rewritten = (found.model, canonical(found.model))
         edges = EDGES if has_hard_gates(rewritten[1]) else 0.0

@@ -39,7 +39,7 @@ def test_what_is_returned_as_it_is_keeps_its_shape(returned: str) -> None:
     net.input("x", ["N", 3, "H", "W"])
     net.output(net.op("Mul", net.conv("x", 3, 4), net.op("Relu", net.conv("x", 3, 1))))
     net.output("x" if returned == "an input" else net.stored[0].name)
-    assert len(recognise(net.model()).found) == 1
+    assert len(recognise(net.model()).layers) == 1
 
 
 def test_names_within_a_node_are_taken() -> None:
@@ -70,6 +70,6 @@ def test_a_layer_that_only_gave_a_gate_its_shape_goes() -> None:
     net.output(net.op("Mul", net.conv("x", 3, 4), gate))
     model = net.model()
     found = recognise(model)
-    assert [layer.product for layer in found.found] == [model.graph.output[0].name]
+    assert [layer.product for layer in found.layers] == [model.graph.output[0].name]
     assert [node.op_type for node in found.model.graph.node] == ["LCCLConv"]
     onnx.checker.check_model(found.model)

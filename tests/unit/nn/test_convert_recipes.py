@@ -64,7 +64,7 @@ def test_sizes_of_numpy_are_plain_in_the_checkpoint(tmp_path: Path) -> None:
 
 
 def test_export_knows_what_was_gated(invoke: Callable[..., Outcome], converted: nn.Module, saved: Path, tmp_path: Path) -> None:
-    outcome = invoke("lccl.cli.export", saved, "--model", FACTORY, "-o", tmp_path / "model.onnx")
+    outcome = invoke("lccl.cli.export", saved, "--factory", FACTORY, "-o", tmp_path / "model.onnx")
     assert (outcome.code, outcome.err) == (0, ""), outcome
     nodes = [node for node in onnx.load(tmp_path / "model.onnx").graph.node if is_lccl_node(node)]
     assert {node.name for node in nodes} == set(lccl_layers(converted))
@@ -78,7 +78,7 @@ def test_a_network_of_our_own_needs_no_factory(invoke: Callable[..., Outcome], s
     lccl.save_checkpoint(tmp_path / "gated.pt", lccl.nn.convert(dense), factory, kwargs, (1, 16, 16))
     outcome = invoke("lccl.cli.export", tmp_path / "gated.pt", "-o", tmp_path / "gated.onnx")
     assert (outcome.code, outcome.err) == (0, ""), outcome
-    files = (tmp_path / "gated.pt", tmp_path / "gated.onnx", "--dense", tmp_path / "dense.pt")
+    files = (tmp_path / "gated.pt", tmp_path / "gated.onnx", "--baseline", tmp_path / "dense.pt")
     outcome = invoke("lccl.cli.compare", *files, "--data", samples, "--runs", "0", "--json")
     assert outcome.code == 0, outcome
     gated = [layer for layer in json.loads(outcome.out)["profile"]["layers"] if layer["kind"] == "gated"]
@@ -88,7 +88,7 @@ def test_a_network_of_our_own_needs_no_factory(invoke: Callable[..., Outcome], s
 def test_the_files_factory_is_not_run_unasked(invoke: Callable[..., Outcome], saved: Path, tmp_path: Path) -> None:
     outcome = invoke("lccl.cli.export", saved, "-o", tmp_path / "model.onnx")
     assert outcome.code == 1
-    assert f"asks to run {FACTORY}; if you trust it, say so: --model {FACTORY}" in outcome.err
+    assert f"asks to run {FACTORY}; if you trust it, say so: --factory {FACTORY}" in outcome.err
 
 
 @pytest.mark.parametrize("wrap", [nn.DataParallel, torch.compile], ids=["DataParallel", "compile"])

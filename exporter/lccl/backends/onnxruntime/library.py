@@ -40,8 +40,9 @@ def find_library(library: str | Path | None = None) -> Path | None:
 
     None if there is none. :func:`check_library` says whether it can be used.
 
-    Args: library: the caller's choice; None: the one that LCCL_ORT_LIBRARY names, or the package's
-        own.
+    Args:
+        library: the caller's choice; None: the one that LCCL_ORT_LIBRARY names, or the package's
+            own.
 
     Raises:
         UserError: a library is named and does not exist.
@@ -101,7 +102,8 @@ def cpu_isa(library: str | Path | None = None) -> str | None:
     Args:
         library: as in :func:`find_library`.
 
-    Returns: "avx512", "avx2", "neon" or "portable"; None if there is no library, or if LCCL_CPU_ISA
+    Returns:
+        "avx512", "avx2", "neon" or "portable"; None if there is no library, or if LCCL_CPU_ISA
         names an instruction set that this machine does not run, so that no session opens.
 
     Raises:

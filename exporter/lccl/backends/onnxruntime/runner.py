@@ -24,10 +24,12 @@ CPU = ("CPUExecutionProvider",)
 class OnnxRuntimeRunner:
     """Runs an ONNX model in ONNX Runtime.
 
-    Args: model: a file, or a model in memory. threads: threads of one inference; with 1, several
-        runners in one process do not disturb each other's times. optimize: whether ONNX Runtime
-        optimizes the graph. library: a library of custom ops; None: their nodes run through their
-        function bodies.
+    Args:
+        model: a file, or a model in memory.
+        threads: threads of one inference; with 1, several runners in one process do not disturb
+            each other's times.
+        optimize: whether ONNX Runtime optimizes the graph.
+        library: a library of custom ops; None: their nodes run through their function bodies.
     """
 
     device = "CPU"

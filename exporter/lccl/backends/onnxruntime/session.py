@@ -32,17 +32,18 @@ def session(
     computes every pixel. A warning says so, once per process. A model without LCCLConv nodes runs
     as in any session.
 
-    Args: model: a file, or a model in memory. providers: ONNX Runtime's execution providers; the op
-        runs on the CPU whatever they are. threads: threads of one inference; None: as in
-        ``options``, whose default is one per core. options: the session's options, to which the
-        library and ``threads`` are added; use new ones for each session. With
-            options of your own, a layer that the library does not support is an error, because a
-            library cannot be removed from them.
+    Args:
+        model: a file, or a model in memory.
+        providers: ONNX Runtime's execution providers; the op runs on the CPU whatever they are.
+        threads: threads of one inference; None: as in ``options``, whose default is one per core.
+        options: the session's options, to which the library and ``threads`` are added; use new ones
+            for each session. With options of your own, a layer that the library does not support is
+            an error, because a library cannot be removed from them.
         library: the op's library; None: the one that LCCL_ORT_LIBRARY names, or the package's own.
 
-    Raises: UserError: a library is named and does not exist, LCCL_CPU_ISA names no instruction set
-        of this machine, or ONNX
-            Runtime cannot load the model.
+    Raises:
+        UserError: a library is named and does not exist, LCCL_CPU_ISA names no instruction set of
+            this machine, or ONNX Runtime cannot load the model.
     """
     import onnxruntime
 

@@ -13,11 +13,12 @@ from typing import Any
 import onnx
 
 from lccl.backends.interface import LayerPath, Profile
-from lccl.errors import UserError, first_line
+from lccl.errors import Fix, UserError, first_line
 from lccl.op.contract import OP_TYPE
 from lccl.op.onnx_op import is_lccl_node
 from lccl.progress import Progress
 
+VERBOSE = Fix("verbose", True, "to see the builder's own messages")
 _loggers: dict[tuple[str, bool], Any] = {}
 
 
@@ -96,7 +97,8 @@ def set_profiles(builder: Any, config: Any, profiles: tuple[Profile, ...]) -> No
         for p in profiles:
             profile.set_shape(p.input, p.min, p.opt, p.max)
         if config.add_optimization_profile(profile) < 0:
-            raise UserError(f"the builder refuses the shapes of {', '.join(p.input for p in profiles)}; see -v")
+            names = ", ".join(p.input for p in profiles)
+            raise UserError(f"the builder refuses the shapes of {names}", VERBOSE)
 
 
 def build_serialized(trt: ModuleType, builder: Any, network: Any, config: Any, logger: Any, progress: Progress) -> bytes:
@@ -113,10 +115,11 @@ def build_serialized(trt: ModuleType, builder: Any, network: Any, config: Any, l
         raise KeyboardInterrupt
     if engine is None:
         turing = any("Turing" in text for text in logger.errors)
-        hint = "; compute capability 7.5 has no float32 here: pass --fp16" if turing else ""
-        last = first_line(ValueError(logger.errors[-1])) if logger.errors else "no reason given; see -v"
+        hint = "; compute capability 7.5 has no float32 here" if turing else ""
+        last = first_line(ValueError(logger.errors[-1])) if logger.errors else "no reason given"
         reason = plugin_error(logger) or last
-        raise UserError(f"{title(trt)} cannot build this engine: {reason}{hint}")
+        fix = [Fix("precision", "fp16")] if turing else [] if logger.errors else [VERBOSE]
+        raise UserError(f"{title(trt)} cannot build this engine: {reason}{hint}", fix)
     return bytes(engine)
 
 
@@ -211,5 +214,5 @@ def require_plugin_layers(trt: ModuleType, network: Any, model: onnx.ModelProto)
     found = count_plugin_layers(trt, network)
     if found < wanted:
         raise UserError(
-            f"the parser took the plugin for {found} of {wanted} {OP_TYPE} layers; pass --no-plugin to build without it"
+            f"the parser took the plugin for {found} of {wanted} {OP_TYPE} layers", Fix("plugin", False, "to build without it")
         )

@@ -21,7 +21,7 @@ from lccl.backends.tensorrt.api import (
     set_profiles,
 )
 from lccl.backends.tensorrt.library import ENVIRONMENT, HOW_TO_GET, LIBRARY, find_plugin, load_plugin
-from lccl.errors import UserError
+from lccl.errors import Fix, UserError, leave_out
 from lccl.files import atomic_path, require_writable
 from lccl.graph.checks import check_types
 from lccl.graph.plugin_fields import residuals_in_place, with_plugin_fields
@@ -29,9 +29,11 @@ from lccl.graph.variants.inlined import inlined
 from lccl.graph.variants.stripped import stripped
 from lccl.op.onnx_op import is_lccl_node
 from lccl.progress import Progress
+from lccl.requires import how_to_install
 
+ALIAS = leave_out("alias_residual")
 MINIMUM = (10, 13)
-MISSING = "TensorRT is not installed: pip install 'lccl[trt]' on a machine with an NVIDIA GPU"
+MISSING = f"TensorRT is not installed: {how_to_install('tensorrt')} on a machine with an NVIDIA GPU"
 
 
 def import_tensorrt() -> ModuleType:
@@ -67,12 +69,12 @@ class TensorRT:
     def build(self, request: BuildRequest, progress: Progress) -> Built:
         if request.compute_capabilities:
             raise UserError(
-                "TensorRT builds for the GPU present: leave out --compute-capability, or use --backend tensorrt-rtx"
+                "TensorRT builds for the GPU present", (leave_out("compute_capabilities"), Fix("backend", "tensorrt-rtx"))
             )
         trt = import_tensorrt()
         plugin = self._plugin(request)
         if request.alias_residual and plugin is None:
-            raise UserError("--alias-residual is for layers that the plugin runs, and there are none: leave it out")
+            raise UserError("only layers that the plugin runs can write over a residual, and there are none", ALIAS)
         if request.timing_cache is not None:
             require_writable(request.timing_cache)
         profiles = make_profiles(request)
@@ -103,8 +105,11 @@ class TensorRT:
         plugin = find_plugin(request.plugin_library)
         if plugin is None:
             raise UserError(
-                f"the TensorRT plugin {LIBRARY} is not installed: {HOW_TO_GET}, name it with --plugin or {ENVIRONMENT}, "
-                "or pass --no-plugin to build from standard ops, which compute every pixel"
+                f"the TensorRT plugin {LIBRARY} is not installed ({HOW_TO_GET}, or name it in {ENVIRONMENT})",
+                (
+                    Fix("plugin_library", "PATH"),
+                    Fix("plugin", False, "to build from standard ops, which compute every pixel"),
+                ),
             )
         return plugin
 
@@ -117,9 +122,7 @@ class TensorRT:
         if feature is not None:
             config.set_preview_feature(feature, True)
         if feature is None or not config.get_preview_feature(feature):
-            raise UserError(
-                f"TensorRT {trt.__version__} does not let a plugin write over its input: leave out --alias-residual"
-            )
+            raise UserError(f"TensorRT {trt.__version__} does not let a plugin write over its input", ALIAS)
         return residuals_in_place(request.model)
 
     @staticmethod
@@ -135,7 +138,8 @@ class TensorRT:
         cache = config.create_timing_cache(path.read_bytes() if path.exists() else b"")
         if cache is None or not config.set_timing_cache(cache, ignore_mismatch=False):
             raise UserError(
-                f"{path} is not a timing cache of this TensorRT and GPU: delete it, or name another with --timing-cache"
+                f"{path} is not a timing cache of this TensorRT and GPU: delete it, or name another file",
+                Fix("timing_cache", "FILE"),
             )
         return cache
 

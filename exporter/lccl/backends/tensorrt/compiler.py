@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from lccl.backends.tensorrt.library import LIBRARY, PACKAGED
-from lccl.errors import UserError
+from lccl.errors import Fix, UserError
 from lccl.files import atomic_path, if_abandoned, require_writable
 from lccl.progress import Progress, silent
 
@@ -96,7 +96,10 @@ def capabilities_for(asked: Sequence[str]) -> tuple[str, ...]:
     """
     chosen = tuple(dict.fromkeys(asked)) or present_capabilities()
     if not chosen:
-        raise UserError(f"there is no NVIDIA GPU here to build for: name its --compute-capability, such as 8.9, or {ALL}")
+        raise UserError(
+            "there is no NVIDIA GPU here to build for",
+            (Fix("compute_capabilities", ("8.9",), "or the like"), Fix("compute_capabilities", (ALL,))),
+        )
     for text in chosen:
         if text == ALL:
             continue
@@ -184,11 +187,11 @@ def _require_headers(root: str | Path | None) -> None:
 
 def _make_folder(folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
-        raise UserError(f"{folder} is a file: choose a folder with -o")
+        raise UserError(f"{folder} is a file: choose a folder")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"cannot make the folder {folder}: {error.strerror}; choose another with -o") from None
+        raise UserError(f"cannot make the folder {folder}: {error.strerror}; choose another") from None
     for name in LIBRARIES:
         require_writable(folder / name)
 

@@ -11,6 +11,7 @@ from lccl.errors import UserError, first_line
 from lccl.files import require_file
 from lccl.native import FOLDER, find_native, require_native
 from lccl.op.contract import OP_TYPE, VERSION
+from lccl.requires import how_to_install
 
 LIBRARY = "liblccl_trt_plugin.so"
 ENVIRONMENT = "LCCL_TRT_PLUGIN"
@@ -30,7 +31,7 @@ def find_plugin(library: str | Path | None = None) -> Path | None:
 
 
 def plugin_path() -> Path:
-    """Path of the plugin's library, as ``trtexec --dynamicPlugins`` takes it.
+    """Path of the plugin's library, as trtexec takes it for its dynamic plugins.
 
     Raises:
         UserError: there is none.
@@ -80,4 +81,4 @@ def _import_tensorrt() -> ModuleType:
     try:
         return importlib.import_module("tensorrt")
     except (ImportError, OSError):
-        raise UserError("TensorRT is not installed: pip install 'lccl[trt]', or give its module as tensorrt=") from None
+        raise UserError(f"TensorRT is not installed: {how_to_install('tensorrt')}, or give its module as tensorrt=") from None

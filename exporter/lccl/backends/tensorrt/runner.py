@@ -16,10 +16,11 @@ from lccl.backends.interface import Batches
 from lccl.errors import UserError, first_line
 from lccl.files import require_file
 from lccl.numerics import Array
+from lccl.requires import how_to_install, needing
 
 _VARIABLE = "POLYGRAPHY_USE_TENSORRT_RTX"
 NO_META_PACKAGE = (
-    "running its engines takes the module tensorrt_rtx, of which only the bindings are here: pip install 'lccl[rtx]'"
+    f"running its engines takes the module tensorrt_rtx, of which only the bindings are here: {how_to_install('tensorrt_rtx')}"
 )
 
 
@@ -85,7 +86,7 @@ class TensorRTRunner:
         reason = gpu_missing()
         if reason:
             raise UserError(f"{self._engine} cannot run: {reason}")
-        with _polygraphy_for(self.name):
+        with _polygraphy_for(self.name), needing("running an engine"):
             from polygraphy.backend.common import BytesFromPath
             from polygraphy.backend.trt import EngineFromBytes, TrtRunner
 

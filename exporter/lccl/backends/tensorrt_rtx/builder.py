@@ -17,13 +17,15 @@ from lccl.backends.tensorrt.api import (
     parse_capability,
     set_profiles,
 )
-from lccl.errors import UserError
+from lccl.errors import Fix, UserError, leave_out
 from lccl.graph.variants.inlined import inlined
 from lccl.progress import Progress
+from lccl.requires import how_to_install
 
 MODULES = ("tensorrt_rtx", "tensorrt_rtx_bindings")
 """The meta package and the bindings it stands for; either will do."""
-MISSING = "TensorRT for RTX is not installed: pip install 'lccl[rtx]'"
+USE_TENSORRT = Fix("backend", "tensorrt")
+MISSING = f"TensorRT for RTX is not installed: {how_to_install('tensorrt_rtx')}"
 
 
 def import_rtx() -> ModuleType:
@@ -56,11 +58,11 @@ class TensorRTRTX:
 
     def build(self, request: BuildRequest, progress: Progress) -> Built:
         if request.timing_cache is not None:
-            raise UserError("TensorRT for RTX has no timing cache: leave out --timing-cache, or use --backend tensorrt")
+            raise UserError("TensorRT for RTX has no timing cache", (leave_out("timing_cache"), USE_TENSORRT))
         if request.plugin_library is not None:
-            raise UserError("TensorRT for RTX has no plugins: leave out --plugin, or use --backend tensorrt")
+            raise UserError("TensorRT for RTX has no plugins", (leave_out("plugin_library"), USE_TENSORRT))
         if request.alias_residual:
-            raise UserError("TensorRT for RTX has no plugins: leave out --alias-residual, or use --backend tensorrt")
+            raise UserError("TensorRT for RTX has no plugins", (leave_out("alias_residual"), USE_TENSORRT))
         trt = import_rtx()
         profiles = make_profiles(request)
         logger = logger_of(trt, request.verbose)

@@ -19,9 +19,10 @@ from lccl.torch_calls import evaluating, flatten
 class TorchRunner:
     """Runs a module in eval mode, on the device of its parameters.
 
-    Args: model: the module. It is called with inputs by name if its ``forward`` has all those
-        names, else in their order. threads: the size of PyTorch's CPU thread pool, restored when
-        the block ends.
+    Args:
+        model: the module. It is called with inputs by name if its ``forward`` has all those names,
+            else in their order.
+        threads: the size of PyTorch's CPU thread pool, restored when the block ends.
     """
 
     name = "torch"

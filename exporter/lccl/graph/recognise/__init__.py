@@ -1,11 +1,21 @@
-"""LCCL in a graph of standard ops: a walk from every product to the convolution and the gate behind it.
+"""Gated convolutions in a graph of standard ops: from every product back to the convolution and the gate behind it.
 
-* ``search``: all products of a graph, the last first. ``product``: one product, read and checked. ``rewrite``: the node in its place.
-* ``reading``: a Where as the product or the ThresholdedRelu that it is, while products are read.
-* ``branch``: the main branch; ``between``: what may not be on it. ``gates``: its gates, over ``clamp`` (elementwise steps), ``movement`` (views and upsampling),
-  ``bounds`` (is it at least 0, can it be 0), ``masks`` (inputs that are gates) and ``geometry``.
+| file | owns |
+|---|---|
+| ``search`` | all products of a graph, the last first, and the result |
+| ``normalize`` | the copy in which products are read: one spelling for each form |
+| ``product`` | one product: read from either operand, and checked |
+| ``branch``, ``blockers`` | its main branch, and what may not stand on it |
+| ``gates`` | its gates: those that the op computes, and those that it is given |
+| ``elementwise`` | the functions between a gate's convolution and the product, composed into one |
+| ``rearrange`` | views, copies and nearest upsampling of a gate |
+| ``intervals`` | whether a map is at least 0, and whether it can be 0 |
+| ``masks`` | inputs of the network that are gates |
+| ``geometry`` | strides, pads and dilations of a convolution and its gate |
+| ``refusal``, ``context`` | why a product is no layer; what every step knows of the graph |
+| ``rewrite`` | the LCCLConv node in the product's place |
 """
 
-from lccl.graph.recognise.search import Found, NearMiss, Recognition, recognise
+from lccl.graph.recognise.search import NearMiss, RecognisedLayer, Recognition, recognise
 
-__all__ = ["Found", "NearMiss", "Recognition", "recognise"]
+__all__ = ["NearMiss", "RecognisedLayer", "Recognition", "recognise"]

@@ -2,119 +2,118 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from lccl.graph.nodes import (
-    SHAPE_OPS,
-    activated,
-    channel_affine,
-    is_computed,
-    is_copy,
-    is_op,
-    leaky_slope,
-    optional_input,
-    other_reader,
-    title,
-)
-from lccl.graph.recognise.between import CONVOLUTIONS, quantised, refuse_between
-from lccl.graph.recognise.refusal import RefusalError
-from lccl.graph.shapes import FLOAT_TYPES, Sizes
+from lccl.graph.nodes import activated, channel_affine, is_computed, is_copy, is_op, leaky_slope, optional_input
+from lccl.graph.op_sets import CONVOLUTIONS, SHAPE_READERS
+from lccl.graph.recognise.blockers import quantized, refuse_blocker
+from lccl.graph.recognise.context import Context
+from lccl.graph.recognise.refusal import MatchStage, RefusalError
+from lccl.graph.shapes import FLOAT_TYPES, Shape
 from lccl.graph.surgery import producer, stored_shape, stored_type
 from lccl.numerics import Array
 
 
-@dataclass
+@dataclass(frozen=True)
+class Affine:
+    """scale * x + shift, each of one value or of one per channel."""
+
+    scale: Array
+    shift: Array
+
+
+_IDENTITY = Affine(np.ones(1), np.zeros(1))
+
+
+@dataclass(frozen=True)
+class _Way:
+    """What lies between the product and a tensor on the way to the convolution."""
+
+    alpha: float = 1.0
+    affine: Affine | None = None
+    gates: tuple[gs.Tensor, ...] = ()
+    links: tuple[tuple[gs.Tensor, gs.Node], ...] = ()
+
+
+@dataclass(frozen=True)
 class Branch:
-    """What has been found between the product and the convolution."""
+    """The way from a product to its convolution."""
 
     conv: gs.Node
-    alpha: float = 1.0
+    alpha: float
     """Slope below 0 of the activation between convolution and product."""
-    scale: Array = field(default_factory=lambda: np.ones(1))
-    shift: Array = field(default_factory=lambda: np.zeros(1))
-    """Of the affines between convolution and activation, per channel."""
-    gates: list[gs.Tensor] = field(default_factory=list)
+    affine: Affine
+    """The affines between convolution and activation, as one."""
+    gates: tuple[gs.Tensor, ...]
     """The other operands of products further in."""
-    path: list[tuple[gs.Tensor, gs.Node]] = field(default_factory=list)
+    links: tuple[tuple[gs.Tensor, gs.Node], ...]
     """Each tensor on the way with the one node that may read it."""
 
     @property
     def shape_readers(self) -> list[gs.Node]:
-        """Nodes that ask for the shape of something on the way."""
-        return [n for tensor, _ in self.path for n in tensor.outputs if is_op(n, *SHAPE_OPS)]
+        """Nodes that ask for the shape of a tensor on the way."""
+        return [n for tensor, _ in self.links for n in tensor.outputs if is_op(n, *SHAPE_READERS)]
 
     @property
     def nodes(self) -> Iterator[gs.Node]:
-        """Everything that the op takes the place of, but for the product itself."""
-        return (tensor.inputs[0] for tensor, _ in self.path)
+        """The nodes that the op takes the place of, without the product itself."""
+        return (tensor.inputs[0] for tensor, _ in self.links)
 
 
-def find_branches(operand: gs.Tensor, product: gs.Node) -> Iterator[Branch]:
-    """Every way from the operand to a convolution; more than one where products are nested.
+def find_branches(operand: gs.Tensor, product: gs.Node, context: Context) -> Iterator[Branch]:
+    """Yield every way from the operand to a convolution; there are several where products are nested.
 
     Raises:
-        RefusalError: there is a convolution, with something between that the op does not have.
+        RefusalError: something that the op does not have stands before the convolution.
     """
-    yield from _walk(operand, product, 1.0, None, [], [])
+    yield from _walk(operand, product, _Way(), context)
 
 
-def _walk(
-    tensor: gs.Tensor,
-    reader: gs.Node,
-    alpha: float,
-    affine: tuple[Array, Array] | None,
-    gates: list[gs.Tensor],
-    path: list[tuple[gs.Tensor, gs.Node]],
-) -> Iterator[Branch]:
+def _walk(tensor: gs.Tensor, reader: gs.Node, way: _Way, context: Context) -> Iterator[Branch]:
     node = producer(tensor)
-    path = [*path, (tensor, reader)]
     if node is None:
         return
+    way = replace(way, links=(*way.links, (tensor, reader)))
     if is_op(node, *CONVOLUTIONS):
-        scale, shift = affine or (np.ones(1), np.zeros(1))
-        yield Branch(node, alpha, scale, shift, gates, path)
+        yield Branch(node, way.alpha, way.affine or _IDENTITY, way.gates, way.links)
         return
     if is_copy(node):
-        yield from _walk(node.inputs[0], node, alpha, affine, gates, path)
+        yield from _walk(node.inputs[0], node, way, context)
         return
     slope = leaky_slope(node)
     if slope is not None:
-        _require_scale(affine, node)
-        yield from _walk(activated(node), node, alpha * slope, affine, gates, path)
+        _require_positive_factor(way.affine, node, context)
+        yield from _walk(activated(node), node, replace(way, alpha=way.alpha * slope), context)
         return
-    passed = channel_affine(node)
-    if passed is not None:
-        inner, (a, b) = passed
-        outer_a, outer_b = affine or (np.ones(1), np.zeros(1))
-        yield from _walk(inner, node, alpha, (outer_a * a, outer_a * b + outer_b), gates, path)
+    step = channel_affine(node)
+    if step is not None:
+        inner, (a, b) = step
+        outer = way.affine or _IDENTITY
+        composed = Affine(outer.scale * a, outer.scale * b + outer.shift)
+        yield from _walk(inner, node, replace(way, affine=composed), context)
         return
     if is_op(node, "Mul") and len(node.inputs) == 2 and all(map(is_computed, node.inputs)):
-        _require_scale(affine, node)
-        yield from _both(node, alpha, affine, gates, path)
+        _require_positive_factor(way.affine, node, context)
+        yield from _through_product(node, way, context)
         return
-    refuse_between(node)
+    refuse_blocker(node, context)
 
 
-def _both(
-    mul: gs.Node,
-    alpha: float,
-    affine: tuple[Array, Array] | None,
-    gates: list[gs.Tensor],
-    path: list[tuple[gs.Tensor, gs.Node]],
-) -> Iterator[Branch]:
-    """Through either operand of a product further in.
+def _through_product(mul: gs.Node, way: _Way, context: Context) -> Iterator[Branch]:
+    """Walk on through either operand of a product further in.
 
     Raises:
-        RefusalError: there is no way through any, and a convolution behind one.
+        RefusalError: neither leads to a convolution that could be gated, and one to a convolution that cannot.
     """
     found, refusal = False, None
     for place in (0, 1):
+        further = replace(way, gates=(*way.gates, mul.inputs[1 - place]))
         try:
-            for branch in _walk(mul.inputs[place], mul, alpha, affine, [*gates, mul.inputs[1 - place]], path):
+            for branch in _walk(mul.inputs[place], mul, further, context):
                 found = True
                 yield branch
         except RefusalError as error:
@@ -123,58 +122,67 @@ def _both(
         raise refusal
 
 
-def _require_scale(affine: tuple[Array, Array] | None, node: gs.Node) -> None:
-    """A positive factor may stand behind an activation as well as before it; a shift may not.
+def _require_positive_factor(affine: Affine | None, node: gs.Node, context: Context) -> None:
+    """Refuse an affine behind an activation or product, unless it is a positive factor, which commutes with them.
 
     Raises:
-        RefusalError: there is more between product and activation than such a factor.
+        RefusalError: it has a shift, or a factor that is not positive.
     """
-    if affine is not None and ((affine[1] != 0).any() or (affine[0] <= 0).any()):
-        raise RefusalError(f"an affine after an activation or a product ({title(node)}) is not part of the op", 2)
+    if affine is not None and ((affine.shift != 0).any() or (affine.scale <= 0).any()):
+        reason = f"an affine after an activation or a product ({context.label(node)}) is not part of the op"
+        raise RefusalError(reason, MatchStage.BRANCH)
 
 
-def check_branch(branch: Branch, sizes: Sizes) -> tuple[tuple[int, ...], ...]:
-    """What the op asks of the convolution itself.
+def check_branch(branch: Branch, context: Context) -> tuple[Shape, ...]:
+    """Check what the op asks of the convolution itself.
 
     Returns:
         The shape of its output at each probe.
 
     Raises:
-        RefusalError: something that version 1 does not have.
+        RefusalError: version 1 of the op cannot take the convolution's place.
     """
     conv = branch.conv
+    who = context.label(conv)
     if conv.op != "Conv":
         kind = {"ConvTranspose": "a transposed convolution", "DeformConv": "a deformable convolution"}.get(conv.op)
-        raise RefusalError(quantised(conv) if kind is None else f"{title(conv)} is {kind}, which the op does not have", 3)
+        raise _not_taken(quantized(conv, context) if kind is None else f"{who} is {kind}, which the op does not have")
     weight, bias = stored_shape(conv.inputs[1]), optional_input(conv, 2)
-    if is_op(producer(conv.inputs[1]), "DequantizeLinear"):
-        raise RefusalError(quantised(conv, producer(conv.inputs[1])), 3)
+    dequantizer = producer(conv.inputs[1])
+    if is_op(dequantizer, "DequantizeLinear"):
+        raise _not_taken(quantized(conv, context, dequantizer))
     if weight is None or (bias is not None and stored_shape(bias) is None):
-        raise RefusalError(f"the weights of {title(conv)} are computed in the graph, not stored", 3)
+        raise _not_taken(f"the weights of {who} are computed in the graph, not stored")
     if len(weight) != 4:
-        raise RefusalError(f"{title(conv)} is not 2-D", 3)
+        raise _not_taken(f"{who} is not 2-D")
     if conv.attrs.get("group", 1) != 1:
-        raise RefusalError(
-            f"{title(conv)} is grouped ({conv.attrs['group']} groups), which version 1 of the op does not have", 5
-        )
+        reason = f"{who} is grouped ({conv.attrs['group']} groups), which version 1 of the op does not have"
+        raise RefusalError(reason, MatchStage.UNSUPPORTED)
     if stored_type(conv.inputs[1]) not in FLOAT_TYPES:
-        raise RefusalError(f"{title(conv)} is not float32, float16 or bfloat16", 3)
-    shapes = sizes.of(conv.outputs[0])
+        raise _not_taken(f"{who} is not float32, float16 or bfloat16")
+    shapes = context.sizes.of(conv.outputs[0])
     if shapes is None or any(len(shape) != 4 for shape in shapes):
-        raise RefusalError(f"the shape of what {title(conv)} computes cannot be told: export with known sizes", 3)
+        raise _not_taken(f"the shape of what {who} computes cannot be told: export with known sizes")
     if weight[0] == 1:
-        raise RefusalError(f"{title(conv)} has one output channel, as much work as a gate", 0)
-    if any(a.size not in (1, weight[0]) for a in (branch.scale, branch.shift)):
-        raise RefusalError(f"what follows {title(conv)} is not one affine per channel", 3)
+        raise RefusalError(f"{who} has one output channel, as much work as a gate", MatchStage.GATE_AS_BRANCH)
+    if any(a.size not in (1, weight[0]) for a in (branch.affine.scale, branch.affine.shift)):
+        raise _not_taken(f"what follows {who} is not one affine per channel")
     return shapes
 
 
-def check_readers(branch: Branch, outputs: Container[int]) -> None:
-    """Raises:
-    RefusalError: something between convolution and product is read elsewhere too, so that it has to be computed everywhere.
+def _not_taken(reason: str) -> RefusalError:
+    return RefusalError(reason, MatchStage.CONVOLUTION)
+
+
+def check_readers(branch: Branch, context: Context) -> None:
+    """Refuse a branch with a value that is needed elsewhere too, so that it has to be computed at every pixel.
+
+    Raises:
+        RefusalError: with the other reader.
     """
-    for tensor, reader in branch.path:
-        other = other_reader(tensor, reader, outputs)
+    for tensor, reader in branch.links:
+        other = context.other_reader(tensor, reader)
         if other is not None:
-            what = title(tensor.inputs[0])
-            raise RefusalError(f"what {what} computes is read elsewhere too (by {other}), so nothing can be skipped", 6)
+            what = context.label(tensor.inputs[0])
+            reason = f"what {what} computes is read elsewhere too (by {other}), so nothing can be skipped"
+            raise RefusalError(reason, MatchStage.READERS)

@@ -1,34 +1,44 @@
-"""The gate of a product: a convolution that the op computes itself, or a map that it is given."""
+"""The gates of a product: a convolution that the op computes itself, or maps that it is given."""
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import onnx_graphsurgeon as gs
 
-from lccl.graph.nodes import as_written, is_computed, is_op, optional_input, other_reader, past_copies, title
-from lccl.graph.recognise.between import is_activation, unknown_activation
-from lccl.graph.recognise.bounds import hardly_zero, lower_bound
+from lccl.graph.nodes import is_computed, is_op, optional_input, past_copies
+from lccl.graph.recognise.blockers import is_activation, unknown_activation
 from lccl.graph.recognise.branch import Branch
-from lccl.graph.recognise.clamp import Gating, step_of
+from lccl.graph.recognise.context import Context
+from lccl.graph.recognise.elementwise import GateFunction, step_of
 from lccl.graph.recognise.geometry import Geometry, conv_geometry, conv_input, fitting_pads
+from lccl.graph.recognise.intervals import hardly_zero, lower_bound
 from lccl.graph.recognise.masks import mask_input
-from lccl.graph.recognise.movement import moved, upsampling
-from lccl.graph.recognise.refusal import RefusalError
-from lccl.graph.shapes import Shape, Sizes
+from lccl.graph.recognise.rearrange import rearranged, upsampling
+from lccl.graph.recognise.refusal import MatchStage, RefusalError
+from lccl.graph.shapes import Shape
 from lccl.graph.surgery import producer, stored_shape
 from lccl.op.contract import BINARY_SLOPE, FLT_MAX
 
 
 @dataclass(frozen=True)
+class GateCandidate:
+    """A factor of a product that may be a gate."""
+
+    tensor: gs.Tensor
+    reader: gs.Node
+    """The product that multiplies it."""
+
+
+@dataclass(frozen=True)
 class FusedGate:
-    """gate_W, gate_B and what the op does to their map."""
+    """A gate that the op computes: gate_W, gate_B and the function of their map."""
 
     conv: gs.Node
     scale: float
     shift: float
-    """Of the logit, to be folded into the weights."""
+    """``scale * logit + shift`` is folded into the weights."""
     slope: float
     maximum: float
     threshold: float
@@ -38,191 +48,205 @@ class FusedGate:
 
 @dataclass(frozen=True)
 class GivenMap:
-    """A map of the graph, and elementwise nodes that it has to go through once more to be the gate."""
+    """A map of the graph, and the elementwise nodes that make it the gate."""
 
     tensor: gs.Tensor
     then: tuple[tuple[gs.Node, gs.Tensor], ...] = ()
-    """Each with the input that the map takes the place of."""
+    """Nodes to apply to the map once more, each with the input that the map takes the place of."""
 
 
 @dataclass(frozen=True)
 class ExternalGate:
-    """A map that is computed outside of the op."""
+    """A gate that is computed outside of the op."""
 
     maps: dict[int, GivenMap]
     """G -> the map [N, 1, ceil(Ho / G), ceil(Wo / G)]."""
     masks: frozenset[str]
-    """Inputs of the network on whose being at least 0 the rewrite rests."""
+    """Inputs of the network that the rewrite assumes to be at least 0."""
     closes_nothing: str = ""
-    """Why it closes no pixel, so that another gate has to; empty where it may."""
+    """Why the gate closes no pixel, so that another one has to; empty if it may close some."""
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a gate has to fit: the product it is of."""
+class GatedBranch:
+    """The branch that a gate is multiplied onto, and the shape that the gate has to fit."""
 
     product: gs.Node
     branch: Branch
     geometry: Geometry
-    """Of the branch's convolution."""
+    """The geometry of the branch's convolution."""
     shapes: tuple[Shape, ...]
     """[N, K, Ho, Wo] at each probe."""
-    outputs: Container[int]
-    """Ids of the tensors that the network returns."""
-    sizes: Sizes
 
 
-def split_gates(operand: gs.Tensor, reader: gs.Node, outputs: Container[int], sizes: Sizes) -> list[tuple[gs.Tensor, gs.Node]]:
-    """A product of gates that nobody else reads as its factors, each with its reader; any other gate as it is."""
-    node = producer(operand)
+def split_gates(candidate: GateCandidate, context: Context) -> list[GateCandidate]:
+    """Return the factors of a product of gates that has no other reader; any other candidate as it is."""
+    node = producer(candidate.tensor)
     if (
         is_op(node, "Mul")
         and node is not None
         and all(map(is_computed, node.inputs))
-        and other_reader(operand, reader, outputs) is None
-        and all(_at_least_zero(t, outputs, sizes) for t in node.inputs)
+        and context.other_reader(candidate.tensor, candidate.reader) is None
+        and all(_at_least_zero(t, context) for t in node.inputs)
     ):
-        return [part for t in node.inputs for part in split_gates(t, node, outputs, sizes)]
-    return [(operand, reader)]
+        return [part for t in node.inputs for part in split_gates(GateCandidate(t, node), context)]
+    return [candidate]
 
 
-def _at_least_zero(tensor: gs.Tensor, outputs: Container[int], sizes: Sizes) -> bool:
-    return lower_bound(tensor, sizes) >= 0 or mask_input(tensor, outputs, sizes) is not None
+def _at_least_zero(tensor: gs.Tensor, context: Context) -> bool:
+    return lower_bound(tensor, context.sizes) >= 0 or mask_input(tensor, context) is not None
 
 
 # ---- a gate that the op computes ------------------------------------------------------------------------------------
 
 
-def fused_gate(operand: gs.Tensor, reader: gs.Node, place: Place) -> FusedGate | None:
-    """The operand as a convolution of the branch's own input to one map, clamped; None where it is another map.
+def fused_gate(candidate: GateCandidate, gated: GatedBranch, context: Context) -> FusedGate | None:
+    """Return the candidate as a clamped convolution of the branch's own input to one map, or None if it is another map.
 
     Raises:
-        RefusalError: a convolution of the same input that takes other pixels.
+        RefusalError: it is a convolution of the same input that visits other pixels.
     """
-    gating, moves, shared = Gating(), [], False
-    tensor = operand
+    function = GateFunction()
+    rearrangements: list[gs.Node] = []
+    shared = False
+    tensor, reader = candidate.tensor, candidate.reader
     while not is_op(producer(tensor), "Conv"):
-        shared = shared or other_reader(tensor, reader, place.outputs) is not None
-        passed = step_of(tensor)
-        if passed is not None:
-            for step in passed.steps:
-                after = gating.through(step)
-                if after is None:
+        shared = shared or context.other_reader(tensor, reader) is not None
+        step = step_of(tensor)
+        if step is not None:
+            for inner in step.functions:
+                composed = function.compose(inner)
+                if composed is None:
                     return None
-                gating = after
-            reader, tensor = tensor.inputs[0], passed.inner
+                function = composed
+            reader, tensor = tensor.inputs[0], step.inner
         else:
-            further = moved(tensor)
+            further = rearranged(tensor)
             if further is None:
                 return None
             reader, tensor = tensor.inputs[0], further
-            moves.append(reader)
-    if shared or other_reader(tensor, reader, place.outputs) is not None:
+            rearrangements.append(reader)
+    if shared or context.other_reader(tensor, reader) is not None:
         return None
-    return _fused(tensor.inputs[0], gating, moves[::-1], place)
+    conv = tensor.inputs[0]
+    if not _reads_the_same(conv, gated.branch.conv):
+        return None
+    return _fused(conv, function, rearrangements[::-1], gated, context)
 
 
-def _fused(conv: gs.Node, gating: Gating, moves: list[gs.Node], place: Place) -> FusedGate | None:
-    main = place.branch.conv
+def _reads_the_same(conv: gs.Node, main: gs.Node) -> bool:
+    """Return whether the convolution gives one map, from stored weights, of the main convolution's input."""
     weight = stored_shape(conv.inputs[1])
     bias = optional_input(conv, 2)
     stored = bias is None or stored_shape(bias) is not None
     if not stored or weight is None or len(weight) != 4 or weight[0] != 1 or conv.attrs.get("group", 1) != 1:
-        return None
-    if past_copies(conv_input(conv)) is not past_copies(conv_input(main)):
-        return None
-    geometry, whole = conv_geometry(conv, place.sizes), place.geometry
-    if not moves and geometry.strides != whole.strides:
-        raise RefusalError(
-            f"{title(conv)}, its gate, has strides {geometry.strides}, but {title(main)} has {whole.strides}: different strides",
-            7,
+        return False
+    return past_copies(conv_input(conv)) is past_copies(conv_input(main))
+
+
+def _fused(
+    conv: gs.Node, function: GateFunction, rearrangements: Sequence[gs.Node], gated: GatedBranch, context: Context
+) -> FusedGate | None:
+    main, whole = gated.branch.conv, gated.geometry
+    geometry = conv_geometry(conv, context)
+    if not rearrangements and geometry.strides != whole.strides:
+        reason = (
+            f"{context.label(conv)}, its gate, has strides {geometry.strides}, but {context.label(main)} has "
+            f"{whole.strides}: different strides"
         )
-    grid = upsampling(moves, conv.outputs[0], main.outputs[0], place.shapes, place.sizes)
+        raise RefusalError(reason, MatchStage.GEOMETRY)
+    grid = upsampling(rearrangements, conv.outputs[0], main.outputs[0], gated.shapes, context.sizes)
     if grid is None or geometry.strides != (whole.strides[0] * grid, whole.strides[1] * grid):
         return None
+    weight = stored_shape(conv.inputs[1])
+    assert weight is not None, "its weights are stored"
     fitted = fitting_pads(geometry, weight[2:], whole, (stored_shape(main.inputs[1]) or weight)[2:])
     if fitted is None:
         return None
-    if gating.height is not None:
-        return FusedGate(conv, gating.scale, gating.shift, BINARY_SLOPE, gating.height, 0.0, grid, fitted)
-    threshold = max(gating.cut, 0.0)
-    if not (gating.low == 0 or gating.cut >= max(gating.low, 0.0)) or not gating.high > threshold:
+    if function.height is not None:
+        return FusedGate(conv, function.scale, function.shift, BINARY_SLOPE, function.height, 0.0, grid, fitted)
+    threshold = max(function.cut, 0.0)
+    if not (function.low == 0 or function.cut >= max(function.low, 0.0)) or not function.high > threshold:
         return None
-    return FusedGate(conv, gating.scale, gating.shift, 1.0, min(gating.high, FLT_MAX), threshold, grid, fitted)
+    return FusedGate(conv, function.scale, function.shift, 1.0, min(function.high, FLT_MAX), threshold, grid, fitted)
 
 
 # ---- a gate that the op is given ------------------------------------------------------------------------------------
 
 
-def external_gate(operand: gs.Tensor, place: Place) -> ExternalGate:
-    """The operand as one map for all channels that is at least 0, at each resolution at which the graph has it.
+def external_gate(tensor: gs.Tensor, gated: GatedBranch, context: Context) -> ExternalGate:
+    """Return the tensor as one map for all channels that is at least 0, at each resolution at which the graph has it.
 
     Raises:
-        RefusalError: it is none; the reason says why.
+        RefusalError: it is no such map.
     """
-    maps, plain = _maps_of(operand, place)
+    maps, plain = _maps_of(tensor, gated, context)
     if not maps:
-        raise RefusalError(_why_no_map(operand, place), 4)
-    low = lower_bound(operand, place.sizes)
-    who = title(plain.inputs[0]) if plain.inputs else f"input {plain.name}"
-    mask = mask_input(operand, place.outputs, place.sizes) if low < 0 else None
+        raise RefusalError(_why_no_map(tensor, gated, context), MatchStage.GATE_FORM)
+    low = lower_bound(tensor, context.sizes)
+    who = context.label_of(plain)
+    mask = mask_input(tensor, context) if low < 0 else None
     if low < 0 and mask is None:
-        raise RefusalError(f"its gate, {who}, may be negative: nothing before it clamps it at 0", 5)
-    return ExternalGate(maps, frozenset() if mask is None else frozenset({mask}), _closes_nothing(operand, who, low))
+        reason = f"its gate, {who}, may be negative: nothing before it clamps it at 0"
+        raise RefusalError(reason, MatchStage.UNSUPPORTED)
+    return ExternalGate(maps, frozenset() if mask is None else frozenset({mask}), _closes_nothing(tensor, who, low, context))
 
 
-def _closes_nothing(operand: gs.Tensor, who: str, low: float) -> str:
+def _closes_nothing(tensor: gs.Tensor, who: str, low: float, context: Context) -> str:
+    """Return why the gate closes no pixel, or an empty string if it may close some."""
     if low > 0:
         return f"its gate, {who}, is never 0, so no pixel can be skipped"
-    of = hardly_zero(operand)
-    return "" if of is None else f"its gate, {who}, is 0 only where {title(of)} is exactly 0, so hardly a pixel can be skipped"
+    of = hardly_zero(tensor)
+    if of is None:
+        return ""
+    return f"its gate, {who}, is 0 only where {context.label(of)} is exactly 0, so hardly a pixel can be skipped"
 
 
-def _maps_of(operand: gs.Tensor, place: Place) -> tuple[dict[int, GivenMap], gs.Tensor]:
-    """The operand at each resolution at which the graph has it, and what it is a rearrangement of.
+def _maps_of(operand: gs.Tensor, gated: GatedBranch, context: Context) -> tuple[dict[int, GivenMap], gs.Tensor]:
+    """Return the operand at each resolution at which the graph has it, and the tensor that it is a rearrangement of.
 
-    An elementwise step behind an upsampling is as well made before it, where there are fewer pixels.
+    An elementwise node behind an upsampling gives the same before it, where there are fewer pixels.
     """
     found: dict[int, GivenMap] = {}
-    moves: list[gs.Node] = []
+    rearrangements: list[gs.Node] = []
     steps: list[tuple[gs.Node, gs.Tensor]] = []
     tensor = plain = operand
     while True:
-        grid = upsampling(moves[::-1], tensor, place.branch.conv.outputs[0], place.shapes, place.sizes)
+        grid = upsampling(rearrangements[::-1], tensor, gated.branch.conv.outputs[0], gated.shapes, context.sizes)
         if grid is not None and (grid > 1 or not steps):
             found[grid] = GivenMap(tensor, tuple(steps[::-1]))
-        further, passed = moved(tensor), step_of(tensor)
-        if passed is not None and as_written(tensor.inputs[0]):
-            steps.append((tensor.inputs[0], passed.inner))
-            tensor = passed.inner
+        further, step = rearranged(tensor), step_of(tensor)
+        if step is not None and context.is_original(tensor.inputs[0]):
+            steps.append((tensor.inputs[0], step.inner))
+            tensor = step.inner
         elif further is not None:
-            moves.append(tensor.inputs[0])
+            rearrangements.append(tensor.inputs[0])
             tensor = further
             plain = plain if steps else tensor
         else:
             return found, plain
 
 
-def _why_no_map(operand: gs.Tensor, place: Place) -> str:
-    who = title(operand.inputs[0]) if operand.inputs else f"input {operand.name}"
-    shapes = place.sizes.of(operand)
+def _why_no_map(operand: gs.Tensor, gated: GatedBranch, context: Context) -> str:
+    who = context.label_of(operand)
+    shapes = context.sizes.of(operand)
     if shapes is None:
         return f"the shape of its other factor, {who}, cannot be told: export with known sizes"
     shape = shapes[0]
-    channels = place.shapes[0][1]
+    _, channels, height, width = gated.shapes[0]
     if len(shape) == 4 and shape[1] == channels != 1:
         if shape[2:] == (1, 1):
             return f"its other factor, {who}, is a mask per channel (squeeze-and-excitation), not per pixel"
         return f"its other factor, {who}, has a mask for each of {channels} channels (the paper's option 1): no pixel is closed in all"
-    return f"its other factor, {who}, of shape {list(shape)}, is not one map [N, 1, {place.shapes[0][2]}, {place.shapes[0][3]}]"
+    return f"its other factor, {who}, of shape {list(shape)}, is not one map [N, 1, {height}, {width}]"
 
 
 # ---- all gates of a product -----------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class Gates:
-    """What one node of the op takes: at most one gate of its own, and maps that are multiplied outside of it."""
+class ProductGates:
+    """The gates of one node of the op: at most one that it computes, and maps that are multiplied before it."""
 
     fused: FusedGate | None
     external: tuple[GivenMap, ...]
@@ -230,29 +254,30 @@ class Gates:
     masks: frozenset[str]
 
 
-def combine(operands: Sequence[tuple[gs.Tensor, gs.Node]], place: Place) -> Gates:
-    """The gates of a product in the coarsest grid that all of them have.
+def combine(candidates: Sequence[GateCandidate], gated: GatedBranch, context: Context) -> ProductGates:
+    """Return the gates of a product, on the coarsest grid that all of them have.
 
-    A map that is never 0 goes with a gate that closes pixels; a threshold of the op's would be one of their product.
+    A map that is never 0 goes with a gate that closes pixels. A gate with a threshold is computed by the op only if it is alone,
+    since the op would compare the product of all gates with the threshold.
 
     Raises:
         RefusalError: one of them is no gate, or none closes pixels.
     """
     fused: FusedGate | None = None
     rest: list[ExternalGate] = []
-    for operand, reader in operands:
-        if is_activation(reader) and any(reader is node for node in place.branch.nodes):
-            raise RefusalError(unknown_activation(reader), 4)
-        own = fused_gate(operand, reader, place) if fused is None else None
-        if own is not None and ((own.grid == 1 and own.threshold == 0) or len(operands) == 1):
+    for candidate in candidates:
+        if is_activation(candidate.reader) and any(candidate.reader is node for node in gated.branch.nodes):
+            raise RefusalError(unknown_activation(candidate.reader, context), MatchStage.GATE_FORM)
+        own = fused_gate(candidate, gated, context) if fused is None else None
+        if own is not None and ((own.grid == 1 and own.threshold == 0) or len(candidates) == 1):
             fused = own
         else:
-            rest.append(external_gate(operand, place))
+            rest.append(external_gate(candidate.tensor, gated, context))
     if fused is None and all(gate.closes_nothing for gate in rest):
-        raise RefusalError(rest[0].closes_nothing, 5)
+        raise RefusalError(rest[0].closes_nothing, MatchStage.UNSUPPORTED)
     common = set.intersection(*({*gate.maps} for gate in rest)) if rest else set()
     grid = fused.grid if fused is not None else max(common, default=0)
     if rest and grid not in common:
-        raise RefusalError(f"the gates of {title(place.product)} are on different grids", 7)
+        raise RefusalError(f"the gates of {context.label(gated.product)} are on different grids", MatchStage.GEOMETRY)
     masks = frozenset().union(*(gate.masks for gate in rest))
-    return Gates(fused, tuple(gate.maps[grid] for gate in rest), grid, masks)
+    return ProductGates(fused, tuple(gate.maps[grid] for gate in rest), grid, masks)

@@ -1,4 +1,4 @@
-"""Strides, pads and dilations of a standard convolution, and of a gate's so that it fits the convolution's for every size.
+"""Strides, pads and dilations of a convolution, and those with which a gate's map has the convolution's size at every size.
 
 Zeros that Pad nodes put around the input count as the convolution's own pads.
 """
@@ -10,31 +10,31 @@ from dataclasses import dataclass, replace
 
 import onnx_graphsurgeon as gs
 
-from lccl.graph.nodes import is_op, optional_input, scalar_of, title
-from lccl.graph.recognise.refusal import RefusalError
-from lccl.graph.shapes import Sizes
+from lccl.graph.nodes import is_op, optional_input, scalar_of
+from lccl.graph.recognise.context import Context
+from lccl.graph.recognise.refusal import MatchStage, RefusalError
 from lccl.graph.surgery import producer, stored_shape, value_of
 
 
 @dataclass(frozen=True)
 class Geometry:
-    """Of a 2-D convolution, in ONNX's order."""
+    """Strides, pads and dilations of a 2-D convolution, in ONNX's order."""
 
     strides: tuple[int, int]
     pads: tuple[int, int, int, int]
     dilations: tuple[int, int]
 
     def slack(self, axis: int, kernel: Sequence[int]) -> int:
-        """pads - extent: how much longer the input may be than the output before strides."""
+        """Return pads - extent of the kernel: how much longer the output is than the input, before strides."""
         return self.pads[axis] + self.pads[axis + 2] - self.dilations[axis] * (kernel[axis] - 1)
 
     def keeps_size(self, kernel: Sequence[int]) -> bool:
-        """Whether the output has the input's height and width, whatever these are."""
+        """Return whether the output has the input's height and width, whatever these are."""
         return self.strides == (1, 1) and self.slack(0, kernel) == self.slack(1, kernel) == 0
 
 
-def conv_geometry(conv: gs.Node, sizes: Sizes) -> Geometry:
-    """Of a standard Conv with four-dimensional weights.
+def conv_geometry(conv: gs.Node, context: Context) -> Geometry:
+    """Return the geometry of a standard Conv with four-dimensional weights.
 
     Raises:
         RefusalError: pads below 0, or pads that depend on the input's size.
@@ -47,20 +47,24 @@ def conv_geometry(conv: gs.Node, sizes: Sizes) -> Geometry:
         pads = tuple(a + b for a, b in zip(pads, _zeros_around(pad) or (0,) * 4, strict=True))
     geometry = Geometry(strides, pads, dilations)  # type: ignore[arg-type]
     if auto in ("SAME_UPPER", "SAME_LOWER"):
-        geometry = _same(conv, geometry, auto, sizes)
+        geometry = _with_same_pads(conv, geometry, auto, context)
     if min(geometry.pads) < 0:
-        raise RefusalError(f"{title(conv)} has pads below 0, which the op does not have", 3)
+        reason = f"{context.label(conv)} has pads below 0, which the op does not have"
+        raise RefusalError(reason, MatchStage.CONVOLUTION)
     return geometry
 
 
 def conv_input(conv: gs.Node) -> gs.Tensor:
-    """What the convolution reads, without the zeros that Pad nodes put around it."""
+    """Return what the convolution reads, without the zeros that Pad nodes put around it."""
     pads = _pads_before(conv)
     return pads[-1].inputs[0] if pads else conv.inputs[0]
 
 
 def _pads_before(conv: gs.Node) -> list[gs.Node]:
-    """Pad nodes whose zeros the convolution's own pads can be, from the convolution outwards. SAME counts them in the size."""
+    """List the Pad nodes whose zeros can become the convolution's own pads, from the convolution outwards.
+
+    There are none for a convolution with SAME pads, which depend on the padded size.
+    """
     found: list[gs.Node] = []
     if conv.attrs.get("auto_pad", "NOTSET") in ("NOTSET", "VALID"):
         node = producer(conv.inputs[0])
@@ -71,7 +75,7 @@ def _pads_before(conv: gs.Node) -> list[gs.Node]:
 
 
 def _zeros_around(node: gs.Node) -> tuple[int, int, int, int] | None:
-    """top, left, bottom, right, where the node puts that many zeros around maps [N, C, H, W] and does nothing else."""
+    """Return (top, left, bottom, right) if the node puts that many zeros around maps [N, C, H, W] and does nothing else."""
     if not is_op(node, "Pad") or node.attrs.get("mode", "constant") != "constant":
         return None
     value, listed = optional_input(node, 2), optional_input(node, 3)
@@ -87,14 +91,14 @@ def _zeros_around(node: gs.Node) -> tuple[int, int, int, int] | None:
     return (top, left, bottom, right) if fits else None
 
 
-def _same(conv: gs.Node, geometry: Geometry, auto: str, sizes: Sizes) -> Geometry:
-    """The pads that SAME stands for: ceil(size / stride) outputs. With a stride of 1 they are the same for every size.
+def _with_same_pads(conv: gs.Node, geometry: Geometry, auto: str, context: Context) -> Geometry:
+    """Return the geometry with the pads that SAME stands for, which give ceil(size / stride) outputs.
 
     Raises:
-        RefusalError: the size of an axis with a stride is not fixed.
+        RefusalError: an axis has a stride above 1 and no fixed size, on which its pads then depend.
     """
     kernel = (stored_shape(conv.inputs[1]) or (1, 1, 1, 1))[2:]
-    fixed = sizes.fixed(conv.inputs[0])
+    fixed = context.sizes.fixed(conv.inputs[0])
     begin, end = [], []
     for axis in (0, 1):
         stride, size = geometry.strides[axis], fixed[2 + axis] if len(fixed) == 4 else None
@@ -102,7 +106,8 @@ def _same(conv: gs.Node, geometry: Geometry, auto: str, sizes: Sizes) -> Geometr
         if stride == 1:
             total = reach
         elif size is None:
-            raise RefusalError(f"the pads of {title(conv)} ({auto}) depend on its input's size: export with a fixed size", 3)
+            reason = f"the pads of {context.label(conv)} ({auto}) depend on its input's size: export with a fixed size"
+            raise RefusalError(reason, MatchStage.CONVOLUTION)
         else:
             total = max((-(-size // stride) - 1) * stride + reach + 1 - size, 0)
         small, large = total // 2, total - total // 2
@@ -112,9 +117,9 @@ def _same(conv: gs.Node, geometry: Geometry, auto: str, sizes: Sizes) -> Geometr
 
 
 def fitting_pads(gate: Geometry, gate_kernel: Sequence[int], conv: Geometry, kernel: Sequence[int]) -> Geometry | None:
-    """The gate's geometry with end pads by which its map follows the convolution's for every size, as the contract asks.
+    """Return the gate's geometry with end pads that give its map the convolution's size at every size, as the contract asks.
 
-    Both give maps of the same size here, so that pads which are added or taken at the end are seen by no pixel.
+    Both maps have the same size here, so that no pixel reads the pads that are added or removed. None if a pad would be negative.
     """
     pads = list(gate.pads)
     for axis in (0, 1):

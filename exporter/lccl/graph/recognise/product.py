@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Container
 from dataclasses import dataclass
 
 import onnx_graphsurgeon as gs
 
-from lccl.graph.nodes import as_written, depends_on, is_computed, is_op, title
-from lccl.graph.recognise.between import is_activation
+from lccl.graph.nodes import depends_on, is_computed, is_op
+from lccl.graph.op_sets import QUANTIZERS, REPORTED_CONVOLUTIONS
+from lccl.graph.recognise.blockers import is_activation
 from lccl.graph.recognise.branch import Branch, check_branch, check_readers, find_branches
-from lccl.graph.recognise.clamp import step_of
-from lccl.graph.recognise.gates import Gates, Place, combine, external_gate, split_gates
+from lccl.graph.recognise.context import Context
+from lccl.graph.recognise.elementwise import step_of
+from lccl.graph.recognise.gates import GateCandidate, GatedBranch, ProductGates, combine, external_gate, split_gates
 from lccl.graph.recognise.geometry import Geometry, conv_geometry
-from lccl.graph.recognise.movement import moved
-from lccl.graph.recognise.refusal import RefusalError
-from lccl.graph.shapes import Sizes
+from lccl.graph.recognise.rearrange import rearranged
+from lccl.graph.recognise.refusal import MatchStage, Refusal, RefusalError
 from lccl.graph.surgery import producer, stored_shape
 
 
@@ -27,127 +27,122 @@ class Product:
     mul: gs.Node
     branch: Branch
     geometry: Geometry
-    gates: Gates
+    gates: ProductGates
 
-    @property
-    def operands(self) -> tuple[tuple[str, int], ...]:
-        """Each gate's place: the product that reads it, by the tensor that this gives, and the operand; a Where's condition is 0."""
+    def gate_places(self, context: Context) -> tuple[tuple[str, int], ...]:
+        """Return where each gate comes in: the tensor that its product gives, and the gate's place among the operands.
+
+        Of a Where, the condition is the gate, at place 0.
+        """
         muls = [self.mul, *(node for node in self.branch.nodes if is_op(node, "Mul"))]
         return tuple(
-            (mul.outputs[0].name, place if as_written(mul) else 0)
+            (mul.outputs[0].name, place if context.is_original(mul) else 0)
             for mul in muls
             for place, tensor in enumerate(mul.inputs)
-            if is_computed(tensor) and all(tensor is not passed for passed, _ in self.branch.path)
+            if is_computed(tensor) and all(tensor is not link for link, _ in self.branch.links)
         )
 
 
-def read_product(mul: gs.Node, sizes: Sizes, outputs: Container[int]) -> Product | RefusalError | None:
-    """What the Mul is: a layer; a near miss; or None, nothing that looks like one.
-
-    Args:
-        outputs: ids of the tensors that the network returns.
-    """
+def read_product(mul: gs.Node, context: Context) -> Product | Refusal | None:
+    """Return what the Mul is: a layer; a near miss; or None if it does not look like one."""
     if len(mul.inputs) != 2 or not all(map(is_computed, mul.inputs)) or is_activation(mul):
         return None
-    refusals: list[RefusalError] = []
+    refusals: list[Refusal] = []
     for place in (0, 1):
         operand, other = mul.inputs[place], mul.inputs[1 - place]
         try:
-            for branch in find_branches(operand, mul):
+            for branch in find_branches(operand, mul, context):
                 try:
-                    return _layer(mul, branch, other, sizes, outputs)
-                except RefusalError as refusal:
-                    refusal.conv = branch.conv
-                    refusals.append(refusal)
-        except RefusalError as refusal:
-            if _is_gate_map_in_any_order(other, sizes):
-                refusal.conv = refusal.conv or _conv_behind(operand)
-                refusals.append(refusal)
-    refusals += _without_convolution(mul, sizes)
+                    return _layer(mul, branch, other, context)
+                except RefusalError as error:
+                    refusals.append(error.refusal(branch.conv))
+        except RefusalError as error:
+            if _is_gate_map_in_any_order(other, context):
+                refusals.append(error.refusal(_conv_behind(operand)))
+    refusals += _without_convolution(mul, context)
     return max(refusals, key=lambda r: r.stage) if refusals else None
 
 
-def _layer(mul: gs.Node, branch: Branch, other: gs.Tensor, sizes: Sizes, outputs: Container[int]) -> Product:
-    shapes = check_branch(branch, sizes)
-    geometry = conv_geometry(branch.conv, sizes)
-    place = Place(mul, branch, geometry, shapes, outputs, sizes)
-    outer, *inner = (split_gates(gate, reader, outputs, sizes) for gate, reader in _gates_of(mul, branch, other))
-    gates = combine([*outer, *itertools.chain(*inner)], place)
-    if inner and all(_closes_nothing(gate, place) for gate, _ in outer):
-        _require_no_worse(gates, combine(list(itertools.chain(*inner)), place), mul)
-    if sizes.of(mul.outputs[0]) not in (shapes, None):
-        raise RefusalError(f"{title(mul)} repeats what {title(branch.conv)} computes", 3)
-    check_readers(branch, outputs)
+def _layer(mul: gs.Node, branch: Branch, other: gs.Tensor, context: Context) -> Product:
+    shapes = check_branch(branch, context)
+    geometry = conv_geometry(branch.conv, context)
+    gated = GatedBranch(mul, branch, geometry, shapes)
+    outer, *inner = (split_gates(candidate, context) for candidate in _candidates(mul, branch, other))
+    gates = combine([*outer, *itertools.chain(*inner)], gated, context)
+    if inner and all(_closes_nothing(candidate, gated, context) for candidate in outer):
+        without = combine(list(itertools.chain(*inner)), gated, context)
+        if without.grid > gates.grid or (without.fused is not None and gates.fused is None):
+            reason = (
+                f"the factor of {context.label(mul)} closes nothing, and with it the gate further in could not be the op's own"
+            )
+            raise RefusalError(reason, MatchStage.GEOMETRY)
+    if context.sizes.of(mul.outputs[0]) not in (shapes, None):
+        reason = f"{context.label(mul)} repeats what {context.label(branch.conv)} computes"
+        raise RefusalError(reason, MatchStage.CONVOLUTION)
+    check_readers(branch, context)
     inside = {id(node) for node in branch.nodes} | {id(mul)}
     kernel = (stored_shape(branch.conv.inputs[1]) or ())[2:]
     asking = {id(node) for node in branch.shape_readers} if geometry.keeps_size(kernel) else set()
     if any(depends_on(given.tensor, inside, asking) for given in gates.external):
-        raise RefusalError(f"the gate is computed from what {title(branch.conv)} computes", 6)
+        reason = f"the gate is computed from what {context.label(branch.conv)} computes"
+        raise RefusalError(reason, MatchStage.READERS)
     return Product(mul, branch, geometry, gates)
 
 
-def _closes_nothing(gate: gs.Tensor, place: Place) -> bool:
+def _closes_nothing(candidate: GateCandidate, gated: GatedBranch, context: Context) -> bool:
     try:
-        return bool(external_gate(gate, place).closes_nothing)
+        return bool(external_gate(candidate.tensor, gated, context).closes_nothing)
     except RefusalError:
         return False
 
 
-def _require_no_worse(gates: Gates, inner: Gates, mul: gs.Node) -> None:
-    """Raises:
-    RefusalError: without the factor of this product, which closes nothing, the product further in would be a better layer.
-    """
-    if inner.grid > gates.grid or (inner.fused is not None and gates.fused is None):
-        raise RefusalError(
-            f"the factor of {title(mul)} closes nothing, and with it the gate further in could not be the op's own", 7
-        )
-
-
-def _gates_of(mul: gs.Node, branch: Branch, other: gs.Tensor) -> list[tuple[gs.Tensor, gs.Node]]:
-    """Every gate with the product that reads it."""
+def _candidates(mul: gs.Node, branch: Branch, other: gs.Tensor) -> list[GateCandidate]:
+    """List every factor besides the branch, with the product that reads it; the outermost product's first."""
     inner = [node for node in branch.nodes if is_op(node, "Mul")]
-    pairs = [(other, mul)]
+    found = [GateCandidate(other, mul)]
     for gate in branch.gates:
-        pairs.append((gate, next(n for n in inner if any(t is gate for t in n.inputs))))
-    return pairs
+        found.append(GateCandidate(gate, next(n for n in inner if any(t is gate for t in n.inputs))))
+    return found
 
 
-def _is_gate_map(tensor: gs.Tensor, sizes: Sizes, channel: int = 1) -> bool:
-    """Whether a tensor looks like a gate wherever it is used: one map that is cut off at 0."""
-    shapes = sizes.of(tensor)
+def _is_gate_map(tensor: gs.Tensor, context: Context, channel: int = 1) -> bool:
+    """Return whether the tensor looks like a gate wherever it is used: one map, from an elementwise function.
+
+    Args:
+        channel: the axis of the channels.
+    """
+    shapes = context.sizes.of(tensor)
     if shapes is None or step_of(tensor) is None:
         return False
     return all(len(s) == 4 and s[channel] == 1 and (s[2], s[4 - channel]) != (1, 1) for s in shapes)
 
 
-def _is_gate_map_in_any_order(tensor: gs.Tensor, sizes: Sizes) -> bool:
-    """Whether it is one, with its channel last, or once it is rearranged: repeated for each of several, quantised and back."""
-    while not (_is_gate_map(tensor, sizes) or _is_gate_map(tensor, sizes, 3)):
+def _is_gate_map_in_any_order(tensor: gs.Tensor, context: Context) -> bool:
+    """Return whether the tensor is a gate map with channels first or last, or one that is rearranged or quantised."""
+    while not (_is_gate_map(tensor, context) or _is_gate_map(tensor, context, 3)):
         node = producer(tensor)
-        further = node.inputs[0] if node is not None and is_op(node, "QuantizeLinear", "DequantizeLinear") else moved(tensor)
+        further = node.inputs[0] if node is not None and is_op(node, *QUANTIZERS) else rearranged(tensor)
         if further is None:
             return False
         tensor = further
     return True
 
 
-def _without_convolution(mul: gs.Node, sizes: Sizes) -> list[RefusalError]:
-    """A gate on something that is no convolution's output."""
+def _without_convolution(mul: gs.Node, context: Context) -> list[Refusal]:
+    """Refuse a gate on something that is no convolution's output; there is one such refusal at most."""
     for place in (0, 1):
         gated, gate = mul.inputs[place], mul.inputs[1 - place]
-        shapes, node = sizes.of(gated), producer(gated)
-        if _is_gate_map(gate, sizes) and shapes is not None and len(shapes[0]) == 4 and shapes[0][1] > 1:
-            what = title(node) if node is not None else f"input {gated.name}"
-            refusal = RefusalError(f"its gate is on {what}, which is not the output of one convolution", 1)
-            refusal.conv = _conv_behind(gated)
-            return [refusal]
+        shapes = context.sizes.of(gated)
+        if _is_gate_map(gate, context) and shapes is not None and len(shapes[0]) == 4 and shapes[0][1] > 1:
+            reason = f"its gate is on {context.label_of(gated)}, which is not the output of one convolution"
+            return [Refusal(reason, MatchStage.GATE_ALONE, _conv_behind(gated))]
     return []
 
 
 def _conv_behind(tensor: gs.Tensor) -> gs.Node | None:
-    """The convolution that the tensor is computed from, by nodes of one computed input each."""
+    """Return the convolution that the tensor is computed from by nodes of one computed input each, or None."""
     node = producer(tensor)
-    while node is not None and not is_op(node, "Conv", "ConvTranspose"):
+    while node is not None and not is_op(node, *REPORTED_CONVOLUTIONS):
         computed = [t for t in node.inputs if is_computed(t)]
         node = producer(computed[0]) if len(computed) == 1 else None
     return node

@@ -14,46 +14,49 @@ from lccl.errors import ContractError
 from lccl.graph.nodes import optional_input, weights_of
 from lccl.graph.recognise.gates import FusedGate, GivenMap
 from lccl.graph.recognise.geometry import conv_input
+from lccl.graph.recognise.normalize import Normalized
 from lccl.graph.recognise.product import Product
-from lccl.graph.shapes import Sizes
-from lccl.graph.surgery import constant
+from lccl.graph.surgery import constant, stored_shape
 from lccl.numerics import Array
 from lccl.op.contract import DOMAIN, INPUT_NAMES, INPUTS, OP_TYPE, Attributes, gate_pads
 
 
-def rewrite(graph: gs.Graph, product: Product, sizes: Sizes, taken: set[str]) -> gs.Node:
-    """Puts the node in the product's place; what only the product read is left without readers.
+def rewrite(product: Product, normalized: Normalized, taken: set[str]) -> gs.Node:
+    """Put an LCCLConv node in the product's place; what only the product read is left without readers.
 
     Args:
+        product: a product of the normalized copy. The node goes into the graph that the copy was made of.
         taken: names of tensors and nodes, to which the new ones are added.
 
     Returns:
         The new node.
     """
-    conv, output = product.branch.conv, product.mul.outputs[0]
-    name = _free(conv.name or product.mul.name or output.name, taken)
+    origin = normalized.origin
+    conv, mul = product.branch.conv, origin.node(product.mul)
+    output = mul.outputs[0]
+    name = _free(conv.name or mul.name or output.name, taken)
     stored = weights_of(conv.inputs[1])
     element = stored.dtype
     values = _main(product, stored) | _gate(product, element, stored.shape)
     inputs: dict[str, gs.Tensor] = {n: constant(f"{name}.{n}", v) for n, v in values.items()}
-    inputs["X"] = conv_input(conv)
+    inputs["X"] = origin.tensor(conv_input(conv))
     if product.gates.external:
-        inputs["gate"] = _External(graph, name, element, sizes).gate(product.gates.external)
+        inputs["gate"] = _GateMaps(normalized, name, element).product_of(product.gates.external)
     for spec in INPUTS:
         if spec.name not in inputs:
             shape = (1,) * (4 if spec.is_tensor_type else 1)
             kind = element if spec.is_tensor_type else np.float32
             inputs[spec.name] = constant(f"{name}.{spec.name}", np.full(shape, spec.neutral), kind)
     written = {k: list(v) if isinstance(v, tuple) else v for k, v in _attributes(product, stored.shape).as_dict().items()}
-    _move_shapes(graph, product, name, stored.shape)
-    product.mul.outputs.clear()
+    _redirect_shape_readers(product, normalized, name)
+    mul.outputs.clear()
     node = gs.Node(OP_TYPE, name, written, [inputs[n] for n in INPUT_NAMES], [output], domain=DOMAIN)
-    graph.nodes.append(node)
+    origin.graph.nodes.append(node)
     return node
 
 
 def _free(wanted: str, taken: set[str]) -> str:
-    """The name, with a number behind it where it is taken."""
+    """Return the name, with a number behind it if it is taken, and take it."""
     numbered = (f"{wanted}_{i}" if i else wanted for i in itertools.count())
     name = next(n for n in numbered if n not in taken)
     taken.add(name)
@@ -61,19 +64,20 @@ def _free(wanted: str, taken: set[str]) -> str:
 
 
 def _main(product: Product, stored: Array) -> dict[str, Array]:
-    """W [K, R, S, C] and B [K], with the affines that followed the convolution folded in."""
-    branch = product.branch
+    """Return W [K, R, S, C] and B [K], with the affines behind the convolution folded in."""
+    branch, affine = product.branch, product.branch.affine
     weight = stored
-    if (branch.scale != 1).any():
-        weight = (stored.astype(np.float64) * branch.scale.reshape(-1, 1, 1, 1)).astype(stored.dtype)
+    if (affine.scale != 1).any():
+        weight = (stored.astype(np.float64) * affine.scale.reshape(-1, 1, 1, 1)).astype(stored.dtype)
     bias = optional_input(branch.conv, 2)
-    shift = np.broadcast_to(branch.shift, stored.shape[:1])
+    shift = np.broadcast_to(affine.shift, stored.shape[:1])
     if bias is not None:
-        shift = weights_of(bias).astype(np.float64) * branch.scale + shift
+        shift = weights_of(bias).astype(np.float64) * affine.scale + shift
     return {"W": np.ascontiguousarray(weight.transpose(0, 2, 3, 1)), "B": shift.astype(np.float32)}
 
 
 def _gate(product: Product, element: np.dtype[Any], shape: tuple[int, ...]) -> dict[str, Array]:
+    """Return gate_W and gate_B: those of the fused gate, or neutral ones."""
     fused = product.gates.fused
     if fused is None:
         kernel = _neutral_geometry(product, shape)[0]
@@ -84,33 +88,34 @@ def _gate(product: Product, element: np.dtype[Any], shape: tuple[int, ...]) -> d
     return {"gate_W": weight.transpose(0, 2, 3, 1).astype(element), "gate_B": np.array([logit], np.float32)}
 
 
-class _External:
-    """The map that the op is given, as nodes outside of it."""
+class _GateMaps:
+    """The nodes that multiply the maps of a product into one, before the op."""
 
-    def __init__(self, graph: gs.Graph, name: str, element: np.dtype[Any], sizes: Sizes) -> None:
-        self._graph, self._name, self._element, self._sizes = graph, name, element, sizes
+    def __init__(self, normalized: Normalized, name: str, element: np.dtype[Any]) -> None:
+        self._origin, self._types = normalized.origin, normalized.context.sizes.types
+        self._name, self._element = name, element
         self._count = 0
 
-    def gate(self, maps: Sequence[GivenMap]) -> gs.Tensor:
-        """All maps, multiplied, in the type of X."""
+    def product_of(self, maps: Sequence[GivenMap]) -> gs.Tensor:
+        """Return the maps, multiplied, in the type of X."""
         result = self._one(maps[0])
         for given in maps[1:]:
             result = self._add("Mul", {}, [result, self._one(given)])
         return result
 
     def _one(self, given: GivenMap) -> gs.Tensor:
-        tensor, wanted = given.tensor, helper.np_dtype_to_tensor_dtype(self._element)
-        kind = self._sizes.types.get(tensor.name, wanted)
+        tensor, wanted = self._origin.tensor(given.tensor), helper.np_dtype_to_tensor_dtype(self._element)
+        kind = self._types.get(tensor.name, wanted)
         for node, replaced in given.then:
-            inputs = [tensor if t is replaced else t for t in node.inputs]
-            tensor, kind = self._add(node.op, node.attrs, inputs), self._sizes.types.get(node.outputs[0].name, kind)
+            inputs = [tensor if t is replaced else self._origin.tensor(t) for t in node.inputs]
+            tensor, kind = self._add(node.op, node.attrs, inputs), self._types.get(node.outputs[0].name, kind)
         return tensor if kind == wanted else self._add("Cast", {"to": wanted}, [tensor])
 
     def _add(self, op: str, attributes: Mapping[str, Any], inputs: list[gs.Tensor]) -> gs.Tensor:
         name = f"{self._name}.gate_{self._count}"
         self._count += 1
         output = gs.Variable(name)
-        self._graph.nodes.append(gs.Node(op, name, dict(attributes), inputs, [output]))
+        self._origin.graph.nodes.append(gs.Node(op, name, dict(attributes), inputs, [output]))
         return output
 
 
@@ -140,7 +145,7 @@ def _fused_geometry(fused: FusedGate) -> dict[str, Any]:
 
 
 def _neutral_geometry(product: Product, shape: tuple[int, ...]) -> tuple[tuple[int, int], dict[str, Any]]:
-    """Kernel and geometry of zeros that give a map of the right size: the convolution's own where 1 x 1 cannot."""
+    """Return kernel and geometry of a gate of zeros whose map has the right size: 1 x 1, or if that cannot, the convolution's own."""
     own = product.geometry
     try:
         pads = gate_pads(shape[2:], own.pads, own.dilations, own.strides, (1, 1), product.gates.grid)
@@ -149,18 +154,22 @@ def _neutral_geometry(product: Product, shape: tuple[int, ...]) -> tuple[tuple[i
     return (1, 1), {"gate_pads": pads}
 
 
-def _move_shapes(graph: gs.Graph, product: Product, name: str, weight: tuple[int, ...]) -> None:
-    """Who asks for the shape of what is computed no more is told by the convolution's input, where that has the same height
-    and width, and by the product otherwise."""
-    readers = product.branch.shape_readers
-    if not product.geometry.keeps_size(weight[2:]):
+def _redirect_shape_readers(product: Product, normalized: Normalized, name: str) -> None:
+    """Give nodes that ask for the shape of a tensor that is no longer computed another tensor to ask.
+
+    That is the convolution's input if it has the same height and width, else the product.
+    """
+    origin, conv = normalized.origin, product.branch.conv
+    graph, shape = origin.graph, stored_shape(conv.inputs[1]) or ()
+    readers = [origin.node(node) for node in product.branch.shape_readers]
+    if not product.geometry.keeps_size(shape[2:]):
         for reader in readers:
-            reader.inputs = [product.mul.outputs[0]]
+            reader.inputs = [origin.node(product.mul).outputs[0]]
         return
-    x = conv_input(product.branch.conv)
+    x = origin.tensor(conv_input(conv))
     for i, reader in enumerate(readers):
         batch, hw, whole = (gs.Variable(f"{name}.shape_{i}_{part}", np.int64) for part in ("batch", "hw", "nkhw"))
-        channels = constant(f"{name}.shape_{i}_channels", [weight[0]], np.int64)
+        channels = constant(f"{name}.shape_{i}_channels", [shape[0]], np.int64)
         graph.nodes.append(gs.Node("Shape", batch.name, {"start": 0, "end": 1}, [x], [batch]))
         graph.nodes.append(gs.Node("Shape", hw.name, {"start": 2}, [x], [hw]))
         graph.nodes.append(gs.Node("Concat", whole.name, {"axis": 0}, [batch, channels, hw], [whole]))

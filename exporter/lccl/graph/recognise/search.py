@@ -10,11 +10,11 @@ import onnx_graphsurgeon as gs
 
 from lccl.graph.fuse import fuse_following
 from lccl.graph.nodes import is_op
+from lccl.graph.recognise.normalize import Normalized, normalize
 from lccl.graph.recognise.product import Product, read_product
-from lccl.graph.recognise.reading import Reading
-from lccl.graph.recognise.refusal import RefusalError
+from lccl.graph.recognise.refusal import Refusal
 from lccl.graph.recognise.rewrite import rewrite
-from lccl.graph.shapes import Sizes, sizes_of
+from lccl.graph.shapes import sizes_of
 from lccl.graph.simplify import simplified
 from lccl.graph.surgery import to_model
 from lccl.op.contract import INPUT_NAMES
@@ -22,21 +22,21 @@ from lccl.op.onnx_op import attach_function
 
 
 @dataclass(frozen=True)
-class Found:
+class RecognisedLayer:
     """A layer that was recognised."""
 
     name: str
-    """Of the LCCLConv node, which is that of the convolution where it had one."""
+    """The name of the LCCLConv node, which is that of the convolution if it had one."""
     product: str
-    """The tensor that the product gave; the node gives it, unless something behind it was fused."""
+    """The tensor that the product gave; the node gives it too, unless something behind it was fused."""
     output: str
     """The tensor that the node gives."""
     gates: tuple[tuple[str, int], ...]
-    """Where the gates came in: a Mul or Where by the tensor that it gave, and the place of its operand."""
+    """Where the gates came in: a Mul or Where by the tensor that it gave, and the place of the gate among its operands."""
     masks: tuple[str, ...]
-    """Inputs of the network that the rewrite takes to be at least 0: its gates from outside."""
+    """Inputs of the network that the rewrite assumes to be at least 0: gates from outside."""
     fused: tuple[str, ...] = ()
-    """Ops behind the product that went into the node."""
+    """Ops behind the product that were fused into the node."""
 
 
 @dataclass(frozen=True)
@@ -44,10 +44,10 @@ class NearMiss:
     """A product that looks like a gated convolution and stays as it is."""
 
     node: str
-    """The product, by its name or by what it computes."""
+    """The product, by its name or by the tensor that it gives."""
     reason: str
     conv: str = ""
-    """The convolution that it would have gated, by its name or by what it computes; empty where that cannot be told."""
+    """The convolution that would have been gated, by its name or by the tensor that it gives; empty if it is not known."""
 
 
 @dataclass(frozen=True)
@@ -55,52 +55,53 @@ class Recognition:
     """What was found in a graph."""
 
     model: onnx.ModelProto
-    """With LCCLConv nodes and their function; the given model where none was found."""
-    found: tuple[Found, ...]
+    """The model with LCCLConv nodes and their function; the given model if none was found."""
+    layers: tuple[RecognisedLayer, ...]
     near_misses: tuple[NearMiss, ...]
 
 
 def recognise(model: onnx.ModelProto, *, fuse: bool = True, skip: Container[str] = ()) -> Recognition:
-    """Finds the gated convolutions of a model in standard ops; LCCLConv nodes that are there already stay as they are.
+    """Find the gated convolutions of a model in standard ops; LCCLConv nodes that it has already stay as they are.
 
     Args:
-        model: of any opset that onnx can convert; left as it is.
+        model: a model of any opset that onnx can convert; it is not changed.
         fuse: take BatchNorm, activation and added branch behind a product into its node.
-        skip: products, by the tensor that they give, which are left as they are.
+        skip: products to leave as they are, by the tensor that they give.
 
     Raises:
-        UserError: an opset that cannot be converted.
+        UserError: onnx cannot convert the model's opset.
     """
     plain = simplified(model)
-    graph, sizes = plain.graph, sizes_of(plain.skeleton)
+    graph = plain.graph
     graph.cleanup(remove_unused_graph_inputs=False)
-    reading = Reading(graph, sizes)
-    sizes = reading.begin()
-    products, refusals = _read_all(graph, sizes, skip)
-    places = [product.operands for product in products]
-    taken = _taken_names(graph, products)
-    nodes = [rewrite(graph, product, sizes, taken) for product in products]
+    normalized = normalize(graph, sizes_of(plain.skeleton))
+    products, refusals = _read_all(normalized, skip)
+    taken = _taken_names(normalized.graph, products)
+    nodes = [rewrite(product, normalized, taken) for product in products]
     given = [node.outputs[0].name for node in nodes]
-    reading.end()
     graph.cleanup(remove_unused_graph_inputs=False)
-    read = {id(node) for node in graph.nodes}  # but for layers that only gave another one's gate its shape
-    layers = [layer for layer in zip(products, nodes, given, places, strict=True) if id(layer[1]) in read]
-    fused = fuse_following(graph, [node for _, node, _, _ in layers], sizes) if fuse else {}
+    read = {id(node) for node in graph.nodes}  # without layers that only gave another one's gate its shape
+    layers = [layer for layer in zip(products, nodes, given, strict=True) if id(layer[1]) in read]
+    fused = fuse_following(graph, [node for _, node, _ in layers], normalized.context.sizes) if fuse else {}
     graph.cleanup(remove_unused_graph_inputs=False)
     left = {id(node) for node in graph.nodes}
-    misses = tuple(NearMiss(_name(mul), r.reason, _name(r.conv)) for mul, r in refusals if id(mul) in left)
+    misses = tuple(
+        NearMiss(_name(mul), refusal.reason, _name(refusal.conv))
+        for mul, refusal in refusals
+        if id(normalized.origin.node(mul)) in left
+    )
     if not layers:
         return Recognition(model, (), misses)
     found = tuple(
-        Found(
+        RecognisedLayer(
             node.name,
             product=output,
             output=node.outputs[0].name,
-            gates=place,
+            gates=product.gate_places(normalized.context),
             masks=tuple(sorted(product.gates.masks)),
             fused=fused.get(id(node), ()),
         )
-        for product, node, output, place in layers
+        for product, node, output in layers
     )
     out = to_model(graph, model)
     attach_function(out)
@@ -112,23 +113,26 @@ def _name(node: gs.Node | None) -> str:
 
 
 def _taken_names(graph: gs.Graph, products: Sequence[Product]) -> set[str]:
-    """Names that no new node may have: of nodes that stay, and of whatever tensors are called ``<name>.<part>``."""
+    """Return the names that no new node may have: of nodes that stay, and of tensors that are called ``<name>.<part>``."""
     going = {id(product.branch.conv) for product in products}
     names = {node.name for node in graph.nodes if id(node) not in going}
     tensors = {*graph.tensors(), *(name for inner in graph.subgraphs(recursive=True) for name in inner.tensors())}
     return names | {name.rpartition(".")[0] for name in tensors if name.rpartition(".")[2] in (*INPUT_NAMES, "gate_0")}
 
 
-def _read_all(graph: gs.Graph, sizes: Sizes, skip: Container[str]) -> tuple[list[Product], list[tuple[gs.Node, RefusalError]]]:
-    """Every product, the last first: a product of products is one layer with several gates."""
-    outputs = {id(t) for t in graph.outputs}
+def _read_all(normalized: Normalized, skip: Container[str]) -> tuple[list[Product], list[tuple[gs.Node, Refusal]]]:
+    """Read every product of the copy, the last first: a product of products is one layer with several gates.
+
+    Returns:
+        The layers and the refused products, in the graph's order.
+    """
     products: list[Product] = []
-    refusals: list[tuple[gs.Node, RefusalError]] = []
+    refusals: list[tuple[gs.Node, Refusal]] = []
     inside: set[int] = set()
-    for mul in reversed([n for n in graph.nodes if is_op(n, "Mul")]):
+    for mul in reversed([n for n in normalized.graph.nodes if is_op(n, "Mul")]):
         if id(mul) in inside or mul.outputs[0].name in skip:
             continue
-        result = read_product(mul, sizes, outputs)
+        result = read_product(mul, normalized.context)
         if isinstance(result, Product):
             products.append(result)
             inside.update(map(id, result.branch.nodes))

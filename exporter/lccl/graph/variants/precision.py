@@ -14,9 +14,10 @@ import numpy as np
 import onnx
 from onnx import AttributeProto, TensorProto, numpy_helper
 
-from lccl.errors import UserError
+from lccl.errors import Fix, UserError
 from lccl.op.contract import INPUTS
 from lccl.op.onnx_op import is_lccl_node
+from lccl.requires import needing
 
 Precision = Literal["fp32", "fp16", "bf16"]
 FP16_MAX = 65504.0
@@ -40,7 +41,8 @@ def to_precision(model: onnx.ModelProto, precision: Precision) -> onnx.ModelProt
         raise UserError(
             f"the model's weights are not float32, so --{precision} cannot convert it: build it without that option"
         )
-    from onnxconverter_common import float16
+    with needing(f"precision {precision}"):
+        from onnxconverter_common import float16
 
     source = onnx.ModelProto()
     source.CopyFrom(model)
@@ -80,7 +82,7 @@ def _require_range(graph: onnx.GraphProto, originals: dict[str, TensorProto]) ->
             values = np.abs(numpy_helper.to_array(originals[tensor.name]))
             if ((values > FP16_MAX) & (values < MASK_VALUE)).any():
                 raise UserError(
-                    f"{tensor.name} holds values above {FP16_MAX:.0f}, which float16 cannot hold: build with --bf16"
+                    f"{tensor.name} holds values above {FP16_MAX:.0f}, which float16 cannot hold", Fix("precision", "bf16")
                 )
 
 

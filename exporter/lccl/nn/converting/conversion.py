@@ -107,11 +107,12 @@ def convert(
     :func:`lccl.nn.gate.open_gate` its initialization. A gate's convolution keeps random weights:
     seed torch to reproduce them.
 
-    Args: model: a network with ``nn.Conv2d`` layers; it keeps its training mode. gate, gate_size,
-        gate_kernel_size, gate_activation, gate_norm: the gate's options, as in :class:`LCCLConv2d`.
+    Args:
+        model: a network with ``nn.Conv2d`` layers; it keeps its training mode.
+        gate, gate_size, gate_kernel_size, gate_activation, gate_norm: the gate's options, as in
+            :class:`LCCLConv2d`.
         where: which convolutions get a gate, among those that the op supports (plain ``nn.Conv2d``,
-        no groups, zero
-            padding):
+            no groups, zero padding):
 
             * "first-of-block": the first one larger than 1 x 1 of each block. This trains best.
             * "all-3x3": all 3 x 3 convolutions. "pointwise": all 1 x 1, such as MobileNet's.
@@ -136,12 +137,13 @@ def convert(
             optimizer.
         dry_run: change nothing, and return the table.
 
-    Returns: The converted network; with ``dry_run``, a table that gives each convolution's gate or
-        the reason for none.
+    Returns:
+        The converted network; with ``dry_run``, a table that gives each convolution's gate or the
+        reason for none.
 
-    Raises: UserError: there is nothing to gate, the network is gated already, options or names do
-        not fit, or outputs
-            differ. The model is then as it was.
+    Raises:
+        UserError: there is nothing to gate, the network is gated already, options or names do not
+            fit, or outputs differ. The model is then as it was.
     """
     options = GateOptions(gate, gate_size, gate_kernel_size, gate_activation, gate_norm, 0.0, order)
     _require_dense(model)

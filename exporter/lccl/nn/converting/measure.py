@@ -47,9 +47,9 @@ class Inputs:
 def inputs_of(args: Args, model: nn.Module) -> Inputs:
     """Turn an example input, as a caller gives it, into the arguments of a call.
 
-    Args: args: one input with its batch, the shape of one (random values are drawn), a list of
-        positional inputs or a
-            dict of named ones.
+    Args:
+        args: one input with its batch, the shape of one (random values are drawn), a list of
+            positional inputs or a dict of named ones.
         model: gives the device and the type of random values.
 
     Raises:

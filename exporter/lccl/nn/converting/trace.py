@@ -289,9 +289,11 @@ class _Reader:
     def result(self, training: _Reader, frozen: Container[nn.Module]) -> NetworkTrace:
         """Combine the readings in eval mode and in training mode.
 
-        Args: training: the reader of the same network in training mode, which can keep norms
-            outside of gated layers. frozen: modules that the network's ``train`` leaves in eval
-            mode; norms among them stay outside too.
+        Args:
+            training: the reader of the same network in training mode, which can keep norms outside
+                of gated layers.
+            frozen: modules that the network's ``train`` leaves in eval mode; norms among them stay
+                outside too.
         """
         if not self._whole:
             self._guess_roles()

@@ -154,11 +154,12 @@ def prepare(
 ) -> Prepared:
     """Bring the inputs into the kernels' memory and make a call of them.
 
-    Args: inputs: the nine inputs under their contract names, on one device. attributes: the node's
-        attributes. layout: the layout of x, residual and y; None: see :func:`layout_of`. memory:
-        the memory that y is written to, from :func:`empty_image` for Y's shape; None: new memory.
-        It may be the
-            residual's own.
+    Args:
+        inputs: the nine inputs under their contract names, on one device.
+        attributes: the node's attributes.
+        layout: the layout of x, residual and y; None: see :func:`layout_of`.
+        memory: the memory that y is written to, from :func:`empty_image` for Y's shape; None: new
+            memory. It may be the residual's own.
 
     Raises:
         ContractError: types or shapes that the kernels do not support.

@@ -32,18 +32,25 @@ def run(
 ) -> Tensor:
     """Run the op: CUDA tensors with the kernels' library, CPU tensors with the emulator's.
 
-    Args: library: the kernels' or the emulator's library. device: the device to plan for. inputs:
-        the nine inputs under their contract names. attributes: the node's attributes. config: the
-        id of a configuration; 0: the one with the smallest predicted time. stream: a cudaStream_t;
-        None: PyTorch's current one. workspace: a uint8 tensor of at least ``Library.workspace``
-        bytes; None: new memory. layout: the layout of the tensors in memory; None: see
-        :func:`lccl.backends.torch.cuda.calls.layout_of`.
+    Args:
+        library: the kernels' or the emulator's library.
+        device: the device to plan for.
+        inputs: the nine inputs under their contract names.
+        attributes: the node's attributes.
+        config: the id of a configuration; 0: the one with the smallest predicted time.
+        stream: a cudaStream_t; None: PyTorch's current one.
+        workspace: a uint8 tensor of at least ``Library.workspace`` bytes; None: new memory.
+        layout: the layout of the tensors in memory; None: see
+            :func:`lccl.backends.torch.cuda.calls.layout_of`.
 
-    Returns: Y [N, K, Ho, Wo] of X's type; in NHWC a channels_last view of memory [N, Ho, Wo, K
-        padded to 8].
+    Returns:
+        Y [N, K, Ho, Wo] of X's type; in NHWC a channels_last view of memory [N, Ho, Wo, K padded to
+        8].
 
-    Raises: ContractError: types, shapes or attributes that the kernels, or this configuration, do
-        not support. UserError: the workspace is too small, or CUDA refused a launch.
+    Raises:
+        ContractError: types, shapes or attributes that the kernels, or this configuration, do not
+            support.
+        UserError: the workspace is too small, or CUDA refused a launch.
     """
     with _on_stream(inputs["X"], stream):
         call = prepare(inputs, attributes, layout=layout)
@@ -139,8 +146,9 @@ def _choose(library: Library, device: bytes, params: bytes) -> _Choice:
 def _installed() -> Library | None:
     """Load the library once; None if the package has none and the environment names none.
 
-    Raises: UserError: the library that the environment names is missing, or the one found is not
-        this version's.
+    Raises:
+        UserError: the library that the environment names is missing, or the one found is not this
+            version's.
     """
     return None if why_none() else load()
 
@@ -152,9 +160,9 @@ def register(library: Library | None = None, device_type: str = "cuda", device: 
     one warning for each reason. Gradients do not change: the kernels compute the forward pass only,
     and the backward pass repeats it in PyTorch's ops.
 
-    Args: library: the kernels' library; None: the one that
-        ``lccl.backends.torch.cuda.library.load`` finds at the first
-            call.
+    Args:
+        library: the kernels' library; None: the one that ``lccl.backends.torch.cuda.library.load``
+            finds at the first call.
         device_type: "cuda", or "cpu" with the emulator's library.
         device: the device to plan for; None: the device of the tensors.
     """

@@ -80,8 +80,9 @@ def conv_params(
         dtype: the type of the tensors.
         layout: the layout of x, residual and y; None: :func:`default_layout`.
 
-    Raises: ContractError: shapes that version 1 does not allow, or a number that does not fit into
-        32 bits.
+    Raises:
+        ContractError: shapes that version 1 does not allow, or a number that does not fit into 32
+            bits.
     """
     a = attributes
     real = real_inputs(shapes, a)
@@ -156,10 +157,16 @@ def layer_attributes(
 ) -> Attributes:
     """Return the attributes of a layer in the paper's order, with gate pads that fit.
 
-    Args: kernel: (R, S). stride: along both axes. pads: top, left, bottom, right; None: half the
-        kernel's extent, which keeps the size at stride 1. dilation: along both axes. grid: G, the
-        side of a block of output pixels. gate_kernel: (Rg, Sg). activation_alpha, density: as the
-        contract has them. external: whether the gate map is an input.
+    Args:
+        kernel: (R, S).
+        stride: along both axes.
+        pads: top, left, bottom, right; None: half the kernel's extent, which keeps the size at
+            stride 1.
+        dilation: along both axes.
+        grid: G, the side of a block of output pixels.
+        gate_kernel: (Rg, Sg).
+        activation_alpha, density: as the contract has them.
+        external: whether the gate map is an input.
 
     Raises:
         ContractError: a gate kernel that cannot cover the convolution.
@@ -184,12 +191,13 @@ def layer_attributes(
 def parse_device(text: str) -> Device:
     """Read a device from text.
 
-    Args: text: "9.0x132" (compute capability x multiprocessors), or "9.0x132x232448x233472" with
-        the bytes of shared memory
-            of a block and of a multiprocessor.
+    Args:
+        text: "9.0x132" (compute capability x multiprocessors), or "9.0x132x232448x233472" with the
+            bytes of shared memory of a block and of a multiprocessor.
 
-    Raises: UserError: the text has another form, or the shared memory of the compute capability is
-        unknown.
+    Raises:
+        UserError: the text has another form, or the shared memory of the compute capability is
+            unknown.
     """
     version, *numbers = text.lower().split("x")
     major, dot, minor = version.partition(".")

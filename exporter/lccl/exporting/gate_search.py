@@ -1,4 +1,4 @@
-"""Gated convolutions in standard ops, found before the canonical form and held against the graph that they were found in."""
+"""The search for gated convolutions in a network that is exported, each checked against the graph that it was found in."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from onnx import helper
 
 from lccl.backends.batches import infer_all
 from lccl.backends.onnxruntime.runner import OnnxRuntimeRunner
-from lccl.errors import UserError, first_line
+from lccl.errors import Fix, UserError, first_line
 from lccl.graph.checks import default_tolerance
-from lccl.graph.recognise import Found, NearMiss, Recognition, recognise
+from lccl.graph.recognise import NearMiss, RecognisedLayer, Recognition, recognise
 from lccl.graph.variants.canonical import canonical
 from lccl.graph.variants.dense import dense_twin
 from lccl.graph.variants.open_gates import with_open_gates
@@ -27,12 +27,16 @@ from lccl.progress import Progress
 from lccl.text import count, table
 
 TOLERANCE = 1e-5
-"""Of float32: between the graph with the nodes and the graph that they were found in, relative to max(0.01, largest output)."""
+"""Allowed error in float32 between the graph with the nodes and the graph as it was, relative to max(0.01, largest output)."""
 Feeds = Sequence[Mapping[str, Array]]
+Rejected = Sequence[tuple[RecognisedLayer, str]]
+"""Layers that have to be put back, each with the reason."""
+Checks = tuple[Agreement | None, Agreement | None]
+"""The agreement with the graph as it was: as built, and with every gate 1."""
 
 
 class NothingToGainError(UserError):
-    """The network has no gated convolution; ``near_misses`` are what looked like one."""
+    """The network has no gated convolution; ``near_misses`` are the products that look like one."""
 
     def __init__(self, message: str, near_misses: tuple[NearMiss, ...]) -> None:
         super().__init__(message)
@@ -40,64 +44,71 @@ class NothingToGainError(UserError):
 
 
 class NotSoundError(UserError):
-    """The network itself does not run, gives no numbers, or other ones each time."""
+    """The network itself does not run, or its outputs are not finite or differ in each run."""
 
 
 @dataclass(frozen=True)
-class Recognised:
+class GateSearchResult:
     """A traced network with the nodes that its own graph allows."""
 
     model: onnx.ModelProto
-    layers: tuple[Found, ...] = ()
+    layers: tuple[RecognisedLayer, ...] = ()
     near_misses: tuple[NearMiss, ...] = ()
     checked: Agreement | None = None
-    """Against the traced network, as built; None where nothing was found."""
+    """The agreement with the traced network as built; None if nothing was found."""
     checked_open: Agreement | None = None
-    """As ``checked`` with every gate 1; None too where the gates cannot be opened in the traced network."""
+    """As ``checked``, with every gate 1; None also if the gates cannot be opened in the traced network."""
 
     @property
     def masks(self) -> frozenset[str]:
         """Inputs of the network that have to be at least 0."""
-        return frozenset(name for layer in self.layers for name in layer.masks)
+        return _masks_of(self.layers)
 
 
 def find_layers(
     traced: onnx.ModelProto, feeds: Feeds, given: Mapping[str, Array] | None, fuse: bool, progress: Progress
-) -> Recognised:
-    """Every gated convolution of the network as a node, but for those with which it would compute something else.
+) -> GateSearchResult:
+    """Find every gated convolution of the network whose node computes what the network did.
 
     Args:
         feeds: random inputs of the traced network.
-        given: the caller's own inputs; a mask among them that has values below 0 is no gate.
+        given: the caller's own inputs; an input with values below 0 among them is no mask.
+        fuse: take BatchNorm, activation and added branch behind a layer into its node.
+        progress: called at each step.
 
     Raises:
-        NothingToGainError: no node was there or found.
+        NothingToGainError: the network has no node of the op, and none was found.
+        NotSoundError: the network itself cannot be compared with.
     """
     progress("looking for gated convolutions")
-    back: dict[str, NearMiss] = {}
+    put_back: dict[str, NearMiss] = {}
 
-    def but_for(products: Iterable[str]) -> Recognition:
-        return recognise(traced, fuse=fuse, skip={*back, *products})
+    def recognise_without(products: Iterable[str]) -> Recognition:
+        return recognise(traced, fuse=fuse, skip={*put_back, *products})
 
     while True:
-        found = but_for(())
-        wrong = _negative_masks(found, given)
-        if not wrong and found.found:
-            progress("comparing with the graph as it was", len(back), len(found.found) + len(back))
-            wrong, checks = _wrong(traced, found, feeds, but_for)
-        if not wrong:
+        found = recognise_without(())
+        rejected: Rejected = _negative_masks(found, given)
+        if not rejected and found.layers:
+            progress("comparing with the graph as it was", len(put_back), len(found.layers) + len(put_back))
+            rejected, checks = _check(traced, found, feeds, recognise_without)
+        if not rejected:
             break
-        back |= {layer.product: NearMiss(layer.name, reason) for layer, reason in wrong}
-    misses = (*found.near_misses, *back.values())
+        put_back |= {layer.product: NearMiss(layer.name, reason) for layer, reason in rejected}
+    misses = (*found.near_misses, *put_back.values())
     if not any(is_lccl_node(n) for n in found.model.graph.node):
-        raise NothingToGainError(_nothing(misses), misses)
-    if not found.found:
-        return Recognised(traced, near_misses=misses)
-    return Recognised(found.model, found.found, misses, *checks)
+        raise NothingToGainError(_nothing_found(misses), misses)
+    if not found.layers:
+        return GateSearchResult(traced, near_misses=misses)
+    return GateSearchResult(found.model, found.layers, misses, *checks)
+
+
+def _masks_of(layers: Iterable[RecognisedLayer]) -> frozenset[str]:
+    return frozenset(name for layer in layers for name in layer.masks)
 
 
 def masked(feeds: Sequence[Mapping[str, Array]], masks: frozenset[str], seed: int = 0) -> list[dict[str, Array]]:
-    """The random feeds with masks from outside as such: at least 0, and about half of each 0."""
+    """Return the random feeds with the masks among them at least 0, and about half of each 0."""
     rng = np.random.default_rng(seed)
 
     def mask(values: Array) -> Array:
@@ -110,32 +121,26 @@ def masked(feeds: Sequence[Mapping[str, Array]], masks: frozenset[str], seed: in
 
 
 def explained(near_misses: Sequence[NearMiss]) -> str:
-    """Near misses as a table, or a sentence where there are none."""
+    """Return the near misses as a table, or a sentence if there are none."""
     if not near_misses:
         return "No product looks like a gated convolution without being one."
     return table(("product", "why it is no gated convolution"), [(miss.node, miss.reason) for miss in near_misses])
 
 
-def _nothing(misses: Sequence[NearMiss]) -> str:
+def _nothing_found(misses: Sequence[NearMiss]) -> str:
     near = ""
     if misses:
-        near = (
-            f" ({count(len(misses), 'product')} that {'look' if len(misses) > 1 else 'looks'} like one: --explain says why not)"
-        )
+        near = f" ({count(len(misses), 'product')} that {'look' if len(misses) > 1 else 'looks'} like one: the near misses say why not)"
     return (
         f"the model has no LCCL layer or LCCLConv node, and no gated convolution was found in its graph{near}, so there is "
         "nothing to gain: gate a convolution with lccl.nn.LCCLConv2d, or a dense network with lccl.nn.convert"
     )
 
 
-Wrong = Sequence[tuple[Found, str]]
-"""Layers that have to be put back, each with the reason."""
-
-
-def _negative_masks(found: Recognition, given: Mapping[str, Array] | None) -> Wrong:
+def _negative_masks(found: Recognition, given: Mapping[str, Array] | None) -> Rejected:
     return [
         (layer, f"its gate, input {name}, has values below 0 in the given inputs")
-        for layer in found.found
+        for layer in found.layers
         for name in layer.masks
         if given is not None and name in given and (np.asarray(given[name]) < 0).any()
     ]
@@ -144,79 +149,84 @@ def _negative_masks(found: Recognition, given: Mapping[str, Array] | None) -> Wr
 # ---- the check ------------------------------------------------------------------------------------------------------
 
 
-def _wrong(
-    traced: onnx.ModelProto, found: Recognition, feeds: Feeds, but_for: Callable[[Iterable[str]], Recognition]
-) -> tuple[Wrong, tuple[Agreement | None, Agreement | None]]:
-    """The layer with which the network computes something else, as built or with open gates; or the two agreements.
+def _check(
+    traced: onnx.ModelProto, found: Recognition, feeds: Feeds, recognise_without: Callable[[Iterable[str]], Recognition]
+) -> tuple[Rejected, Checks]:
+    """Compare the network with and without the nodes.
 
     Args:
-        but_for: finds the layers again, without those of the products that it is given.
+        recognise_without: finds the layers again, without those of the given products.
+
+    Returns:
+        The layers to put back, and how well the two agree.
 
     Raises:
-        NotSoundError: nothing can be held against the traced network itself.
+        NotSoundError: the traced network itself cannot be compared with.
     """
-    masks = frozenset(name for layer in found.found for name in layer.masks)
-    fed, before = masked(feeds, masks), upcast(runnable(traced))
+    fed, before = masked(feeds, _masks_of(found.layers)), upcast(runnable(traced))
     try:
-        wrong, checks = _compared(before, found, fed)
-        if wrong:
+        rejected, checks = _compare(before, found, fed)
+        if rejected:
             _require_sound(before, fed)
-        return wrong, checks
+        return rejected, checks
     except NotSoundError:
         raise
     except UserError as error:
         _require_sound(before, fed)
         reason = f"put back: the graph with it cannot be run ({first_line(error)})"
-        return [(layer, reason) for layer in _unrunnable(before, found, fed, but_for)], (None, None)
+        return [(layer, reason) for layer in _unrunnable(before, found, fed, recognise_without)], (None, None)
 
 
 def _unrunnable(
-    before: onnx.ModelProto, found: Recognition, feeds: Feeds, but_for: Callable[[Iterable[str]], Recognition]
-) -> Sequence[Found]:
-    """The layers with each of which alone the network cannot be run; all where it can be with any one."""
-    if len(found.found) == 1:
-        return found.found
+    before: onnx.ModelProto, found: Recognition, feeds: Feeds, recognise_without: Callable[[Iterable[str]], Recognition]
+) -> Sequence[RecognisedLayer]:
+    """Return the layers with which the network cannot be run even if each is alone in it; all if every one alone can be run."""
+    if len(found.layers) == 1:
+        return found.layers
     broken = []
-    for layer in found.found:
+    for layer in found.layers:
+        alone = recognise_without([other.product for other in found.layers if other is not layer])
         try:
-            _compared(before, but_for([other.product for other in found.found if other is not layer]), feeds[:1])
+            _compare(before, alone, feeds[:1])
         except UserError:
             broken.append(layer)
-    return broken or found.found
+    return broken or found.layers
 
 
-def _compared(
-    before: onnx.ModelProto, found: Recognition, feeds: Feeds
-) -> tuple[Wrong, tuple[Agreement | None, Agreement | None]]:
+def _compare(before: onnx.ModelProto, found: Recognition, feeds: Feeds) -> tuple[Rejected, Checks]:
+    """Compare as built; with relaxed gates if some are hard; and with every gate 1, if the graph allows it."""
     whole = canonical(found.model)
     tolerance, whole = _tolerance(whole), upcast(whole)
-    soft = with_relaxed_products(before, found.found, whole) if has_hard_gates(whole) else None
-    built = _agree(before, whole, feeds, tolerance, edges=soft is not None)
+    relaxed = with_relaxed_products(before, found.layers, whole) if has_hard_gates(whole) else None
+    built = _agree(before, whole, feeds, tolerance, edges=relaxed is not None)
     if not built:
-        return [_blamed(before, whole, found.found, feeds, built)], (built, None)
-    if soft is not None:
-        eased = with_relaxed_gates(whole, hard_only=True)
-        alike = _agree(soft, eased, feeds[:1], tolerance)
+        return [first_divergent_layer(before, whole, found.layers, feeds, built)], (built, None)
+    if relaxed is not None:
+        whole_relaxed = with_relaxed_gates(whole, hard_only=True)
+        alike = _agree(relaxed, whole_relaxed, feeds[:1], tolerance)
         if not alike:
-            return [_blamed(soft, eased, found.found, feeds[:1], alike)], (built, None)
-    opened = _with_open_products(before, found.found)
+            return [first_divergent_layer(relaxed, whole_relaxed, found.layers, feeds[:1], alike)], (built, None)
+    opened = _with_open_products(before, found.layers)
     if opened is None:
         return [], (built, None)
     twin = dense_twin(whole)
     both = _agree(opened, twin, feeds[:1], tolerance)
     if not both and not_finite(_outputs(opened, feeds[:1], optimize=False)[0]):
-        return [], (built, None)  # too large numbers with gates that were not trained to be open
-    return ([] if both else [_blamed(opened, twin, found.found, feeds[:1], both)]), (built, both)
+        return [], (built, None)  # numbers overflow with gates that were not trained to be open
+    return ([] if both else [first_divergent_layer(opened, twin, found.layers, feeds[:1], both)]), (built, both)
 
 
 def _require_sound(model: onnx.ModelProto, feeds: Feeds) -> None:
-    """Raises:
-    NotSoundError: nothing can be held against the network as it was given.
+    """Check that the network as it was given can be compared with.
+
+    Raises:
+        NotSoundError: it does not run, or its outputs are not finite or differ in each run.
     """
     try:
         outputs, again = _outputs(model, [feeds[0], feeds[0]], optimize=False)
     except UserError as error:
-        raise NotSoundError(f"{error}; if the network takes inputs of other sizes, say which: --input-shape") from None
+        shape = next(iter(feeds[0].values())).shape
+        raise NotSoundError(f"{error}; if the network takes inputs of other sizes, say which", Fix("args", shape)) from None
     broken = not_finite(outputs)
     if broken is not None:
         raise NotSoundError(
@@ -228,7 +238,7 @@ def _require_sound(model: onnx.ModelProto, feeds: Feeds) -> None:
 
 
 def _tolerance(model: onnx.ModelProto) -> float:
-    """By the type of the nodes' own weights: another constant of lower precision is the same on both sides."""
+    """Return the tolerance for the type of the nodes' own weights: other constants are the same on both sides."""
     usual = default_tolerance(model, {n.input[1] for n in model.graph.node if is_lccl_node(n)})
     return TOLERANCE if usual < 1e-3 else usual
 
@@ -236,10 +246,10 @@ def _tolerance(model: onnx.ModelProto) -> float:
 def _agree(
     reference: onnx.ModelProto, other: onnx.ModelProto, feeds: Feeds, tolerance: float, *, edges: bool = False
 ) -> Agreement:
-    """Two models in ONNX Runtime on the same inputs; one after the other, since each session holds its model's weights.
+    """Compare two models in ONNX Runtime on the same inputs, one after the other, since each session holds its weights.
 
     Args:
-        edges: a minority of samples may differ, by logits at the edge of a hard gate: where these are compared too.
+        edges: a minority of samples may differ, by logits at the edge of a hard gate. Relaxed gates are then compared too.
     """
     expected, got = _outputs(reference, feeds, optimize=False), _outputs(other, feeds)
     return merge([agreement(a, b, tolerance, hard_gates=edges) for a, b in zip(expected, got, strict=True)])
@@ -250,10 +260,14 @@ def _outputs(model: onnx.ModelProto, feeds: Feeds, optimize: bool = True) -> lis
         return [infer_all(runner, {name: feed[name] for name in runner.input_names}) for feed in feeds]
 
 
-def _blamed(
-    reference: onnx.ModelProto, other: onnx.ModelProto, layers: Sequence[Found], feeds: Feeds, result: Agreement
-) -> tuple[Found, str]:
-    """The first layer whose own output differs; where none does, the one that differs most."""
+def first_divergent_layer(
+    reference: onnx.ModelProto, other: onnx.ModelProto, layers: Sequence[RecognisedLayer], feeds: Feeds, result: Agreement
+) -> tuple[RecognisedLayer, str]:
+    """Return the first layer whose own output differs, or if none does the one with the largest error; with the reason.
+
+    Args:
+        result: how the models' outputs differ.
+    """
     names = [layer.output for layer in layers]
     pair = [_with_outputs(model, names) for model in (reference, other)]
     (expected,), (got,) = (_outputs(model, feeds[:1], optimize=False) for model in pair)
@@ -266,6 +280,7 @@ def _blamed(
 
 
 def _with_outputs(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
+    """Return the model with the named tensors among its outputs, as far as it computes them."""
     out = onnx.ModelProto()
     out.CopyFrom(model)
     present = {o.name for o in out.graph.output}
@@ -274,8 +289,8 @@ def _with_outputs(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelPro
     return out
 
 
-def _with_open_products(traced: onnx.ModelProto, layers: Sequence[Found]) -> onnx.ModelProto | None:
-    """The traced network with every gate taken as 1: a product gives its other factor. None where it has other products."""
+def _with_open_products(traced: onnx.ModelProto, layers: Sequence[RecognisedLayer]) -> onnx.ModelProto | None:
+    """Return the traced network with every gate taken as 1, so that a product gives its other factor; None if that cannot be done."""
     out = with_open_gates(traced)
     tensors = Tensors.of(out)
     for name, place in (gate for layer in layers for gate in layer.gates):

@@ -1,4 +1,7 @@
-"""How low a computed map can be: a gate has to be at least 0, and 0 somewhere, or there is nothing to skip."""
+"""Interval analysis: the least and greatest value that a computed map can have, and whether it is likely to be 0 anywhere.
+
+A gate has to be at least 0, and 0 somewhere, or there is nothing to skip.
+"""
 
 from __future__ import annotations
 
@@ -9,14 +12,17 @@ import onnx_graphsurgeon as gs
 from onnx import TensorProto
 
 from lccl.graph.nodes import is_computed, is_op, optional_input, scalar_of
+from lccl.graph.op_sets import BOUND_KEEPING, CONDITIONS, NORMS, SUMS, WEIGHTED
 from lccl.graph.shapes import FLOAT_TYPES, Sizes
 from lccl.graph.surgery import producer, value_of
 
 Interval = tuple[float, float]
+"""The least and the greatest value."""
 ABOVE_ZERO = 5e-324
-"""Of what is positive everywhere."""
+"""The least value of what is positive everywhere."""
 _BELOW_ONE = math.nextafter(1.0, 0.0)
 _DEPTH = 64
+"""How many nodes deep the analysis looks."""
 _ANY = (-math.inf, math.inf)
 _POSITIVE = (ABOVE_ZERO, math.inf)
 _NOT_NEGATIVE = (0.0, math.inf)
@@ -24,42 +30,55 @@ _UNSIGNED = (TensorProto.BOOL, TensorProto.UINT8, TensorProto.UINT16, TensorProt
 
 
 def lower_bound(tensor: gs.Tensor, sizes: Sizes) -> float:
-    """A bound of every element from below, from the ops that compute the tensor; -inf where they tell nothing.
+    """Return a lower bound of every element, from the ops that compute the tensor; minus infinity if they give none.
 
-    The network's own inputs tell nothing, but for those of an unsigned type: an image may be below 0.
+    An input of the network has a bound only if its type is unsigned: an image may have values below 0.
     """
-    return _bounds(tensor, sizes, 0, {})[0]
+    return _Analysis(sizes).interval(tensor, 0)[0]
 
 
-def _bounds(tensor: gs.Tensor, sizes: Sizes, depth: int, known: dict[int, Interval]) -> Interval:
-    if id(tensor) not in known:
-        known[id(tensor)] = _computed(tensor, sizes, depth, known)
-    return known[id(tensor)]
+class _Analysis:
+    """Intervals of tensors, each computed once."""
 
+    def __init__(self, sizes: Sizes) -> None:
+        self._sizes = sizes
+        self._known: dict[int, Interval] = {}
 
-def _computed(tensor: gs.Tensor, sizes: Sizes, depth: int, known: dict[int, Interval]) -> Interval:
-    values = value_of(tensor)
-    if values is not None:
-        return (float(values.astype("float64").min()), float(values.astype("float64").max())) if values.size else _ANY
-    node = producer(tensor)
-    if node is None:
-        return _NOT_NEGATIVE if sizes.types.get(tensor.name) in _UNSIGNED else _ANY
-    if depth > _DEPTH or not is_op(node, node.op):
-        return _ANY
-    rule = _RULES.get(node.op)
-    return rule(node, lambda t: _bounds(t, sizes, depth + 1, known)) if rule is not None else _ANY
+    def interval(self, tensor: gs.Tensor, depth: int) -> Interval:
+        """Return the tensor's interval.
+
+        Args:
+            depth: the number of nodes between it and the tensor that was asked for first.
+        """
+        if id(tensor) not in self._known:
+            self._known[id(tensor)] = self._compute(tensor, depth)
+        return self._known[id(tensor)]
+
+    def _compute(self, tensor: gs.Tensor, depth: int) -> Interval:
+        values = value_of(tensor)
+        if values is not None:
+            return (float(values.astype("float64").min()), float(values.astype("float64").max())) if values.size else _ANY
+        node = producer(tensor)
+        if node is None:
+            return _NOT_NEGATIVE if self._sizes.types.get(tensor.name) in _UNSIGNED else _ANY
+        if depth > _DEPTH or not is_op(node, node.op):
+            return _ANY
+        rule = _RULES.get(node.op)
+        return rule(node, lambda t: self.interval(t, depth + 1)) if rule is not None else _ANY
 
 
 Ask = Callable[[gs.Tensor], Interval]
+"""Gives the interval of a node's input."""
 Rule = Callable[[gs.Node, Ask], Interval]
+"""Gives the interval of a node's output."""
 
 
 def _always(low: float, high: float) -> Rule:
     return lambda _node, _ask: (low, high)
 
 
-def _growing(f: Callable[[float], float]) -> Rule:
-    """Of an f that grows."""
+def _increasing(f: Callable[[float], float]) -> Rule:
+    """Make the rule of an increasing function."""
 
     def rule(node: gs.Node, ask: Ask) -> Interval:
         low, high = ask(node.inputs[0])
@@ -69,7 +88,7 @@ def _growing(f: Callable[[float], float]) -> Rule:
 
 
 def _any_of(node: gs.Node, ask: Ask) -> Interval:
-    """One of the inputs."""
+    """Bound what takes each value from one of the inputs."""
     return _hull([ask(t) for t in node.inputs])
 
 
@@ -108,7 +127,10 @@ def _min(node: gs.Node, ask: Ask) -> Interval:
 
 
 def _straight_through(node: gs.Node) -> gs.Tensor | None:
-    """h of (h - p) + p, by which a hard gate h gets the gradient of a soft one p; 0 where h is 0, and never below."""
+    """Return h of (h - p) + p, by which training gives a hard gate h the gradient of a soft one p.
+
+    The sum is 0 where h is 0, and never below.
+    """
     if is_op(node, "Add") and len(node.inputs) == 2:
         for difference, p in (node.inputs, node.inputs[::-1]):
             inner = producer(difference)
@@ -163,14 +185,14 @@ def _pow(node: gs.Node, ask: Ask) -> Interval:
 
 
 def _resize(node: gs.Node, ask: Ask) -> Interval:
-    """Nearest and linear give means of what they read; cubic overshoots."""
+    """Bound nearest and linear resizing, which give means of what they read; cubic resizing overshoots."""
     bounded = node.attrs.get("mode", "nearest") in ("nearest", "linear")
     inside = node.attrs.get("coordinate_transformation_mode") != "tf_crop_and_resize"
     return ask(node.inputs[0]) if bounded and inside else _ANY
 
 
 def _padded(node: gs.Node, ask: Ask) -> Interval:
-    """Zeros, or a value of its own, may come in at the border."""
+    """Bound what adds zeros, or a value that it is given, around a map."""
     value = optional_input(node, 2) if node.op == "Pad" else None
     return _hull([ask(node.inputs[0]), (0.0, 0.0), *([ask(value)] if value is not None else [])])
 
@@ -199,35 +221,29 @@ def _thresholded(node: gs.Node, ask: Ask) -> Interval:
 
 
 def _sum(node: gs.Node, ask: Ask) -> Interval:
-    """Of elements, how many is not known."""
+    """Bound a sum of an unknown number of elements."""
     low = ask(node.inputs[0])[0]
     return _ANY if low < 0 else _POSITIVE if low > 0 else _NOT_NEGATIVE
 
 
-_MOVES = (
-    *("Identity", "Dropout", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Expand", "Tile", "Transpose", "Slice", "Gather"),
-    *("DepthToSpace", "SpaceToDepth"),
-)
-_MEANS = ("MaxPool", "GlobalMaxPool", "GlobalAveragePool", "ReduceMax", "ReduceMin", "ReduceMean", "Split")
-_CONDITIONS = ("Greater", "Less", "GreaterOrEqual", "LessOrEqual", "Equal", "Not", "And", "Or", "Xor")
 _RULES: dict[str, Rule] = {
     **dict.fromkeys(("Sqrt", "ReduceL1", "ReduceL2", "ReduceSumSquare"), _always(*_NOT_NEGATIVE)),
-    **dict.fromkeys(("HardSigmoid", "Hardmax", *_CONDITIONS), _always(0.0, 1.0)),
+    **dict.fromkeys(("HardSigmoid", "Hardmax", *CONDITIONS), _always(0.0, 1.0)),
     **dict.fromkeys(("ArgMax", "ArgMin"), _always(*_NOT_NEGATIVE)),
     **dict.fromkeys(("Sigmoid", "Softmax"), _always(ABOVE_ZERO, _BELOW_ONE)),
     **dict.fromkeys(("Exp", "Softplus"), _always(*_POSITIVE)),
     **dict.fromkeys(("Tanh", "Erf"), _always(-_BELOW_ONE, _BELOW_ONE)),
-    **dict.fromkeys((*_MOVES, *_MEANS), _growing(lambda x: x)),
+    **dict.fromkeys(BOUND_KEEPING, _increasing(lambda x: x)),
     **dict.fromkeys(("AveragePool", "Pad"), _padded),
     "Concat": _any_of,
     "Abs": _abs,
     "Neg": _neg,
-    "Relu": _growing(lambda x: max(x, 0.0)),
+    "Relu": _increasing(lambda x: max(x, 0.0)),
     "LeakyRelu": _leaky,
-    "Round": _growing(lambda x: x if math.isinf(x) else float(round(x))),
-    "Floor": _growing(lambda x: x if math.isinf(x) else float(math.floor(x))),
-    "Ceil": _growing(lambda x: x if math.isinf(x) else float(math.ceil(x))),
-    "Sign": _growing(lambda x: float((x > 0) - (x < 0))),
+    "Round": _increasing(lambda x: x if math.isinf(x) else float(round(x))),
+    "Floor": _increasing(lambda x: x if math.isinf(x) else float(math.floor(x))),
+    "Ceil": _increasing(lambda x: x if math.isinf(x) else float(math.ceil(x))),
+    "Sign": _increasing(lambda x: float((x > 0) - (x < 0))),
     "Clip": _clip,
     "Max": _max,
     "Min": _min,
@@ -247,21 +263,21 @@ _RULES: dict[str, Rule] = {
 
 # ---- whether it is 0 anywhere ---------------------------------------------------------------------------------------
 
-_WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
-_NORMS = ("BatchNormalization", "InstanceNormalization", "GroupNormalization", "LayerNormalization")
-_SMOOTH = (*_WEIGHTED, *_NORMS)
-"""They give any number, and one of them, 0, at no more than single pixels."""
-_KEEPS_ZERO = (
-    *_MOVES,
-    *_MEANS,
+_SMOOTH = WEIGHTED | NORMS
+"""They give any number, and one given number, such as 0, at single pixels at most."""
+_KEEPS_ZERO = BOUND_KEEPING | {
     *("Abs", "Neg", "Sqrt", "Pow", "Tanh", "Erf", "LeakyRelu", "Elu", "Resize", "AveragePool", "Div"),
     *("ReduceL1", "ReduceL2", "ReduceSum", "ReduceSumSquare"),
-)
-"""0 only where their first input is."""
+}
+"""0 only where their first input is 0."""
 
 
 def hardly_zero(tensor: gs.Tensor, depth: int = 0) -> gs.Node | None:
-    """The node of a convolution, norm or sum that has to give exactly 0 where the tensor is 0; None where there may be another way."""
+    """Return the convolution, norm or sum that has to give exactly 0 for the tensor to be 0, or None if there is another way.
+
+    Args:
+        depth: the number of nodes between the tensor and the one that was asked for first.
+    """
     node = producer(tensor)
     if node is None or depth > _DEPTH:
         return None
@@ -274,7 +290,7 @@ def hardly_zero(tensor: gs.Tensor, depth: int = 0) -> gs.Node | None:
         return hardly_zero(node.inputs[0], depth + 1)
     found = [hardly_zero(t, depth + 1) for t in node.inputs if is_computed(t)]
     known = [n for n in found if n is not None]
-    if is_op(node, "Add", "Sub", "Sum"):
+    if is_op(node, *SUMS):
         return node if known else None
     every = is_op(node, "Mul", "Concat") and len(known) == len(found)
     return known[0] if every and known else None

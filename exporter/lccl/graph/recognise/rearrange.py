@@ -1,4 +1,7 @@
-"""Nodes that move values about and change none: views, copies, nearest upsampling. What they do is found by moving indices."""
+"""Nodes that rearrange values and change none: views, copies, nearest upsampling.
+
+What a chain of them does is found by sending indices through it.
+"""
 
 from __future__ import annotations
 
@@ -8,19 +11,16 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from lccl.graph.nodes import is_copy, is_op, optional_input
+from lccl.graph.op_sets import COPIES, REARRANGEMENTS, RESHAPES, SELECTIONS
 from lccl.graph.shapes import FLOAT_TYPES, Shape, Sizes
 from lccl.graph.surgery import producer, value_of
 from lccl.numerics import Array
 
-_RESHAPES = ("Reshape", "Flatten", "Squeeze", "Unsqueeze")
-_COPIES = ("Identity", "Dropout", "Cast")
-_MOVES = (*_RESHAPES, *_COPIES, "Expand", "Tile", "Transpose", "Slice", "Gather", "Concat", "Resize")
 
-
-def moved(tensor: gs.Tensor) -> gs.Tensor | None:
-    """What the tensor is a rearrangement of; None where it is none."""
+def rearranged(tensor: gs.Tensor) -> gs.Tensor | None:
+    """Return the tensor that this one is a rearrangement of by one node, or None if it is none."""
     node = producer(tensor)
-    if node is None or not is_op(node, *_MOVES) or tensor is not node.outputs[0]:
+    if node is None or not is_op(node, *REARRANGEMENTS) or tensor is not node.outputs[0]:
         return None
     if node.op == "Dropout" and not is_copy(node):
         return None
@@ -36,21 +36,22 @@ def moved(tensor: gs.Tensor) -> gs.Tensor | None:
 def upsampling(
     chain: Sequence[gs.Node], start: gs.Tensor, gated: gs.Tensor, outputs: Sequence[Shape], sizes: Sizes
 ) -> int | None:
-    """G if the chain of moves repeats each value of ``start`` [N, 1, h, w] over a G x G block of the map; 1: nothing moves.
+    """Return G if the chain repeats each value of ``start`` [N, 1, h, w] over a G x G block of the map.
 
     Args:
         chain: the nodes from ``start`` outwards.
-        gated: what the map is multiplied onto.
+        gated: the tensor that the map is multiplied onto.
         outputs: its shape [N, K, Ho, Wo] at each probe.
 
     Returns:
-        None where it does anything else, at any probe, or may do so at another size.
+        G, which is 1 for a chain that leaves every value where it is; None if the chain does anything else at a probe, or may
+        do so at another size.
     """
     starts = sizes.of(start)
     if starts is None:
         return None
     of_any_size = any(None in (sizes.fixed(t)[2:] or (None,)) for t in (start, gated))
-    if of_any_size and not all(_scales_by_numbers(node) for node in chain if node.op == "Resize"):
+    if of_any_size and not all(_has_integer_scales(node) for node in chain if node.op == "Resize"):
         return None
     found: set[int] = set()
     for probe, (shape, (batch, _, *hw)) in enumerate(zip(starts, outputs, strict=True)):
@@ -59,48 +60,49 @@ def upsampling(
         grid = -(-hw[0] // shape[2])
         indices = np.arange(np.prod(shape)).reshape(shape)
         expected = indices.repeat(grid, axis=2).repeat(grid, axis=3)[:, :, : hw[0], : hw[1]]
-        got = _follow(indices, chain, probe, sizes)
-        if got is None or not _same(got, expected) or (-(-hw[0] // grid), -(-hw[1] // grid)) != shape[2:]:
+        got = _send_through(indices, chain, probe, sizes)
+        if got is None or not _equal(got, expected) or (-(-hw[0] // grid), -(-hw[1] // grid)) != shape[2:]:
             return None
         found.add(grid)
     return found.pop() if len(found) == 1 else None
 
 
-def _scales_by_numbers(resize: gs.Node) -> bool:
-    """Whether a Resize makes a map larger by whole numbers that are stored: one to a computed size may do so at some sizes only.
+def _has_integer_scales(resize: gs.Node) -> bool:
+    """Return whether a Resize enlarges a map by stored integers, so that it does the same at every size.
 
-    The product asks for the size of such a map, so it can have no other.
+    A Resize to a computed size may enlarge by an integer at some sizes only.
     """
     given = optional_input(resize, 2)
     scales = None if given is None else value_of(given)
     return scales is not None and scales.size > 0 and bool(((scales >= 1) & (scales == np.floor(scales))).all())
 
 
-def _same(got: Array, expected: Array) -> bool:
-    """Whether one is the other, repeated along the channels or not."""
+def _equal(got: Array, expected: Array) -> bool:
+    """Return whether the two are equal, or one repeats the other along the channels."""
     got = got.reshape((1,) * (4 - got.ndim) + got.shape) if got.ndim <= 4 else got
     if got.ndim != 4 or got.shape[0] != expected.shape[0] or got.shape[2:] != expected.shape[2:]:
         return False
     return bool((got == expected).all())
 
 
-def _follow(indices: Array, chain: Sequence[gs.Node], probe: int, sizes: Sizes) -> Array | None:
+def _send_through(indices: Array, chain: Sequence[gs.Node], probe: int, sizes: Sizes) -> Array | None:
+    """Return the indices as the chain leaves them, or None if a node's effect is not known."""
     for node in chain:
         shapes = sizes.of(node.outputs[0])
-        if node.op in _COPIES:
+        if node.op in COPIES or node.op == "Cast":
             continue
         if shapes is None:
             return None
-        after = _move(node, indices, shapes[probe])
+        after = _apply(node, indices, shapes[probe])
         if after is None or after.shape != shapes[probe]:
             return None
         indices = after
     return indices
 
 
-def _move(node: gs.Node, x: Array, shape: Shape) -> Array | None:
-    """The node on indices, given the shape that it has to give: sizes that it computes need not be evaluated."""
-    if node.op in _RESHAPES:
+def _apply(node: gs.Node, x: Array, shape: Shape) -> Array | None:
+    """Apply the node to indices. Its output's shape is known, so that sizes which the graph computes need no evaluation."""
+    if node.op in RESHAPES:
         return x.reshape(shape) if x.size == np.prod(shape) else None
     if node.op == "Expand":
         return np.broadcast_to(x, shape)
@@ -112,11 +114,11 @@ def _move(node: gs.Node, x: Array, shape: Shape) -> Array | None:
         return np.concatenate([x] * len(node.inputs), axis=node.attrs["axis"])
     if node.op == "Resize":
         return _nearest(node, x, shape)
-    return _taken(node, x)
+    return _selection(node, x) if node.op in SELECTIONS else None
 
 
-def _taken(node: gs.Node, x: Array) -> Array | None:
-    """Slice and Gather with stored indices."""
+def _selection(node: gs.Node, x: Array) -> Array | None:
+    """Apply a Slice or Gather with stored indices."""
     stored = [value_of(t) for t in node.inputs[1:]]
     if any(v is None for v in stored):
         return None
@@ -134,7 +136,7 @@ def _taken(node: gs.Node, x: Array) -> Array | None:
 
 
 def _nearest(node: gs.Node, x: Array, shape: Shape) -> Array | None:
-    """Resize by the nearest value: which source pixel each output pixel takes, axis by axis."""
+    """Apply a nearest Resize, axis by axis."""
     if x.ndim != len(shape) or "axes" in node.attrs:
         return None
     coordinates = node.attrs.get("coordinate_transformation_mode", "half_pixel")

@@ -1,0 +1,219 @@
+"""Opening networks: files, modules and ONNX models -> candidates, each a network in one runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import onnx
+
+from lccl.backends.interface import Runner
+from lccl.backends.onnxruntime.runner import OnnxRuntimeRunner
+from lccl.comparing.results import Role
+from lccl.data import Data
+from lccl.engine.sidecar import read_sidecar
+from lccl.errors import Fix, UserError, leave_out
+from lccl.files import require_file
+from lccl.graph.variants.canonical import canonical
+from lccl.graph.variants.dense import dense_twin
+from lccl.loading.onnx import load_onnx
+from lccl.loading.torch_file import TORCH_SUFFIXES, load_model
+from lccl.op.onnx_op import is_lccl_node
+from lccl.progress import Progress
+from lccl.types import Factory, Network
+
+if TYPE_CHECKING:
+    from torch import nn
+
+ENGINE_SUFFIXES = (".engine", ".plan", ".trt")
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A network in one runtime, not yet started."""
+
+    network: str
+    role: Role
+    runner: Runner
+    skipped: str | None = None
+    """Why it cannot run here."""
+    proto: onnx.ModelProto | None = None
+    """The ONNX model, where the runtime runs one."""
+    optional: bool = False
+    """Another way to run a network that also runs without it: limits can be checked on the network where this is skipped."""
+
+
+@dataclass(frozen=True)
+class Opening:
+    """How the files and modules of one network are opened."""
+
+    role: Role
+    data: Data
+    """For the export of a module, and the names of its inputs."""
+    factory: Factory | None
+    threads: int
+    dense_twin: bool
+    """Add the dense twin of an ONNX model with gates."""
+    plugin_library: Path | None
+    """The library for engines that need one."""
+    progress: Progress
+
+    @property
+    def factory_option(self) -> str:
+        """The keyword that names the factory."""
+        return "baseline_factory" if self.role == "baseline" else "factory"
+
+
+def open_networks(networks: Sequence[Network], opening: Opening) -> list[Candidate]:
+    """One candidate for each file or module; a network given in PyTorch only is also exported and run in ONNX Runtime.
+
+    Args:
+        networks: ``.pt``, ``.onnx`` or ``.engine`` files, modules or ONNX models, all of the same network.
+        opening: how they are opened.
+
+    Raises:
+        UserError: a file that cannot be read or is of no known kind.
+    """
+    if opening.factory is not None and not any(map(_is_torch_file, networks)):
+        raise UserError(
+            f"a factory for the {opening.role} network goes with a checkpoint, and none is named",
+            leave_out(opening.factory_option),
+        )
+    found: list[Candidate] = []
+    to_onnx = not any(isinstance(n, onnx.ModelProto) or str(n).endswith(".onnx") for n in networks)
+    for network in networks:
+        opening.progress(f"loading {_title(network, opening.role)}")
+        if isinstance(network, onnx.ModelProto):
+            found += _of_onnx(network, opening.role, opening)
+        elif isinstance(network, (str, Path)):
+            found += _of_file(require_file(network), opening, to_onnx)
+        else:
+            found += _of_module(network, opening.role, opening, to_onnx)
+    return found
+
+
+def _is_torch_file(network: Network) -> bool:
+    return isinstance(network, (str, Path)) and Path(network).suffix in TORCH_SUFFIXES
+
+
+def _title(network: Network, role: Role) -> str:
+    return Path(network).name if isinstance(network, (str, Path)) else f"the {role} network"
+
+
+def _of_file(path: Path, opening: Opening, to_onnx: bool) -> list[Candidate]:
+    if path.suffix in ENGINE_SUFFIXES:
+        return [_of_engine(path, opening)]
+    if path.suffix in TORCH_SUFFIXES:
+        module = load_model(path, opening.factory, factory_option=opening.factory_option).module
+        return _of_module(module, path.name, opening, to_onnx)
+    if path.suffix == ".onnx":
+        return _of_onnx(load_onnx(path), path.name, opening)
+    raise UserError(f"{path}: a network is a .pt, .onnx or .engine file")
+
+
+def _of_module(module: nn.Module, name: str, opening: Opening, to_onnx: bool) -> list[Candidate]:
+    import torch
+
+    from lccl.backends.torch.runner import TorchRunner
+    from lccl.exporting.translate import to_onnx as translate
+    from lccl.nn import LCCLConv2d, fold
+
+    runner = TorchRunner(fold(module), opening.threads)
+    found = [Candidate(name, opening.role, runner)]
+    if opening.role == "baseline" and any(isinstance(m, LCCLConv2d) for m in module.modules()):
+        raise _gated_baseline(name)
+    if to_onnx:
+        opening.progress(f"exporting {name} for ONNX Runtime")
+        feed = opening.data.feed(runner.input_names, 0, 2)
+        with runner:
+            runner.infer(feed)
+        proto = translate(module, [torch.from_numpy(v) for v in feed.values()])
+        found += _of_onnx(proto, name, opening)
+    return found
+
+
+def _of_onnx(proto: onnx.ModelProto, name: str, opening: Opening) -> list[Candidate]:
+    gated = any(is_lccl_node(n) for n in proto.graph.node)
+    if opening.role == "baseline" and (gated or _is_decomposed(proto)):
+        raise _gated_baseline(name)
+    if gated:
+        proto = canonical(proto)
+    elif opening.role == "lccl" and not _is_decomposed(proto):
+        raise UserError(
+            f"{name} has no LCCLConv node, so it is not the LCCL network: export it with lccl-export, or compare with it as a "
+            "dense network",
+            Fix("baseline", name),
+        )
+    found = [Candidate(name, opening.role, OnnxRuntimeRunner(proto, opening.threads), proto=proto)]
+    if gated:
+        found.append(_with_library(proto, name, opening))
+    if gated and opening.dense_twin:
+        twin = dense_twin(proto)
+        runner = OnnxRuntimeRunner(twin, opening.threads)
+        found.append(Candidate(f"dense twin of {name}", "dense twin", runner, proto=twin))
+    return found
+
+
+def _gated_baseline(name: str) -> UserError:
+    return UserError(f"{name} has gates, so it is no dense network: name it among the files of the LCCL network")
+
+
+def _with_library(proto: onnx.ModelProto, name: str, opening: Opening) -> Candidate:
+    """The model in ONNX Runtime with the CPU op, which skips closed pixels; skipped where the op is not here."""
+    from lccl.backends.onnxruntime.library import LIBRARY, check_library
+
+    library = check_library()
+    runner = OnnxRuntimeRunner(proto, opening.threads, library=library.path or LIBRARY)
+    reason = library.reason
+    if library:
+        try:
+            with runner:
+                pass
+        except UserError as error:  # a kernel that is too large, for one
+            reason = str(error)
+    return Candidate(name, opening.role, runner, reason or None, proto, optional=True)
+
+
+def _is_decomposed(proto: onnx.ModelProto) -> bool:
+    """Whether the file is the LCCL network in standard ops, the decomposed file of an export."""
+    return any(p.key == "lccl.twin" and p.value == "decomposed" for p in proto.metadata_props)
+
+
+def _of_engine(path: Path, opening: Opening) -> Candidate:
+    from lccl.backends.tensorrt.builder import import_tensorrt
+    from lccl.backends.tensorrt.library import load_plugin
+    from lccl.backends.tensorrt.runner import TensorRTRunner, gpu_missing
+
+    sidecar = read_sidecar(path)
+
+    def prepare() -> None:
+        library = plugin_of(path, sidecar, opening.plugin_library)
+        if library is not None:
+            load_plugin(library, tensorrt=import_tensorrt())
+
+    return Candidate(path.name, opening.role, TensorRTRunner(path, str(sidecar["backend"]), prepare), gpu_missing())
+
+
+def plugin_of(engine: Path, sidecar: Mapping[str, object], given: Path | None) -> Path | None:
+    """The library that an engine needs; None if it needs none.
+
+    The library is never one that the side-car leads to: that would run code of whoever wrote the file.
+
+    Raises:
+        UserError: the library is not here.
+    """
+    from lccl.backends.tensorrt.library import ENVIRONMENT, find_plugin
+
+    recorded = sidecar.get("plugin")
+    if recorded is None:
+        return None
+    library = find_plugin(given)
+    if library is None:
+        name = recorded.get("file") if isinstance(recorded, Mapping) else recorded
+        raise UserError(
+            f"{engine} needs the plugin {Path(str(name)).name}, which is not installed: name it in {ENVIRONMENT}",
+            Fix("plugin_library", "PATH"),
+        )
+    return library

@@ -1,0 +1,164 @@
+"""Runs a gated network and dense ones over the same inputs, and holds what was measured to limits."""
+
+from __future__ import annotations
+
+import contextlib
+import platform
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from lccl.backends.batches import CHUNK
+from lccl.comparing.candidates import Candidate, Opening, open_networks
+from lccl.comparing.limits import Limits, check_limits, require_speedup_runner
+from lccl.comparing.measure import LatencyPlan, all_outputs, latencies, top1
+from lccl.comparing.references import Outputs, against_references, require_finite_references, with_speedup
+from lccl.comparing.results import Comparison, Environment, Row
+from lccl.data import Data, read_data
+from lccl.deprecation import renamed_keywords
+from lccl.errors import Fix, UserError
+from lccl.graph.feeds import input_types
+from lccl.op.onnx_op import is_lccl_node, register_schema
+from lccl.profiling import NetworkProfile, profile
+from lccl.progress import Progress, silent
+from lccl.types import DataSource, Factory, Network
+
+
+@renamed_keywords(dense="baseline", dense_factory="baseline_factory", twin="dense_twin")
+def compare(
+    networks: Network | Sequence[Network],
+    data: DataSource,
+    *,
+    baseline: Network | Sequence[Network] | None = None,
+    factory: Factory | None = None,
+    baseline_factory: Factory | None = None,
+    dense_twin: bool = True,
+    threads: int = 1,
+    latency: LatencyPlan | None = LatencyPlan(),  # noqa: B008 - frozen
+    limits: Limits = Limits(),  # noqa: B008 - frozen
+    allow_skipped: bool = False,
+    plugin_library: str | Path | None = None,
+    progress: Progress = silent,
+) -> Comparison:
+    """Run the LCCL network and dense ones over the same inputs.
+
+    Args:
+        networks: the LCCL network as one or several of: a module, an ONNX model, a ``.pt``, ``.onnx`` or ``.engine``
+            file. Errors are against the first. A network that is given in PyTorch only is exported and run in ONNX Runtime
+            too. In ONNX Runtime it runs through the function body and, where the CPU op's library is here, with that, which
+            skips closed pixels.
+        data: a path to an ``.npz`` file, "pkg.module:loader", arrays, (inputs, labels), or an iterable of batches.
+        baseline: the dense network to beat, as ``networks``.
+        factory: builds the LCCL network of a checkpoint that does not name its own factory: "pkg.module:callable", or the
+            callable.
+        baseline_factory: builds the baseline, in the same way.
+        dense_twin: also run the LCCL network with every gate taken as 1, for latency.
+        threads: CPU threads of each runtime. With 1 the runtimes cannot disturb each other in one process.
+        latency: how to measure; None: do not.
+        limits: what has to be reached for the result to be true.
+        allow_skipped: hold to the limits although a named network could not run here; else that is an error.
+        plugin_library: the TensorRT plugin that engines need; by default the one that the environment names, or the installed
+            one.
+        progress: told each step.
+
+    Returns:
+        A row for each network in each runtime, the LCCL network's profile, and the limits.
+
+    Raises:
+        UserError: inputs or files that do not fit, or a limit for which nothing here can be measured.
+    """
+    register_schema()
+    inputs = read_data(data)
+    plugin = Path(plugin_library) if plugin_library else None
+    opening = Opening("lccl", inputs, factory, threads, dense_twin, plugin, progress)
+    candidates = open_networks(_as_list(networks), opening)
+    opening = replace(opening, role="baseline", factory=baseline_factory, dense_twin=False)
+    candidates += open_networks(_as_list(baseline), opening)
+    _require_one_tensorrt(candidates)
+    _require_running(candidates, limits, allow_skipped)
+    rows, outputs = _run(candidates, inputs, latency, progress)
+    require_finite_references(rows, outputs)
+    rows = against_references(rows, outputs)
+    rows = tuple(with_speedup(row, rows) for row in rows)
+    batch = min(latency.batch, len(inputs)) if latency else 0
+    environment = Environment(len(inputs), threads, batch, _cpu())
+    return Comparison(rows, _profile(candidates, inputs, progress), check_limits(rows, limits), environment)
+
+
+def _as_list(value: Network | Sequence[Network] | None) -> list[Network]:
+    if value is None:
+        return []
+    if isinstance(value, (list, tuple)):
+        return list(value)
+    return [value]  # type: ignore[list-item]
+
+
+def _require_one_tensorrt(candidates: Sequence[Candidate]) -> None:
+    if {"tensorrt", "tensorrt-rtx"} <= {c.runner.name for c in candidates}:
+        raise UserError("engines of tensorrt and of tensorrt-rtx cannot run in one process: compare them one at a time")
+
+
+def _require_running(candidates: Sequence[Candidate], limits: Limits, allow_skipped: bool) -> None:
+    """Check that what the limits are about can run here.
+
+    Raises:
+        UserError: the LCCL network runs nowhere, or a limit is given and a named network cannot run.
+    """
+    own = [c for c in candidates if c.role == "lccl"]
+    if all(c.skipped for c in own):
+        raise UserError(f"no runtime here can run the LCCL network ({_reasons(own) or 'none was given'})")
+    skipped = [c for c in candidates if c.skipped and not c.optional]
+    if skipped and limits != Limits() and not allow_skipped:
+        raise UserError(
+            f"not every network can run here ({_reasons(skipped)}), so the limits prove nothing of it", Fix("allow_skipped")
+        )
+    running = list(dict.fromkeys(c.runner.name for c in own if not c.skipped))
+    require_speedup_runner(limits, running, {c.runner.name: c.skipped for c in own if c.skipped})
+
+
+def _reasons(candidates: Iterable[Candidate]) -> str:
+    return "; ".join(f"{c.network}: {c.skipped}" for c in candidates if c.skipped)
+
+
+def _run(
+    candidates: Sequence[Candidate], data: Data, plan: LatencyPlan | None, progress: Progress
+) -> tuple[tuple[Row, ...], Outputs]:
+    """Rows with accuracy and latency, and the outputs of those that ran."""
+    active = [c for c in candidates if not c.skipped]
+    with contextlib.ExitStack() as stack:
+        for candidate in active:
+            stack.enter_context(candidate.runner)
+        outputs, accuracies = {}, {}
+        for candidate in active:
+            progress(f"running {candidate.network} in {candidate.runner.name}")
+            outputs[id(candidate)] = all_outputs(candidate.runner, data)
+            accuracies[id(candidate)] = top1(outputs[id(candidate)], data.labels)
+        times = latencies([c.runner for c in active], data, plan, progress) if plan else [None] * len(active)
+    timed = dict(zip(map(id, active), times, strict=True))
+    rows = []
+    for c in candidates:
+        row = Row(c.network, c.role, c.runner.name, c.runner.device, c.skipped)
+        if not c.skipped:
+            row = replace(row, accuracy=accuracies[id(c)], latency=timed[id(c)])
+        rows.append(row)
+    return tuple(rows), [outputs.get(id(c)) for c in candidates]
+
+
+def _profile(candidates: Sequence[Candidate], data: Data, progress: Progress) -> NetworkProfile | None:
+    """The profile of the first ONNX form of the LCCL network that has its gates as nodes."""
+    protos = (c.proto for c in candidates if c.role == "lccl" and c.proto is not None)
+    proto = next((p for p in protos if any(is_lccl_node(n) for n in p.graph.node)), None)
+    if proto is None:
+        return None
+    progress("counting density and MACs")
+    names = tuple(input_types(proto))
+    return profile(proto, [data.feed(names, start, start + CHUNK) for start in range(0, len(data), CHUNK)])
+
+
+def _cpu() -> str:
+    """The processor's own name for itself, as far as the system tells."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

@@ -1,0 +1,122 @@
+"""Limits that a comparison is held to, and whether they passed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from lccl.comparing.results import Check, Row
+from lccl.deprecation import renamed_fields
+from lccl.errors import Fix, UserError
+
+
+@renamed_fields(min_dense_agreement="min_baseline_agreement")
+@dataclass(frozen=True)
+class Limits:
+    """What a comparison has to reach to be true; None: no such limit."""
+
+    min_agreement: float | None = None
+    """Fraction of equal predictions between the runners of the LCCL network; needs two of them."""
+    min_baseline_agreement: float | None = None
+    """Fraction of equal predictions between the LCCL network and the baseline."""
+    max_accuracy_drop: float | None = None
+    """Top-1 of the baseline minus that of the LCCL network, in points (0.5 is half a percent)."""
+    min_speedup: float | None = None
+    """Median latency of the baseline / that of the LCCL network in the same runtime on the same device; every LCCL row with
+    a baseline in its runtime has to reach it."""
+    min_speedup_runner: str | None = None
+    """The only runner whose rows have to reach ``min_speedup``, such as "onnxruntime-lccl"; None: those of all runners."""
+
+
+BASELINE = Fix("baseline", "FILE")
+
+
+def require_speedup_runner(limits: Limits, running: Sequence[str], skipped: Mapping[str, str]) -> None:
+    """Check the runner that the speed-up is limited to, before anything runs.
+
+    Args:
+        limits: what the caller asks for.
+        running: the runners in which the LCCL network runs here.
+        skipped: those in which it does not -> why.
+
+    Raises:
+        UserError: there is no limit on the speed-up, or the LCCL network does not run in that runner.
+    """
+    name = limits.min_speedup_runner
+    if name is None:
+        return
+    if limits.min_speedup is None:
+        raise UserError(
+            f"the runner {name} is named for a limit on the speed-up, but there is no such limit", Fix("min_speedup", 1.0)
+        )
+    if name in running:
+        return
+    if name in skipped:
+        raise UserError(f"{name} does not run here: {skipped[name]}")
+    raise UserError(
+        f"the runner of the least speed-up is one that the LCCL network runs in here ({', '.join(running)}), not {name}"
+    )
+
+
+def check_limits(rows: Sequence[Row], limits: Limits) -> tuple[Check, ...]:
+    """Hold the rows to every limit that is given.
+
+    Raises:
+        UserError: a limit for which nothing was measured.
+    """
+    ran = [row for row in rows if row.role == "lccl" and not row.skipped]
+    baseline = next((row for row in rows if row.role == "baseline" and not row.skipped), None)
+    return tuple(
+        filter(
+            None,
+            (
+                _agreement(ran, limits.min_agreement),
+                _baseline_agreement(ran, baseline, limits.min_baseline_agreement),
+                _accuracy_drop(ran, baseline, limits.max_accuracy_drop),
+                _speedup(ran, limits),
+            ),
+        )
+    )
+
+
+def _agreement(ran: Sequence[Row], limit: float | None) -> Check | None:
+    if limit is None:
+        return None
+    values = [row.agreement for row in ran[1:] if row.agreement is not None]
+    if not values:
+        raise UserError(
+            "min-agreement needs a second runner of the LCCL network, such as its checkpoint beside its .onnx file; to limit "
+            "the agreement with the baseline",
+            Fix("min_baseline_agreement", limit),
+        )
+    return Check("min-agreement", min(values), limit, min(values) >= limit)
+
+
+def _baseline_agreement(ran: Sequence[Row], baseline: Row | None, limit: float | None) -> Check | None:
+    if limit is None:
+        return None
+    value = ran[0].agreement if baseline is not None else None
+    if value is None:
+        raise UserError("min-baseline-agreement needs the predictions of a baseline", BASELINE)
+    return Check("min-baseline-agreement", value, limit, value >= limit)
+
+
+def _accuracy_drop(ran: Sequence[Row], baseline: Row | None, limit: float | None) -> Check | None:
+    if limit is None:
+        return None
+    top = baseline.accuracy if baseline is not None else None
+    drops = [100 * (top - row.accuracy) for row in ran if row.accuracy is not None] if top is not None else []
+    if not drops:
+        raise UserError("max-accuracy-drop needs labels in the data and a baseline", BASELINE)
+    return Check("max-accuracy-drop", max(drops), limit, max(drops) <= limit)
+
+
+def _speedup(ran: Sequence[Row], limits: Limits) -> Check | None:
+    limit, only = limits.min_speedup, limits.min_speedup_runner
+    if limit is None:
+        return None
+    values = [row.speedup for row in ran if row.speedup is not None and only in (None, row.runner)]
+    name = f"min-speedup ({only})" if only else "min-speedup"
+    if not values:
+        raise UserError(f"{name} needs latencies of the LCCL network and of a dense one in the same runtime on the same device")
+    return Check(name, min(values), limit, min(values) >= limit)

@@ -1,0 +1,292 @@
+"""Module or ONNX -> the canonical ONNX file and its twins, checked before any of them is written."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+import onnx
+
+from lccl.data import LABEL_NAMES, read_data
+from lccl.deprecation import renamed_keywords
+from lccl.errors import Fix, UserError, leave_out
+from lccl.exporting.gate_search import find_layers, masked
+from lccl.exporting.reasons import layers_with_reasons
+from lccl.exporting.results import ExportResult
+from lccl.exporting.source import OnnxSource, Source, check_against_source, real_feeds, with_own_gates
+from lccl.files import atomic_path, require_writable
+from lccl.graph.checks import check_model, default_tolerance
+from lccl.graph.feeds import input_types
+from lccl.graph.gate_probe import set_densities
+from lccl.graph.metadata import set_metadata
+from lccl.graph.variants.canonical import canonical
+from lccl.graph.variants.dense import dense_twin as dense_twin_of
+from lccl.graph.variants.inlined import inlined
+from lccl.graph.variants.stripped import stripped
+from lccl.graph.variants.upcast import upcast
+from lccl.loading.onnx import files_of_onnx, load_onnx
+from lccl.numerics import Array
+from lccl.op.contract import QUALIFIED_NAME, VERSION
+from lccl.op.onnx_op import register_schema
+from lccl.profiling import profile
+from lccl.progress import Progress, silent
+from lccl.text import kind_of
+from lccl.types import DataSource, Network, SupportsArray
+from lccl.verify import check_view
+from lccl.version import __version__
+from lccl.weights import WeightFile, whole_size, write_whole
+
+if TYPE_CHECKING:
+    from torch.export import ExportedProgram
+
+MAX_FILE_BYTES = 2**31 - 2**20
+"""Protobuf's limit for one file, with room for the twins' metadata."""
+
+Args: TypeAlias = "SupportsArray | Sequence[SupportsArray]"
+"""Positional example inputs, as ``torch.onnx.export`` takes them."""
+
+
+@dataclass(frozen=True)
+class _Request:
+    """What is asked of an export, besides its source."""
+
+    targets: Mapping[str, Path | None]
+    data: DataSource | None
+    fuse: bool
+    tolerance: float | None
+    metadata: Mapping[str, str]
+    progress: Progress
+
+
+@renamed_keywords(dense="dense_twin", inputs="data")
+def export(
+    model: Network | ExportedProgram,
+    args: Args | None = None,
+    path: str | Path | None = None,
+    *,
+    dynamic_hw: bool = False,
+    dense_twin: bool | str | Path = False,
+    decomposed: bool | str | Path = False,
+    tensorrt: bool | str | Path = False,
+    data: DataSource | None = None,
+    input_names: Sequence[str] | None = None,
+    output_names: Sequence[str] | None = None,
+    fuse: bool = True,
+    tolerance: float | None = None,
+    metadata: Mapping[str, str] | None = None,
+    progress: Progress = silent,
+) -> ExportResult:
+    """Export a network with LCCL layers to ONNX.
+
+    Args:
+        model: a module with :class:`lccl.nn.LCCLConv2d` layers or gates in code of its own, a program of ``torch.export``,
+            or an ONNX model, with LCCLConv nodes or in standard ops. The path of an ONNX file takes less memory than the
+            model.
+        args: positional example inputs for tracing a module, [N, C, H, W], as ``torch.onnx.export`` takes them. An ONNX model
+            needs none, unless sizes besides the batch are dynamic and not any size will do: arrays of a shape that it takes.
+        path: the canonical file: nodes and model-local function, opset 18, dynamic batch.
+        dynamic_hw: make height and width dynamic too.
+        dense_twin: write the dense twin as well (every gate taken as 1): True for ``<stem>.dense.onnx``, or its path.
+        decomposed: write the same maths in standard ops as well: True for ``<stem>.decomposed.onnx``, or its path.
+        tensorrt: write the network without the function as well, for trtexec and others with the plugin: True for
+            ``<stem>.tensorrt.onnx``, or its path.
+        data: real inputs, for the check besides random ones, and to calibrate each node's density: arrays by name, an
+            ``.npz`` file, "pkg.module:loader", arrays, (inputs, labels), or an iterable of batches.
+        input_names: names of the ONNX model's inputs; by default the parameters of ``forward``.
+        output_names: names of the ONNX model's outputs; by default torch's own names.
+        fuse: take BatchNorm, activation and added branch behind a recognised layer into its node.
+        tolerance: allowed error against the source, relative to max(0.01, largest output); by default 1e-4 for float32
+            and 2e-2 for lower precision.
+        metadata: added to the file's metadata.
+        progress: told each step.
+
+    Returns:
+        Paths, layers and the measured error.
+
+    Raises:
+        UserError: the model has no gate, cannot be exported, fails a check, or cannot be written; nothing is written.
+    """
+    if path is None:
+        raise TypeError("export() needs the path of the file to write")
+    target = Path(path)
+    targets = {
+        "model": target,
+        "dense": _twin_path(target, dense_twin, "dense"),
+        "decomposed": _twin_path(target, decomposed, "decomposed"),
+        "tensorrt": _twin_path(target, tensorrt, "tensorrt"),
+    }
+    if tolerance is not None and not 0 <= tolerance < float("inf"):
+        raise UserError(f"the tolerance is a number from 0, not {tolerance}")
+    _require_targets(targets, model)
+    register_schema()
+    with WeightFile(target) as weights:
+        source = _make_source(model, args, (input_names, output_names), dynamic_hw, weights, progress)
+        return _export(source, weights, _Request(targets, data, fuse, tolerance, metadata or {}, progress))
+
+
+def _require_targets(targets: Mapping[str, Path | None], model: object) -> None:
+    """Check the files to write before any long work begins.
+
+    Raises:
+        UserError: two have the same name, one cannot be written, or one is the model to export.
+    """
+    files = [file for file in targets.values() if file]
+    if len({file.resolve() for file in files}) < len(files):
+        raise UserError(f"the model and its twins need different names, not {', '.join(map(str, files))}")
+    given = files_of_onnx(model) if isinstance(model, (str, Path)) else frozenset()
+    for file in files:
+        require_writable(file)
+        if file.resolve() in given:
+            raise UserError(f"{file} is the model to export, which would be overwritten: choose another name")
+
+
+def _export(source: Source, weights: WeightFile, request: _Request) -> ExportResult:
+    """Trace, recognise, check and write; the models here are small, with their weights in a file."""
+    progress, targets = request.progress, request.targets
+    traced = weights.externalize(source.to_onnx())
+    given = None if request.data is None else _inputs_by_name(request.data, tuple(input_types(traced)))
+    recognised = find_layers(traced, source.feeds(traced), given, request.fuse, progress)
+    progress("folding and completing the graph")
+    result = canonical(recognised.model)
+    notes = {"lccl.op": QUALIFIED_NAME, "lccl.op_version": str(VERSION), **source.metadata, **request.metadata}
+    set_metadata(result, __version__, notes)
+    progress("checking the model")
+    check_model(result)
+    runs = upcast(result)
+    allowed = default_tolerance(result) if request.tolerance is None else request.tolerance
+    random = masked(source.feeds(runs), recognised.masks)
+    real = [] if given is None else real_feeds(runs, given)
+    feeds = random + real
+    own = with_own_gates(traced) if recognised.layers else runs
+    checked, checked_open = check_against_source(runs, source, feeds, allowed, progress, own=own)
+    progress("measuring densities")
+    densities = _densities(runs, random)
+    if real:
+        calibrated = _densities(runs, real)
+        set_densities(result, calibrated)
+        densities = {name: max(value, calibrated[name]) for name, value in densities.items()}
+    files = {"model": result}
+    if targets["dense"]:
+        progress("making the dense twin")
+        files["dense"] = _checked_twin(dense_twin_of(result), notes, "dense")
+    if targets["decomposed"]:
+        progress("decomposing")
+        files["decomposed"] = _checked_twin(inlined(result), notes, "decomposed")
+        check_view(runs, upcast(files["decomposed"]), feeds, allowed)
+    if targets["tensorrt"]:
+        files["tensorrt"] = _checked_twin(stripped(result), notes, "tensorrt")
+    progress("writing")
+    _write({targets[kind]: proto for kind, proto in files.items()})  # type: ignore[misc]
+    assert targets["model"] is not None
+    return ExportResult(
+        targets["model"],
+        layers_with_reasons(result, recognised.near_misses),
+        checked,
+        checked_open,
+        recognised.checked_open,
+        recognised=recognised.layers,
+        near_misses=recognised.near_misses,
+        given_inputs=_samples(real),
+        random_inputs=_samples(random),
+        closed_layers=tuple(name for name, density in densities.items() if density == 0),
+        dense_path=targets["dense"],
+        decomposed_path=targets["decomposed"],
+        tensorrt_path=targets["tensorrt"],
+        metadata=notes,
+    )
+
+
+def _inputs_by_name(data: DataSource, names: tuple[str, ...]) -> dict[str, Array]:
+    """The given data under the model's own names; a dict of arrays has these names already.
+
+    Raises:
+        UserError: the data cannot be read, or has no input of one of these names.
+    """
+    if not isinstance(data, Mapping):
+        return read_data(data).feed(names)
+    given = {str(name): np.asarray(values) for name, values in data.items()}
+    return {name: values for name, values in given.items() if name in names or name not in LABEL_NAMES}
+
+
+def _densities(model: onnx.ModelProto, feeds: list[dict[str, Array]]) -> dict[str, float]:
+    """The fraction of open pixels of each gated layer over the feeds."""
+    return {layer.name: layer.density for layer in profile(model, feeds).gated if layer.density is not None}
+
+
+def _samples(feeds: list[dict[str, Array]]) -> int:
+    return sum(len(next(iter(feed.values()))) for feed in feeds)
+
+
+def _make_source(
+    model: Network | ExportedProgram,
+    args: Args | None,
+    names: tuple[Sequence[str] | None, Sequence[str] | None],
+    dynamic_hw: bool,
+    weights: WeightFile,
+    progress: Progress,
+) -> Source:
+    of_module = {"dynamic_hw": dynamic_hw, "input_names": names[0], "output_names": names[1]}
+    if isinstance(model, (str, Path, onnx.ModelProto)):
+        _require_none(of_module, "an ONNX model")
+        examples = () if args is None else _as_sequence(args)
+        loaded = weights.externalize(model) if isinstance(model, onnx.ModelProto) else load_onnx(model, weights)
+        return OnnxSource(loaded, [tuple(np.shape(a)) for a in examples])
+    from torch import export as torch_export
+    from torch import nn
+
+    from lccl.exporting.program_source import ProgramSource
+    from lccl.exporting.torch_source import TorchSource
+
+    if isinstance(model, torch_export.ExportedProgram):
+        _require_none(of_module, "a program of torch.export")
+        return ProgramSource(model, progress)
+    if not isinstance(model, nn.Module):
+        raise UserError(
+            f"a network to export is an nn.Module, a program of torch.export or an onnx.ModelProto, not {kind_of(model)}"
+        )
+    if isinstance(args, Sequence) and args and all(isinstance(size, int) for size in args):
+        raise UserError("an example input is a tensor, not its shape", Fix("args", tuple(args)))
+    if args is None:
+        raise UserError("exporting a module needs an example input", Fix("args", (1, 3, 224, 224)))
+    return TorchSource(model, _as_sequence(args), *names, dynamic_hw, progress)
+
+
+def _require_none(given: Mapping[str, object], what: str) -> None:
+    """Check that nothing is given that only a module takes.
+
+    Raises:
+        UserError: something is.
+    """
+    for name, value in given.items():
+        if value:
+            raise UserError(f"{what} has its shapes and names in it; they cannot be chosen", leave_out(name))
+
+
+def _as_sequence(args: Args) -> Sequence[SupportsArray]:
+    return args if isinstance(args, Sequence) else (args,)
+
+
+def _twin_path(target: Path, wanted: bool | str | Path, kind: str) -> Path | None:
+    if wanted is False:
+        return None
+    return target.with_suffix(f".{kind}.onnx") if wanted is True else Path(wanted)
+
+
+def _checked_twin(model: onnx.ModelProto, notes: dict[str, str], kind: str) -> onnx.ModelProto:
+    set_metadata(model, __version__, {**notes, "lccl.twin": kind})
+    check_model(model)
+    return model
+
+
+def _write(files: Mapping[Path, onnx.ModelProto]) -> None:
+    """All of the files or none."""
+    with contextlib.ExitStack() as stack:
+        for path, model in files.items():
+            if whole_size(model) > MAX_FILE_BYTES:
+                raise UserError(f"the model is over 2 GB, the limit of one ONNX file; this version cannot split {path}")
+            temporary = stack.enter_context(atomic_path(path))
+            write_whole(model, temporary)

@@ -1,0 +1,118 @@
+"""What an export leaves behind."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from lccl.exporting.gate_search import explained
+from lccl.graph.layers import LayerReport
+from lccl.graph.recognise import NearMiss, RecognisedLayer
+from lccl.numerics import Agreement
+from lccl.text import count, table
+
+
+@dataclass(frozen=True)
+class ExportResult:
+    """What was written; nothing is written unless every check passed."""
+
+    path: Path
+    layers: tuple[LayerReport, ...]
+    checked: Agreement
+    """The written model in ONNX Runtime against its source: PyTorch, or the given ONNX model."""
+    checked_open: Agreement | None = None
+    """The same with the gates of the source's own LCCL layers open; None where it has none, or is folded. The source does not
+    know the gates of recognised layers, so these are as built."""
+    recognised_open: Agreement | None = None
+    """With every gate 1, against the graph in which layers were recognised; None where none was, or where the graph's gates
+    cannot be opened."""
+    given_inputs: int = 0
+    """How many of the checked inputs the caller gave."""
+    random_inputs: int = 0
+    """How many of the checked inputs are random."""
+    recognised: tuple[RecognisedLayer, ...] = ()
+    """Layers that were recognised in standard ops."""
+    near_misses: tuple[NearMiss, ...] = ()
+    """Products that look like a gated convolution and stay as they are, with the reason."""
+    closed_layers: tuple[str, ...] = ()
+    """Gated layers with no open pixel on any of these inputs."""
+    dense_path: Path | None = None
+    decomposed_path: Path | None = None
+    tensorrt_path: Path | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def gated(self) -> int:
+        """The number of gated convolutions."""
+        return sum(layer.gated for layer in self.layers)
+
+    @property
+    def warning(self) -> str | None:
+        """What the check could not see: weights of a layer whose gate is closed everywhere, values below 0 in given masks."""
+        said = [self._masks_said(), self._closed_said()]
+        return ". ".join(filter(None, said)) or None
+
+    def _masks_said(self) -> str:
+        masks = sorted({name for layer in self.recognised for name in layer.masks})
+        if not masks:
+            return ""
+        return f"Values of {', '.join(masks)} below 0 are not allowed: {'they are gates' if len(masks) > 1 else 'it is a gate'}"
+
+    def _closed_said(self) -> str:
+        """A layer whose gate is closed everywhere gives 0 whatever its weights are."""
+        if not self.closed_layers:
+            return ""
+        layers = f"layer{'s' if len(self.closed_layers) > 1 else ''} {', '.join(self.closed_layers)}"
+        which = "these inputs, the given ones among them" if self.given_inputs else "these random inputs; check it on real data"
+        return f"no gate of {layers} opened on {which}"
+
+    def as_dict(self) -> dict[str, object]:
+        """Plain values for JSON."""
+        values = {**asdict(self), "warning": self.warning}
+        for name in ("path", "dense_path", "decomposed_path", "tensorrt_path"):
+            values[name] = str(values[name]) if values[name] else None
+        return values
+
+    def __str__(self) -> str:
+        rows = [
+            (
+                layer.name,
+                f"{layer.kernel[0]}x{layer.kernel[1]}",
+                f"{layer.in_channels} -> {layer.out_channels}",
+                "x".join(map(str, layer.strides)),
+                f"gated, {layer.gate}" if layer.gated else "dense",
+                layer.reason,
+            )
+            for layer in self.layers
+        ]
+        lines = [table(("convolution", "kernel", "channels", "stride", "form", "why not gated"), rows)]
+        lines.append(f"{self.gated} of {len(self.layers)} convolutions are gated. Against its source: {self._found()}.")
+        if self.recognised:
+            lines.append(self._found_layers())
+        if self.warning:
+            lines.append(f"Warning: {self.warning}.")
+        written = [("model", self.path), ("dense twin", self.dense_path), ("decomposed", self.decomposed_path)]
+        written.append(("for TensorRT with the plugin", self.tensorrt_path))
+        lines.append("Wrote " + ", ".join(f"{path} ({what})" for what, path in written if path) + ".")
+        return "\n".join(lines)
+
+    def _found_layers(self) -> str:
+        """What recognition did, in a sentence."""
+        fused = sum(len(layer.fused) for layer in self.recognised)
+        return f"{count(len(self.recognised), 'layer')} recognised in standard ops, {count(fused, 'following op')} fused."
+
+    def explain(self) -> str:
+        """The near misses as a table."""
+        return explained(self.near_misses)
+
+    def _found(self) -> str:
+        random = count(self.random_inputs, "random input")
+        as_built = self.checked.over(f"{self.given_inputs} given and {random}" if self.given_inputs else random)
+        gates = "the gates of its own LCCL layers" if self.recognised else "all gates"
+        text = as_built + (f"; with {gates} open: max error {self.checked_open.max_error:.1e}" if self.checked_open else "")
+        if self.recognised_open:
+            text += (
+                f". Against the graph before recognition, with all gates open: max error {self.recognised_open.max_error:.1e}"
+            )
+        return text

@@ -1,0 +1,225 @@
+"""A copy of the graph in which each form has one spelling, and the way back to the graph itself.
+
+A Where that lets a branch through becomes a Mul; a Where or Mul that cuts small values becomes a ThresholdedRelu. Products are
+read in the copy, so that a product that is no layer stays as the model has it.
+
+The spellings agree except for infinity and NaN under a closed gate, where the op gives 0 as Where does, and for a gate that is NaN,
+which the op takes as closed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_graphsurgeon as gs
+from onnx import TensorProto
+
+from lccl.graph.nodes import is_computed, is_op, label
+from lccl.graph.op_sets import CONSTANT_COPIES
+from lccl.graph.recognise.context import Context
+from lccl.graph.recognise.elementwise import Threshold, step_of
+from lccl.graph.shapes import Sizes
+from lccl.graph.surgery import producer, value_of
+
+
+class Origin:
+    """The way from the copy back to the graph that it was made of."""
+
+    def __init__(self, graph: gs.Graph, copy: gs.Graph) -> None:
+        self.graph = graph
+        pairs = list(_pairs(graph, copy))
+        self._nodes = {id(copied): node for node, copied in pairs}
+        self._tensors = {
+            id(copied): tensor
+            for node, twin in pairs
+            for tensor, copied in zip((*node.inputs, *node.outputs), (*twin.inputs, *twin.outputs), strict=True)
+        }
+        self._tensors |= {id(copied): tensor for tensor, copied in zip(graph.inputs, copy.inputs, strict=True)}
+
+    def node(self, copied: gs.Node) -> gs.Node:
+        """Return the graph's node for one of the copy that both have."""
+        return self._nodes[id(copied)]
+
+    def tensor(self, copied: gs.Tensor) -> gs.Tensor:
+        """Return the graph's tensor for one of the copy.
+
+        The nodes of a tensor that only the copy has, such as the Cast of a condition, are added to the graph.
+        """
+        found = self._tensors.get(id(copied))
+        if found is None:
+            made = copied.inputs[0]
+            found = gs.Variable(copied.name)
+            inputs = [self.tensor(t) for t in made.inputs]
+            self.graph.nodes.append(gs.Node(made.op, made.name, dict(made.attrs), inputs, [found]))
+            self._tensors[id(copied)] = found
+        return found
+
+
+def _pairs(graph: gs.Graph, copy: gs.Graph) -> Iterator[tuple[gs.Node, gs.Node]]:
+    """Yield each node with its copy, those of branches and loop bodies too."""
+    for node, copied in zip(graph.nodes, copy.nodes, strict=True):
+        yield node, copied
+        for inner, inner_copy in zip(node.attrs.values(), copied.attrs.values(), strict=True):
+            if isinstance(inner, gs.Graph) and isinstance(inner_copy, gs.Graph):
+                yield from _pairs(inner, inner_copy)
+
+
+@dataclass(frozen=True)
+class Normalized:
+    """A graph in the spelling that products are read in."""
+
+    graph: gs.Graph
+    """The copy."""
+    context: Context
+    origin: Origin
+
+
+def normalize(graph: gs.Graph, sizes: Sizes) -> Normalized:
+    """Return the graph's normalized copy; the graph stays as it is.
+
+    Args:
+        sizes: the shapes of the graph's tensors.
+    """
+    copy = graph.copy()
+    origin = Origin(graph, copy)
+    rewriting = _Rewriting(copy, sizes)
+    for node in [n for n in copy.nodes if is_op(n, "Where", "Mul")]:
+        rewriting.visit(node)
+    outputs = frozenset(id(t) for t in copy.outputs)
+    return Normalized(copy, Context(rewriting.sizes, outputs, rewriting.labels), origin)
+
+
+class _Rewriting:
+    """The copy while its nodes get their one spelling."""
+
+    def __init__(self, graph: gs.Graph, sizes: Sizes) -> None:
+        self.graph, self.sizes = graph, sizes
+        self.labels: dict[int, str] = {}
+
+    def visit(self, node: gs.Node) -> None:
+        """Respell a Where or Mul if it is one of the forms."""
+        cut = _cut_of(node, self.sizes)
+        if cut is not None:
+            self._as_threshold(node, cut)
+        elif node.op == "Where":
+            self._as_product(node)
+
+    def _as_threshold(self, node: gs.Node, cut: _Cut) -> None:
+        """Make the node a ThresholdedRelu. Nodes of the condition that only this node needs no longer read its operand."""
+        outputs = {id(t) for t in self.graph.outputs}
+        alone = all(len(n.outputs[0].outputs) == 1 and id(n.outputs[0]) not in outputs for n in cut.condition)
+        self._change(node, "ThresholdedRelu", {"alpha": cut.threshold}, [cut.operand])
+        if alone:
+            cut.condition[-1].inputs.clear()
+
+    def _as_product(self, node: gs.Node) -> None:
+        """Make Where(condition, branch, 0), or Where(condition, 0, branch), a Mul of the branch and a mask."""
+        condition, *choices = node.inputs
+        zeros = [_is_zero(t) for t in choices]
+        branch = choices[0] if zeros[1] else choices[1]
+        shapes, kind = self.sizes.of(branch) or ((),), self.sizes.types.get(branch.name)
+        if zeros.count(True) != 1 or not is_computed(condition) or kind is None:
+            return
+        if len(shapes[0]) != 4 or not _has_size_of(node, branch, self.sizes):
+            return
+        open_where = condition if zeros[1] else self._add("Not", {}, condition, node, TensorProto.BOOL)
+        self._change(node, "Mul", {}, [branch, self._add("Cast", {"to": kind}, open_where, node, kind)])
+
+    def _change(self, node: gs.Node, op: str, attrs: Mapping[str, object], inputs: Sequence[gs.Tensor]) -> None:
+        self.labels[id(node)] = self._label(node)
+        node.op, node.attrs, node.inputs = op, dict(attrs), list(inputs)
+
+    def _add(self, op: str, attrs: Mapping[str, object], x: gs.Tensor, reader: gs.Node, kind: int) -> gs.Tensor:
+        """Add a node of one input, labelled as what gives that input.
+
+        Args:
+            reader: the node that will read it, which names it.
+            kind: ONNX's number of its element type.
+        """
+        name = f"{reader.outputs[0].name}.{op.lower()}"
+        while name in self.sizes.types:
+            name += "_"
+        self.sizes = self.sizes.with_tensor(name, x, kind)
+        output = gs.Variable(name)
+        node = gs.Node(op, name, dict(attrs), [x], [output])
+        source = producer(x)
+        self.labels[id(node)] = self._label(source) if source is not None else f"input {x.name}"
+        self.graph.nodes.append(node)
+        return output
+
+    def _label(self, node: gs.Node) -> str:
+        return self.labels.get(id(node)) or label(node)
+
+
+@dataclass(frozen=True)
+class _Cut:
+    """A node that gives its operand where that is above a threshold, else 0."""
+
+    operand: gs.Tensor
+    threshold: float
+    condition: tuple[gs.Node, ...]
+    """The nodes from the condition inwards to the comparison."""
+
+
+def _cut_of(node: gs.Node, sizes: Sizes) -> _Cut | None:
+    if len(node.inputs) != (3 if node.op == "Where" else 2):
+        return None
+    for x, condition, where_true in _choices(node, sizes):
+        nodes, negations = _to_comparison(condition)
+        step = step_of(nodes[-1].outputs[0]) if nodes else None
+        first = step.functions[0] if step is not None and step.inner is x and step.functions else None
+        holds = where_true != (negations % 2 == 1)
+        if isinstance(first, Threshold) and (first.sign == 1) == holds:
+            return _Cut(x, _strict_threshold(first, holds), tuple(nodes))
+    return None
+
+
+def _to_comparison(condition: gs.Tensor) -> tuple[list[gs.Node], int]:
+    """Return the nodes from the condition to the first that neither negates nor casts it, and how many negate."""
+    nodes: list[gs.Node] = []
+    node = producer(condition)
+    while node is not None:
+        nodes.append(node)
+        node = producer(node.inputs[0]) if is_op(node, "Not", "Cast") else None
+    return nodes, sum(is_op(n, "Not") for n in nodes)
+
+
+def _choices(node: gs.Node, sizes: Sizes) -> list[tuple[gs.Tensor, gs.Tensor, bool]]:
+    """List each operand that the node may give besides 0, its condition, and whether it gives it where that is true."""
+    if node.op == "Where":
+        condition, one, other = node.inputs
+        given = [(x, condition, where) for x, zero, where in ((one, other, True), (other, one, False)) if _is_zero(zero)]
+    else:
+        given = [(x, by, True) for x, by in (node.inputs, node.inputs[::-1]) if is_op(producer(by), "Cast")]
+    return [choice for choice in given if _has_size_of(node, choice[0], sizes)]
+
+
+def _has_size_of(node: gs.Node, x: gs.Tensor, sizes: Sizes) -> bool:
+    """Return whether the node's output has the shape of x, which is computed."""
+    return is_computed(x) and sizes.of(x) is not None and sizes.of(x) == sizes.of(node.outputs[0])
+
+
+def _strict_threshold(step: Threshold, holds: bool) -> float:
+    """Return the number that x has to be above.
+
+    With an equal sign it is the next number below, except at 0, where x gives 0 either way.
+    """
+    if step.equal != holds or step.at <= 0:
+        return step.at
+    return float(np.nextafter(np.float32(step.at), np.float32(-math.inf)))
+
+
+def _is_zero(tensor: gs.Tensor) -> bool:
+    """Return whether the tensor is a constant of zeros, stored or made from one."""
+    values = value_of(tensor)
+    if values is not None:
+        return not values.any()
+    node = producer(tensor)
+    if node is None:
+        return False
+    if is_op(node, "ConstantOfShape"):
+        return "value" not in node.attrs or not node.attrs["value"].values.any()
+    return is_op(node, *CONSTANT_COPIES) and _is_zero(node.inputs[0])
