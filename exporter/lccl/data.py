@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeGuard
+from typing import TYPE_CHECKING, TypeGuard, cast
 
 import numpy as np
 
@@ -75,7 +75,7 @@ def load_data(source: str | Path) -> Data:
     if ":" in text and not Path(text).exists():
         loader = import_object(text, "loader")
         try:
-            return as_data(loader() if callable(loader) else loader)
+            return as_data(cast("DataSource", loader() if callable(loader) else loader))
         except (UserError, KeyboardInterrupt):
             raise
         except BaseException as error:  # a SystemExit too: the loader must not choose this program's exit code

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,17 +12,14 @@ from lccl.profiling.profiles import NetworkProfile
 from lccl.requires import needing
 
 if TYPE_CHECKING:
-    import onnx
-    from torch import nn
-
-    from lccl.data import Data
+    from lccl.types import DataSource, Network
 
 _CHUNK = 64
 """Images per batch, where the data does not come in batches."""
 
 
 @renamed_keywords(loader="data")
-def profile(model: nn.Module | onnx.ModelProto | str | Path, data: str | Path | Data | Iterable[object]) -> NetworkProfile:
+def profile(model: Network, data: DataSource) -> NetworkProfile:
     """Run a model on data and count densities and multiply-accumulates (MACs) per layer.
 
     Args:
@@ -53,7 +50,7 @@ def profile(model: nn.Module | onnx.ModelProto | str | Path, data: str | Path | 
     return profile_onnx(model, batches)
 
 
-def _batches(data: str | Path | Data | Iterable[object]) -> Iterable[object]:
+def _batches(data: DataSource) -> Iterable[object]:
     """Return the data as batches.
 
     A file's or loader's only input loses its name, which models do not know.
@@ -62,6 +59,7 @@ def _batches(data: str | Path | Data | Iterable[object]) -> Iterable[object]:
 
     loaded = load_data(data) if isinstance(data, (str, Path)) else data
     if not isinstance(loaded, Data):
-        return [loaded] if hasattr(loaded, "__array__") else loaded
+        pair = isinstance(loaded, tuple) and len(loaded) == 2 and getattr(loaded[1], "ndim", 2) <= 1  # (inputs, labels)
+        return [loaded] if pair or isinstance(loaded, Mapping) or hasattr(loaded, "__array__") else loaded
     chunks = [{name: a[i : i + _CHUNK] for name, a in loaded.inputs.items()} for i in range(0, len(loaded), _CHUNK)]
     return chunks if len(loaded.inputs) > 1 else [next(iter(chunk.values())) for chunk in chunks]
