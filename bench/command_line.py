@@ -8,7 +8,10 @@ from typing import NoReturn
 
 
 class Parser(argparse.ArgumentParser):
-    """Ends with exit code 1 and one sentence on wrong usage: 2 says that something measured was wrong."""
+    """An argument parser that exits with 1 and one sentence on wrong usage.
+
+    Code 2 says that something measured was wrong.
+    """
 
     def error(self, message: str) -> NoReturn:
         """Print the sentence and leave."""

@@ -1,4 +1,4 @@
-"""Paths of the tests' own modules, and what several of them share: a small network, its files, a way to run commands."""
+"""Paths and marks of the tests, and fixtures that several share."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class Outcome:
 
 @pytest.fixture
 def invoke(capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
-    """Runs a command in this process: ``invoke("lccl.cli.export", "model.pt", "-o", "model.onnx")``."""
+    """Run a command here: ``invoke("lccl.cli.export", "model.pt", "-o", "model.onnx")``."""
 
     def call(module: str, *arguments: object) -> Outcome:
         from importlib import import_module
@@ -95,7 +95,7 @@ def invoke(capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
 
 @pytest.fixture(scope="session")
 def small_model() -> torch.nn.Module:
-    """A trained-looking network of two gated layers per block, with running statistics of its own."""
+    """A network of two gated layers per block, with running statistics as if trained."""
     import torch
 
     from lccl.models.resnet import cifar_resnet
@@ -144,7 +144,10 @@ def samples(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def emulator_library(emulator_library_path: Path) -> Library:
-    """The CUDA kernels' own source on the emulated machine: the kernel library's functions, taking host pointers."""
+    """The CUDA kernels' own source on the emulated machine.
+
+    It has the kernel library's functions, which take host pointers here.
+    """
     from lccl.backends.torch.cuda.library import load
 
     return load(emulator_library_path)

@@ -94,11 +94,14 @@ def conditions(options: argparse.Namespace, gates: Sequence[str]) -> list[Condit
 def main(
     options: argparse.Namespace, command: Sequence[str], settings: Callable[[argparse.Namespace], Settings], what: str
 ) -> int:
-    """Exit code: 0; 1 after one sentence; 2 where a result was wrong or a setting ended with an error.
+    """Run the command.
 
-    Args:
-        command: what was typed, for the reports.
-        what: "layer" or "network".
+    Returns:
+        Exit code: 0; 1 after one sentence; 2 where a result was wrong or a setting ended with an error.
+
+        Args:
+            command: what was typed, for the reports.
+            what: "layer" or "network".
     """
     try:
         wanted = settings(options)

@@ -89,7 +89,7 @@ def _library_words(library: str) -> str:
     return f"{Path(library).name}, sha256 {sha256(library)[:16]}"
 
 
-# ---- masks --------------------------------------------------------------------------------------------------------------
+# ---- masks ---------------------------------------------------------------------------------------
 
 
 def field(size: int, kind: str, rng: np.random.Generator) -> Array:
@@ -122,7 +122,7 @@ def mask(size: int, density: float, kind: str, rng: np.random.Generator) -> Arra
     return top(field(size, kind, rng), max(1, round(density * size**2)))
 
 
-# ---- results ------------------------------------------------------------------------------------------------------------
+# ---- results -------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -154,12 +154,16 @@ def marginal(short: Sequence[float], long: Sequence[float], more: int) -> Times:
 
 @dataclass(frozen=True)
 class Row:
-    """One layer or network at one density: ours and its rivals, microseconds of one layer or of the whole network."""
+    """One layer or network at one density, beside its rivals.
+
+    Times are microseconds of one layer or of the whole network.
+    """
 
     subject: str
     """The layer or the network."""
     kind: str
-    """chain: a layer among equal ones, one after the other; siblings: beside equal ones on one input; network: whole."""
+    """chain: a layer among equal ones, one after the other; siblings: beside equal ones on one
+    input; network: whole."""
     batch: int
     threads: int
     mask: str
@@ -178,7 +182,8 @@ class Row:
     error: float
     """Largest difference between ours and the function, relative to the largest output."""
     cpu_share: float | None = None
-    """CPU time over the time that passed, of the setting: below 1, something else had the core. None with more threads."""
+    """CPU time over the time that passed, of the setting: below 1, something else had the core.
+    None with more threads."""
 
     @property
     def ratio(self) -> float:

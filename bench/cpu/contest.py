@@ -1,4 +1,4 @@
-"""Networks side by side on a CPU: sessions of ONNX Runtime and OpenVINO, and their times in turn."""
+"""Networks side by side on a CPU, in ONNX Runtime and OpenVINO, timed in turn."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ from lccl.files import require_file
 from lccl.op.contract import DOMAIN, OP_TYPE
 
 WARM_BELOW_US = 20_000.0
-"""A run that takes less is preceded by one that is not timed, so that it finds its own weights in the caches."""
+"""A run that takes less is preceded by one that is not timed, so that it finds its own weights in
+the caches."""
 
 
 class Runner(Protocol):
@@ -102,7 +103,10 @@ def library_of(given: str | None) -> str:
 
 
 def _require_op(library: str) -> None:
-    """A model without the function loads only where the library brings the op: what is measured is the library."""
+    """Require that the library brings the op.
+
+    A model without the function loads only then, so that what is measured is the library.
+    """
     from bench.cpu.layer_nets import Layer, layer_net
 
     model = layer_net(Layer(8, 4, 8), 1, 1, "1x1")[1]
@@ -115,11 +119,11 @@ def _require_op(library: str) -> None:
         raise UserError(f"ONNX Runtime does not get {OP_TYPE} from {library}: {first_line(error)}") from error
 
 
-# ---- times --------------------------------------------------------------------------------------------------------------
+# ---- times ---------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class Contestant:
+class Candidate:
     """A network and what it is fed with."""
 
     name: str
@@ -148,12 +152,12 @@ class Plan:
         return max(min(self.least, self.rounds), min(wanted, int(1e6 * self.seconds / round_us)))
 
     def share(self, part: float) -> Plan:
-        """The plan of a contestant that gets this part of the setting's seconds."""
+        """The plan of a candidate that gets this part of the setting's seconds."""
         return replace(self, seconds=part * self.seconds)
 
 
 Samples = dict[tuple[str, str], list[float]]
-"""(contestant, label) -> microseconds of each run."""
+"""(candidate, label) -> microseconds of each run."""
 
 
 @dataclass(frozen=True)
@@ -162,32 +166,34 @@ class Race:
 
     samples: Samples
     cpu_share: float | None
-    """CPU time of this process over the time that passed, with one thread: below 1, something else had its core."""
+    """CPU time of this process over the time that passed, with one thread: below 1, something else
+    had its core."""
 
 
-def race(contestants: Sequence[Contestant], threads: int, plan: Plan) -> Race:
-    """Times of every contestant on each of its feeds.
+def race(candidates: Sequence[Candidate], threads: int, plan: Plan) -> Race:
+    """Times of every candidate on each of its feeds.
 
-    With one thread all are loaded, and every round runs each once in a random order, so that a drift of the machine's speed
-    meets all alike. With more threads one is loaded at a time: the waiting threads of two pools would take each other's cores.
+    With one thread all are loaded, and every round runs each once in a random order, so that a
+    drift of the machine's speed meets all alike. With more threads one is loaded at a time: the
+    waiting threads of two pools would take each other's cores.
     """
     if threads == 1:
-        loaded = [(c, c.load()) for c in contestants]
+        loaded = [(c, c.load()) for c in candidates]
         cpu, wall = time.process_time(), time.perf_counter()
         samples = _rounds(loaded, plan, 1)
         return Race(samples, (time.process_time() - cpu) / (time.perf_counter() - wall))
     found: Samples = {}
-    feeds = sum(len(c.feeds) for c in contestants)
+    feeds = sum(len(c.feeds) for c in candidates)
     for _ in range(plan.passes):
-        for contestant in contestants:
-            own = plan.share(len(contestant.feeds) / feeds)
-            for key, times in _rounds([(contestant, contestant.load())], own, plan.passes).items():
+        for candidate in candidates:
+            own = plan.share(len(candidate.feeds) / feeds)
+            for key, times in _rounds([(candidate, candidate.load())], own, plan.passes).items():
                 found.setdefault(key, []).extend(times)
             gc.collect()
     return Race(found, None)
 
 
-def _rounds(loaded: Sequence[tuple[Contestant, Runner]], plan: Plan, parts: int) -> Samples:
+def _rounds(loaded: Sequence[tuple[Candidate, Runner]], plan: Plan, parts: int) -> Samples:
     """One part of the rounds."""
     items = [(c.name, label, runner, x) for c, runner in loaded for label, x in c.feeds.items()]
     usual = [min(_time(runner, x) for _ in range(2)) for _, _, runner, x in items]

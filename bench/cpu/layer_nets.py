@@ -1,4 +1,7 @@
-"""Gated networks as ONNX models, written node by node: random weights, and gates that the first channel of X steers."""
+"""Gated networks as ONNX models, written node by node.
+
+Weights are random; the first channel of X steers the gates.
+"""
 
 from __future__ import annotations
 
@@ -38,8 +41,9 @@ class Work:
 class Net:
     """A network, layer by layer.
 
-    The first channel of every map that a gate reads says where the gate is open: it holds whole numbers, and a gate of level
-    v is open where it is above v. A convolution that passes it on copies it from the pixel under its kernel's centre.
+    The first channel of every map that a gate reads says where the gate is open: it holds whole
+    numbers, and a gate of level v is open where it is above v. A convolution that passes it on
+    copies it from the pixel under its kernel's centre.
 
     Args:
         gate: "1x1" or "kxk", of every gate.
@@ -98,7 +102,10 @@ class Net:
         residual: Map | None = None,
         scale: float = 1.0,
     ) -> Map:
-        """LCCLConv: ReLU of the convolution times the gate; with a residual: their product, the residual, ReLU."""
+        """LCCLConv: ReLU of the convolution times the gate.
+
+        With a residual: their product, the residual, ReLU.
+        """
         w, b = self._weights(x.channels, outputs, kernel, passes, scale)
         name, pad = f"lccl{len(self.works)}", kernel // 2
         y = Map(name, outputs, -(-x.size // stride))
@@ -188,7 +195,7 @@ class Net:
         return name
 
 
-# ---- single layers ------------------------------------------------------------------------------------------------------
+# ---- single layers -------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -240,10 +247,12 @@ class Layer:
 
 
 def layer_net(layer: Layer, count: int, batch: int, gate: str, *, whole: bool = False) -> tuple[Net, onnx.ModelProto]:
-    """``count`` such layers, one after the other where their shapes allow it, else all on one input.
+    """A network of ``count`` such layers.
 
-    Of each last output one pixel leaves the network, so that no layout change of a whole map is measured; by a MaxPool, which
-    ONNX Runtime computes in the layout of its convolutions.
+    They stand one after the other where their shapes allow it, else all on one input.
+
+    Of each last output one pixel leaves the network, so that no layout change of a whole map is
+    measured; by a MaxPool, which ONNX Runtime computes in the layout of its convolutions.
 
     Args:
         whole: the last output leaves as it is.
@@ -259,7 +268,10 @@ def layer_net(layer: Layer, count: int, batch: int, gate: str, *, whole: bool = 
 
 
 def layer_input(layer: Layer, batch: int, kind: str, density: float) -> Array:
-    """X [N, C, H, W], not negative, whose first channel is a mask of each image, at the pixels that the stride visits."""
+    """X [N, C, H, W], not negative, whose first channel is a mask of each image.
+
+    The mask lies at the pixels that the stride visits.
+    """
     rng = np.random.default_rng([layer.channels, layer.size, round(1000 * density), kind == "blob"])
     x = np.abs(rng.standard_normal((batch, layer.channels, layer.size, layer.size), np.float32))
     for image in x:

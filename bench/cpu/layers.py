@@ -1,5 +1,8 @@
 #!/usr/bin/env python3
-"""Times single gated layers on a CPU against ONNX Runtime's and OpenVINO's dense ones. See bench/README.md."""
+"""Times single gated layers on a CPU against ONNX Runtime's and OpenVINO's dense ones.
+
+See bench/README.md.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +51,11 @@ def settings(options: argparse.Namespace) -> cpu_command.Settings:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit code: 0; 1 after one sentence; 2 where a result was wrong or a setting ended with an error."""
+    """Run the command.
+
+    Returns:
+        Exit code: 0; 1 after one sentence; 2 where a result was wrong or a setting ended with an error.
+    """
     options = parser().parse_args(arguments)
     command = ("bench/cpu/layers.py", *(sys.argv[1:] if arguments is None else arguments))
     return cpu_command.main(options, command, settings, "layer")

@@ -1,4 +1,4 @@
-"""The settings of a CPU benchmark, one after the other: what each measures, and what is left when it is ended."""
+"""The settings of a CPU benchmark, one after the other."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import onnx
 
 from bench.cpu.common import NO_LIBRARY, Array, Row, Times, marginal, summary
 from bench.cpu.contest import (
-    Contestant,
+    Candidate,
     OpenVinoRunner,
     OrtRunner,
     Plan,
@@ -32,8 +32,9 @@ DENSITY_TOLERANCE = 0.01
 """Of all pixels; or one pixel, where that is more."""
 CHAIN_US = 4000.0
 FEWEST, MOST = 3, 6
-"""Layers that the long network has beyond the short one: as many as take about CHAIN_US microseconds densely, but no more than
-a stage of a network has: the weights of more would not stay in the same caches."""
+"""Layers that the long network has beyond the short one: as many as take about CHAIN_US
+microseconds densely, but no more than a stage of a network has: the weights of more would not stay
+in the same caches."""
 
 
 @dataclass(frozen=True)
@@ -104,9 +105,9 @@ class Bench:
         """ONNX Runtime with the library."""
         return OrtRunner(model, threads, None if self.library == NO_LIBRARY else self.library)
 
-    def contestants(
+    def candidates(
         self, model: onnx.ModelProto, threads: int, feeds: dict[tuple[str, float], Array], suffix: str = ""
-    ) -> list[Contestant]:
+    ) -> list[Candidate]:
         """Ours on all feeds; the others, whose work is the same for every mask, on the first."""
         gated, dense = model.SerializeToString(), dense_bytes(model)
         rivals: list[tuple[str, Callable[[], Runner]]] = [
@@ -116,8 +117,8 @@ class Bench:
         if openvino_there():
             rivals.append(("openvino", lambda: OpenVinoRunner(dense, threads)))
         first = next(iter(feeds.values()))
-        mine = Contestant(f"ours{suffix}", lambda: self.ours(gated, threads), {label(*key): x for key, x in feeds.items()})
-        return [*(Contestant(f"{name}{suffix}", load, {"": first}) for name, load in rivals), mine]
+        mine = Candidate(f"ours{suffix}", lambda: self.ours(gated, threads), {label(*key): x for key, x in feeds.items()})
+        return [*(Candidate(f"{name}{suffix}", load, {"": first}) for name, load in rivals), mine]
 
 
 def label(mask: str, density: float) -> str:
@@ -155,16 +156,20 @@ def densities_seen(model: onnx.ModelProto, feeds: dict[tuple[str, float], Array]
 
 
 def measure_layer(bench: Bench, layer: Layer, given: Conditions) -> list[Row]:
-    """Times of one layer: the difference between a longer and a shorter network of such layers, over the layers between."""
+    """Time one layer.
+
+    The time is the difference between a longer and a shorter network of such layers, over the
+    layers between.
+    """
     feeds = {key: layer_input(layer, given.batch, *key) for key in given.pairs()}
     net, check = layer_net(layer, 2, given.batch, given.gate, whole=True)
     wrong, seen = errors(bench, check, given.threads, feeds), densities_seen(check, feeds)
     more = layers_between(layer, given.batch)
-    contestants = []
+    candidates = []
     for suffix, count in ((" short", 1), (" long", 1 + more)):
         model = layer_net(layer, count, given.batch, given.gate)[1]
-        contestants += bench.contestants(model, given.threads, feeds, suffix)
-    found = race(contestants, given.threads, bench.plan)
+        candidates += bench.candidates(model, given.threads, feeds, suffix)
+    found = race(candidates, given.threads, bench.plan)
     samples = found.samples
 
     def times(name: str, feed: str = "") -> Times:
@@ -190,7 +195,7 @@ def measure_network(bench: Bench, network: Any, given: Conditions) -> list[Row]:
     net, model = network.build(given.batch, given.gate)
     feeds = {key: network.feed(given.batch, *key) for key in given.pairs()}
     wrong, seen = errors(bench, model, given.threads, feeds), densities_seen(model, feeds)
-    found = race(bench.contestants(model, given.threads, feeds), given.threads, bench.plan)
+    found = race(bench.candidates(model, given.threads, feeds), given.threads, bench.plan)
 
     def times(name: str, feed: str = "") -> Times:
         return summary(found.samples[name, feed])

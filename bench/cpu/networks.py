@@ -1,7 +1,10 @@
-"""The networks of the CPU benchmark, dense where the paper leaves them dense, and the inputs that give them a density.
+"""The networks of the CPU benchmark, and inputs that give them a density.
 
-A gate is open where the first channel of its map is above the gate's level. The input is made so that every gated layer has
-the wanted density exactly, whatever its size: see the functions that make it.
+They are dense where the paper leaves them dense.
+
+A gate is open where the first channel of its map is above the gate's level. The input is made so
+that every gated layer has the wanted density exactly, whatever its size: see the functions that
+make it.
 """
 
 from __future__ import annotations
@@ -41,11 +44,13 @@ class Network:
         return x
 
 
-# ---- residual networks --------------------------------------------------------------------------------------------------
+# ---- residual networks ---------------------------------------------------------------------------
 
 
 def nested_mask(sizes: tuple[int, ...], density: float, kind: str, rng: np.random.Generator) -> Array:
-    """A bool map of the first size; every second pixel of it is a mask of the next size, and so on, all of that density.
+    """A bool map of the first size.
+
+    Every second pixel of it is a mask of the next size, and so on, all of that density.
 
     Args:
         sizes: each half of the one before.
@@ -121,13 +126,16 @@ def _cifar(name: str, depth: int) -> Network:
     return Network(name, 32, build, steer)
 
 
-# ---- U-Net --------------------------------------------------------------------------------------------------------------
+# ---- U-Net ---------------------------------------------------------------------------------------
 
 
 def pooled_levels(size: int, levels: int, density: float, kind: str, rng: np.random.Generator) -> Array:
-    """A map [size, size] of which the largest value of each 2**v x 2**v block is above v in just that part of the blocks.
+    """A map [size, size] that has the wanted density at every level of pooling.
 
-    From the coarsest level on: blocks are chosen, and in each the pixel with the largest noise gets v + 1.
+    The largest value of each 2**v x 2**v block is above v in just that part of the blocks.
+
+    From the coarsest level on: blocks are chosen, and in each the pixel with the largest noise gets
+    v + 1.
     """
     values = field(size, kind, rng)
     codes = np.zeros((size, size), np.float32)

@@ -15,8 +15,10 @@ COLUMNS = 4
 
 
 def require() -> None:
-    """Raises:
-    UserError: matplotlib is not installed.
+    """Require matplotlib.
+
+    Raises:
+        UserError: it is not installed.
     """
     if find_spec("matplotlib") is None:
         raise UserError("a picture needs matplotlib: pip install matplotlib, or leave --picture out")
@@ -48,7 +50,10 @@ def draw(rows: Sequence[Row], path: Path, title: str) -> None:
 
 
 def _panel(axis: Any, rows: Sequence[Row], handles: dict[str, Any]) -> None:
-    """Curves of one layer; ``handles`` collects one line for each name, and each name has one colour in all panels."""
+    """Curves of one layer.
+
+    ``handles`` collects one line for each name, and each name has one colour in all panels.
+    """
     settings = list(dict.fromkeys((r.batch, r.threads, r.gate, r.mask) for r in rows))
     for setting in settings:
         mine = sorted((r for r in rows if (r.batch, r.threads, r.gate, r.mask) == setting), key=lambda r: r.seen)

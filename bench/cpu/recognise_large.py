@@ -1,9 +1,9 @@
-"""How long recognition takes on a large network, and what memory: a gated ResNet of any depth, from a file as users have it.
+"""Time and memory of recognition on a large network: a gated ResNet, from a file as users have it.
 
-python bench/cpu/recognise_large.py                  # ResNet-152
-python bench/cpu/recognise_large.py --width 160      # wider, 1.5 GB, with its weights in a file beside it
-python bench/cpu/recognise_large.py --export         # the whole export, with its checks
-python bench/cpu/recognise_large.py --session        # ONNX Runtime alone, to compare with
+python bench/cpu/recognise_large.py                  # ResNet-152 python
+bench/cpu/recognise_large.py --width 160      # wider, 1.5 GB, with its weights in a file beside it
+python bench/cpu/recognise_large.py --export         # the whole export, with its checks python
+bench/cpu/recognise_large.py --session        # ONNX Runtime alone, to compare with
 """
 
 from __future__ import annotations
@@ -24,7 +24,10 @@ BLOCKS = (3, 8, 36, 3)
 
 
 class Network:
-    """Bottleneck blocks whose 3x3 convolution has a gate, BatchNorms not folded, batch, height and width dynamic."""
+    """Bottleneck blocks whose 3x3 convolution has a gate.
+
+    BatchNorms are not folded; batch, height and width are dynamic.
+    """
 
     def __init__(self, width: int) -> None:
         self.width, self.rng = width, np.random.default_rng(0)
@@ -67,7 +70,10 @@ class Network:
 
 
 def measure(path: Path) -> str:
-    """Recognition of the file in this process, which has done nothing before, as an export goes about it."""
+    """Recognise the file in this process, as an export does.
+
+    The process has done nothing before.
+    """
     from lccl.graph.recognise import recognise
     from lccl.loading.onnx import load_onnx
     from lccl.op.onnx_op import register_schema
@@ -111,7 +117,10 @@ def measure_session(path: Path) -> str:
 
 
 def peak() -> int:
-    """Bytes that this process had resident at most so far. Linux keeps it; getrusage has the parent's in it."""
+    """Bytes that this process had resident at most so far.
+
+    Linux keeps it; getrusage has the parent's in it.
+    """
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
     return int(line.split()[1]) * 1024
 

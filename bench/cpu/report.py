@@ -38,7 +38,9 @@ def grouped(rows: Iterable[Row]) -> dict[tuple[Any, ...], list[Row]]:
 
 
 def break_evens(rows: Iterable[Row]) -> list[dict[str, Any]]:
-    """For each setting the largest density at which the ratio is 1, on a line between measured ones; None: there is none.
+    """The break-even density of each setting, on a line between measured densities.
+
+    None where no density breaks even.
 
     ``beyond``: the ratio is not below 1 at the largest density that was measured.
     """
@@ -135,8 +137,10 @@ class Files:
     """The files that were asked for, each whole at any time."""
 
     def __init__(self, options: argparse.Namespace, facts: dict[str, Any], what: str) -> None:
-        """Raises:
-        UserError: a file cannot be written, told before any long work begins.
+        """Check that the files can be written, before any long work begins.
+
+        Raises:
+            UserError: one cannot.
         """
         from lccl.files import require_writable
 

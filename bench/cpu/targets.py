@@ -33,13 +33,15 @@ LIKE = {
 }
 """Strided and 1x1 layers -> the layer with an output of that size."""
 LARGE_GATE, TWO_THREADS, OTHER_SHAPES = 0.92, 0.90, 0.80
-"""Parts of RATIOS that are asked of k x k gates, of two threads on RESNET_LAYERS, of the layers in LIKE."""
+"""Parts of RATIOS that are asked of k x k gates, of two threads on RESNET_LAYERS, of the layers in
+LIKE."""
 NETWORK = "resnet18"
 NETWORK_PARTS = {0.1: 0.85, 0.2: 0.85, 0.3: 0.85, 0.5: 0.93, 0.6: 0.93, 0.7: 0.93}
 """Density -> the least part of the ideal for the whole of NETWORK, batch 1, one thread."""
 HELD, SHORT, NOT_MEASURED, NOT_JUDGED = "held", "fell short", "not measured", "not judged: the machine was busy"
 LEAST_CPU_SHARE = 0.85
-"""Of the time that passed, with one thread: a setting in which others had the core for longer says nothing."""
+"""Of the time that passed, with one thread: a setting in which others had the core for longer says
+nothing."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,7 @@
-"""Builds the kernels for the GPU that is there, target by target, in the background; what was built is used."""
+"""Builds the kernels for the GPU that is there, target by target, in the background.
+
+What was built is used.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,11 @@ TOOLKIT = "/usr/local/cuda"
 
 
 def nvcc_path() -> str | None:
-    """CUDA's compiler: the one that CUDACXX names, else on the PATH, else in the toolkit of CUDA_PATH, CUDA_HOME or the usual place."""
+    """Path of nvcc.
+
+    CUDACXX names it; else it is on the PATH, or in the toolkit of CUDA_PATH, CUDA_HOME or the usual
+    place.
+    """
     toolkits = [os.environ[name] for name in ("CUDA_PATH", "CUDA_HOME") if os.environ.get(name)]
     places = [
         (os.environ.get("CUDACXX"), None),
@@ -35,7 +42,10 @@ def nvcc_path() -> str | None:
 
 
 def tool_path(name: str, *others: str) -> str | None:
-    """A tool of the CUDA toolkit: on the PATH, or beside nvcc, or at one of the other places under the toolkit."""
+    """Path of a tool of the CUDA toolkit.
+
+    It is on the PATH, beside nvcc, or at one of the other places under the toolkit.
+    """
     found = shutil.which(name)
     nvcc = nvcc_path()
     if found or nvcc is None:
@@ -60,7 +70,10 @@ def compute_capability() -> str:
 
 
 def build_settings(architecture: str, nvcc: str) -> list[str]:
-    """CMake's settings for one GPU. Another compiler than the tests' may warn of more; that is no reason not to run."""
+    """CMake's settings for one GPU.
+
+    Another compiler than the tests' may warn of more; that is no reason not to run.
+    """
     generator = ["-G", "Ninja"] if shutil.which("make") is None and shutil.which("ninja") else []
     switches = ("LCCL_CUDA=ON", "LCCL_EMULATOR=OFF", "LCCL_ORT=OFF", "LCCL_WARNINGS_ARE_ERRORS=OFF", f"LCCL_NVCC={nvcc}")
     return [
@@ -82,10 +95,12 @@ class Build:
     def __init__(
         self, capability: str, results: Results, folder: Path = FOLDER, *, until: float, targets: Sequence[str] = TARGETS
     ) -> None:
-        """Args:
-        capability: of the GPU, such as "90"; empty: nobody knows.
-        until: time.monotonic() at which the last target has to be there.
-        targets: what is built, in this order; the library is the first.
+        """A build that has not begun.
+
+        Args:
+            capability: of the GPU, such as "90"; empty: nobody knows.
+            until: time.monotonic() at which the last target has to be there.
+            targets: what is built, in this order; the library is the first.
         """
         self._targets = targets
         self._capability = capability
@@ -167,7 +182,9 @@ def errors_of(log: str) -> list[str]:
 
 
 def chosen_library(build: Build | None, given: Path | None, until: float) -> tuple[Path | None, Record]:
-    """The library to check, and the outcome of the step: what was built, else the one that was carried along.
+    """The library to check, and the outcome of the step.
+
+    It is the one that was built, else the one that was carried along.
 
     Args:
         build: None: nothing is built.

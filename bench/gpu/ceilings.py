@@ -1,4 +1,6 @@
-"""What this GPU can do at most, so that a bad number explains itself: memory, cuBLAS, cuDNN, launches, and our kernels one by one.
+"""Ceilings of this GPU, so that a bad number explains itself.
+
+Measured are memory, cuBLAS, cuDNN, launches, and our kernels one by one.
 
 Each is a message of its own, and one that fails costs itself alone.
 """
@@ -107,7 +109,10 @@ def cudnn(layer: Layer) -> Callable[[Meter], Ceiling]:
 
 
 def kernels(layer: Layer, grid: int) -> Callable[[Meter], Ceiling]:
-    """Our kernels one by one, all of them, and all of them where every gate is closed: then the main kernel only fills."""
+    """Our kernels one by one, all of them, and all of them with every gate closed.
+
+    With every gate closed the main kernel only fills.
+    """
 
     def parts(meter: Meter) -> Ceiling:
         setting = Setting(layer, grid, "iid", False, KERNEL_DENSITY)

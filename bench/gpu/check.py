@@ -1,9 +1,11 @@
 #!/usr/bin/env python3
-"""Builds the CUDA kernels on a machine with a GPU, checks them there and measures them: one command for a GPU that is at hand for
-minutes. What it learns is in the folder of results from the first second on.
+"""Build, check and measure the CUDA kernels on a GPU that is at hand for minutes.
 
-Nothing that touches the GPU runs in this process, so that a kernel that hangs or breaks a context ends its own step at most.
-Nothing is downloaded. Needs PyTorch with CUDA; nvcc and cmake, or a library that was built elsewhere.
+What the command learns is in the folder of results from the first second on.
+
+Nothing that touches the GPU runs in this process, so that a kernel that hangs or breaks a context
+ends its own step at most. Nothing is downloaded. Needs PyTorch with CUDA; nvcc and cmake, or a
+library that was built elsewhere.
 """
 
 from __future__ import annotations
@@ -162,10 +164,13 @@ class Check:
         self._earlier = read(self.results.path)
         self.results.add("run", part=options.part, steps=self.steps, command=command, date=date)
 
-    # ---- before the steps ----
+    # ---- before the steps ------------------------------------------------------------------------
 
     def begin(self) -> str:
-        """Starts the compiler before PyTorch is imported anywhere, then asks for the device. Why nothing can run here, or ""."""
+        """Starts the compiler before PyTorch is imported anywhere, then asks for the device.
+
+        Why nothing can run here, or "".
+        """
         builds = "build" in self.steps and not self.options.no_build
         capability = compute_capability() if builds else ""
         if capability:
@@ -187,7 +192,7 @@ class Check:
         targets = gpu_build.TARGETS if "plugin" in self.steps else gpu_build.TARGETS[:1]
         return Build(capability, self.results, self.options.build_folder, until=self.end, targets=targets)
 
-    # ---- steps ----
+    # ---- steps -----------------------------------------------------------------------------------
 
     def run(self) -> None:
         """All steps; the report and the verdict are written after each."""
@@ -250,7 +255,7 @@ class Check:
         self.bad = gpu_smoke.bad(gpu_smoke.verdicts(known))
 
     def _known(self, sha256: str) -> list[Record]:
-        """What an earlier run of the first calls said of the same library, if it came to its end."""
+        """Results that an earlier, complete run of the first calls had for the same library."""
         for records in (self._earlier, read(self._kept())):
             last = last_run(records)
             ended = [r for r in of_kind(last, "step") if r["step"] == "smoke" and r.get("complete")]
@@ -307,7 +312,7 @@ class Check:
         state = State(without=set() if step == "smoke" else set(self.bad))  # smoke says anew what is bad
         return Supervised(step, command, self.results, state, limits, most_restarts=most_restarts).run(until)
 
-    # ---- the end ----
+    # ---- the end ---------------------------------------------------------------------------------
 
     def write(self) -> None:
         """The report and the verdict of what there is."""

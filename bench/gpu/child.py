@@ -1,5 +1,7 @@
 #!/usr/bin/env python3
-"""A process of the GPU check: one step on the device, told call by call to the process that watches it (``supervisor``).
+"""A process of the GPU check: one step on the device.
+
+It tells each call to the process that watches it (``supervisor``).
 
 No command for people: ``check.py`` starts it.
 """
@@ -125,7 +127,7 @@ def run(options: argparse.Namespace, until: float) -> dict[str, Any]:
 
 
 def _end_with_parent() -> None:
-    """Where the watching process is killed, this one ends too: hung in a kernel, it would hold the GPU."""
+    """End with the watching process: one that hangs in a kernel would hold the GPU."""
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 

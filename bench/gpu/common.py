@@ -1,4 +1,7 @@
-"""What the GPU check and the benchmark share: the GPU's facts, masks, a float64 reference in PyTorch, times of CUDA graphs."""
+"""Facts of a GPU, masks, a float64 reference in PyTorch, times of CUDA graphs.
+
+The GPU check and the benchmark share them.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +38,8 @@ PEAKS = (
     ("A30", 165.0),
     ("L40S", 362.0),
 )
-"""What a GPU's name holds -> dense float16 TFLOP/s of its tensor cores in NVIDIA's data sheet; the first that fits. No MIG slices."""
+"""What a GPU's name holds -> dense float16 TFLOP/s of its tensor cores in NVIDIA's data sheet; the
+first that fits. No MIG slices."""
 
 
 def gpu_facts(command: Sequence[str]) -> dict[str, Any]:
@@ -86,14 +90,15 @@ def driver_version() -> str:
     return done.stdout.strip() if done.returncode == 0 and done.stdout.strip() else "unknown"
 
 
-# ---- masks and inputs ---------------------------------------------------------------------------------------------------
+# ---- masks and inputs ----------------------------------------------------------------------------
 
 
 def mask(n: int, hw: tuple[int, int], density: float, kind: str, generator: torch.Generator) -> Tensor:
     """A bool map [n, 1, *hw] with round(density * cells) cells set, on the generator's device.
 
     Args:
-        kind: "iid": each cell by itself; "clustered": by thresholding noise that is smooth over about 8 cells.
+        kind: "iid": each cell by itself; "clustered": by thresholding noise that is smooth over
+            about 8 cells.
     """
     if kind == "clustered":
         coarse = (n, 1, -(-hw[0] // 8) + 1, -(-hw[1] // 8) + 1)
@@ -111,7 +116,9 @@ def mask(n: int, hw: tuple[int, int], density: float, kind: str, generator: torc
 def layer_inputs(
     layer: Layer, grid: int, active: Tensor, *, external: bool, dtype: torch.dtype, generator: torch.Generator
 ) -> dict[str, Tensor]:
-    """Inputs whose gate is open exactly where ``active`` [n, 1, hg, wg] is set: by a map, or by X's first channel.
+    """Inputs whose gate is open exactly where ``active`` [n, 1, hg, wg] is set.
+
+    A gate map or X's first channel opens it.
 
     X is channels_last. The open gates are between 0.5 and 1.5.
     """
@@ -145,7 +152,7 @@ def spread(cells: Tensor, grid: int, hw: Sequence[int]) -> Tensor:
     return cells[:, :, rows][..., columns]
 
 
-# ---- a float64 reference ------------------------------------------------------------------------------------------------
+# ---- a float64 reference -------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -163,9 +170,12 @@ class Reference:
 
 
 def reference64(inputs: dict[str, Tensor], a: Attributes) -> Reference:
-    """The contract's formula in float64 on the inputs' device, by unfolded windows, so that a NaN stays in its window.
+    """The contract's formula in float64 on the inputs' device.
 
-    An external gate's gate_W is skipped, not multiplied: the contract leaves open what a NaN of X does to an open pixel then.
+    It multiplies unfolded windows, so that a NaN stays in its window.
+
+    An external gate's gate_W is skipped, not multiplied: the contract leaves open what a NaN of X
+    does to an open pixel then.
     """
     wide = {name: tensor.double() for name, tensor in inputs.items()}
     x, gate_b = wide["X"], wide["gate_B"][:, None, None]
@@ -200,7 +210,7 @@ def _leaky(x: Tensor, alpha: float) -> Tensor:
     return torch.where(x > 0, x, alpha * x)
 
 
-# ---- times --------------------------------------------------------------------------------------------------------------
+# ---- times ---------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -219,12 +229,15 @@ class Times:
 
 
 def buffers_needed(bytes_each: int, l2_bytes: int) -> int:
-    """Sets of buffers that together are larger than the L2 cache, so that no call finds its tensors there."""
+    """How many sets of buffers exceed the L2 cache, so that no call finds its tensors there."""
     return min(MAX_INSTANCES, max(2, -(-int(L2_MARGIN * l2_bytes) // max(bytes_each, 1))))
 
 
 class Calls:
-    """Stands for a CUDA graph where there is no GPU, so that a benchmark can be rehearsed: the calls, one after the other."""
+    """Calls one after the other, in place of a CUDA graph where there is no GPU.
+
+    A benchmark is rehearsed with them.
+    """
 
     def __init__(self, call: Callable[[int], Any], sets: int) -> None:
         self._call = call
@@ -241,7 +254,8 @@ Graph = torch.cuda.CUDAGraph | Calls
 def capture(call: Callable[[int], Any], sets: int, place: torch.device = GPU) -> tuple[Graph, int]:
     """A CUDA graph of 20 calls or more, in which call i works on set i; and the number of calls.
 
-    What the calls return is kept until its set comes round again, so that outputs rotate as inputs do.
+    What the calls return is kept until its set comes round again, so that outputs rotate as inputs
+    do.
     """
     if place.type != "cuda":
         return Calls(call, sets), sets
@@ -266,7 +280,8 @@ def time_graphs(graphs: dict[str, tuple[Graph, int]], replays: int, budget_s: fl
 
     Args:
         graphs: name -> graph and its number of calls.
-        replays: of each graph; fewer, but at least 3, where they would take more than ``budget_s`` seconds.
+        replays: of each graph; fewer, but at least 3, where they would take more than ``budget_s``
+            seconds.
     """
     names = list(graphs)
     samples: dict[str, list[float]] = {name: [] for name in names}

@@ -1,4 +1,7 @@
-"""One layer on a GPU: the kernels' configurations against cuDNN through PyTorch, on the same inputs, in CUDA graphs."""
+"""One layer on a GPU: the kernels' configurations against cuDNN.
+
+cuDNN runs through PyTorch, on the same inputs; all run in CUDA graphs.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +54,8 @@ class Row:
     dense: Times
     """The quicker of two ways to conv + bias + ReLU."""
     gated_dense: Times
-    """The same and the gate: for a fused gate its 1x1 convolution and ReLU, and the multiplication."""
+    """The same and the gate: for a fused gate its 1x1 convolution and ReLU, and the
+    multiplication."""
     peak_percent: float | None
     """Multiplications of active pixels over time, in per cent of the given peak."""
 
@@ -97,13 +101,15 @@ class Contest:
     library: Library
     peak_tflops: float | None = None
     within: float = 4.0
-    """Configurations predicted to take more than this many times the chosen one's time are not timed; 0: all are."""
+    """Configurations predicted to take more than this many times the chosen one's time are not
+    timed; 0: all are."""
     deadline: float = float("inf")
     """time.monotonic() at which to stop."""
     place: torch.device = GPU
     """The CPU only rehearses: nothing that it measures means anything."""
     without: frozenset[str] = frozenset()
-    """Configurations that are not to run; the chosen one is then the best predicted of the others."""
+    """Configurations that are not to run; the chosen one is then the best predicted of the
+    others."""
     item: Callable[[str, str, int], AbstractContextManager[Any]] = _unwatched
     """Around what may not come back: configuration or "", setting, number of the setting."""
 
@@ -122,7 +128,9 @@ class Contest:
         torch.backends.cudnn.benchmark = True
 
     def run(self, settings: Sequence[Setting], tell: Callable[[str], None], keep: Callable[[], None], first: int = 0) -> None:
-        """Measures the settings in their order until the deadline; ``complete`` says whether all were.
+        """Measures the settings in their order until the deadline.
+
+        ``complete`` says whether all were.
 
         Args:
             keep: called after each setting, so that what there is survives whatever comes.
@@ -156,7 +164,7 @@ class Contest:
             self._require_context()
 
     def _require_context(self) -> None:
-        """After an error that breaks the process's use of the GPU, no other setting can be measured in it.
+        """An error after which this process cannot measure on the GPU any more.
 
         Raises:
             BrokenDeviceError: the device takes no more calls.
@@ -211,7 +219,10 @@ class Contest:
             self.rows.append(self._row(setting, config, config.id == chosen, calls[0], times, share))
 
     def _copies(self, inputs: dict[str, Tensor], output_bytes: int) -> list[dict[str, Tensor]]:
-        """The inputs as often as it takes to be larger than the L2 cache; each copy will have an output of its own."""
+        """The inputs as often as it takes to be larger than the L2 cache.
+
+        Each copy will have an output of its own.
+        """
         bytes_each = sum(t.numel() * t.element_size() for t in inputs.values()) + output_bytes
         count = buffers_needed(bytes_each, self.l2_bytes)
         return [inputs] + [{name: tensor.clone() for name, tensor in inputs.items()} for _ in range(count - 1)]
@@ -289,7 +300,8 @@ class Dense:
         self._biases = [s["B"].to(DTYPE) for s in sets]
         self._gate_weights = [s["gate_W"].permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last) for s in sets]
         self._hw = [-(-side // stride) for side, stride in zip(sets[0]["X"].shape[2:], self._strides, strict=True)]
-        # The dense network gets an external map at full size, so that only the kernels pay for a grid.
+        # The dense network gets an external map at full size, so that only the kernels pay for a
+        # grid.
         self._maps = [spread(s["gate"], self._grid, self._hw).contiguous() for s in sets] if self._external else []
 
     def calls(self) -> dict[str, Callable[[int], Any]]:

@@ -1,9 +1,11 @@
 #!/usr/bin/env python3
-"""Fits the constants of the kernels' time model to what a GPU measured. The model is the library's own; nothing here needs a GPU.
+"""Fits the constants of the kernels' time model to what a GPU measured.
 
-Reads a results file of bench/gpu/check.py. Constants that a ceiling is a measurement of are taken from it; the others are fitted to the
-rows of the benchmark. Prints the error of the predictions before and after, by family, and the constants as ``predict.cpp`` has
-them.
+The model is the library's own; nothing here needs a GPU.
+
+Reads a results file of bench/gpu/check.py. Constants that a ceiling is a measurement of are taken
+from it; the others are fitted to the rows of the benchmark. Prints the error of the predictions
+before and after, by family, and the constants as ``predict.cpp`` has them.
 """
 
 from __future__ import annotations
@@ -41,7 +43,8 @@ MEAN_WEIGHT = 0.2
 MEAN_CUT = 1.0
 """An error counts as no more in the mean."""
 NEARNESS = 0.004
-"""Weight of a constant's way from where it began, in its logarithm: of constants that make up for each other, most stay."""
+"""Weight of a constant's way from where it began, in its logarithm: of constants that make up for
+each other, most stay."""
 STARTS = 12
 """Descents: each begins beside the best one so far."""
 SHARE = "tile_"
@@ -92,7 +95,7 @@ def device_of(records: Sequence[Record], given: str | None) -> Device:
 
 
 def of_last_library(records: Sequence[Record]) -> tuple[list[Record], int]:
-    """The records of the runs of the library that the last run used, and how many rows of other libraries are left out.
+    """The records of runs of the last run's library, and how many rows of others are left out.
 
     Runs follow each other in a file, and kernels are mended between them.
     """
@@ -142,7 +145,7 @@ def measured_of(records: Sequence[Record]) -> dict[str, float]:
     return found
 
 
-# ---- the fit ------------------------------------------------------------------------------------------------------------
+# ---- the fit -------------------------------------------------------------------------------------
 
 
 class Model:
@@ -151,8 +154,10 @@ class Model:
     def __init__(
         self, library: Library, device: Device, samples: Sequence[Sample], measured: Mapping[str, float] | None = None
     ) -> None:
-        """Args:
-        measured: constants that are known and not fitted.
+        """The model's constants, and where they begin.
+
+        Args:
+            measured: constants that are known and not fitted.
         """
         import numpy as np
 
@@ -202,7 +207,10 @@ class Model:
 
 
 def fit(model: Model, tell: Callable[[str], None] = lambda _: None) -> Array:
-    """Logarithms of the constants: the best of several descents from the device's own. The same for the same samples."""
+    """Logarithms of the constants: the best of several descents from the device's own.
+
+    The same for the same samples.
+    """
     import numpy as np
 
     best = _descend(model, model.start())
@@ -274,7 +282,11 @@ def code_of(model: Model, start: Array, end: Array) -> list[str]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit code: 0, or 1 after one sentence."""
+    """Run the command.
+
+    Returns:
+        Exit code: 0, or 1 after one sentence.
+    """
     options = parser().parse_args(arguments)
     from lccl.backends.torch.cuda.library import load
     from lccl.errors import UserError

@@ -1,4 +1,4 @@
-"""Random calls of the op that cover every form of the contract, and the check of one of them on one configuration."""
+"""Random calls of the op in every form of the contract, and the check of one."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 TOLERANCE = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
 """Of real data, relative to max(1, largest |Y|)."""
 GATE_TOLERANCE = 1e-5
-"""Of a gate's float32 sum, relative to the sum of its terms' absolute values: nearer to the threshold a gate may flip."""
+"""Of a gate's float32 sum, relative to the sum of its terms' absolute values: nearer to the
+threshold a gate may flip."""
 POISON = 0xFF
 """Byte that outputs, workspaces and padding hold before a call: a NaN in every type."""
 
@@ -42,7 +43,8 @@ class Form:
     pads: tuple[int, int, int, int] = (1, 1, 1, 1)
     dilations: tuple[int, int] = (1, 1)
     gate: str = "1x1"
-    """"1x1", "kxk", "grid" (its window covers the block), "external", or "both" (a 1x1 gate and a map)."""
+    """"1x1", "kxk", "grid" (its window covers the block), "external", or "both" (a 1x1 gate and a
+    map)."""
     grid: int = 1
     activation_alpha: float = 0.0
     gate_slope: float = 1.0
@@ -247,7 +249,8 @@ class Bench:
     resume: int = 0
     """Number of the form at which a new process goes on after a call that did not come back."""
     last: frozenset[tuple[str, str]] = frozenset()
-    """(configuration, type) that compute-sanitizer looks at after all others: they may end the process."""
+    """(configuration, type) that compute-sanitizer looks at after all others: they may end the
+    process."""
 
     def __post_init__(self) -> None:
         self._workspace = torch.empty(0, dtype=torch.uint8, device=self.place)
@@ -280,7 +283,10 @@ class Bench:
         return new_workspace(self.library.workspace(call.params, self.device, config.id), call.memory)
 
     def twice(self, form: Form, inputs: dict[str, Tensor], config: Config) -> tuple[Prepared, str]:
-        """The call on one stream and again on another, from poisoned memory; the second call, and how the two differ."""
+        """The call on one stream and again on another, from poisoned memory.
+
+        The second call, and how the two differ.
+        """
         with self.item(config.name, form):
             return self.calls_twice(form, inputs, config)
 
@@ -297,7 +303,7 @@ class Bench:
         return call, "" if same else "two calls on the same inputs differ"
 
     def prepare(self, form: Form, inputs: dict[str, Tensor], *, poison: bool = True) -> Prepared:
-        """The call with poison in its output, unless told otherwise, and in the padding of its inputs."""
+        """The call with poison in the padding of its inputs and, unless told not to, in y."""
         call = prepare(inputs, form.attributes(), layout=form.layout)
         if poison:
             _bytes(call.memory).fill_(POISON)
@@ -315,7 +321,7 @@ class Bench:
             torch.cuda.synchronize(self.place)
 
     def _after_this_one(self, stream: Any) -> AbstractContextManager[Any]:
-        """On another stream, which first waits for what the current one is still to write: the inputs."""
+        """Run on another stream, which first waits for the current one to write the inputs."""
         if stream is None:
             return nullcontext()
         stream.wait_stream(torch.cuda.current_stream(self.place))
@@ -344,7 +350,10 @@ def _bytes(tensor: Tensor) -> Tensor:
 
 
 def _padding(image: Tensor) -> Tensor:
-    """The padded channels of an NHWC image [n, channels, h, w] that lies in memory of its own, [n, h, w, padding]."""
+    """The padded channels, [n, h, w, padding], of an NHWC image [n, channels, h, w].
+
+    The image lies in memory of its own.
+    """
     n, channels, h, w = image.shape
     pitch = padded(channels)
     return image.as_strided((n, h, w, pitch), (h * w * pitch, w * pitch, pitch, 1))[..., channels:]

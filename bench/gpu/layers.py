@@ -1,5 +1,8 @@
 #!/usr/bin/env python3
-"""Times single gated 3x3 layers on a GPU against cuDNN: every density, mask and configuration. See bench/README.md."""
+"""Times single gated 3x3 layers on a GPU against cuDNN: every density, mask and configuration.
+
+See bench/README.md.
+"""
 
 from __future__ import annotations
 
@@ -91,7 +94,10 @@ def measure(options: argparse.Namespace, facts: dict[str, Any], tell: Callable[[
 
 
 def with_peak(facts: dict[str, Any], given: float | None) -> dict[str, Any]:
-    """The facts, and of what the per cents are: as given, else by the data sheet of a GPU of this name."""
+    """The facts with the peak that per cents refer to.
+
+    It is as given, else as in the data sheet of a GPU of this name.
+    """
     from bench.gpu.common import peak_of
 
     peak = given or peak_of(facts["gpu"])
@@ -100,7 +106,11 @@ def with_peak(facts: dict[str, Any], given: float | None) -> dict[str, Any]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit code: 0; 1 after one sentence; 2 where a configuration gave a wrong result or an error."""
+    """Run the command.
+
+    Returns:
+        Exit code: 0; 1 after one sentence; 2 where a configuration gave a wrong result or an error.
+    """
     options = parser().parse_args(arguments)
     refusal = gpu_refusal()
     if refusal:

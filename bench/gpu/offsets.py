@@ -1,4 +1,7 @@
-"""The part of the GPU check whose tensors have more than 2^31 elements: an offset of 32 bits would lead elsewhere."""
+"""The part of the GPU check with tensors of more than 2^31 elements.
+
+An offset of 32 bits would lead elsewhere.
+"""
 
 from __future__ import annotations
 
@@ -20,11 +23,13 @@ FORMS = (
     Form(n=2, hw=(4096, 4200), gate="1x1", **_POINTWISE),
     Form(n=2, hw=(4096, 4200), gate="grid", grid=8, residual="in place", **_POINTWISE),
 )
-"""x and y of 64 channels have 2^31 elements before the last 202 rows. The height is a multiple of the grid."""
+"""x and y of 64 channels have 2^31 elements before the last 202 rows. The height is a multiple of
+the grid."""
 ROWS = 16
 """First and last ones that are compared: a multiple of the grid."""
 NEEDED = 16 * 2**30
-"""Bytes of free device memory: three tensors of 4.4 GB, and what the kernels and the float64 reference take."""
+"""Bytes of free device memory: three tensors of 4.4 GB, and what the kernels and the float64
+reference take."""
 
 
 def offsets(bench: Bench, deadline: float, forms: tuple[Form, ...] = FORMS) -> dict[str, Any]:
@@ -49,7 +54,10 @@ def offsets(bench: Bench, deadline: float, forms: tuple[Form, ...] = FORMS) -> d
 
 
 def large_inputs(form: Form, device: torch.device) -> dict[str, Tensor]:
-    """As ``form.inputs`` has them, with X and the residual drawn where they lie: there is no room for another copy."""
+    """The form's inputs, with X and the residual drawn in place.
+
+    There is no room for another copy.
+    """
     inputs = replace(form, n=1, hw=(form.grid, form.grid)).inputs(device)
     generator = torch.Generator(device).manual_seed(form.seed)
     inputs["X"] = _drawn((form.n, form.c, *form.hw), 2, form.dtype, generator)

@@ -1,6 +1,9 @@
-"""Parts of the GPU check: random forms, masks, graphs, streams. Each returns a dict: status, words, numbers, the first faults.
+"""Parts of the GPU check: random forms, masks, graphs, streams.
 
-All but ``graph`` and ``streams`` also run on the CPU with the emulator's library, which is how tests check the checks.
+Each returns a dict: status, words, numbers, the first faults.
+
+All but ``graph`` and ``streams`` also run on the CPU with the emulator's library, which is how
+tests check the checks.
 """
 
 from __future__ import annotations
@@ -41,7 +44,8 @@ LARGE = (
 )
 """Layers of many tiles."""
 ENOUGH_FORMS = 300
-"""With so many, on every configuration, a sweep that ran out of time is complete: it goes on for as long as there is time."""
+"""With so many, on every configuration, a sweep that ran out of time is complete: it goes on for as
+long as there is time."""
 EVERY = 20
 """One of so many forms of the sweep is a large one."""
 EMPTY = Form(n=0, integers=True)
@@ -52,7 +56,7 @@ def result(faults: list[str], complete: bool, words: str, **numbers: Any) -> dic
     return outcome("failed" if faults else "passed" if complete else "partial", words, faults, **numbers)
 
 
-# ---- sweep --------------------------------------------------------------------------------------------------------------
+# ---- sweep ---------------------------------------------------------------------------------------
 
 
 def sweep(
@@ -66,7 +70,9 @@ def sweep(
     large: tuple[Form, ...] = LARGE,
     first: int = 0,
 ) -> dict[str, Any]:
-    """Random forms, every twentieth a large one, on every configuration that can run them, each twice, against float64.
+    """Random forms on every configuration that can run them, each twice, against float64.
+
+    Every twentieth form is a large one.
 
     Args:
         first: number of the form to begin with.
@@ -125,7 +131,7 @@ def tiles_of(config: Config, form: Form, reference: Reference) -> int:
 
 
 def check_reference(place: torch.device) -> list[str]:
-    """The float64 reference of this check against the package's own, on the named cases of the tests."""
+    """Check this check's float64 reference against the package's own, on the tests' named cases."""
     import numpy as np
 
     from lccl.op.reference import lccl_conv
@@ -156,7 +162,7 @@ def check_form(bench: Bench, form: Form, calls: Calls) -> list[str]:
     return faults
 
 
-# ---- masks --------------------------------------------------------------------------------------------------------------
+# ---- masks ---------------------------------------------------------------------------------------
 
 
 def masks(
@@ -169,7 +175,10 @@ def masks(
     channels: tuple[int, ...] = CHANNELS,
     first: int = 0,
 ) -> dict[str, Any]:
-    """Which cells are active, and each gate's value: with W = 0 and B = 1 the output is the gate itself."""
+    """Check which cells are active, and each gate's value.
+
+    With W = 0 and B = 1 the output is the gate itself.
+    """
     faults = Faults(bench)
     calls = cells = near = 0
     forms = first
@@ -208,7 +217,7 @@ def masks(
     return result(faults, whole, words, forms=forms, calls=calls, cells=cells, near=near)
 
 
-# ---- CUDA graphs and streams --------------------------------------------------------------------------------------------
+# ---- CUDA graphs and streams ---------------------------------------------------------------------
 
 
 def _copy_into(inputs: dict[str, Tensor], values: dict[str, Tensor]) -> None:
@@ -217,7 +226,10 @@ def _copy_into(inputs: dict[str, Tensor], values: dict[str, Tensor]) -> None:
 
 
 def _static(form: Form, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Copies of the inputs that the kernels take as they are, so that a later copy into them is what a replay reads."""
+    """Copies of the inputs that the kernels take as they are.
+
+    A replay reads what is later copied into them.
+    """
     last = torch.channels_last
     return {
         name: t.clone(memory_format=last) if name in ("X", "residual") and form.layout == Layout.NHWC else t.clone()
@@ -235,7 +247,7 @@ GRAPH_FORMS = (
 
 
 def graph(bench: Bench, deadline: float) -> dict[str, Any]:
-    """A graph captured once, replayed on other inputs whose active cells go from none to all and back."""
+    """Replay a graph on other inputs, whose active cells go from none to all and back."""
     faults = Faults(bench)
     replays = captured = 0
     complete = True
@@ -295,7 +307,10 @@ STREAM_FORMS = (
 
 
 def streams(bench: Bench, deadline: float, rounds: int = 30, first: int = 0) -> dict[str, Any]:
-    """Two calls on two streams at once, over and over, each with its own workspace: the same bytes as alone."""
+    """Run two calls on two streams at once, over and over: the same bytes as alone.
+
+    Each call has its own workspace.
+    """
     faults = Faults(bench)
     cuda: Any = torch.cuda
     lanes = [cuda.Stream(bench.place), cuda.Stream(bench.place)]

@@ -1,5 +1,8 @@
-"""The part of the GPU check that leads the TensorRT plugin through its life: build, timing, contexts on streams of their own, CUDA
-graphs, serialisation. Every named case of the op, in every type, on every tactic, against the float64 reference."""
+"""The part of the GPU check that leads the TensorRT plugin through its life.
+
+Build, timing, contexts on streams of their own, CUDA graphs, serialisation: every named case of the
+op, in every type, on every tactic, against the float64 reference.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,9 @@
-"""Processes of the GPU check: their output goes to a log line by line, and ending one never waits for long.
+"""Processes of the GPU check.
 
-A process whose kernel hangs in the driver cannot be killed; it is left behind, and the check goes on without it.
+Their output goes to a log line by line, and ending one never waits for long.
+
+A process whose kernel hangs in the driver cannot be killed; it is left behind, and the check goes
+on without it.
 """
 
 from __future__ import annotations
@@ -44,9 +47,11 @@ class Process:
     """A child in a session of its own, so that its children can be ended with it."""
 
     def __init__(self, command: Sequence[str], log: Path, *, label: str = "", **environment: str) -> None:
-        """Args:
-        log: its output is appended there; None keeps it here alone.
-        label: before each line of the log.
+        """Start the process.
+
+        Args:
+            log: its output is appended there; None keeps it here alone.
+            label: before each line of the log.
         """
         self._log = log
         self._label = f"{label}: " if label else ""

@@ -1,4 +1,7 @@
-"""Three kernels under Nsight Compute: the gate kernel, and the main kernel of a pixel gate and of a grid gate."""
+"""Three kernels under Nsight Compute.
+
+They are the gate kernel, and the main kernel of a pixel gate and of a grid gate.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +44,8 @@ def profile(library: Path, results: Results, until: float, without: Sequence[tup
     tool = ncu_path()
     if tool is None:
         return outcome("partial", "ncu is neither on the PATH nor beside nvcc, so nothing was profiled")
-    # The clocks stay as they are: locking them asks for rights, and the other figures were taken without.
+    # The clocks stay as they are: locking them asks for rights, and the other figures were taken
+    # without.
     command = [tool, "--clock-control", "none", "--profile-from-start", "off", "--target-processes", "all", "--page", "details"]
     command += [argument for section in SECTIONS for argument in ("--section", section)]
     child = [sys.executable, str(ROOT / "bench" / "gpu" / "child.py"), "profiled", "--library", str(library)]
@@ -73,7 +77,10 @@ FIGURES = {
 
 
 def profiled_kernels(log: str) -> list[dict[str, Any]]:
-    """What ncu says of each kernel: a heading "name (grid)x(block), Context ..., Stream ...", then lines of figures."""
+    """The figures that ncu prints for each kernel.
+
+    A heading "name (grid)x(block), Context ..., Stream ..." stands before the lines of figures.
+    """
     found: list[dict[str, Any]] = []
     for line in log.splitlines():
         heading = re.match(r"\s+(\S.*?) \(\d+, \d+, \d+\)x\(\d+, \d+, \d+\), Context", line)

@@ -32,7 +32,7 @@ def grouped(rows: Iterable[Row], *names: str) -> dict[tuple[Any, ...], list[Row]
 
 
 def break_evens(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """For each layer, mask and form: break-even density of the chosen configuration and of the best."""
+    """Break-even densities of the chosen configuration and of the best, by layer, mask and form."""
     found = []
     names = ("layer", "grid", "mask", "form")
     for key, mine in grouped(rows, *names).items():
@@ -46,7 +46,10 @@ def break_evens(rows: Sequence[Row]) -> list[dict[str, Any]]:
 
 
 def markdown(facts: dict[str, Any], contest: Contest) -> str:
-    """What was measured, on what, by which command; the chosen row and the best row of each setting."""
+    """What was measured, on what, by which command.
+
+    The chosen row and the best row of each setting.
+    """
     lines = ["# Gated layers against cuDNN", "", *(f"* {name}: {value}" for name, value in facts.items())]
     if not contest.complete:
         lines += ["", "**Not complete: not all settings were measured.**"]
@@ -93,7 +96,10 @@ def _line(row: Row, best: bool) -> str:
 
 
 def draw(rows: Sequence[Row], path: Path) -> str:
-    """Ratio over density for each layer, the best configuration of each mask. Returns why there is no picture, or ""."""
+    """Ratio over density for each layer, the best configuration of each mask.
+
+    Returns why there is no picture, or "".
+    """
     try:
         import_module("matplotlib").use("Agg")
         pyplot: Any = import_module("matplotlib.pyplot")
@@ -156,8 +162,10 @@ class Files:
             self._next = time.monotonic() + self.SHARE * (time.monotonic() - began)
 
     def write(self, contest: Contest) -> None:
-        """Raises:
-        UserError: a file cannot be written.
+        """Write the files that were asked for.
+
+        Raises:
+            UserError: one cannot be written.
         """
         from lccl.files import atomic_path
 

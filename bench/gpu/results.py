@@ -1,4 +1,7 @@
-"""Where the GPU check writes what it learns, from the first second: one JSON object a line, each whole and flushed."""
+"""Results of the GPU check: one JSON object a line, each whole and flushed.
+
+They are written from the first second on.
+"""
 
 from __future__ import annotations
 

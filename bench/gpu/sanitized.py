@@ -1,4 +1,7 @@
-"""What runs under compute-sanitizer: small calls on every configuration, and calls with a fault that a tool has to see."""
+"""Calls to run under compute-sanitizer.
+
+Small calls on every configuration, and calls with a fault that a tool has to see.
+"""
 
 from __future__ import annotations
 
@@ -29,10 +32,13 @@ SANITIZED_FORMS = (
 
 
 def sanitized(bench: Bench, poison: bool, tell: Callable[[str], None] = print) -> int:
-    """Each form once on each configuration, those that are bad last; exit code 3 if a result is wrong, or nothing ran.
+    """Each form once on each configuration, those that are bad last.
+
+    Exit code 3 if a result is wrong, or nothing ran.
 
     Args:
-        poison: fill outputs and workspaces first; not under initcheck, which looks for reads of memory nobody wrote.
+        poison: fill outputs and workspaces first; not under initcheck, which looks for reads of
+            memory nobody wrote.
     """
     wrong = calls = 0
     for form, of_bad in ((form, of_bad) for of_bad in (False, True) for form in SANITIZED_FORMS):
@@ -64,9 +70,12 @@ def on_cpu(call: Prepared) -> Prepared:
 
 
 def planted_fault(bench: Bench, tool: str) -> None:
-    """One call with the fault that the tool is for: an output of half the bytes (memcheck), an X nobody wrote (initcheck).
+    """Run one call with the fault that the tool is for.
 
-    Ends the process, with 0: the tool may have stopped the kernel and broken the context, in which nothing can be tidied up.
+    An output of half the bytes for memcheck, an X that nobody wrote for initcheck.
+
+    Ends the process, with 0: the tool may have stopped the kernel and broken the context, in which
+    nothing can be tidied up.
     """
     form = SANITIZED_FORMS[0]
     inputs = {name: tensor.to(bench.place) for name, tensor in form.inputs(torch.device("cpu")).items()}

@@ -1,7 +1,10 @@
-"""The kernels under compute-sanitizer: small calls that have to be clean, and planted faults that each tool has to see.
+"""The kernels under compute-sanitizer.
 
-A filter that hides our kernels would hide every fault with them; a fault that is seen shows that it does not. What a run found is
-read from its log: a planted fault takes the child's CUDA context with it, so exit codes say little.
+Small calls have to be clean, and each tool has to see its planted fault.
+
+A filter that hides our kernels would hide every fault with them; a fault that is seen shows that it
+does not. What a run found is read from its log: a planted fault takes the child's CUDA context with
+it, so exit codes say little.
 """
 
 from __future__ import annotations
@@ -69,7 +72,8 @@ def sanitize(
 
     Args:
         planted: also the faults that each tool has to see.
-        without: (configuration, type) that are bad: memcheck looks at them last, the other tools leave them out.
+        without: (configuration, type) that are bad: memcheck looks at them last, the other tools
+            leave them out.
     """
     tool = sanitizer_path()
     if tool is None:
@@ -91,7 +95,8 @@ def sanitize(
                 else:
                     target = child(library, run, without)
                 command = [tool, *arguments(run.tool, known), *target]
-                # Without PyTorch's own cache every tensor is an allocation whose bounds the tool knows.
+                # Without PyTorch's own cache every tensor is an allocation whose bounds the tool
+                # knows.
                 running[run] = Process(command, results.log("sanitizer"), label=run.label, PYTORCH_NO_CUDA_MEMORY_CACHING="1")
             verdicts = {}
             for run, process in running.items():
@@ -125,7 +130,8 @@ def arguments(tool: str, known: str) -> list[str]:
     if "--print-limit" in known:
         chosen += ["--print-limit", "20"]
     if tool == "memcheck":
-        # PyTorch's calls that fail on purpose are no faults; a launch that fails raises in the child.
+        # PyTorch's calls that fail on purpose are no faults; a launch that fails raises in the
+        # child.
         chosen += ["--report-api-errors", "no"]
     if tool != "initcheck":
         # initcheck has to see PyTorch's own kernels too: they write what ours read.
@@ -150,7 +156,10 @@ def compile_planted(scratch: Path) -> tuple[Path | None, str]:
 
 
 def errors_in(log: str) -> int | None:
-    """Errors that the log's last summary counts; None if the tool came to none, so that it did not run."""
+    """Errors that the log's last summary counts.
+
+    None if the tool came to none, so that it did not run.
+    """
     found = re.findall(r"SUMMARY: (?:\d+ hazards? displayed \()?(\d+) errors?", log)
     return int(found[-1]) if found else None
 
@@ -180,7 +189,10 @@ def judge(run: Run, done: Done) -> Verdict:
 
 
 def summed_up(verdicts: dict[Run, Verdict]) -> dict[str, Any]:
-    """The part's result: failed where a run found something, partial where one did not come to an end."""
+    """The part's result.
+
+    It failed where a run found something, and is partial where one did not come to an end.
+    """
     faults: Sequence[str] = [line for verdict in verdicts.values() for line in verdict.faults]
     states = {run.label: verdict.state for run, verdict in verdicts.items()}
     status = "failed" if faults else "passed" if all(verdicts.values()) else "partial"

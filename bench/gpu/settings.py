@@ -1,4 +1,7 @@
-"""The benchmark's layers, and what each is run with. No PyTorch: plans and predictions need none."""
+"""The benchmark's layers, and what each is run with.
+
+No PyTorch: plans and predictions need none.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,8 @@ LARGE_CHANNELS, LARGE_SIZES, LARGE_BATCHES = (64, 128, 256), (160, 320, 512), (1
 RESNET = ((64, 56), (128, 28), (256, 14), (512, 7))
 """Channels and size of the layers of stride 1 in ResNet-18, 34 and 50."""
 RESNET_HALVING = ((64, 56, 128), (128, 28, 256), (256, 14, 512), (128, 56, 128), (256, 28, 256), (512, 14, 512))
-"""Channels, size and output channels of those of stride 2: three of ResNet-18 and 34, three of ResNet-50."""
+"""Channels, size and output channels of those of stride 2: three of ResNet-18 and 34, three of
+ResNet-50."""
 RESNET_BATCHES = (32, 8, 128, 1)
 """Most important first."""
 DENSITIES = (0.25, 0.5, 0.35, 0.65, 0.1, 0.8, 1.0)

@@ -1,6 +1,9 @@
-"""The first calls on a GPU: each configuration, type and form of the op, a few small calls each; what to think of them.
+"""The first calls on a GPU: each configuration, type and form of the op, a few small calls each.
 
-A call is right, wrong, a crash (a signal, an exit, a CUDA error), a hang, or refused by the kernels with a reason.
+What to think of them.
+
+A call is right, wrong, a crash (a signal, an exit, a CUDA error), a hang, or refused by the kernels
+with a reason.
 """
 
 from __future__ import annotations
@@ -24,7 +27,7 @@ BROKEN_CONTEXT = 7
 """Exit code of a process that can use the GPU no more."""
 
 
-# ---- what was found; no PyTorch -----------------------------------------------------------------------------------------
+# ---- what was found; no PyTorch ------------------------------------------------------------------
 
 
 def verdicts(records: Sequence[Record]) -> dict[tuple[str, str], str]:
@@ -52,12 +55,14 @@ def bad(found: dict[tuple[str, str], str]) -> set[tuple[str, str]]:
     return {key for key, verdict in found.items() if verdict in BAD}
 
 
-# ---- the calls ----------------------------------------------------------------------------------------------------------
+# ---- the calls -----------------------------------------------------------------------------------
 
 
 def smoke_forms(small: bool) -> tuple[Form, ...]:
-    """Args:
-    small: for the emulated machine, on which many tiles take minutes.
+    """The forms of the first calls.
+
+    Args:
+        small: for the emulated machine, on which many tiles take minutes.
     """
     from bench.gpu.forms import Form
 

@@ -1,7 +1,9 @@
-"""Watches a step's process call by call: one that crashes or hangs costs its configuration alone, and a new process goes on.
+"""Watch a step's process call by call.
 
-The child says before each call what it is, and after it that it came back (``child``). No PyTorch and no CUDA here: what
-breaks a GPU's context, or hangs in the driver, breaks and hangs the child.
+A call that crashes or hangs costs its configuration alone, and a new process goes on.
+
+The child says before each call what it is, and after it that it came back (``child``). No PyTorch
+and no CUDA here: what breaks a GPU's context, or hangs in the driver, breaks and hangs the child.
 """
 
 from __future__ import annotations
@@ -71,7 +73,11 @@ class Supervised:
         self._process: Process | None = None
 
     def run(self, until: float) -> Record:
-        """The step's outcome; ends before time.monotonic() is ``until``, but for the seconds that it takes to kill a process."""
+        """The step's outcome.
+
+        Ends before time.monotonic() is ``until``, but for the seconds that it takes to kill a
+        process.
+        """
         restarts = 0
         try:
             while True:

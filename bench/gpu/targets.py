@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The ratios that the kernels are held to on a Hopper GPU (H100, H200), and whether what was measured reaches them.
+"""The ratios that the kernels are held to on a Hopper GPU (H100, H200).
 
 As a command: which of them these kernels can reach by their own model. Needs no GPU and no PyTorch.
 """
@@ -32,14 +32,18 @@ WITHIN_REACH, WAITS = "within reach", "waits for the Hopper kernels"
 DEVICE = "9.0x132"
 """H100 SXM, H200."""
 DENSE_TFLOPS, DENSE_BYTES, DENSE_CALL_US = 790.0, 4.3e12, 2.5
-"""Of a dense layer: the tensor cores' rate, the memory's, and what a call takes beside them. Assumed, not measured here."""
+"""Of a dense layer: the tensor cores' rate, the memory's, and what a call takes beside them.
+Assumed, not measured here."""
 DENSE_EFFICIENCY = {64: 0.60, 128: 0.75}
 """Least number of channels -> the share of the rate that cuDNN reaches. Assumed."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """The least that dense time over the chosen configuration's time, or the break-even density, has to be in every setting."""
+    """The least ratio, or break-even density, that every setting has to reach.
+
+    The ratio is dense time over the chosen configuration's time.
+    """
 
     words: str
     least: float
@@ -154,7 +158,7 @@ def markdown(results: Sequence[Outcome]) -> list[str]:
     return lines
 
 
-# ---- the command: what the kernels' own model says ----------------------------------------------------------------------
+# ---- the command: what the kernels' own model says -----------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -225,7 +229,11 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit code: 0, or 1 after one sentence."""
+    """Run the command.
+
+    Returns:
+        Exit code: 0, or 1 after one sentence.
+    """
     options = parser().parse_args(arguments)
     from lccl.backends.torch.cuda.library import load
     from lccl.errors import UserError

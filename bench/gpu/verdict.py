@@ -1,4 +1,7 @@
-"""What a run of the GPU check comes to: a verdict of at most 20 lines, and a report. Both are made of results.jsonl alone."""
+"""What a run of the GPU check comes to: a verdict of at most 20 lines, and a report.
+
+Both are made of results.jsonl alone.
+"""
 
 from __future__ import annotations
 
@@ -202,7 +205,7 @@ def _next(records: Sequence[Record], steps: dict[str, Record], asked: Sequence[s
     return "python3 bench/gpu/fit.py on results.jsonl, if ceilings or rows differ from what is predicted"
 
 
-# ---- report -------------------------------------------------------------------------------------------------------------
+# ---- report --------------------------------------------------------------------------------------
 
 
 def report(records: Sequence[Record]) -> str:
@@ -292,7 +295,10 @@ def _target_table(records: Sequence[Record]) -> list[str]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Writes report.md and verdict.txt again beside a results file, as after a run that was killed; its exit code."""
+    """Writes report.md and verdict.txt again beside a results file, as after a run that was killed.
+
+    Its exit code.
+    """
     parser = argparse.ArgumentParser("bench/gpu/verdict.py", description=main.__doc__)
     parser.add_argument("results", type=Path, help="results.jsonl of bench/gpu/check.py")
     results = parser.parse_args(arguments).results

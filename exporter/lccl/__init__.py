@@ -14,11 +14,11 @@ from lccl.version import __version__
 if TYPE_CHECKING:
     from lccl import nn, ort
     from lccl.backends.tensorrt.library import load_plugin, plugin_path
-    from lccl.checkpoint import save_checkpoint
     from lccl.comparing import compare
     from lccl.engine import build_engine
     from lccl.errors import ContractError, UserError
     from lccl.exporting import export
+    from lccl.loading.checkpoint import save_checkpoint
     from lccl.loading.torch_file import load_checkpoint
     from lccl.profiling import profile
 
@@ -32,7 +32,7 @@ _LAZY = {
     "load_plugin": "lccl.plugin",
     "plugin_path": "lccl.plugin",
     "profile": "lccl.profiling",
-    "save_checkpoint": "lccl.checkpoint",
+    "save_checkpoint": "lccl.loading.checkpoint",
 }
 
 __all__ = [

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 if TYPE_CHECKING:
     import onnx
     from torch import nn
-
-    from lccl.data import Data
 
 
 class SupportsArray(Protocol):
@@ -30,6 +28,3 @@ Inputs: TypeAlias = "SupportsArray | Mapping[str, SupportsArray]"
 
 Batch: TypeAlias = "Inputs | tuple[Inputs, SupportsArray] | Sequence[SupportsArray]"
 """Inputs, or (inputs, labels)."""
-
-DataSource: TypeAlias = "str | Path | Data | Batch | Iterable[Batch]"
-"""Data to check, calibrate or compare with: an ``.npz`` file, "pkg.module:loader", a batch, or batches."""

@@ -1,4 +1,7 @@
-"""The kernels on a GPU. Without one every test here says so; ``bench/gpu/check.py`` checks more, and without pytest."""
+"""The kernels on a GPU.
+
+Without one every test here says so; ``bench/gpu/check.py`` checks more, and without pytest.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Without a GPU the GPU's commands end with one sentence, and their help comes without PyTorch. Runs everywhere."""
+"""Without a GPU the GPU's commands end with one sentence, and their help comes without PyTorch.
+
+Runs everywhere.
+"""
 
 from __future__ import annotations
 

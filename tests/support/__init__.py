@@ -1,1 +1,1 @@
-"""What several tests share: cases, networks, graphs, builds of the native code, and the programs that run it."""
+"""What tests share: cases, networks, graphs, builds of the native code, calls of it."""

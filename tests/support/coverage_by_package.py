@@ -1,4 +1,6 @@
-"""The lines that a run of ``make coverage`` saw, for each package of lccl; exit code 1 where one is below the least share.
+"""The lines that a run of ``make coverage`` saw, for each package of lccl.
+
+Exit code 1 where one is below the least share.
 
 ``python tests/support/coverage_by_package.py`` reads the data that such a run left.
 """
@@ -18,7 +20,10 @@ LEAST = 85.0
 
 
 def measured() -> dict[str, tuple[int, int]]:
-    """Package -> lines that were run, and lines in all; modules beside the packages count as one."""
+    """Package -> lines that were run, and lines in all.
+
+    Modules beside the packages count as one.
+    """
     report = ROOT / "build" / "coverage" / "report.json"
     subprocess.run([sys.executable, "-m", "coverage", "json", "--quiet", "-o", str(report)], cwd=ROOT, check=True)
     found: dict[str, tuple[int, int]] = defaultdict(lambda: (0, 0))

@@ -6,9 +6,9 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from lccl.backends.agreement import require_agreement
 from lccl.errors import UserError
 from lccl.numerics import agreement, merge, not_finite
-from lccl.verify import require_agreement
 
 
 def of(reference: list[float], other: list[float], tolerance: float = 1e-4, hard_gates: bool = False):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,8 @@ import lccl
 from conftest import ROOT
 
 PACKAGE = ROOT / "exporter" / "lccl"
+MOST_FLOORS = 10
+"""Of the package: the longest chain of imports from the commands down."""
 HEAVY = (
     "torch",
     "onnx",
@@ -74,7 +77,6 @@ MAY_IMPORT = {
         "errors",
         "files",
         "graph",
-        "native",
         "numerics",
         "op",
         "progress",
@@ -85,14 +87,13 @@ MAY_IMPORT = {
     "cuda": {"backends", "errors", "text"},
     "ort": {"backends", "errors", "files"},
     "plugin": {"backends", "errors", "files"},
-    "nn": {"backends", "errors", "op", "text", "torch_calls", "nn"},
+    "nn": {"backends", "errors", "op", "quiet", "text", "torch_calls", "nn"},
     "models": {"errors", "nn", "models"},
     "train": {"nn", "train"},
-    "loading": {"checkpoint", "errors", "files", "nn", "text", "torch_calls", "weights", "loading"},
-    "profiling": {"backends", "data", "errors", "graph", "loading", "nn", "numerics", "op", "text", "torch_calls", "profiling"},
+    "loading": {"errors", "files", "nn", "numerics", "text", "torch_calls", "weights", "loading"},
+    "profiling": {"backends", "errors", "graph", "loading", "nn", "numerics", "op", "text", "torch_calls", "profiling"},
     "exporting": {
         "backends",
-        "data",
         "errors",
         "files",
         "graph",
@@ -102,32 +103,27 @@ MAY_IMPORT = {
         "op",
         "profiling",
         "progress",
-        "quiet",
         "text",
         "torch_calls",
-        "verify",
         "weights",
         "exporting",
     },
-    "engine": {"backends", "errors", "files", "graph", "loading", "op", "progress", "verify", "engine"},
+    "engine": {"backends", "errors", "files", "graph", "loading", "op", "progress", "engine"},
 }
 
 
 SHARED = {
-    "checkpoint": {"errors", "files", "nn", "text"},
-    "data": {"errors", "files", "loading", "numerics"},
+    "data": {"loading"},
     "deprecation": {"errors"},
     "errors": set(),
     "files": {"errors"},
-    "native": {"errors", "files"},
     "numerics": {"errors", "text"},
     "progress": set(),
     "quiet": set(),
     "requires": {"errors"},
     "text": set(),
     "torch_calls": set(),
-    "types": {"data"},
-    "verify": {"backends", "errors", "graph", "numerics"},
+    "types": set(),
     "version": set(),
     "weights": {"errors", "files", "numerics"},
 }
@@ -159,3 +155,61 @@ def test_nothing_imports_the_commands() -> None:
 def test_graph_passes_do_not_know_pytorch() -> None:
     for path in (PACKAGE / "graph").rglob("*.py"):
         assert "import torch" not in path.read_text(), path
+
+
+# ---- the map ---------------------------------------------------------------------------------------
+
+SOURCES = {".py", ".cpp", ".h", ".cu", ".md"}
+MADE = {"build", "dist", "site"}
+LONGEST_ROW = 140
+
+
+def mapped() -> dict[str, str]:
+    """Folder -> its row of the map in CONTRIBUTING.md, in the map's order."""
+    text = (ROOT / "CONTRIBUTING.md").read_text().split("\n## Map\n")[1].split("\n## ")[0]
+    return {row.split("`")[1].rstrip("/"): row for row in text.splitlines() if row.startswith("| `")}
+
+
+def test_each_folder_is_on_the_map() -> None:
+    """By itself, or, below the packages of lccl, by the folder that it lies in."""
+    rows = mapped()
+    assert [folder for folder in rows if not (ROOT / folder).is_dir()] == []
+    assert [row for row in rows.values() if len(row) > LONGEST_ROW] == []
+    packages = {p.parent.relative_to(ROOT).as_posix() for p in PACKAGE.glob("*/__init__.py")}
+    assert packages - set(rows) == set()
+    top = {p.name for p in ROOT.iterdir() if p.is_dir() and not p.name.startswith(".")} - MADE
+    for folder in sorted(top):
+        for path in (ROOT / folder).rglob("*"):
+            if path.suffix in SOURCES and "__pycache__" not in path.parts:
+                inside = path.parent.relative_to(ROOT)
+                parts = [p.as_posix() for p in (inside, *inside.parents)]
+                holds_folders_alone = path.parent == ROOT / folder
+                assert holds_folders_alone or set(parts) & set(rows), f"{inside} is not on the map"
+
+
+def test_the_map_has_the_order_of_dependencies() -> None:
+    """A package stands below those that it may import."""
+    order = [folder.removeprefix("exporter/lccl/") for folder in mapped() if folder.startswith("exporter/lccl/")]
+    place = {folder: i for i, folder in enumerate(order)}
+    for layer, allowed in MAY_IMPORT.items():
+        assert all(place[below] < place[layer] for below in allowed & set(MAY_IMPORT) - {layer}), layer
+
+
+def floors() -> dict[str, int]:
+    """Each part of the package -> the longest chain of imports down from it, itself included."""
+    parts = {p.stem for p in PACKAGE.glob("*.py")} | {p.parent.name for p in PACKAGE.glob("*/__init__.py")}
+    below: dict[str, set[str]] = {part: set() for part in parts}
+    for path in PACKAGE.rglob("*.py"):
+        part = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+        below[part] |= {m.split(".")[1] for m in imports_of(path) if "." in m} & parts - {part}
+
+    @cache
+    def floor(part: str) -> int:
+        return 1 + max((floor(other) for other in below[part]), default=0)
+
+    return {part: floor(part) for part in parts}
+
+
+def test_chains_of_imports_stay_short() -> None:
+    found = floors()
+    assert max(found.values()) <= MOST_FLOORS, sorted(found.items(), key=lambda item: -item[1])

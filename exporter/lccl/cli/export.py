@@ -185,7 +185,7 @@ def _export_onnx(options: Namespace, common: dict[str, Any], shapes: list[tuple[
 def _real_data(source: str | None, names: tuple[str, ...]) -> dict[str, Array] | None:
     if source is None:
         return None
-    from lccl.data import load_data
+    from lccl.loading.data import load_data
 
     return load_data(source).feed(names)
 

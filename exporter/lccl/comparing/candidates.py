@@ -12,12 +12,12 @@ import onnx
 from lccl.backends.interface import Runner
 from lccl.backends.onnxruntime.runner import OnnxRuntimeRunner
 from lccl.comparing.results import Role
-from lccl.data import Data
 from lccl.engine.sidecar import read_sidecar
 from lccl.errors import Fix, UserError, leave_out
 from lccl.files import require_file
 from lccl.graph.variants.canonical import canonical
 from lccl.graph.variants.dense import dense_twin
+from lccl.loading.data import Data
 from lccl.loading.onnx import load_onnx
 from lccl.loading.torch_file import TORCH_SUFFIXES, load_model
 from lccl.op.onnx_op import is_lccl_node
@@ -117,8 +117,8 @@ def _of_module(module: nn.Module, name: str, opening: Opening, to_onnx: bool) ->
     import torch
 
     from lccl.backends.torch.runner import TorchRunner
-    from lccl.exporting.translate import to_onnx as translate
     from lccl.nn import LCCLConv2d, fold
+    from lccl.nn.translate import to_onnx as translate
 
     runner = TorchRunner(fold(module), opening.threads)
     found = [Candidate(name, opening.role, runner)]

@@ -14,14 +14,14 @@ from lccl.comparing.limits import Limits, check_limits, require_speedup_runner
 from lccl.comparing.measure import LatencyPlan, all_outputs, latencies, top1
 from lccl.comparing.references import Outputs, against_references, require_finite_references, with_speedup
 from lccl.comparing.results import Comparison, Environment, Row
-from lccl.data import Data, read_data
 from lccl.deprecation import renamed_keywords
 from lccl.errors import Fix, UserError
 from lccl.graph.feeds import input_types
+from lccl.loading.data import Data, DataSource, read_data
 from lccl.op.onnx_op import is_lccl_node, register_schema
 from lccl.profiling import NetworkProfile, profile
 from lccl.progress import Progress, silent
-from lccl.types import DataSource, Factory, Network
+from lccl.types import Factory, Network
 
 
 @renamed_keywords(dense="baseline", dense_factory="baseline_factory", twin="dense_twin")

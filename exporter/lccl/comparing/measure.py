@@ -11,8 +11,8 @@ import numpy as np
 from lccl.backends.batches import CHUNK, infer_all
 from lccl.backends.interface import Runner
 from lccl.comparing.results import Latency
-from lccl.data import Data
 from lccl.errors import Fix, UserError
+from lccl.loading.data import Data
 from lccl.numerics import Array
 from lccl.progress import Progress
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import onnx
 
+from lccl.backends.agreement import check_view
 from lccl.backends.interface import Backend, BuildRequest, Profile, Shapes
 from lccl.backends.profiles import make_profiles
 from lccl.engine.results import EngineResult, Plugin
@@ -27,7 +28,6 @@ from lccl.graph.variants.runnable import runnable
 from lccl.loading.onnx import load_onnx
 from lccl.op.onnx_op import is_lccl_node, register_schema
 from lccl.progress import Progress, silent
-from lccl.verify import check_view
 from lccl.version import __version__
 
 BACKEND_NAMES = ("tensorrt", "tensorrt-rtx")

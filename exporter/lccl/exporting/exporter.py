@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 import onnx
 
-from lccl.data import LABEL_NAMES, read_data
+from lccl.backends.agreement import check_view
 from lccl.deprecation import renamed_keywords
 from lccl.errors import Fix, UserError, leave_out
 from lccl.exporting.gate_search import find_layers, masked
@@ -28,6 +28,7 @@ from lccl.graph.variants.dense import dense_twin as dense_twin_of
 from lccl.graph.variants.inlined import inlined
 from lccl.graph.variants.stripped import stripped
 from lccl.graph.variants.upcast import upcast
+from lccl.loading.data import LABEL_NAMES, DataSource, read_data
 from lccl.loading.onnx import files_of_onnx, load_onnx
 from lccl.numerics import Array
 from lccl.op.contract import QUALIFIED_NAME, VERSION
@@ -35,8 +36,7 @@ from lccl.op.onnx_op import register_schema
 from lccl.profiling import profile
 from lccl.progress import Progress, silent
 from lccl.text import kind_of
-from lccl.types import DataSource, Network, SupportsArray
-from lccl.verify import check_view
+from lccl.types import Network, SupportsArray
 from lccl.version import __version__
 from lccl.weights import WeightFile, whole_size, write_whole
 

@@ -13,8 +13,8 @@ from torch.export.graph_signature import InputKind
 from lccl.backends.batches import common_batches, infer_all
 from lccl.backends.interface import Batches
 from lccl.errors import Fix, UserError, first_line
-from lccl.exporting.translate import program_to_onnx
 from lccl.graph.feeds import input_types
+from lccl.nn.translate import program_to_onnx
 from lccl.numerics import Array
 from lccl.progress import Progress
 from lccl.torch_calls import flatten

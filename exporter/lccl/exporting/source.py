@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 import onnx
 
+from lccl.backends.agreement import require_agreement
 from lccl.backends.batches import CHUNK, infer_all
 from lccl.backends.onnxruntime.runner import OnnxRuntimeRunner
-from lccl.errors import Fix, UserError, leave_out
+from lccl.errors import Fix, UserError
 from lccl.graph.checks import default_tolerance
 from lccl.graph.feeds import input_types, random_feed
 from lccl.graph.variants.canonical import canonical
@@ -19,19 +20,14 @@ from lccl.graph.variants.open_gates import with_open_gates
 from lccl.graph.variants.relaxed import has_hard_gates, with_relaxed_gates
 from lccl.graph.variants.runnable import runnable
 from lccl.graph.variants.upcast import upcast
+from lccl.nn.translate import DYNAMIC_HW, FIXED_BATCH, FIXED_HW
 from lccl.numerics import Agreement, Array, merge, require_finite
 from lccl.op.onnx_op import is_lccl_node
 from lccl.progress import Progress
 from lccl.text import count
-from lccl.verify import require_agreement
 
 if TYPE_CHECKING:
     from lccl.nn.conv import GateMode
-
-
-FIXED_BATCH = "the exported batch is dynamic, so the model must not fix its size"
-FIXED_HW = "the network fixes its input's height and width"
-DYNAMIC_HW = leave_out("dynamic_hw")
 
 
 class Source(Protocol):

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from lccl.errors import Fix, UserError, first_line
-from lccl.exporting.translate import to_onnx
 from lccl.graph.feeds import input_types
 from lccl.nn.conv import GateMode, LCCLConv2d, plain_maths
 from lccl.nn.folded import FoldedLCCLConv2d
+from lccl.nn.translate import to_onnx
 from lccl.numerics import Array
 from lccl.progress import Progress
 from lccl.torch_calls import evaluating, flatten, unsound_weight

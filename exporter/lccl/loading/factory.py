@@ -10,8 +10,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lccl.checkpoint import Checkpoint
 from lccl.errors import Fix, UserError, first_line
+from lccl.loading.checkpoint import Checkpoint
 from lccl.text import kind_of
 from lccl.types import Factory
 

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lccl.checkpoint import RECIPE_KEY, read_checkpoint
 from lccl.errors import Fix, UserError, first_line, leave_out
 from lccl.files import require_file
+from lccl.loading.checkpoint import RECIPE_KEY, read_checkpoint
 from lccl.loading.factory import build_module, current_folder_last, gate_module, label_of
 from lccl.loading.pickle_scan import pickled_classes
 from lccl.loading.soundness import require_no_nan, require_sound

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lccl.deprecation import renamed_keywords
+from lccl.loading.data import Data, DataSource, load_data
 from lccl.loading.torch_file import TORCH_SUFFIXES, load_checkpoint
 from lccl.profiling.profiles import NetworkProfile
 from lccl.requires import needing
 
 if TYPE_CHECKING:
-    from lccl.types import DataSource, Network
+    from lccl.types import Network
 
 _CHUNK = 64
 """Images per batch, where the data does not come in batches."""
@@ -55,8 +56,6 @@ def _batches(data: DataSource) -> Iterable[object]:
 
     A file's or loader's only input loses its name, which models do not know.
     """
-    from lccl.data import Data, load_data
-
     loaded = load_data(data) if isinstance(data, (str, Path)) else data
     if not isinstance(loaded, Data):
         pair = isinstance(loaded, tuple) and len(loaded) == 2 and getattr(loaded[1], "ndim", 2) <= 1  # (inputs, labels)

@@ -1,4 +1,6 @@
-"""One way to build the native code: each folder is configured once per session, each target built once, by one test run at a time.
+"""Builds of the native code: each folder is configured, each target built, once per session.
+
+One test run builds in a folder at a time.
 
 The build folders are the checkout's own: where nothing changed, a second run compiles nothing.
 """
@@ -58,7 +60,9 @@ def configure(request: pytest.FixtureRequest, folder: Path, arguments: Sequence[
 
 
 def build(request: pytest.FixtureRequest, folder: Path, target: str) -> Path:
-    """Build a target in a configured folder, once per session, and say so on the terminal: the first time takes minutes.
+    """Build a target in a configured folder, once per session.
+
+    The terminal says so, since the first time takes minutes.
 
     Returns:
         The folder.

@@ -1,4 +1,4 @@
-"""What the tests of the CPU kernels share: the host program in its variants, and the kernels' object files."""
+"""The host program of the CPU kernels, in its variants."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from support.builds.cmake import ROOT, build, configure, require_cmake, why_no_c
 CROSS_COMPILER = "aarch64-linux-gnu-g++"
 EMULATOR = "qemu-aarch64"
 WITHOUT_ASLR = ("setarch", "-R")
-"""ThreadSanitizer needs its addresses where it expects them, which newer kernels no longer grant."""
+"""ThreadSanitizer needs its addresses where it expects them, which newer kernels no longer
+grant."""
 
 
 @dataclass(frozen=True)
@@ -22,8 +23,9 @@ class Host:
     """A built host program."""
 
     variant: str
-    """"plain": as released. "asan": AddressSanitizer and UndefinedBehaviorSanitizer. "tsan": ThreadSanitizer. "wide": vectors of
-    AVX-512's length without its instructions. "aarch64": another processor, in an emulator."""
+    """"plain": as released. "asan": AddressSanitizer and UndefinedBehaviorSanitizer. "tsan":
+    ThreadSanitizer. "wide": vectors of AVX-512's length without its instructions. "aarch64":
+    another processor, in an emulator."""
     folder: Path
     command: tuple[str, ...]
     """The program, after what runs it."""
@@ -86,7 +88,10 @@ def wide_host(request: pytest.FixtureRequest) -> Host:
 
 @pytest.fixture(scope="session")
 def aarch64_host(request: pytest.FixtureRequest) -> Host:
-    """The kernels of a 64-bit ARM processor, run by an emulator; skips where that or the compiler is not."""
+    """The kernels of a 64-bit ARM processor, run by an emulator.
+
+    Skips where that or the compiler is not.
+    """
     if why := why_no_aarch64():
         pytest.skip(why)
     return build_host(request, "aarch64")

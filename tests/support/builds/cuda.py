@@ -1,4 +1,4 @@
-"""The CUDA kernels' libraries, compiled by nvcc and for the emulated machine, and the tools that look into what nvcc made."""
+"""The CUDA kernels' libraries, by nvcc and for the emulated machine, and disassemblers."""
 
 from __future__ import annotations
 
@@ -41,14 +41,20 @@ def require_cuda() -> None:
 
 @pytest.fixture(scope="session")
 def cuda_library_path(request: pytest.FixtureRequest) -> Path:
-    """Path of liblccl_cuda.so, up to date with its sources; skips where there is no nvcc or no CMake."""
+    """Path of liblccl_cuda.so, up to date with its sources.
+
+    Skips where there is no nvcc or no CMake.
+    """
     require_cuda()
     return build_preset(request, "release", "lccl_cuda") / "liblccl_cuda.so"
 
 
 @pytest.fixture(scope="session")
 def emulator_library_path(request: pytest.FixtureRequest) -> Path:
-    """Path of liblccl_emulator.so, up to date with its sources; skips where there is no g++ or no CMake."""
+    """Path of liblccl_emulator.so, up to date with its sources.
+
+    Skips where there is no g++ or no CMake.
+    """
     require_cmake()
     return build_preset(request, "emulator", "lccl_emulator") / "liblccl_emulator.so"
 
@@ -83,7 +89,10 @@ class Disassembler:
 
 
 def find_disassembler() -> Disassembler | None:
-    """From the CUDA toolkit if it is on PATH, else from the packages nvidia-cuda-cuobjdump and nvidia-cuda-nvdisasm."""
+    """The tools of the CUDA toolkit if it is on PATH, else those of NVIDIA's packages.
+
+    The packages are nvidia-cuda-cuobjdump and nvidia-cuda-nvdisasm.
+    """
     spec = importlib.util.find_spec("nvidia")
     packaged = [p for root in (spec.submodule_search_locations or [] if spec else []) for p in Path(root).glob("cu*/bin")]
     path = os.pathsep.join([os.environ.get("PATH", os.defpath), *map(str, sorted(packaged, reverse=True))])

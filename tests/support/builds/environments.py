@@ -1,4 +1,7 @@
-"""Virtual environments that hold another version of a package: made once, kept in the checkout's build folder."""
+"""Virtual environments that hold another version of a package.
+
+They are made once and kept in the checkout's build folder.
+"""
 
 from __future__ import annotations
 

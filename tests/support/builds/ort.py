@@ -35,7 +35,10 @@ def onnxruntime_headers(ort_library: Path) -> Path:
 
 @pytest.fixture(scope="session", params=VERSIONS)
 def other_onnxruntime(request: pytest.FixtureRequest) -> Path:
-    """Python of an environment that holds one version of ONNX Runtime; skips where it cannot be installed."""
+    """Python of an environment that holds one version of ONNX Runtime.
+
+    Skips where it cannot be installed.
+    """
     version = request.param
     newest = version == "newest"
     package = "onnxruntime" if newest else f"onnxruntime=={version}"

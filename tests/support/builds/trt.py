@@ -1,4 +1,4 @@
-"""What the plugin's tests share: the host programs and the plugin's library over the emulated machine."""
+"""The plugin's host programs, and its library over the emulated machine."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ def tensorrt_library(lean: Path) -> Path:
 
 @pytest.fixture(scope="session", params=VERSIONS)
 def lean(request: pytest.FixtureRequest) -> Path:
-    """Folder of an environment that holds one version's lean runtime; skips where it cannot be installed."""
+    """Folder of an environment that holds one version's lean runtime.
+
+    Skips where it cannot be installed.
+    """
     version = request.param
     packages = (f"tensorrt-lean-cu13-libs=={version}", f"tensorrt-lean-cu13-bindings=={version}", "numpy")
     return environment(f"tensorrt/{version}", packages)
@@ -57,7 +60,10 @@ def trt_plugin(request: pytest.FixtureRequest) -> Path:
 
 @pytest.fixture(scope="session")
 def gpu_host(request: pytest.FixtureRequest) -> Path:
-    """The host program for a GPU; it is built and starts without one, skips where there is no nvcc."""
+    """The host program for a GPU.
+
+    It is built and starts without one, skips where there is no nvcc.
+    """
     require_cuda()
     return build_preset(request, "release", "lccl_trt_gpu_host") / "lccl_trt_gpu_host"
 

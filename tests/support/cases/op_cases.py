@@ -1,4 +1,4 @@
-"""The named cases that every implementation of the op is held to, each with the reason it is there."""
+"""The named cases that every implementation of the op is held to, each with its reason."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ class Case:
     pads: tuple[int, int, int, int] = (1, 1, 1, 1)
     dilations: tuple[int, int] = (1, 1)
     gate: str = "1x1"
-    """"1x1", "kxk", "grid" (its window covers the block), "external", or "both" (fused and external)."""
+    """"1x1", "kxk", "grid" (its window covers the block), "external", or "both" (fused and
+    external)."""
     grid: int = 1
     activation_alpha: float = 1.0
     gate_slope: float = 1.0
@@ -38,7 +39,8 @@ class Case:
     residual: bool = False
     post_alpha: float = 1.0
     fill: str = "random"
-    """"random", "all-off", "all-on", "one-pixel", or "nan" (NaN where only inactive pixels look)."""
+    """"random", "all-off", "all-on", "one-pixel", or "nan" (NaN where only inactive pixels
+    look)."""
 
     @property
     def attributes(self) -> Attributes:

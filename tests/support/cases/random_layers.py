@@ -49,7 +49,7 @@ def _case(rng: np.random.Generator, name: str) -> Case:
 
 
 def _fitted(case: Case) -> Case:
-    """The case with a fill that its gate can have, and so few channels that its reference is soon there."""
+    """The case with a fill that its gate can have, and few channels for a quick reference."""
     if case.gate == "none":
         case = dataclasses.replace(case, gate="external", fill="random")
     if case.fill == "one-pixel" and case.gate not in ("external", "both"):
@@ -102,11 +102,11 @@ def named_layers() -> tuple[list[Layer], list[Expected]]:
     return layers, [expected(layer) for layer in layers]
 
 
-# ---- larger maps ---------------------------------------------------------------------------------------------------------
+# ---- larger maps ---------------------------------------------------------------------------------
 
 
 def blobs(rng: np.random.Generator, shape: tuple[int, ...], density: float) -> Array:
-    """A gate map, [N, 1, H, W], of which that share is open, in a few areas rather than here and there."""
+    """A gate map, [N, 1, H, W], of which that share is open, in a few areas."""
     n, _, h, w = shape
     rows, columns = np.mgrid[:h, :w]
     height = np.zeros((n, h, w))

@@ -14,7 +14,8 @@ from lccl.op.onnx_op import IR_VERSION, OPSET, attach_function, make_node
 from support.cases.op_cases import Case
 
 RUNTIME_INPUTS = ("X", "gate", "residual")
-"""Computed in real networks, so graph inputs here where they are not neutral; all others are initializers."""
+"""Computed in real networks, so graph inputs here where they are not neutral; all others are
+initializers."""
 
 
 def case_model(

@@ -1,4 +1,7 @@
-"""Random graphs that are full of what looks like LCCL: products with maps of one channel that are gates, nearly, or not at all."""
+"""Random graphs full of what looks like LCCL.
+
+Products with maps of one channel that are gates, nearly, or not at all.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +45,10 @@ class RandomGraph:
         self.given = {m.name for m in self.maps}
 
     def model(self) -> onnx.ModelProto:
-        """Its outputs are what nothing reads, the last map, and now and then another, so that something is read elsewhere."""
+        """Outputs: what nothing reads, the last map, and now and then another one.
+
+        So that something is read elsewhere too.
+        """
         steps = (self.conv, *[self.gated] * 3, self.unary, self.unary, self.view, self.binary, self.binary)
         steps += (self.choice, self.resize, self.pool)
         self.gated()
@@ -55,7 +61,7 @@ class RandomGraph:
                 self.net.output(name)
         return self.net.model()
 
-    # ---- choices ----------------------------------------------------------------------------------------------------
+    # ---- choices ---------------------------------------------------------------------------------
 
     def chance(self, part: float) -> bool:
         return bool(self.rng.random() < part)
@@ -75,7 +81,7 @@ class RandomGraph:
         self.maps.append(Map(name, channels, level))
         return self.maps[-1]
 
-    # ---- steps ------------------------------------------------------------------------------------------------------
+    # ---- steps -----------------------------------------------------------------------------------
 
     def conv(self) -> None:
         source, out = self.pick(), int(self.rng.choice([1, CHANNELS]))
@@ -96,7 +102,7 @@ class RandomGraph:
         return self.add(name, out, source.level + (stride == 2))
 
     def gated(self) -> None:
-        """A convolution and a gate of the same input, each with steps behind it that may or may not suit."""
+        """A convolution and a gate of the same input, with steps behind them that may not suit."""
         source = self.pick()
         assert source is not None
         stride = 1 + self.chance(0.3)
@@ -163,7 +169,10 @@ class RandomGraph:
             self._view(source)
 
     def _view(self, source: Map) -> Map:
-        """A map of another form: spread over channels, taken from one or from all of them, or the same seen otherwise."""
+        """A map of another form.
+
+        It is spread over channels, taken from one or all of them, or the same seen otherwise.
+        """
         net, n = self.net, source.name
         kind = self.one_of("expand", "tile", "squeeze", "mean", "attend", "max", "slice", "softmax", "reshape")
         like = self.pick(lambda m: m.level == source.level and m.channels == CHANNELS)

@@ -1,10 +1,11 @@
 """Cases for the CPU kernels' host program (``cpu/host``), and its answers.
 
-Files are little-endian. The file of cases: int32 count; for each: int32 length of the name, the name; the bytes of
-lccl_cpu_params; the inputs in the contract's order, each int64 elements (-1: null) and float32 data; int64 elements of y; int32
-number of runs, each the bytes of a :class:`Run`. The file of results: for each run: int32 supported, status, callers agree,
-memory intact; int64 bytes of packed weights and of workspace, active pixels; int32 length of the reason, the reason; int64
-elements of y (-1: the same bits as in the run before) and float32 data.
+Files are little-endian. The file of cases: int32 count; for each: int32 length of the name, the
+name; the bytes of lccl_cpu_params; the inputs in the contract's order, each int64 elements (-1:
+null) and float32 data; int64 elements of y; int32 number of runs, each the bytes of a :class:`Run`.
+The file of results: for each run: int32 supported, status, callers agree, memory intact; int64
+bytes of packed weights and of workspace, active pixels; int32 length of the reason, the reason;
+int64 elements of y (-1: the same bits as in the run before) and float32 data.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ from support.cases.op_cases import Case
 Array = npt.NDArray[Any]
 
 TOLERANCE = 2e-6
-"""Relative to max(1, largest |Y|), for sums of up to SUMMANDS products; longer ones round more often."""
+"""Relative to max(1, largest |Y|), for sums of up to SUMMANDS products; longer ones round more
+often."""
 SUMMANDS = 576
 POISON = 0x7FC5A5A5
 """Every float32 of y before a call: a NaN that no arithmetic makes."""
@@ -145,7 +147,8 @@ class Run:
 
     isa: int
     threads: int = 1
-    """From 1: of the pool. 0: no ``parallel``. Below 0: so many are said, tasks run on one thread, the last one first."""
+    """From 1: of the pool. 0: no ``parallel``. Below 0: so many are said, tasks run on one thread,
+    the last one first."""
     callers: int = 1
     """Calls at the same time."""
     placement: Placement = Placement.HEAP
@@ -298,7 +301,8 @@ def start(host: Host, work: Work, folder: Path, timeout: float = 900) -> subproc
 def run(host: Host, work: Work, folder: Path, timeout: float = 900) -> list[list[Answer]]:
     """The host's answers, by layer and run.
 
-    Fails where the program does: a sanitizer's report and the run that it is about are in the message.
+    Fails where the program does: a sanitizer's report and the run that it is about are in the
+    message.
     """
     done = start(host, work, folder, timeout)
     assert done.returncode == 0, f"{host.variant} ended with {done.returncode}: {done.stderr[-6000:]}"
@@ -327,7 +331,7 @@ def _unpack(results: bytes) -> Iterator[Answer]:
         yield Answer(bool(supported), Status(status), bool(agree), bool(intact), packed, workspace, active, reason, y)
 
 
-# ---- against the reference --------------------------------------------------------------------------------------------
+# ---- against the reference -----------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -381,7 +385,10 @@ def check(layer: Layer, want: Expected, runs: Sequence[Run], answers: Sequence[A
 
 
 def check_all(host: Host, work: Work, wants: Sequence[Expected], folder: Path, timeout: float = 900) -> None:
-    """Runs the layers and checks each of them; the message of a failure says how many failed and shows the first."""
+    """Runs the layers and checks each of them.
+
+    The message of a failure says how many failed and shows the first.
+    """
     failures = []
     for (layer, runs), want, answers in zip(work, wants, run(host, work, folder, timeout), strict=True):
         try:

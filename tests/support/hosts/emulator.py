@@ -1,4 +1,7 @@
-"""Runs the CUDA kernels' own source on the emulated machine, on NumPy arrays, with every access checked."""
+"""Calls of the CUDA kernels' own source on the emulated machine.
+
+They take NumPy arrays, and every access is checked.
+"""
 
 from __future__ import annotations
 
@@ -115,7 +118,10 @@ class Emulator:
         return Emulated(whole[:, :k], np.moveaxis(whole[:, k:], 1, 3), errors, int((gates > 0).sum()), gates)
 
     def _access(self, inputs: Mapping[str, Array], attributes: Attributes, nhwc: bool, in_place: bool, config: int) -> int:
-        """How Y has to be written: a closed pixel that keeps its residual, and nothing else, is left alone."""
+        """How Y has to be written.
+
+        A closed pixel that keeps its residual, and nothing else, is left alone.
+        """
         if not in_place:
             return OUTPUT
         bias = inputs["post_bias"]

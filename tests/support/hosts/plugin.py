@@ -1,9 +1,10 @@
 """Cases for the host program (``host/``), which plays TensorRT's part, and its answers.
 
-Files are little-endian. A text is an int32 length and its bytes. The file of cases: int32 count; for each: name; int32 number of
-fields, each with name, int32 type, int32 length, int32 bytes, data; int32 number of inputs, each a tensor; the output, a tensor. A
-tensor: int32 rank, int64 dimensions, int32 type, int32 format, int64 bytes, data. The file of results: for each case: text
-problem, text facts (JSON), int32 number of outputs, each with text label, int64 bytes, data.
+Files are little-endian. A text is an int32 length and its bytes. The file of cases: int32 count;
+for each: name; int32 number of fields, each with name, int32 type, int32 length, int32 bytes, data;
+int32 number of inputs, each a tensor; the output, a tensor. A tensor: int32 rank, int64 dimensions,
+int32 type, int32 format, int64 bytes, data. The file of results: for each case: text problem, text
+facts (JSON), int32 number of outputs, each with text label, int64 bytes, data.
 """
 
 from __future__ import annotations
@@ -70,7 +71,10 @@ class Layer:
         return cls(f"{case.name}-{dtype.name.lower()}", case.attributes, inputs, dtype, fields_of(case.attributes))
 
     def output(self, memory: bytes) -> Array:
-        """[N, K, Ho, Wo] of the memory that the plugin has written; padded channels have to be 0."""
+        """[N, K, Ho, Wo] of the memory that the plugin has written.
+
+        Padded channels have to be 0.
+        """
         n, k, h, w = output_shape({name: self.inputs[name].shape for name in INPUT_NAMES}, self.attributes)
         flat = np.frombuffer(memory, STORAGE[self.dtype])
         if self.dtype == Dtype.FLOAT32:
@@ -92,7 +96,9 @@ class Answer:
 def run(
     program: Path, layers: list[Layer], folder: Path, *libraries: Path, walk: str = "", timeout: float = 900
 ) -> tuple[list[Answer], str]:
-    """The host's answers and what was printed on stderr, where the plugin's messages go without an engine.
+    """The host's answers, and what it printed on stderr.
+
+    The plugin's messages go there without an engine.
 
     Fails where the program does: a sanitizer's report is in the message.
 

@@ -1,7 +1,9 @@
-"""Dense networks of the families that users bring, with the module layout and state-dict keys of their usual sources.
+"""Dense networks of the families that users bring.
 
-Written anew, since torchvision and its like are no dependency; weights are random. Only what conversion looks at is
-here: structure, names and the code of ``forward``.
+They have the module layout and state-dict keys of their usual sources.
+
+Written anew, since torchvision and its like are no dependency; weights are random. Only what
+conversion looks at is here: structure, names and the code of ``forward``.
 """
 
 from __future__ import annotations
@@ -122,7 +124,10 @@ def resnet50(width: int = 64) -> ResNet:
 
 
 class WideBlock(nn.Module):
-    """Pre-activation, as the common WideResNet-pytorch has it: the first norm and ReLU are shared with the shortcut."""
+    """A pre-activation block, as the common WideResNet-pytorch has it.
+
+    The shortcut shares the first norm and ReLU.
+    """
 
     def __init__(self, channels: int, out: int, stride: int) -> None:
         super().__init__()

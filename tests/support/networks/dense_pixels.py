@@ -1,4 +1,4 @@
-"""Dense networks with an output per pixel or per place: a U-Net, a RetinaNet over a pyramid, a YOLO neck.
+"""Dense networks with an output per pixel or place: a U-Net, a RetinaNet, a YOLO neck.
 
 As those of :mod:`support.networks.dense`: the usual layouts and names, random weights.
 """
@@ -63,7 +63,10 @@ class OutConv(nn.Module):
 
 
 class UNet(nn.Module):
-    """The common Pytorch-UNet's layout; ``out_kernel`` 3 for an output layer that policies by size could take."""
+    """The common Pytorch-UNet's layout.
+
+    ``out_kernel`` 3 for an output layer that policies by size could take.
+    """
 
     def __init__(self, width: int = 8, classes: int = 2, out_kernel: int = 1) -> None:
         super().__init__()
@@ -120,7 +123,10 @@ class Head(nn.Module):
 
 
 class RetinaNet(nn.Module):
-    """Backbone, pyramid, head; with ``checks``, ``forward`` branches on its input, which no trace can follow."""
+    """Backbone, pyramid, head.
+
+    With ``checks``, ``forward`` branches on its input, which no trace can follow.
+    """
 
     def __init__(self, width: int = 8, channels: int = 12, checks: bool = False) -> None:
         super().__init__()

@@ -1,4 +1,7 @@
-"""The CPU benchmarks' networks, inputs, sums, reports and targets; a small layer from end to end. No time is asserted."""
+"""The CPU benchmarks' networks, inputs, sums, reports and targets; a small layer from end to end.
+
+No time is asserted.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,7 @@ from bench.cpu import picture as cpu_picture
 from bench.cpu import report as cpu_report
 from bench.cpu import targets as cpu_targets
 from bench.cpu.common import NO_LIBRARY, Row, Times, marginal, mask, summary
-from bench.cpu.contest import Contestant, OrtRunner, Plan, dense_bytes, race, relative_error
+from bench.cpu.contest import Candidate, OrtRunner, Plan, dense_bytes, race, relative_error
 from bench.cpu.layer_nets import Layer, layer_input, layer_net
 from bench.cpu.measure import Bench, Conditions, densities_seen, errors
 from bench.cpu.networks import NETWORKS, nested_mask, pooled_levels
@@ -32,7 +35,7 @@ from lccl.op.onnx_op import is_lccl_node, register_schema
 LAYERS = (Layer(8, 9, 8), Layer(8, 9, 16, 2), Layer(8, 6, 16, 1, 1))
 
 
-# ---- masks and inputs ---------------------------------------------------------------------------------------------------
+# ---- masks and inputs ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", ["blob", "random"])
@@ -86,7 +89,7 @@ def test_masks_of_halved_maps_have_their_density(kind: str, density: float) -> N
         assert (largest > level).sum() == round(density * largest.size)
 
 
-# ---- networks -----------------------------------------------------------------------------------------------------------
+# ---- networks ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("layer", LAYERS, ids=lambda layer: layer.name)
@@ -121,7 +124,7 @@ def test_a_small_networks_gates_and_outputs() -> None:
     assert np.isfinite(OrtRunner(model.SerializeToString(), 1).run(feeds["blob", 0.1])).all()
 
 
-# ---- the commands -------------------------------------------------------------------------------------------------------
+# ---- the commands --------------------------------------------------------------------------------
 
 
 def test_a_small_layer_from_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -203,7 +206,7 @@ def test_a_benchmark_keeps_what_it_has() -> None:
     assert (late.rows, late.complete) == ([], False)
 
 
-# ---- sums ---------------------------------------------------------------------------------------------------------------
+# ---- sums ----------------------------------------------------------------------------------------
 
 
 class Sleeper:
@@ -226,8 +229,8 @@ class Sleeper:
 @pytest.mark.parametrize(("threads", "alive", "rounds"), [(1, 2, 4), (2, 1, 6)])
 def test_with_two_threads_one_network_is_loaded_at_a_time(threads: int, alive: int, rounds: int) -> None:
     Sleeper.alive = Sleeper.most_alive = 0
-    contestants = [Contestant(name, Sleeper, {"a": np.zeros(1), "b": np.zeros(1)}) for name in ("one", "two")]
-    found = race(contestants, threads, Plan(rounds=4, most=4))
+    candidates = [Candidate(name, Sleeper, {"a": np.zeros(1), "b": np.zeros(1)}) for name in ("one", "two")]
+    found = race(candidates, threads, Plan(rounds=4, most=4))
     assert Sleeper.most_alive == alive
     assert {key: len(times) for key, times in found.samples.items()} == {(n, f): rounds for n in ("one", "two") for f in "ab"}
 
@@ -252,7 +255,7 @@ def test_an_error_that_is_no_number_is_infinite() -> None:
     assert relative_error(np.array([1, np.nan, 1], np.float32), one) == float("inf")
 
 
-# ---- reports and targets ------------------------------------------------------------------------------------------------
+# ---- reports and targets -------------------------------------------------------------------------
 
 
 def row(density: float, ratio: float, **others: Any) -> Row:
@@ -362,7 +365,7 @@ def test_a_busy_machine_is_told() -> None:
             time.sleep(0.002)
             return x
 
-    found = race([Contestant("one", Waits, {"": np.zeros(1)})], 1, Plan(rounds=3, most=3))
+    found = race([Candidate("one", Waits, {"": np.zeros(1)})], 1, Plan(rounds=3, most=3))
     assert found.cpu_share is not None
     assert found.cpu_share < 0.9, "most of the time is somebody else's"
 

@@ -169,7 +169,7 @@ def test_the_benchmark_goes_breadth_first() -> None:
     assert [s.density for s in settings] == sorted(s.density for s in settings)
 
 
-# ---- targets ------------------------------------------------------------------------------------------------------------
+# ---- targets -------------------------------------------------------------------------------------
 
 
 def settings_at(ratios: dict[float, float], **others: Any) -> list[Row]:
@@ -243,7 +243,7 @@ def test_targets_are_reported() -> None:
     assert said["targets"][0]["result"] == "held"
 
 
-# ---- what survives ------------------------------------------------------------------------------------------------------
+# ---- what survives -------------------------------------------------------------------------------
 
 
 class Failing(gpu_contest.Contest):

@@ -48,7 +48,7 @@ def bench_of(library: Any) -> Bench:
     return Bench(library, library.device(), CPU)
 
 
-# ---- the checks on the emulator -----------------------------------------------------------------------------------------
+# ---- the checks on the emulator ------------------------------------------------------------------
 
 
 def test_sweep(emulator_library: Library) -> None:
@@ -100,7 +100,10 @@ H100, A100 = Device(90, 132, 232448, 233472), Device(80, 108, 166912, 167936)
 @pytest.mark.parametrize("integers", [True, False])
 @pytest.mark.parametrize("device", [H100, A100], ids=["H100", "A100"])
 def test_blocks_of_every_tile_go_on_to_a_second_one(emulator_library: Library, device: Device, integers: bool) -> None:
-    """Of the first two large forms at the densities that they have; one image is counted and stands for all."""
+    """Of the first two large forms at the densities that they have.
+
+    One image is counted and stands for all.
+    """
     most: dict[str, int] = {}
     configs = [c for c in emulator_library.configs() if c.math == Math.MMA]
     for form in gpu_parts.LOOPING:
@@ -229,7 +232,7 @@ def test_no_configuration_is_a_fault(emulator_library: Library, monkeypatch: pyt
     assert "no form ran on" in outcome["faults"][-1]
 
 
-# ---- forms --------------------------------------------------------------------------------------------------------------
+# ---- forms ---------------------------------------------------------------------------------------
 
 
 def test_random_forms_cover_the_contract() -> None:

@@ -1,5 +1,8 @@
-"""The GPU check's command, without a GPU: a fake device some of whose configurations crash, hang or are wrong; builds that fail; runs
-that are interrupted. What was learnt stays readable."""
+"""The GPU check's command without a GPU.
+
+On a fake device, of which some configurations crash, hang or are wrong; with builds that fail and
+runs that are interrupted. What was learnt stays readable.
+"""
 
 from __future__ import annotations
 
@@ -102,7 +105,7 @@ def check(tmp_path: Path, fake_library: Path, emulator_library_path: Path) -> Ru
     return Runner(tmp_path, fake_library, emulator_library_path)
 
 
-# ---- a device that goes wrong -------------------------------------------------------------------------------------------
+# ---- a device that goes wrong --------------------------------------------------------------------
 
 
 def test_each_failure_costs_its_configuration_alone(check: Runner) -> None:
@@ -145,7 +148,7 @@ def test_each_failure_costs_its_configuration_alone(check: Runner) -> None:
 
 
 def test_a_call_that_fails_later_is_found_and_left_out(check: Runner) -> None:
-    """The first calls are skipped, so the sweep meets the crash: it goes on without that configuration."""
+    """A sweep that meets a crash, its first calls skipped, goes on without that configuration."""
     ran = check("--only", "sweep", ONLY=f"{DENSE},{OTHER},{PIXEL}", CRASH=f"{OTHER},{DENSE}")
     assert ran.code == gpu_verdict.FAILED
     (step,) = ran.kind("step")
@@ -181,7 +184,10 @@ def test_steps_that_checked_nothing_do_not_pass(check: Runner) -> None:
 
 
 def test_what_was_bad_is_tried_again_and_stays_bad(check: Runner) -> None:
-    """Part A says anew what is bad, also of the library that it knows: nothing becomes right by not being run."""
+    """Part A says anew what is bad, also of a library that it knows.
+
+    Nothing becomes right by not being run.
+    """
     only = f"{DENSE},{PIXEL}"
     for _ in range(2):
         ran = check("--part", "A", "--only", "smoke,sweep", ONLY=only, HANG=PIXEL)
@@ -236,7 +242,7 @@ def test_a_run_without_time_says_what_is_missing(check: Runner) -> None:
     assert "next: nothing ran: the time was up; give more --minutes" in ran.verdict
 
 
-# ---- the build ----------------------------------------------------------------------------------------------------------
+# ---- the build -----------------------------------------------------------------------------------
 
 CMAKE = """#!/bin/sh
 echo "cmake $*"
@@ -250,7 +256,10 @@ esac
 
 
 def with_tools(check: Runner, monkeypatch: pytest.MonkeyPatch, *, fails: str = "@", slow: str = "@") -> None:
-    """Programs that stand for nvidia-smi, nvcc and cmake; cmake's calls that have these texts in them fail, or take too long."""
+    """Programs that stand for nvidia-smi, nvcc and cmake.
+
+    Cmake's calls that have these texts in them fail, or take too long.
+    """
     tools = check.folder / "tools"
     tools.mkdir()
     texts = {
@@ -341,7 +350,7 @@ def test_the_compute_capability_by_nvidia_smi(
     assert gpu_build.compute_capability() == expected
 
 
-# ---- processes ----------------------------------------------------------------------------------------------------------
+# ---- processes -----------------------------------------------------------------------------------
 
 
 def python(code: str) -> list[str]:
@@ -449,7 +458,7 @@ say(event="done", result={"status": "passed", "words": f"from {state['first']}",
     assert done["words"] == "from 5; 1 more processes"
 
 
-# ---- results and verdict ------------------------------------------------------------------------------------------------
+# ---- results and verdict -------------------------------------------------------------------------
 
 
 def test_half_a_line_spoils_no_other(tmp_path: Path) -> None:

@@ -1,4 +1,7 @@
-"""The fit of the time model: constants that are known give rows, and rows give back what those constants predict."""
+"""The fit of the time model.
+
+Known constants give rows, and the rows give back what those constants predict.
+"""
 
 from __future__ import annotations
 
@@ -99,7 +102,10 @@ def test_what_a_ceiling_measured_is_not_fitted(emulator_library: Library) -> Non
 
 
 def test_kernels_by_themselves_are_samples(emulator_library: Library) -> None:
-    """Their times together are the call's, but for the launches between; each is one the model predicts."""
+    """Their times together are the call's, but for the launches between.
+
+    Each is one the model predicts.
+    """
     setting = Setting(Layer(60, 56, 32), 1, "iid", False, 0.35)
     own = emulator_library.rates(H200)
     config = emulator_library.config(emulator_library.choose(setting.params(), H200))
@@ -167,7 +173,7 @@ def test_the_command(emulator_library: Library, tmp_path: Path, capsys: pytest.C
         assert words in capsys.readouterr().err
 
 
-# ---- targets that are predicted -----------------------------------------------------------------------------------------
+# ---- targets that are predicted ------------------------------------------------------------------
 
 
 class Fast:

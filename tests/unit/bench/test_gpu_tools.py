@@ -1,4 +1,7 @@
-"""How the GPU check reads compute-sanitizer's and Nsight Compute's logs, with programs that stand for both."""
+"""How the GPU check reads the logs of compute-sanitizer and Nsight Compute.
+
+Small programs stand for both.
+"""
 
 from __future__ import annotations
 
@@ -184,7 +187,7 @@ def test_the_planted_faults_compile(tmp_path: Path) -> None:
     assert program.is_file()
 
 
-# ---- Nsight Compute -----------------------------------------------------------------------------------------------------
+# ---- Nsight Compute ------------------------------------------------------------------------------
 
 DETAILS = """==PROF== Connected to process 1
   void lccl::{name}<lccl::Tile>(lccl::Arguments) (132, 1, 1)x(256, 1, 1), Context 1, Stream 7, Device 0, CC 9.0

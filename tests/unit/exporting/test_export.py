@@ -13,11 +13,11 @@ from torch import nn
 
 import lccl
 from lccl.exporting.torch_source import CHECK_BATCH
-from lccl.exporting.translate import to_onnx
 from lccl.graph.variants.dense import dense_twin
 from lccl.graph.variants.open_gates import with_open_gates
 from lccl.graph.variants.relaxed import has_hard_gates
 from lccl.nn import LCCLConv2d
+from lccl.nn.translate import to_onnx
 from lccl.op.contract import ATTRIBUTES
 from lccl.op.onnx_op import is_lccl_node, node_attributes
 from support.cases.op_cases import CASES

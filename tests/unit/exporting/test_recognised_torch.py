@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lccl.exporting.translate import to_onnx
 from lccl.graph.checks import check_model
 from lccl.graph.recognise import recognise
+from lccl.nn.translate import to_onnx
 from lccl.op.onnx_op import is_lccl_node, register_schema
 from support.graphs.models import run
 

@@ -7,8 +7,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from lccl.backends.native import FOLDER, find_native, require_native
 from lccl.errors import UserError
-from lccl.native import FOLDER, find_native, require_native
 
 LIBRARY = "liblccl_ort.so"
 ENVIRONMENT = "LCCL_ORT_LIBRARY"

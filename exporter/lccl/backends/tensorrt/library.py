@@ -7,9 +7,9 @@ import importlib
 from pathlib import Path
 from types import ModuleType
 
+from lccl.backends.native import FOLDER, find_native, require_native
 from lccl.errors import UserError, first_line
 from lccl.files import require_file
-from lccl.native import FOLDER, find_native, require_native
 from lccl.op.contract import OP_TYPE, VERSION
 from lccl.requires import how_to_install
 

@@ -13,6 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from lccl.backends.native import FOLDER
 from lccl.backends.torch.cuda.interface import (
     ABI,
     INVALID_VALUE,
@@ -28,7 +29,6 @@ from lccl.backends.torch.cuda.interface import (
 )
 from lccl.backends.torch.cuda.planning import conv_params, layer_attributes, layer_shapes
 from lccl.errors import ContractError, UserError, first_line
-from lccl.native import FOLDER
 
 ENVIRONMENT = "LCCL_CUDA_LIBRARY"
 PACKAGED = FOLDER / "liblccl_cuda.so"

@@ -8,7 +8,7 @@ from pathlib import Path
 from lccl.errors import UserError
 from lccl.files import require_file
 
-FOLDER = Path(__file__).parent / "lib"
+FOLDER = Path(__file__).parents[1] / "lib"
 
 
 def find_native(given: str | Path | None, environment: str, packaged: Path) -> Path | None:

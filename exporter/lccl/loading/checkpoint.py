@@ -46,7 +46,8 @@ def save_checkpoint(
 ) -> None:
     """Write the model's state dict with the factory that builds it: plain data only, loadable without pickled code.
 
-    The factory of a network from :func:`lccl.nn.convert` builds the dense network: what was gated is written beside it.
+    The factory of a network from :func:`lccl.nn.convert` builds the dense network: what was gated
+    is written beside it.
 
     Args:
         path: the file to write.

@@ -1,0 +1,152 @@
+"""Data to run networks on, inputs with their labels: from an ``.npz`` file, a loader, or arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias, TypeGuard, cast
+
+import numpy as np
+
+from lccl.errors import UserError, first_line
+from lccl.files import require_file
+from lccl.loading.factory import import_object
+from lccl.numerics import Array, float32, require_finite
+from lccl.types import Batch, SupportsArray
+
+LABEL_NAMES = ("labels", "label", "y", "targets", "target")
+
+
+@dataclass(frozen=True)
+class Data:
+    """Inputs by name, whose first axis is the sample, and their labels if they are known."""
+
+    inputs: Mapping[str, Array]
+    labels: Array | None = None
+
+    def __len__(self) -> int:
+        return len(next(iter(self.inputs.values())))
+
+    def feed(self, names: tuple[str, ...], start: int = 0, stop: int | None = None) -> dict[str, Array]:
+        """A slice of the inputs under a runner's own names; a single input needs no name.
+
+        Args:
+            names: the runner's inputs.
+            start: the first sample.
+            stop: the sample behind the last one; None: all.
+
+        Raises:
+            UserError: the data has no input of one of these names.
+        """
+        if len(self.inputs) == 1 and len(names) == 1:
+            return {names[0]: np.ascontiguousarray(next(iter(self.inputs.values()))[start:stop])}
+        missing = [name for name in names if name not in self.inputs]
+        if missing:
+            raise UserError(f"the data has inputs {', '.join(self.inputs)}, but the model needs {', '.join(missing)}")
+        return {name: np.ascontiguousarray(self.inputs[name][start:stop]) for name in names}
+
+
+DataSource: TypeAlias = "str | Path | Data | Batch | Iterable[Batch]"
+"""Data to check, calibrate or compare with: an ``.npz`` file, "pkg.module:loader", a batch, or batches."""
+
+
+def read_data(source: DataSource) -> Data:
+    """Any source of data -> its inputs and labels.
+
+    Args:
+        source: an ``.npz`` file, "pkg.module:loader", arrays, a dict of arrays by name, (inputs,
+            labels), or an iterable of such batches.
+
+    Raises:
+        UserError: it cannot be read, or its arrays do not go together.
+    """
+    return load_data(source) if isinstance(source, (str, Path)) else as_data(source)
+
+
+def load_data(source: str | Path) -> Data:
+    """Read an ``.npz`` file (inputs by name, labels as "labels" or "y"), or call "pkg.module:loader".
+
+    float64 becomes float32. A loader is a callable that returns (inputs, labels), inputs alone, a
+    dict as in the file, or an iterable of such batches, for example a torch DataLoader.
+
+    Raises:
+        UserError: it cannot be read or called, or its arrays do not go together.
+    """
+    text = str(source)
+    if ":" in text and not Path(text).exists():
+        loader = import_object(text, "loader")
+        try:
+            return as_data(cast("Data | Batch", loader() if callable(loader) else loader))
+        except (UserError, KeyboardInterrupt):
+            raise
+        except BaseException as error:  # a SystemExit too: the loader must not choose this program's exit code
+            raise UserError(f"the loader {text} raised {type(error).__name__}: {first_line(error)}") from error
+    path = require_file(source)
+    try:
+        with np.load(path, allow_pickle=False) as content:
+            if not hasattr(content, "files"):
+                raise UserError(f"{path} holds one array without a name: save it with numpy.savez(path, input=..., labels=...)")
+            return as_data({name: content[name] for name in content.files})
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"{path} is not an .npz file of plain arrays ({first_line(error)})") from None
+
+
+def as_data(value: Data | Batch | Iterable[Batch]) -> Data:
+    """What a loader returns -> inputs and labels.
+
+    Raises:
+        UserError: no sample in it, arrays of different lengths, or NaN or infinity in the inputs.
+    """
+    data = value if isinstance(value, Data) else _data_of(value)
+    lengths = {name: len(a) if np.ndim(a) else 0 for name, a in data.inputs.items()}
+    if data.labels is not None:
+        lengths["labels"] = len(data.labels)
+    if not data.inputs or 0 in lengths.values():
+        raise UserError("the data holds no sample")
+    require_finite(data.inputs)
+    if len(set(lengths.values())) > 1:
+        raise UserError(f"the data's arrays differ in length: {', '.join(f'{k} {v}' for k, v in lengths.items())}")
+    return data
+
+
+def _data_of(value: Batch | Iterable[Batch]) -> Data:
+    if _is_array(value) or isinstance(value, Mapping) or _is_pair(value):
+        return _batch(value)
+    if isinstance(value, Iterable):
+        return _concatenate([_batch(batch) for batch in value])
+    raise UserError(
+        f"inputs come as arrays, a dict of arrays, (inputs, labels) or batches of these, not as {type(value).__name__}"
+    )
+
+
+def _is_array(value: object) -> TypeGuard[SupportsArray]:
+    return hasattr(value, "__array__") and hasattr(value, "shape")
+
+
+def _is_pair(value: object) -> bool:
+    """Whether the value is (inputs, labels), and not two batches."""
+    return isinstance(value, (tuple, list)) and len(value) == 2 and _is_array(value[1]) and np.ndim(value[1]) <= 1
+
+
+def _batch(value: object) -> Data:
+    if _is_array(value):
+        return Data({"input": float32(value)})
+    if isinstance(value, Mapping):
+        arrays = {str(name): float32(a) for name, a in value.items()}
+        label = next((name for name in LABEL_NAMES if name in arrays and len(arrays) > 1), None)
+        labels = arrays.pop(label) if label else None
+        return Data(arrays, labels)
+    if isinstance(value, (tuple, list)) and len(value) == 2:
+        return Data(_batch(value[0]).inputs, np.asarray(value[1]))
+    raise UserError(f"a batch is an array, a dict of arrays or (inputs, labels), not {type(value).__name__}")
+
+
+def _concatenate(batches: list[Data]) -> Data:
+    if not batches:
+        raise UserError("the loader gave no batch")
+    inputs = {name: np.concatenate([b.inputs[name] for b in batches]) for name in batches[0].inputs}
+    labels = [b.labels for b in batches if b.labels is not None]
+    return Data(inputs, np.concatenate(labels) if len(labels) == len(batches) else None)
