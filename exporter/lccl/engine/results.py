@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from lccl.backends.interface import LayerPath, Profile
+from lccl.backends.interface import LayerPath, OptimizationProfile
 from lccl.backends.profiles import shape_text
 
 
@@ -27,7 +27,7 @@ class EngineResult:
     backend: str
     version: str
     precision: str
-    profiles: tuple[Profile, ...]
+    profiles: tuple[OptimizationProfile, ...]
     compute_capabilities: tuple[str, ...]
     layers: tuple[LayerPath, ...]
     bytes: int
