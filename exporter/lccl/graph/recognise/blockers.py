@@ -90,7 +90,7 @@ def unknown_activation(node: gs.Node, context: Context) -> str:
 def quantized(conv: gs.Node, context: Context, quantizer: gs.Node | None = None) -> str:
     """Return the reason for a convolution in integers."""
     by = f" ({context.label(quantizer)})" if quantizer is not None else ""
-    return f"{context.label(conv)} is quantised{by}, which the op is not: export in float"
+    return f"{context.label(conv)} is quantised{by}, which the op does not support: export in float"
 
 
 def _nodes_behind(node: gs.Node) -> list[gs.Node]:

@@ -167,7 +167,7 @@ def check_branch(branch: Branch, context: Context) -> tuple[Shape, ...]:
         raise _not_taken(f"{who} is not float32, float16 or bfloat16")
     shapes = context.sizes.of(conv.outputs[0])
     if shapes is None or any(len(shape) != 4 for shape in shapes):
-        raise _not_taken(f"the shape of what {who} computes cannot be told: export with known sizes")
+        raise _not_taken(f"the shape of what {who} computes is not known: export with known sizes")
     if weight[0] == 1:
         raise RefusalError(f"{who} has one output channel, as much work as a gate", MatchStage.GATE_AS_BRANCH)
     if any(a.size not in (1, weight[0]) for a in (branch.affine.scale, branch.affine.shift)):

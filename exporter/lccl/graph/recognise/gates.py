@@ -238,7 +238,7 @@ def _why_no_map(operand: gs.Tensor, gated: GatedBranch, context: Context) -> str
     who = context.label_of(operand)
     shapes = context.sizes.of(operand)
     if shapes is None:
-        return f"the shape of its other factor, {who}, cannot be told: export with known sizes"
+        return f"the shape of its other factor, {who}, is not known: export with known sizes"
     shape = shapes[0]
     _, channels, height, width = gated.shapes[0]
     if len(shape) == 4 and shape[1] == channels != 1:
