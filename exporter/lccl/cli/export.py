@@ -68,7 +68,9 @@ def parser(prog: str = PROG) -> Parser:
     p.add_argument(
         "--no-fuse", action="store_true", help="leave BatchNorm, ReLU and Add behind a recognised layer outside of its node"
     )
-    p.add_argument("--explain", action="store_true", help="also print the products that only look like a gated convolution, and why")
+    p.add_argument(
+        "--explain", action="store_true", help="also print the products that only look like a gated convolution, and why"
+    )
     p.add_argument("--tolerance", type=float, help="allowed error, relative to max(0.01, largest output) (default: 1e-4)")
     for old, new in (("--model", "--factory"), ("--inputs", "--data"), ("--dense", "--dense-twin")):
         p.keep_old_spelling(old, new)
