@@ -1,3 +1,4 @@
+// What values the attributes may have.
 #include "attributes.h"
 
 #include <algorithm>

@@ -1,4 +1,5 @@
-// The attributes of lccl::LCCLConv, version 1, as the adapters to runtimes hold them: names, types, defaults, and what they may be.
+// The attributes of lccl::LCCLConv, version 1, as the adapters hold them: names, types, defaults
+// and limits.
 #pragma once
 
 #include <cfloat>
@@ -8,7 +9,8 @@
 namespace lccl
 {
 
-//! Members are named as the attributes. A test holds names, types and defaults to the Python contract.
+//! Members are named as the attributes. A test holds names, types and defaults to the Python
+//! contract.
 struct Attributes
 {
     int32_t strides[2]{1, 1};
@@ -40,7 +42,8 @@ struct Attributes
     }
 };
 
-//! All of them, for the table of an adapter: INTS(name, length), FLOATS(name, length), FLOAT(name) and TEXT(name).
+//! Every attribute, for the table of an adapter: INTS(name, length), FLOATS(name, length),
+//! FLOAT(name) and TEXT(name).
 #define LCCL_ATTRIBUTES(INTS, FLOATS, FLOAT, TEXT)                                                                             \
     INTS(strides, 2)                                                                                                           \
     INTS(pads, 4)                                                                                                              \
@@ -65,7 +68,7 @@ void require(bool holds, char const* sentence);
 //! Whether all of `count` values are `least` or more.
 bool allOf(int32_t const* values, int32_t count, int32_t least);
 
-//! \throw std::invalid_argument with a sentence: a value that version 1 of the op does not allow
+//! \throw std::invalid_argument for a value that version 1 of the op does not allow
 void checkValues(Attributes const& attributes);
 
 } // namespace lccl

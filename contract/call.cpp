@@ -1,3 +1,4 @@
+// Sizes of tensors as the kernels hold them, in 32 bits.
 #include "call.h"
 
 #include <climits>

@@ -1,4 +1,5 @@
-// From attributes and shapes to a call of kernels. The kernels' structs of a CPU and of a GPU name their members alike.
+// Turns attributes and shapes into a call of the kernels; the CPU's and the GPU's parameters name
+// their members alike.
 #pragma once
 
 #include "shapes.h"
@@ -6,11 +7,11 @@
 namespace lccl
 {
 
-//! A size as kernels hold it.
-//! \throw std::invalid_argument with a sentence: it is negative or has more than 32 bits
+//! A size in 32 bits, as the kernels hold it.
+//! \throw std::invalid_argument if it is negative or has more than 32 bits
 int32_t to32Bits(int64_t size);
 
-//! Sets what attributes say.
+//! Sets the parameters that follow from the attributes alone.
 template <typename Params>
 void setAttributes(Params& call, Attributes const& a)
 {
@@ -36,8 +37,9 @@ void setAttributes(Params& call, Attributes const& a)
     call.has_gate_weight = a.external() ? 0 : 1;
 }
 
-//! Sets what attributes and shapes say: sizes, and whether gate_W, the gate's map and the residual are real. All sizes are known.
-//! \throw std::invalid_argument with a sentence: shapes that the op does not allow
+//! Sets the parameters that follow from attributes and shapes: sizes, and whether gate_W, the gate
+//! map and the residual are real or neutral. All sizes must be known.
+//! \throw std::invalid_argument for shapes that the op does not allow
 template <typename Params>
 Maps setCall(Params& call, Attributes const& attributes, Shapes const& shapes)
 {

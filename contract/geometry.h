@@ -1,4 +1,5 @@
-// Sizes that follow from other sizes, and what is said where they do not fit: once, for adapters and for kernels.
+// Sizes that follow from other sizes, and the sentences for those that do not fit; for adapters and
+// kernels alike.
 #pragma once
 
 #include <cstdint>
@@ -15,7 +16,7 @@ constexpr int64_t convSize(int64_t size, int64_t kernel, int64_t stride, int64_t
     return span < 0 ? 0 : span / stride + 1;
 }
 
-//! Gate values along an axis of `size` pixels, of which `grid` share one.
+//! Number of gate values along an axis of `size` pixels, where `grid` pixels share one.
 constexpr int64_t gateSize(int64_t size, int64_t grid)
 {
     return (size + grid - 1) / grid;
@@ -49,7 +50,8 @@ inline std::string noPixelText(int64_t h, int64_t w, int64_t r, int64_t s)
     return "X of " + sizesText(h, w) + " is smaller than the kernel " + sizesText(r, s) + " with its pads";
 }
 
-//! The sentence for a gate whose convolution gives `h` x `w` where an output of `ho` x `wo` needs `hg` x `wg`.
+//! The sentence for a gate whose convolution gives `h` x `w` where an output of `ho` x `wo` needs
+//! `hg` x `wg`.
 inline std::string gateSizeText(int64_t h, int64_t w, int64_t ho, int64_t wo, int64_t grid, int64_t hg, int64_t wg)
 {
     return "the gate's convolution gives " + sizesText(h, w) + ", but an output of " + sizesText(ho, wo)
@@ -65,7 +67,8 @@ std::string rejectGateSize(Params const& p, Maps const& maps)
     return h == maps.hg && w == maps.wg ? std::string{} : gateSizeText(h, w, maps.ho, maps.wo, p.grid, maps.hg, maps.wg);
 }
 
-//! Why kernels that go up to `most` x `most` do not take this one, or an empty string.
+//! Why a kernel of `r` x `s` is not supported where the largest is `most` x `most`, or an empty
+//! string.
 inline std::string rejectKernelSize(int64_t r, int64_t s, int64_t most)
 {
     bool const fits = r >= 1 && s >= 1 && r <= most && s <= most;
@@ -73,7 +76,8 @@ inline std::string rejectKernelSize(int64_t r, int64_t s, int64_t most)
                 : "kernels are 1x1 to " + sizesText(most, most) + ", not " + std::to_string(r) + "x" + std::to_string(s);
 }
 
-//! Why post_scale and post_bias of a call with k output channels cannot have these sizes, of which 0 is none; or an empty string.
+//! Why post_scale and post_bias cannot have these sizes with k output channels, or an empty string;
+//! size 0: not there.
 inline std::string rejectPostSizes(int64_t scale, int64_t bias, int64_t k)
 {
     for (int64_t const size : {scale, bias})

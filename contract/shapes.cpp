@@ -1,3 +1,4 @@
+// Checks the shapes of the inputs against the contract, and says in a sentence what does not fit.
 #include "shapes.h"
 
 #include <stdexcept>
@@ -7,7 +8,7 @@ namespace lccl
 namespace
 {
 
-//! Whether two sizes may be the same.
+//! Whether two sizes are equal, or either is unknown.
 bool agree(int64_t a, int64_t b)
 {
     return a < 0 || b < 0 || a == b;
@@ -40,7 +41,7 @@ void requireShape(
     }
 }
 
-//! The shape, or one of as many unknown dimensions.
+//! The input's shape; four unknown dimensions where it is unknown.
 Shape ofRank4(Shapes const& shapes, int32_t input)
 {
     Shape shape = shapes[static_cast<size_t>(input)];

@@ -1,4 +1,4 @@
-// The inputs of lccl::LCCLConv, version 1: their places, and the shapes that they may have.
+// The inputs of lccl::LCCLConv, version 1: their indices and the shapes that they may have.
 #pragma once
 
 #include "attributes.h"
@@ -10,7 +10,7 @@
 namespace lccl
 {
 
-//! Places of the op's inputs.
+//! Indices of the op's inputs.
 enum InputIndex : int32_t
 {
     kX = 0,
@@ -33,7 +33,7 @@ constexpr bool isFloat32Only(int32_t input)
     return input == kB || input == kGateB || input == kPostScale || input == kPostBias;
 }
 
-//! A shape, or what is known of it.
+//! A shape, some or all of whose sizes may be unknown.
 struct Shape
 {
     static constexpr int32_t kMaxRank = 8;
@@ -44,20 +44,21 @@ struct Shape
 
 using Shapes = std::array<Shape, kInputs>;
 
-//! Whether a shape may be this one: each size is the same, or unknown on one side.
+//! Whether a shape may equal `with`: each size is the same, or unknown on one side.
 bool agrees(Shape const& shape, std::initializer_list<int64_t> with);
 
 //! "[1, ?, 3]".
 std::string toText(Shape const& shape);
 
-//! \throw std::invalid_argument with a sentence: the shape is not of four dimensions
+//! \throw std::invalid_argument if the shape does not have four dimensions
 void requireRank4(Shape const& shape, int32_t input);
 
-//! Sizes for X and W of four dimensions.
+//! Sizes of the output and of the gate map for X and W of four dimensions.
 Maps mapsOf(Attributes const& attributes, Shape const& x, Shape const& w);
 
-//! Checks shapes as the contract asks, as far as they are known.
-//! \throw std::invalid_argument with a sentence: the first shape that does not fit, with what it should be
+//! Checks shapes against the contract, as far as they are known.
+//! \throw std::invalid_argument for the first shape that does not fit; the message says what it
+//! should be
 Maps checkShapes(Attributes const& attributes, Shapes const& shapes);
 
 } // namespace lccl

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -27,7 +27,7 @@ pytest_plugins = (
     "support.builds.trt",
 )
 
-NATIVE_FOLDERS = {"cpu", "emulator", "native", "ort", "trt"}
+NATIVE_FOLDERS = {"cpu", "emulator", "native", "ort", "packaging", "trt"}
 NATIVE_FIXTURES = {
     "cuda_library_path",
     "emulator_library_path",
@@ -48,20 +48,36 @@ NATIVE_FIXTURES = {
     "fake_tensorrt",
 }
 """Of ``support.builds``; a fixture over one of them counts by it."""
-DOWNLOADING_FOLDERS = {"packaging"}
 DOWNLOADING_FIXTURES = {"lean", "other_onnxruntime"}
+TOGETHER = "tests/packaging/"
+"""Files that share what takes a minute to make: one process runs them all."""
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what compiles and what downloads, by the folder and the fixtures of each test."""
+    """Mark what compiles and what downloads, by each test's folder and fixtures."""
     for item in items:
         folder = item.path.relative_to(ROOT / "tests").parts[0]
         fixtures = set(getattr(item, "fixturenames", ()))
         if folder in NATIVE_FOLDERS or fixtures & NATIVE_FIXTURES:
             item.add_marker("native")
-        if folder in DOWNLOADING_FOLDERS or fixtures & DOWNLOADING_FIXTURES:
+        if fixtures & DOWNLOADING_FIXTURES:
             item.add_marker("download")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Give each file's tests to one process, and the files of ``TOGETHER`` to one of them."""
+    if config.getoption("dist") != "loadfile":
+        return None
+    from xdist.scheduler import LoadFileScheduling
+
+    class ByFile(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file: str = super()._split_scope(nodeid)
+            return TOGETHER if file.startswith(TOGETHER) else file
+
+    return ByFile(config, log)
 
 
 @dataclass(frozen=True)

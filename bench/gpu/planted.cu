@@ -1,10 +1,12 @@
-// Two faults that tools of compute-sanitizer have to see: a barrier that is missing, and one that not all threads reach.
+// Two faults that tools of compute-sanitizer have to see: a barrier that is missing, and one that
+// not all threads reach.
 
 #include <cstring>
 
 constexpr int kThreads = 64;
 
-//! Reads what a thread of the other warp writes, without a barrier between. The name holds "lccl", as a filter asks for.
+//! Reads what a thread of the other warp writes, without a barrier between. The name holds "lccl",
+//! as a filter asks for.
 __global__ void lcclMissingBarrier(int* y)
 {
     __shared__ int volatile values[kThreads];

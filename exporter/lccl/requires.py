@@ -50,12 +50,19 @@ class Need:
 
 
 _EXPORT = Need(("torch", "onnx_graphsurgeon", "onnxscript"), ("export",))
+_ENGINE = Need(("onnx_graphsurgeon",), ("rtx", "trt"))
+_GRAPH = Need(("onnx_graphsurgeon",), ("export",))
 _TORCH = Need(("torch",), ("train",))
 NEEDS = {
     "export": _EXPORT,
+    "ExportResult": _GRAPH,
     "compare": _EXPORT,
+    "Comparison": _GRAPH,
+    "LatencyPlan": _GRAPH,
+    "Limits": _GRAPH,
     "profile": Need(("torch",), ("export",)),
-    "build_engine": Need(("onnx_graphsurgeon",), ("rtx", "trt")),
+    "build_engine": _ENGINE,
+    "EngineResult": _ENGINE,
     "load_checkpoint": _TORCH,
     "save_checkpoint": _TORCH,
     "nn": _TORCH,

@@ -1,4 +1,5 @@
-// x, and the map from outside -> g at every pixel of a band, 0 where it is closed.
+// Computes the gate of every pixel of a band from x and an external gate map; 0 where a pixel is
+// closed.
 #pragma once
 
 #include "window.h"
@@ -6,7 +7,8 @@
 namespace LCCL_CPU_ISA
 {
 
-//! maps[t][q] = sum of weight[c][t] * x[c][q], over 16 channels at a time. A vector may be read past the weights' end.
+//! maps[t][q] = sum of weight[c][t] * x[c][q], over 16 channels at a time. A vector may be read
+//! past the weights' end.
 template <int kTaps>
 static void sumPlanes(
     float const* x, int64_t plane, int64_t count, int channels, float const* weight, float* maps, int64_t mapPitch)
@@ -40,7 +42,7 @@ static void sumPlanes(
                 store(maps + t * mapPitch + q, sum[t]);
             }
         }
-        for (; q < count; ++q) // what is no whole vector of pixels goes by vectors of taps
+        for (; q < count; ++q) // pixels past the last whole vector: by vectors of taps
         {
             float sum[kVectors * kLanes];
             for (int t = 0; t < kVectors * kLanes; ++t)
@@ -75,7 +77,8 @@ static void sumPlanes(
     }
 }
 
-//! The same for one tap: 8 planes at a time, their weights in registers, so that few pages are open at once.
+//! The same for one tap: 8 planes at a time, their weights in registers, so that few pages are open
+//! at once.
 static void sumPlanesOfOneTap(float const* x, int64_t plane, int64_t count, int channels, float const* weight, float* map)
 {
     int c = 0;
@@ -162,7 +165,8 @@ static void prepareGate(Task const& t)
     }
 }
 
-//! A row of logits: the maps of its taps, shifted. `inputRow` is where the first tap falls, `low` the first row of the maps.
+//! A row of logits: the maps of its taps, shifted. `inputRow` is where the first tap falls, `low`
+//! the first row of the maps.
 static void addTaps(Task const& t, int inputRow, int low, float* to)
 {
     lccl_cpu_params const& p = t.p;
@@ -231,7 +235,8 @@ static void addTaps(Task const& t, int inputRow, int low, float* to)
     }
 }
 
-//! Logits of an image's band from its planes: a map per tap over the rows that the gate reads, then the taps added, shifted.
+//! Logits of an image's band from its planes: a map per tap over the rows that the gate reads, then
+//! the taps added, shifted.
 static void logitsFromPlanes(Task const& t, int image, float* logits)
 {
     lccl_cpu_params const& p = t.p;
@@ -337,7 +342,8 @@ static void decide(lccl_cpu_params const& p, float* values, int64_t count, float
     }
 }
 
-//! Gate values of an image's band into t.gate. The window is filled already where the gate reads it.
+//! Gate values of an image's band into t.gate. The window is filled already where the gate reads
+//! it.
 static void computeGate(Task const& t, int image)
 {
     lccl_cpu_params const& p = t.p;

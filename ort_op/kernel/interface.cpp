@@ -1,4 +1,4 @@
-// The C interface: choosing an instruction set, holding a call against it, running its workers.
+// The C interface: chooses an instruction set, checks a call against it, runs its workers.
 #include "lccl_cpu.h"
 
 #include "isa.h"
@@ -52,7 +52,7 @@ IsaTable const& isas()
     return kTable;
 }
 
-//! Whether there are weights of this shape.
+//! Whether weights of this shape can be packed.
 bool isPackable(lccl_cpu_params const& p)
 {
     return p.abi == LCCL_CPU_ABI && p.k > 0 && p.c > 0 && lccl::rejectKernelSize(p.r, p.s, kMaxKernel).empty();

@@ -1,4 +1,5 @@
-// What an instruction set's file gives the rest of the library: its row of the table and its code.
+// The interface of an instruction set's file to the rest of the library: its row of the table, and
+// its code.
 #pragma once
 
 #include "lccl_cpu.h"

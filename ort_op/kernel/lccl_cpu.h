@@ -7,9 +7,10 @@
  *   v[p,k]  = u[p,k] * g[p] if g[p] > 0 else 0                     not computed where g[p] is not > 0
  *   y[p,k]  = leaky(v[p,k] * post_scale[k] + post_bias[k] + residual[p,k], post_alpha)
  *
- * No function allocates memory, starts threads, prints or keeps state between calls; all may be called from several threads.
- * Results are bitwise the same for any number of threads and any way in which the caller runs them, as long as weights are
- * finite: whether a tap that is padding is multiplied, 0 times the weight, or left out depends on how a call is cut.
+ * No function allocates memory, starts threads, prints or keeps state between calls; all may be
+ * called from several threads. Results are bitwise the same for any number of threads and any way
+ * in which the caller runs them, as long as weights are finite: whether a tap that is padding is
+ * multiplied, 0 times the weight, or left out depends on how a call is cut.
  */
 // clang-format Language: C
 #ifndef LCCL_CPU_H
@@ -25,7 +26,8 @@ extern "C" {
 /* Raised with every change of a struct below; the functions refuse another caller's. */
 #define LCCL_CPU_ABI 2
 
-/* One call. Tensors are dense, row-major and need no alignment beyond float's; nothing is read or written outside of them. */
+/* One call. Tensors are dense, row-major and need no alignment beyond float's; nothing is read or
+ * written outside of them. */
 typedef struct lccl_cpu_params {
   uint32_t abi;                              /* LCCL_CPU_ABI */
   int32_t n, c, h, w;                        /* x: [n, c, h, w]; n may be 0 */
@@ -78,11 +80,13 @@ int32_t lccl_cpu_isa_runs(int32_t isa);
 /* The id of the best instruction set that this machine runs. */
 int32_t lccl_cpu_choose(void);
 
-/* 1 if the instruction set can run the call, else 0 and a sentence in `reason` (cut to `reason_size`, which may be 0).
- * With h and w 0: whether it can run calls that are like this one but for h and w. Reads no tensor pointer. */
+/* 1 if the instruction set can run the call, else 0 and a sentence in `reason` (cut to
+ * `reason_size`, which may be 0). With h and w 0: whether it can run calls that are like this one
+ * but for h and w. Reads no tensor pointer. */
 int32_t lccl_cpu_supported(const lccl_cpu_params* params, int32_t isa, char* reason, size_t reason_size);
 
-/* Bytes of packed weights; depends on k, r, s, c and the instruction set only. 0 where there are no such weights. */
+/* Bytes of packed weights; depends on k, r, s, c and the instruction set only. 0 where there are no
+ * such weights. */
 size_t lccl_cpu_packed_size(const lccl_cpu_params* params, int32_t isa);
 
 /* Lays out weight, [k, r, s, c], as the instruction set reads it; `packed` is aligned to 64 bytes. */
@@ -91,7 +95,8 @@ void lccl_cpu_pack(const lccl_cpu_params* params, int32_t isa, const float* weig
 /* Bytes of workspace for the call; 0 if the instruction set cannot run it. */
 size_t lccl_cpu_workspace(const lccl_cpu_params* params, int32_t isa);
 
-/* Calls task(data, i) once for each i below count, on any threads, and returns when all have returned. */
+/* Calls task(data, i) once for each i below count, on any threads, and returns when all have
+ * returned. */
 typedef void (*lccl_cpu_parallel)(void* pool, size_t count, void (*task)(void* data, size_t index), void* data);
 
 typedef enum lccl_cpu_status {
@@ -101,8 +106,8 @@ typedef enum lccl_cpu_status {
   LCCL_CPU_SHORT_WORKSPACE = 3
 } lccl_cpu_status;
 
-/* Computes y. `workspace` is aligned to 64 bytes and may hold anything; `parallel` may be null: everything on this thread.
- * Returns an lccl_cpu_status. */
+/* Computes y. `workspace` is aligned to 64 bytes and may hold anything; `parallel` may be null:
+ * everything on this thread. Returns an lccl_cpu_status. */
 int32_t lccl_cpu_run(const lccl_cpu_params* params, int32_t isa, void* workspace, size_t workspace_size,
                      lccl_cpu_parallel parallel, void* pool);
 

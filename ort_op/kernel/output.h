@@ -1,4 +1,4 @@
-// Computed rows -> y: channels outermost again, closed pixels filled, the residual added.
+// Writes computed rows to y: channels outermost again, closed pixels filled, the residual added.
 #pragma once
 
 #include "task.h"
@@ -54,7 +54,7 @@ LCCL_INLINE void writeClosed(Block const& b, float const* closed)
     }
 }
 
-//! Any number of pixels and channels, where there are fewer than 8.
+//! The same for fewer than 8 pixels or channels.
 static void writeSmall(Block const& b, int64_t pixels, int channels)
 {
     for (int c = 0; c < channels; ++c)
@@ -68,7 +68,8 @@ static void writeSmall(Block const& b, int64_t pixels, int channels)
     }
 }
 
-//! Whether any pixel of each 8 is computed; the last 8 overlap those before where the band is no multiple of 8.
+//! Whether any pixel of each 8 is computed; the last 8 overlap those before where 8 does not divide
+//! the band.
 static void findOpen(Task const& t, int32_t const* rowOf, int64_t pixels)
 {
     int32_t const closed = t.count * t.compactPitch;

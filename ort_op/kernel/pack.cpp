@@ -1,4 +1,5 @@
-// Weights as the micro-kernel reads them: [panel][tap][c][columns of the panel], channels past k as 0.
+// Packs weights as the micro-kernel reads them: [panel][tap][c][columns of the panel], channels
+// past k as 0.
 #include "pack.h"
 
 #include <algorithm>

@@ -1,3 +1,4 @@
+// Plans a call: refusals with their reasons, the cut into tasks, the layout of the scratch.
 #include "plan.h"
 
 #include "contract/geometry.h"
@@ -49,7 +50,7 @@ __attribute__((format(printf, 2, 3))) bool refuse(Reason reason, char const* for
     return false;
 }
 
-//! Whether there is nothing to refuse.
+//! True for an empty refusal; else its sentence goes to `reason`.
 bool holds(Reason reason, std::string const& refusal)
 {
     return refusal.empty() || refuse(reason, "%s", refusal.c_str());
@@ -76,7 +77,7 @@ GateSource gateSource(lccl_cpu_params const& p)
     return planes ? GateSource::kPlanes : GateSource::kWindow;
 }
 
-//! What of the plan depends on the rows of a band.
+//! Sets the members of the plan that depend on the rows of a band.
 void setBand(Plan& plan, lccl_cpu_params const& p, int64_t bandRows)
 {
     plan.bandRows = static_cast<int>(bandRows);
@@ -147,7 +148,8 @@ void cut(Plan& plan, lccl_cpu_params const& p)
     plan.workers = static_cast<int>(std::clamp<int64_t>(threads, 1, std::max<int64_t>(1, plan.tasks)));
 }
 
-//! Whether sorting saves more than it costs. Rows that lack taps above or below are neighbours anyway; this is about columns.
+//! Whether sorting saves more than it costs. Rows that lack taps above or below are neighbours
+//! anyway; this is about columns.
 bool sortsRows(Plan const& plan, lccl_cpu_params const& p)
 {
     int64_t missing = 0;

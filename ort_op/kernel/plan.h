@@ -1,7 +1,8 @@
-// How one call is cut into tasks, and where a worker's scratch holds what: a pure function of sizes and threads.
+// Cuts one call into tasks and lays out a worker's scratch: a pure function of sizes and threads.
 //
-// A task computes a band of output rows of some images, for some output channels, from the gate to y. Tasks need nothing from
-// each other, so that a call is one parallel loop. What a task reads of x, padded and with channels innermost, is its window.
+// A task computes a band of output rows of some images, for some output channels, from the gate to
+// y. Tasks need nothing from each other, so that a call is one parallel loop. What a task reads of
+// x, padded and with channels innermost, is its window.
 #pragma once
 
 #include "lccl_cpu.h"
@@ -22,7 +23,8 @@ constexpr int kMaxKernel = 7;
 constexpr int kMaxTaps = kMaxKernel * kMaxKernel;
 constexpr int kGroup = 8; //!< pixels that are transposed together
 
-//! Most multiplications of one pixel in a pass of the micro-kernel, so that the weights of a pass stay in L1.
+//! Most multiplications of one pixel in a pass of the micro-kernel, so that the weights of a pass
+//! stay in L1.
 constexpr int kPassDepth = 384;
 
 //! Arrays in a worker's scratch. Sizes are of the largest task.
@@ -83,20 +85,23 @@ struct Plan
     Scratch scratch;
 };
 
-//! Where a sentence goes that says why a call cannot be run; nowhere by default.
+//! Receives the sentence that says why a call cannot run; by default it is dropped.
 struct Reason
 {
     char* text = nullptr;
     size_t size = 0;
 };
 
-//! \return whether the instruction set can run calls of this form, whatever h and w are; else a sentence is in `reason`.
+//! \return whether the instruction set can run calls of this form for any h and w; if not, `reason`
+//! has a sentence
 bool takesForm(lccl_cpu_params const& params, lccl_cpu_isa const* isa, Reason reason);
 
-//! \return whether the instruction set can run the call, and `plan` is set; else a sentence is in `reason`.
+//! \return whether the instruction set can run the call: then `plan` is set, else `reason` has a
+//! sentence
 bool makePlan(lccl_cpu_params const& params, lccl_cpu_isa const* isa, Plan& plan, Reason reason = {});
 
-//! Channels of panel `panel`, padded. Static: files of different instruction sets must not share its code.
+//! Channels of panel `panel`, padded. Static: files of different instruction sets must not share
+//! its code.
 static inline int panelColumns(Plan const& plan, int panel)
 {
     int const left = plan.columns - panel * plan.tileColumns;

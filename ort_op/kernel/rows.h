@@ -1,4 +1,5 @@
-// g -> the list of rows to compute, sorted so that pixels which lack the same taps share a tile, and back: a pixel's row.
+// Lists the pixels whose gate is open, sorted so that pixels with the same missing taps share a
+// tile, and maps pixels back to their rows.
 #pragma once
 
 #include "window.h"
@@ -8,8 +9,9 @@ namespace LCCL_CPU_ISA
 
 constexpr int kClasses = 16;
 
-//! Where a class of pixels stands in the list: around the border, so that neighbours lack nearly the same taps, then the inside.
-//! A class is 4 * (rows missing above: 1, below: 2) + the same of columns.
+//! Where a class of pixels stands in the list: around the border, so that neighbours lack nearly
+//! the same taps, then the inside. A class is 4 * (rows missing above: 1, below: 2) + the same of
+//! columns.
 // clang-format off
 constexpr unsigned char kClassOrder[kClasses] = {
     8, 7, 3, 9,
@@ -36,7 +38,7 @@ LCCL_INLINE int borderClass(uint64_t inside, int taps)
     return static_cast<int>(!(inside & 1)) | static_cast<int>(!(inside >> (taps - 1) & 1)) << 1;
 }
 
-//! What a column's taps are: the same for all bands.
+//! Fills in the taps and the class of each output column, which are the same for all bands.
 static void prepareColumns(Task& t)
 {
     lccl_cpu_params const& p = t.p;
@@ -53,7 +55,7 @@ static void prepareColumns(Task& t)
     }
 }
 
-//! For each 8 bits, where the set ones are, in order.
+//! The places of the set bits of each byte, in ascending order.
 struct SetBits
 {
     unsigned char places[256][8];
@@ -77,7 +79,8 @@ struct SetBits
 
 static constexpr SetBits kSetBits;
 
-//! The columns of a row that are to be computed; without a branch on a gate, since gates are random. Up to 7 values more are written.
+//! Lists the columns of a row that are to be computed, without a branch on a gate, since branches
+//! on random gates are mispredicted. Writes up to 7 values past the end of the list.
 LCCL_INLINE int listColumns(float const* g, int width, bool all, int32_t* columns)
 {
     int count = 0, x = 0;
@@ -99,8 +102,8 @@ LCCL_INLINE int listColumns(float const* g, int width, bool all, int32_t* column
     return count;
 }
 
-//! Appends an image's active pixels to the list, and marks what of x they read.
-//! \param all: closed pixels are listed too; they come out as closed.
+//! Appends an image's open pixels to the list, and marks the groups of x that they read.
+//! \param all closed pixels are listed too; they come out as closed
 static void listRows(Task& t, int image, bool all)
 {
     lccl_cpu_params const& p = t.p;
@@ -178,7 +181,7 @@ static void sortRows(Task& t)
     t.listGate = gate;
 }
 
-//! Where each pixel's row is.
+//! Sets rowOf: the row of each pixel in compact.
 static void indexRows(Task& t)
 {
     int32_t const columns = t.compactPitch;

@@ -1,4 +1,4 @@
-// One task as its parts see it: which pixels and channels, and the worker's scratch.
+// One task: its pixels and channels, and pointers into the worker's scratch.
 #pragma once
 
 #include "isa.h"

@@ -1,5 +1,5 @@
-// The micro-kernel: rows of a window times a panel of weights, sums in registers. It reads a row where it lies, tap by tap,
-// and does not know which pixels they are.
+// The micro-kernel: multiplies rows of a window by a panel of weights, with sums in registers. It
+// reads a row where it lies, tap by tap, and does not know which pixels the rows are.
 #pragma once
 
 #include "vector.h"
@@ -169,7 +169,7 @@ static void tile(Pass const& pass)
     }
 }
 
-//! The micro-kernel of so many rows and vectors.
+//! The micro-kernel for `rows` rows and `vectors` vectors.
 static TileFunction tileFunction(int rows, int vectors)
 {
     static_assert(kTileRows == 6 || kTileRows == 8, "the table below");

@@ -1,5 +1,5 @@
-// Registers of the instruction set that this file is compiled for: load, store, multiply and add, transpose. The width is the instruction set's
-// (LCCL_CPU_VECTOR_BYTES); the compiler lowers what the machine lacks. Included by instruction set files only.
+// Vector registers of LCCL_CPU_VECTOR_BYTES: load, store, multiply and add, transpose. The compiler
+// lowers what the machine lacks. Only the files of instruction sets include it.
 #pragma once
 
 #include <stdint.h>
@@ -30,7 +30,8 @@ LCCL_INLINE void store(float* p, Vector v)
     *reinterpret_cast<UnalignedVector*>(p) = v;
 }
 
-//! Says that a value has to be in a register here: compilers have put weights on the stack, once per step of the micro-kernel.
+//! Keeps a value in a register here: compilers have spilled weights to the stack in each step of
+//! the micro-kernel.
 LCCL_INLINE void keepInRegister(Vector& v)
 {
 #if defined(__AVX512F__) || (defined(__AVX__) && LCCL_CPU_VECTOR_BYTES == 32)
@@ -61,7 +62,8 @@ LCCL_INLINE Vector broadcast(float x)
 #endif
 }
 
-//! a * b + c in one instruction where there is one, whatever the compiler's tuning thinks of chains of them.
+//! a * b + c in one instruction where the machine has one, whatever the compiler's cost model
+//! prefers.
 LCCL_INLINE Vector multiplyAdd(Vector a, Vector b, Vector c)
 {
 #if defined(__AVX512F__) && LCCL_CPU_VECTOR_BYTES == 64
@@ -78,7 +80,8 @@ LCCL_INLINE Vector multiplyAdd(Vector a, Vector b, Vector c)
 #endif
 }
 
-//! The same of one value, rounded as the vectors' are: which of the two computes a pixel depends on how a call is cut.
+//! The same for one value, rounded as in vectors: which of the two computes a pixel depends on how
+//! a call is cut.
 LCCL_INLINE float multiplyAdd(float a, float b, float c)
 {
 #if defined(__FMA__) || defined(__ARM_FEATURE_FMA)
@@ -88,7 +91,7 @@ LCCL_INLINE float multiplyAdd(float a, float b, float c)
 #endif
 }
 
-//! x if x > 0, else alpha * x; a NaN stays one.
+//! x if x > 0, else alpha * x; NaN stays NaN.
 LCCL_INLINE Vector leaky(Vector x, Vector alpha)
 {
     return x > 0 ? x : alpha * x;
@@ -104,8 +107,8 @@ LCCL_INLINE float leaky(float x, float alpha)
 constexpr int kSquare = 8;
 typedef __m256 SquareRow;
 
-//! The transposed square of 8 rows of 8 values; `row(i)` points at row i. Halves are put together as they are loaded, which
-//! leaves the shuffles between halves out.
+//! The transposed square of 8 rows of 8 values; `row(i)` points at row i. Halves are put together
+//! as they are loaded, which leaves the shuffles between halves out.
 template <typename Row>
 LCCL_INLINE void loadTransposed(SquareRow (&r)[8], Row row)
 {
@@ -178,7 +181,7 @@ LCCL_INLINE SquareRow broadcastRow(float x)
     return v;
 }
 
-//! Bit i: p[i] > 0. Not of a NaN.
+//! Bit i is set where p[i] > 0; not for a NaN.
 LCCL_INLINE unsigned positiveOf8(float const* p)
 {
 #if defined(__AVX__)

@@ -1,4 +1,5 @@
-// x -> window: the pixels that active pixels read, channels innermost, with the padding around them.
+// Copies the part of x that open pixels read into the window: channels innermost, with the padding
+// around it.
 #pragma once
 
 #include "task.h"
@@ -6,13 +7,14 @@
 namespace LCCL_CPU_ISA
 {
 
-//! First row of x, perhaps above the image, in the window of a band.
+//! The first row of x in the window of a band; negative above the image.
 LCCL_INLINE int windowTop(Task const& t, int outputRow)
 {
     return outputRow * t.p.strides[0] - t.plan.top;
 }
 
-//! Moves what the last band's window has of this one's to its place, and writes the padding.
+//! Moves the rows that this band's window shares with the last one to their place, and writes the
+//! padding.
 static void startWindow(Task& t, int image)
 {
     Plan const& plan = t.plan;
@@ -44,7 +46,7 @@ static void startWindow(Task& t, int image)
     }
 }
 
-//! Marks the groups of x that the active pixels of an output row read.
+//! Marks the groups of x that the open pixels of an output row read.
 LCCL_INLINE void markNeeded(Task const& t, int outputRow, int const* columns, int count)
 {
     lccl_cpu_params const& p = t.p;
@@ -72,7 +74,7 @@ LCCL_INLINE void markNeeded(Task const& t, int outputRow, int const* columns, in
     }
 }
 
-//! 8 pixels of some channels, `plane` floats apart, to where `offset` says.
+//! Copies 8 pixels of 8 channels, `plane` floats apart, to the places that `offset` gives.
 LCCL_INLINE void transposeIn(float const* x, int64_t plane, float* window, int32_t const* offset)
 {
     for (int c = 0; c < 8; c += kSquare)
@@ -103,7 +105,7 @@ LCCL_INLINE void copyPixels(Task const& t, float const* x, float* window, int64_
     }
 }
 
-//! Brings the groups that are needed and not yet there; all of them where `all`.
+//! Copies the groups that are needed and not yet there, or all groups.
 static void fillWindow(Task& t, int image, bool all)
 {
     Plan const& plan = t.plan;

@@ -1,4 +1,4 @@
-// A worker: takes tasks and does them, from the gate to y.
+// A worker: takes tasks and carries each out, from the gate to y.
 #pragma once
 
 #include "gate.h"
@@ -12,13 +12,14 @@ namespace LCCL_CPU_ISA
 //! From this density on, all pixels are listed: nothing is left to skip.
 constexpr double kFullListDensity = 0.97;
 
-//! From this density on, all of x is brought into the window: marking what is needed would cost more than it saves.
+//! From this density on, all of x is brought into the window: marking what is needed would cost
+//! more than it saves.
 constexpr double kWholeWindowDensity = 0.4;
 
 //! With fewer channels of x than this, all of it is brought, too.
 constexpr int kMinMarkedChannels = 32;
 
-//! Pointers into the worker's scratch.
+//! A task with pointers into the worker's scratch.
 static Task makeTask(Call const& call, size_t worker)
 {
     lccl_cpu::Scratch const& s = call.plan->scratch;
@@ -51,7 +52,8 @@ static Task makeTask(Call const& call, size_t worker)
     return t;
 }
 
-//! Channel vectors, padded: bias, post_scale, post_bias, and y of a closed pixel before the residual.
+//! Channel vectors, padded: bias, post_scale, post_bias, and y of a closed pixel before the
+//! residual.
 static void prepareVectors(Task const& t)
 {
     lccl_cpu_params const& p = t.p;
@@ -94,7 +96,7 @@ static void placeTask(Task& t, Call const& call, int64_t index, int64_t last)
     t.listClass = reinterpret_cast<unsigned char*>(t.scratch + s.listClass);
 }
 
-//! From x to the list of rows and the window that they read.
+//! Computes the gate, lists the rows and fills the window that they read.
 //! \return how many pixels are active
 static int64_t prepareRows(Task& t, Call const& call)
 {
@@ -136,7 +138,7 @@ static int64_t prepareRows(Task& t, Call const& call)
     return active;
 }
 
-//! The micro-kernel over all tiles, a pass of the weights at a time.
+//! Runs the micro-kernel over all tiles, one pass of the weights after the other.
 static void multiplyPanel(Task const& t, int panel, Epilogue const& epilogue)
 {
     lccl_cpu_params const& p = t.p;
@@ -167,7 +169,8 @@ static void multiplyPanel(Task const& t, int panel, Epilogue const& epilogue)
             pass.firstChannel = c;
             pass.channels = c + step < p.c ? step : p.c - c;
             pass.weights = weights + static_cast<int64_t>(c) * width;
-            // Memory is read evenly while tiles compute: each brings a share of the weights that come next.
+            // Memory is read evenly while tiles compute: each brings a share of the weights that
+            // come next.
             int64_t const steps = static_cast<int64_t>(end - tap) * pass.channels;
             float const* const next = pass.weights + tap * pass.weightsOfTap + steps * width;
             pass.aheadStep = width / tiles > 0 ? (width + tiles - 1) / tiles : 1;

@@ -1,5 +1,6 @@
-// Which worker does which task. Each begins with a range of its own and goes through it in order, so that a band finds what the one
-// above left in the scratch; who has none left takes the back half of another's. A range is in its worker's scratch.
+// Work stealing: each worker begins with a range of tasks of its own and goes through it in order,
+// so that a band finds what the one above left in the scratch. A worker without tasks takes the
+// back half of another's range. Each range is in its worker's scratch.
 #pragma once
 
 #include "plan.h"
@@ -7,7 +8,7 @@
 namespace lccl_cpu
 {
 
-//! Tasks [begin, end) of a worker, changed as a whole.
+//! Tasks [begin, end) of a worker; read and written as one 64-bit word.
 struct Range
 {
     uint32_t begin, end;
@@ -28,7 +29,7 @@ static inline Range toRange(uint64_t bits)
     return {static_cast<uint32_t>(bits), static_cast<uint32_t>(bits >> 32)};
 }
 
-//! Even ranges, before any worker begins.
+//! Deals all tasks out in even ranges, before any worker begins.
 static inline void splitTasks(char* workspace, Plan const& plan)
 {
     for (int64_t worker = 0; worker < plan.workers; ++worker)
@@ -38,8 +39,8 @@ static inline void splitTasks(char* workspace, Plan const& plan)
     }
 }
 
-//! Cuts a range at `cut(range)`: the caller takes what is behind where `takesBack`, else what is before.
-//! \return what was taken; empty where there is nothing
+//! Cuts a range at `cut(range)` and takes its back with `takesBack`, else its front.
+//! \return the tasks that were taken; an empty range if there were none
 template <typename Cut>
 static inline Range takeFrom(uint64_t* range, bool takesBack, Cut cut)
 {
@@ -61,7 +62,7 @@ static inline Range takeFrom(uint64_t* range, bool takesBack, Cut cut)
     }
 }
 
-//! \return the next task of a worker; -1: all are taken
+//! \return the next task of a worker, or -1 if all are taken
 static inline int64_t takeTask(char* workspace, Plan const& plan, int64_t worker)
 {
     uint64_t* const own = rangeOf(workspace, plan, worker);

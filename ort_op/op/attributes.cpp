@@ -1,4 +1,4 @@
-// Reading and checking attributes.
+// Reads attributes through ONNX Runtime and checks them.
 
 #include "attributes.h"
 
@@ -12,7 +12,8 @@ namespace lccl::ort
 namespace
 {
 
-//! ONNX Runtime fails for a missing attribute, and for one of another kind it fails or tells of an empty list: so all are tried.
+//! ONNX Runtime fails for a missing attribute; for one of another kind it fails or returns an empty
+//! list. So every kind is tried.
 bool isOfAnotherKind(AttributeSource const& source, AttributeSpec const& spec)
 {
     std::vector<int64_t> ints;
@@ -129,7 +130,7 @@ Attributes readAttributes(AttributeSource const& source)
     return attributes;
 }
 
-// ---- of a node whose kernel is made -----------------------------------------------------------------------------------
+// ---- of a node whose kernel is made ------------------------------------------------------------
 
 bool KernelAttributes::read(char const* name, std::vector<int64_t>& values) const
 {
@@ -175,7 +176,7 @@ bool KernelAttributes::read(char const* name, std::string& text) const
     return true;
 }
 
-// ---- of a node whose shapes are inferred ------------------------------------------------------------------------------
+// ---- of a node whose shapes are inferred -------------------------------------------------------
 
 bool ShapeAttributes::bytes(char const* name, OrtOpAttrType kind, std::vector<char>& data) const
 {

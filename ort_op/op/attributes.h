@@ -1,4 +1,4 @@
-// How a node's attributes are read through ONNX Runtime.
+// Reads a node's attributes through ONNX Runtime.
 #pragma once
 
 #include "onnxruntime.h"
@@ -10,7 +10,7 @@
 namespace lccl::ort
 {
 
-//! ONNX's kinds of attributes that the contract has.
+//! The kinds of ONNX attributes that the contract uses.
 enum class AttributeKind
 {
     kFloat,
@@ -19,7 +19,7 @@ enum class AttributeKind
     kString,
 };
 
-//! An attribute: where it lies in Attributes. One of the three pointers is not null.
+//! An attribute and its place in Attributes; one of the three pointers is not null.
 struct AttributeSpec
 {
     char const* name;
@@ -38,7 +38,8 @@ class AttributeSource
 public:
     virtual ~AttributeSource() = default;
 
-    //! Each returns whether the node has the attribute as that kind; a Failure where it is there as another kind and that shows.
+    //! Each returns whether the node has the attribute as that kind.
+    //! \throw Failure if ONNX Runtime shows that the attribute is of another kind
     virtual bool read(char const* name, std::vector<int64_t>& values) const = 0;
     virtual bool read(char const* name, std::vector<float>& values) const = 0;
     virtual bool read(char const* name, float& value) const = 0;
@@ -88,8 +89,10 @@ private:
     OrtShapeInferContext const* mContext;
 };
 
-//! What the node leaves out takes the contract's default. Attributes that the contract does not know are not seen here.
-//! \throw std::invalid_argument with a sentence: an attribute of another kind or length, or a value that version 1 does not allow
+//! The node's attributes, with the contract's defaults for those that it leaves out. Unknown
+//! attributes are ignored.
+//! \throw std::invalid_argument for an attribute of another kind or length, or a value that version
+//! 1 does not allow
 Attributes readAttributes(AttributeSource const& source);
 
 } // namespace lccl::ort

@@ -1,3 +1,4 @@
+// Fills in the parameters of a call of the CPU kernels.
 #include "call.h"
 
 namespace lccl::ort

@@ -1,4 +1,5 @@
-// Loops without branches, in integers where floats would flush or trap: compilers turn them into vector code.
+// Converts by loops without branches, which compilers vectorise, and in integers where floats would
+// flush or trap.
 
 #include "convert.h"
 

@@ -1,4 +1,5 @@
-// float16 and bfloat16 to float32 and back: rounded to the nearest, ties to even; NaN stays NaN.
+// Converts float16 and bfloat16 to float32 and back: rounds to nearest, ties to even; NaN stays
+// NaN.
 #pragma once
 
 #include <cstddef>

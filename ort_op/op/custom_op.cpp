@@ -1,4 +1,5 @@
-// ONNX Runtime's interfaces: the op as a table of functions, the inference of its shape, and the registration.
+// ONNX Runtime's interfaces: the op as a table of functions, its shape inference, and the
+// registration.
 
 #include "call.h"
 #include "infer.h"
@@ -13,7 +14,7 @@ namespace lccl::ort
 namespace
 {
 
-//! One T of the op: ONNX Runtime takes ops of one name for kernels of one op.
+//! The op for one type T: ONNX Runtime treats ops of one name as kernels of one op.
 struct Op : OrtCustomOp
 {
     ONNXTensorElementDataType type;
@@ -25,7 +26,7 @@ Op const& self(OrtCustomOp const* op)
     return *static_cast<Op const*>(op);
 }
 
-// ---- the kernel -------------------------------------------------------------------------------------------------------
+// ---- the kernel --------------------------------------------------------------------------------
 
 OrtStatusPtr ORT_API_CALL createKernel(OrtCustomOp const* op, OrtApi const* api, OrtKernelInfo const* info, void** kernel)
 {
@@ -55,7 +56,7 @@ OrtStatusPtr ORT_API_CALL inferOutputShape(OrtCustomOp const* op, OrtShapeInferC
     return guarded(api, {}, [&] { inferShape(api, context); });
 }
 
-// ---- the table --------------------------------------------------------------------------------------------------------
+// ---- the table ---------------------------------------------------------------------------------
 
 ONNXTensorElementDataType ORT_API_CALL inputType(OrtCustomOp const* op, size_t index)
 {
@@ -90,7 +91,7 @@ Op makeOp(OrtApi const& api, ONNXTensorElementDataType type)
     return op;
 }
 
-//! What one copy of ONNX Runtime in this process has of this library, until the library is unloaded.
+//! The registration with one copy of ONNX Runtime in this process, until the library is unloaded.
 class Registration
 {
 public:
@@ -131,8 +132,8 @@ Registration& registrationFor(OrtApi const& api)
 } // namespace
 } // namespace lccl::ort
 
-//! What ONNX Runtime looks for in a library of custom ops. An ONNX Runtime that is too old for the interface gets no op and, for
-//! want of one, no status: then models run through their function.
+//! The function that ONNX Runtime looks for in a library of custom ops. An ONNX Runtime that is too
+//! old for the interface gets no op and no error: models then run through their function.
 extern "C" __attribute__((visibility("default"))) OrtStatus* ORT_API_CALL RegisterCustomOps(
     OrtSessionOptions* options, OrtApiBase const* base)
 {
@@ -144,7 +145,8 @@ extern "C" __attribute__((visibility("default"))) OrtStatus* ORT_API_CALL Regist
     return lccl::ort::guarded(*api, {}, [&] { lccl::ort::registrationFor(*api).add(options); });
 }
 
-//! The instruction set that kernels use in this process, such as "avx2"; null where LCCL_CPU_ISA names none that this machine runs.
+//! The instruction set that the kernels use in this process, such as "avx2"; null if LCCL_CPU_ISA
+//! names one that this machine does not run.
 extern "C" __attribute__((visibility("default"))) char const* lccl_ort_describe()
 {
     try

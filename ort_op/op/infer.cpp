@@ -1,4 +1,4 @@
-// What the shape of Y is, as far as the shapes of the inputs are known.
+// Infers the shape of Y, as far as the shapes of the inputs are known.
 
 #include "infer.h"
 
@@ -49,7 +49,7 @@ NamedShape inputShape(OrtApi const& api, OrtShapeInferContext const* context, si
     return named;
 }
 
-//! A name that no other dimension has: ONNX Runtime takes dimensions of one name for equal.
+//! A name that no other dimension has, since ONNX Runtime takes dimensions of one name for equal.
 std::string freshName()
 {
     static std::atomic<uint64_t> count{0};

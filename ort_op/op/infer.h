@@ -1,4 +1,4 @@
-// Inference of the output's shape.
+// Infers the output's shape.
 #pragma once
 
 #include "onnxruntime.h"
@@ -6,8 +6,9 @@
 namespace lccl::ort
 {
 
-//! Tells ONNX Runtime the shape of Y, [N, K, Ho, Wo]; a size that is not known gets a name, as ONNX has it.
-//! \throw std::exception with a sentence: shapes or attributes that the op does not allow
+//! Tells ONNX Runtime the shape of Y, [N, K, Ho, Wo]; a size that is not known gets a name, as ONNX
+//! has it.
+//! \throw std::exception for shapes or attributes that the op does not allow
 void inferShape(OrtApi const& api, OrtShapeInferContext* context);
 
 } // namespace lccl::ort

@@ -1,4 +1,5 @@
-// Chooses the instruction set of this process's kernels: the environment's choice, else the best one.
+// Chooses the instruction set of this process's kernels: the environment's choice, else the best
+// one.
 #include "isa.h"
 
 #include "lccl_cpu.h"

@@ -6,9 +6,10 @@
 namespace lccl::ort
 {
 
-//! The best instruction set that this machine runs, or the one that the environment's LCCL_CPU_ISA names.
-//! LCCL_CPU_LEVEL, the variable's old name, is read too, with a warning on stderr.
-//! \throw std::invalid_argument with a sentence: the variable names none that this machine runs
+//! The best instruction set that this machine runs, or the one that the environment's LCCL_CPU_ISA
+//! names. LCCL_CPU_LEVEL, the variable's old name, is read too, with a warning on stderr.
+//! \throw std::invalid_argument if the variable names an instruction set that this machine does not
+//! run
 int32_t chooseIsa();
 
 } // namespace lccl::ort

@@ -1,3 +1,4 @@
+// One LCCLConv node: its constants, the layout of its memory, its calls.
 #include "node.h"
 
 #include "convert.h"
@@ -40,7 +41,7 @@ Shape shapeOf(OrtApi const& api, OrtValue const* value)
     return shape;
 }
 
-//! What the model says of an input's shape.
+//! The shape of an input as the model declares it.
 Shape declaredShape(OrtApi const& api, OrtKernelInfo const* info, size_t input)
 {
     Shape shape;
@@ -62,20 +63,20 @@ Shape declaredShape(OrtApi const& api, OrtKernelInfo const* info, size_t input)
     return shape;
 }
 
-//! Whether all numbers are 0; -0 is none here, as no exporter writes it.
+//! Whether all bytes are 0. -0 counts as another number: no exporter writes it.
 bool isZero(void const* data, size_t bytes)
 {
     auto const* const begin = static_cast<unsigned char const*>(data);
     return std::all_of(begin, begin + bytes, [](unsigned char byte) { return byte == 0; });
 }
 
-//! \throw std::invalid_argument with a sentence, unless all inputs are there
+//! \throw std::invalid_argument unless all inputs are there
 void requireInputs(bool areThere)
 {
     require(areThere, "all nine inputs must be there, with their neutral values where a form lacks them");
 }
 
-//! \throw std::invalid_argument with a sentence: the kernels do not take the call
+//! \throw std::invalid_argument if the kernels do not support the call
 void requireSupported(lccl_cpu_params const& call, int32_t isa)
 {
     char reason[256] = "";
@@ -85,7 +86,7 @@ void requireSupported(lccl_cpu_params const& call, int32_t isa)
     }
 }
 
-//! A conversion in parts.
+//! A conversion of element types, cut into parts for several threads.
 struct Conversion
 {
     ONNXTensorElementDataType type;

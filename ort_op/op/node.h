@@ -1,4 +1,4 @@
-// One LCCLConv node of a session: what is prepared once, and a call.
+// One LCCLConv node of a session: prepared once, then called.
 #pragma once
 
 #include "attributes.h"
@@ -9,12 +9,13 @@
 namespace lccl::ort
 {
 
-//! Nothing changes after construction but what calls learn, which never decides results: any number of calls may run at once.
+//! After construction only the density of the last call changes, which never decides results: any
+//! number of calls may run at once.
 class Node
 {
 public:
     //! \param type T of the node
-    //! \throw std::exception with a sentence
+    //! \throw std::exception if the node cannot run here
     Node(OrtApi const& api, OrtKernelInfo const* info, ONNXTensorElementDataType type);
     ~Node();
     Node(Node const&) = delete;
@@ -26,7 +27,7 @@ public:
 private:
     struct Tensors;
 
-    //! What of a call's memory is where, in bytes from the front of its buffer.
+    //! The layout of a call's memory, in bytes from the front of its buffer.
     struct Layout;
 
     void keepConstants(OrtKernelInfo const* info);

@@ -1,4 +1,5 @@
-// ONNX Runtime's C interface with C++'s manners: failures are exceptions here, and statuses where ONNX Runtime calls.
+// ONNX Runtime's C interface for C++: failures are exceptions here, and statuses where ONNX Runtime
+// calls.
 #pragma once
 
 #include <onnxruntime_c_api.h>
@@ -11,7 +12,8 @@
 namespace lccl::ort
 {
 
-//! Of ONNX Runtime 1.17, the oldest whose interface has all that is used here; every newer one hands it out.
+//! The interface of ONNX Runtime 1.17, the oldest that has all that is used here; every newer
+//! version offers it.
 constexpr uint32_t kApiVersion = 17;
 
 //! A status of ONNX Runtime as an exception.
@@ -39,7 +41,8 @@ inline void check(OrtApi const& api, OrtStatus* status)
     }
 }
 
-//! Runs `body`; what it throws becomes a status, "LCCLConv <node>: <words>". Nothing is thrown into ONNX Runtime.
+//! Runs `body` and turns an exception into a status, "LCCLConv <node>: <words>". Nothing is thrown
+//! into ONNX Runtime.
 template <typename Body>
 OrtStatus* guarded(OrtApi const& api, std::string const& node, Body&& body) noexcept
 {

@@ -1,3 +1,4 @@
+// Counts ONNX Runtime's threads and runs loops on them.
 #include "pool.h"
 
 #include <algorithm>
@@ -16,8 +17,9 @@ using Clock = std::chrono::steady_clock;
 constexpr auto kPatience = std::chrono::microseconds(200); //!< in which a sleeping thread wakes
 constexpr uint32_t kFirstCounts = 3;                       //!< calls that count
 
-//! Threads that came to a loop of as many steps as there may be threads. Each waits for the others, so that none takes two steps;
-//! one that does shows that no other will come.
+//! Counts the threads that come to a loop of as many steps as there may be threads. Each thread
+//! waits for the others, so that none takes two steps; a second step of one thread shows that no
+//! other will come.
 class Count
 {
 public:

@@ -10,12 +10,14 @@
 namespace lccl::ort
 {
 
-//! The threads of a session. ONNX Runtime runs loops on them and does not say how many there are, so they are counted.
+//! The threads of a session. ONNX Runtime runs loops on them and does not say how many there are,
+//! so they are counted.
 class Pool
 {
 public:
-    //! Threads that work on one loop, the calling one among them; the most that were seen. Counting takes up to 0.2 ms: the first
-    //! three calls do it, and while fewer came than the machine has, the 4th, 8th, 16th and so on, since threads may have been busy.
+    //! The most threads that were seen to work on one loop, the calling one among them. Counting
+    //! takes up to 0.2 ms: the first three calls count and, while fewer threads came than the
+    //! machine has cores, the 4th, 8th, 16th and so on, since threads may have been busy.
     int32_t threads(OrtApi const& api, OrtKernelContext const* context);
 
 private:
@@ -27,7 +29,7 @@ private:
 //! The pool of the session that the kernel belongs to, shared by the kernels of a session.
 std::shared_ptr<Pool> poolOf(OrtApi const& api, OrtKernelInfo const* info);
 
-//! A loop's way to the threads during one call.
+//! Runs loops on the threads of one call.
 class Loop
 {
 public:

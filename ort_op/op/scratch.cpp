@@ -1,3 +1,4 @@
+// Keeps buffers between calls.
 #include "scratch.h"
 
 #include <cstdlib>

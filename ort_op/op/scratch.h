@@ -1,4 +1,5 @@
-// Memory for calls, shared by all nodes of all sessions: the buffer that was given back last is still in the caches.
+// Memory for calls, shared by all nodes of all sessions; the buffer that was given back last, still
+// in the caches, goes first.
 #pragma once
 
 #include <cstddef>
@@ -9,7 +10,7 @@
 namespace lccl::ort
 {
 
-//! Aligned to 64 bytes; empty where there are no bytes.
+//! Memory aligned to 64 bytes; empty for a size of 0.
 class Buffer
 {
 public:
@@ -38,7 +39,8 @@ private:
     size_t mSize{0};
 };
 
-//! Buffers that nobody uses. There come to be as many as calls ran at once, each as large as what it was needed for.
+//! Buffers that no call uses. There are as many as calls ran at once, each as large as its last use
+//! needed.
 class Scratch
 {
 public:
@@ -48,7 +50,7 @@ public:
 
     void giveBack(Buffer buffer) noexcept;
 
-    //! Nodes that may take buffers: with the last one the memory goes.
+    //! Counts the nodes that may take buffers; with the last one the memory is freed.
     void addUser();
     void removeUser() noexcept;
 
@@ -58,7 +60,7 @@ private:
     size_t mUsers{0};
 };
 
-//! The one of this library.
+//! The scratch memory of this library.
 Scratch& scratch();
 
 //! A buffer for one call.

@@ -1,5 +1,5 @@
-// Runs an engine with LCCLConv layers without Python: loads TensorRT, the plugin's library and the engine, fills the inputs with
-// random numbers, and prints what comes out and how long a run takes.
+// Runs an engine with LCCLConv layers without Python: loads TensorRT, the plugin's library and the
+// engine, fills the inputs with random numbers, and prints what comes out and how long a run takes.
 //
 //   lccl_run ENGINE [--plugin liblccl_trt_plugin.so] [--tensorrt libnvinfer.so.10] [--runs N]
 
@@ -105,7 +105,8 @@ std::vector<char> readFile(std::string const& path)
     return {std::istreambuf_iterator<char>(stream), std::istreambuf_iterator<char>()};
 }
 
-//! TensorRT's library is opened by name, so that the program starts without it and can say what is missing.
+//! TensorRT's library is opened by name, so that the program starts without it and can say what is
+//! missing.
 std::unique_ptr<nvinfer1::IRuntime> createRuntime(std::string const& library, nvinfer1::ILogger& logger)
 {
     using Create = void* (*)(void*, int32_t);
@@ -171,7 +172,8 @@ struct Buffer
     size_t bytes;
 };
 
-//! Every input at the best shape of the engine's first profile, filled with random numbers; outputs as they follow.
+//! Every input at the best shape of the engine's first profile, filled with random numbers; outputs
+//! as they follow.
 std::vector<Buffer> bind(nvinfer1::ICudaEngine& engine, nvinfer1::IExecutionContext& context)
 {
     std::vector<Buffer> buffers;
@@ -272,7 +274,8 @@ void run(Options const& options)
     }
     static Logger logger; // TensorRT keeps it until its library is unloaded.
     std::unique_ptr<nvinfer1::IRuntime> const runtime = createRuntime(options.tensorrt, logger);
-    // The plugin's library before the engine: the engine's LCCLConv layers are looked up while it is read.
+    // The plugin's library before the engine: the engine's LCCLConv layers are looked up while it
+    // is read.
     if (!options.plugin.empty() && runtime->getPluginRegistry().loadLibrary(options.plugin.c_str()) == nullptr)
     {
         fail("TensorRT cannot load the plugin " + options.plugin);

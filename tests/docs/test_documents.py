@@ -31,11 +31,11 @@ DOCUMENTS = sorted(
 )
 ELSEWHERE = {
     "make demo": "its output is held against the table of docs/demo.md below",
-    "pip install": "installs; tests/packaging installs a wheel with its extras",
+    "pip install torch": "installs; tests/packaging installs a wheel with its extras",
     "make test": "would be this run again; that it collects is seen below",
     "make train-digits": "overwrites the committed files; one epoch of it is run below",
     "lccl-build-plugin": "minutes of nvcc; tests/native builds the libraries, and for one GPU by this command",
-    "cmake --preset emulator": "minutes on the emulated machine; tests/unit/cuda/test_gpu_command.py rehearses with this command",
+    "cmake --preset emulator": "minutes on the emulated machine; tests/unit/bench/test_gpu_command.py rehearses with this command",
     "lccl build-plugin": "minutes of nvcc; tests/native builds the libraries, and for one GPU by this command",
     "trtexec": "needs TensorRT and a GPU; tests/trt builds and runs engines where they are",
     "cmake -S samples/cpp_runtime": "needs TensorRT's headers; tests/trt compiles the sample where they are",
@@ -221,9 +221,11 @@ def test_every_old_spelling_is_on_the_page_of_renames() -> None:
     keywords = [
         pair for text in sources.values() for call in declared.findall(text) for pair in re.findall(r'(\w+)="(\w+)"', call)
     ]
+    names = [pair for text in sources.values() for pair in re.findall(r'"(\w+)": \("(\w+)", lambda', text)]
     commands = [text for path, text in sources.items() if path.parent.name == "cli" and "keep_old_spelling(" in text]
     options = [pair for text in commands for pair in re.findall(r'\(?"(--[\w-]+)", "(--[\w-]+)"\)', text)]
     assert len(keywords) >= 5
+    assert len(names) >= 3
     assert len(options) >= 8
     rows = [
         re.findall(r"`([^`]+)`", line)
@@ -231,4 +233,4 @@ def test_every_old_spelling_is_on_the_page_of_renames() -> None:
         if line.startswith("|")
     ]
     told = {(old.rstrip("=").split(".")[-1], new.rstrip("=").split(".")[-1]) for row in rows for old, new in pairwise(row)}
-    assert {pair for pair in (*keywords, *options) if pair not in told} == set()
+    assert {pair for pair in (*keywords, *names, *options) if pair not in told} == set()

@@ -55,7 +55,8 @@ struct Slot
     uint32_t b1;
 };
 
-//! What threads of a warp or block have done to learn of other blocks, and which of it an operation of them all has ordered.
+//! What threads of a warp or block have done to learn of other blocks, and which of it an operation
+//! of them all has ordered.
 struct Known
 {
     bool counted = false;
@@ -84,8 +85,8 @@ struct Warp
     Slot slots[kLanes] = {}; //!< By lane.
 };
 
-//! Time is counted in ticks, one for each operation that completes: what two threads do is ordered if a barrier that holds
-//! both completed between.
+//! Time is counted in ticks, one for each operation that completes: what two threads do is ordered
+//! if a barrier that holds both completed between.
 struct Block
 {
     Launch launch{};
@@ -118,7 +119,7 @@ inline bool happenedBefore(Fiber const& actor, int32_t other, uint32_t tick)
 //! Does what the 32 lanes of a warp have gathered for.
 void perform(Warp& warp);
 
-// ---- shared memory ----------------------------------------------------------------------------------------------------
+// ---- shared memory -----------------------------------------------------------------------------
 
 //! Shared memory as a block finds it: junk, never written.
 void resetShared();
@@ -129,7 +130,7 @@ void readSharedBy(Fiber const& actor, void* value, uint32_t address, uint32_t by
 //! Reports copies that a thread leaves behind at its end.
 void checkCopiesAtExit(Fiber const& actor);
 
-// ---- global memory ----------------------------------------------------------------------------------------------------
+// ---- global memory -----------------------------------------------------------------------------
 
 //! Forgets the fences of the last launch.
 void resetFences();

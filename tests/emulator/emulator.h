@@ -5,11 +5,13 @@
  *   lccl_conv_launch(...)                with host pointers; one call or several in a row
  *   lccl_emulator_finish(report, size)
  *
- * What is registered must not touch: leave a few unregistered bytes between tensors, or one element too far is in the next one.
- * Stricter than a GPU: each thread calls the fence for what it wrote itself, and a launch never writes what one of its threads
- * reads by loadConstant. Looser: every warp-wide operation orders memory as syncWarp does.
+ * What is registered must not touch: leave a few unregistered bytes between tensors, or one element
+ * too far is in the next one. Stricter than a GPU: each thread calls the fence for what it wrote
+ * itself, and a launch never writes what one of its threads reads by loadConstant. Looser: every
+ * warp-wide operation orders memory as syncWarp does.
  *
- * The machine is one for the process: use it from one thread at a time. Before begin and after finish it runs unchecked.
+ * The machine is one for the process: use it from one thread at a time. Before begin and after
+ * finish it runs unchecked.
  */
 // clang-format Language: C
 #ifndef LCCL_EMULATOR_H
@@ -32,17 +34,18 @@ typedef enum lccl_emulator_access {
   LCCL_EMULATOR_SCRATCH = 5            /* holds anything at begin; any number of writes */
 } lccl_emulator_access;
 
-/* Forgets memory and faults. `seed` orders blocks, warps and lanes. `checked` 0: nothing is tracked but shared memory's bounds
- * and what warps do together, copies land at once, and memory need not be registered. */
+/* Forgets memory and faults. `seed` orders blocks, warps and lanes. `checked` 0: nothing is tracked
+ * but shared memory's bounds and what warps do together, copies land at once, and memory need not
+ * be registered. */
 __attribute__((visibility("default"))) void lccl_emulator_begin(uint64_t seed, int32_t checked);
 
-/* Tells of memory that kernels may reach; it must not overlap what is registered already, nor start at an odd address.
- * 0 if it does not; the sentence is in finish's report. `bytes` may be 0. */
+/* Tells of memory that kernels may reach; it must not overlap what is registered already, nor start
+ * at an odd address. 0 if it does not; the sentence is in finish's report. `bytes` may be 0. */
 __attribute__((visibility("default"))) int32_t lccl_emulator_register(const void* address, size_t bytes, int32_t access,
                                                                       const char* name);
 
-/* The number of different faults since begin, and the first of them in `report`, a sentence a line, cut to `size` bytes
- * (which may be 0). Memory may be freed after it. */
+/* The number of different faults since begin, and the first of them in `report`, a sentence a line,
+ * cut to `size` bytes (which may be 0). Memory may be freed after it. */
 __attribute__((visibility("default"))) int32_t lccl_emulator_finish(char* report, size_t size);
 
 #ifdef __cplusplus

@@ -1,4 +1,5 @@
-// The machine: whose turn it is, who waits for whom, and blocks from their first thread to their last.
+// The machine: whose turn it is, who waits for whom, and blocks from their first thread to their
+// last.
 
 #include "engine.h"
 
@@ -79,7 +80,8 @@ void checkStack()
     }
 }
 
-//! Hands the CPU on when the running lane waits at the barrier or has exited. Returns when the barrier is complete.
+//! Hands the CPU on when the running lane waits at the barrier or has exited. Returns when the
+//! barrier is complete.
 void goElsewhere(Warp& warp)
 {
     if (warp.ready != 0)

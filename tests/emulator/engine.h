@@ -11,7 +11,8 @@ namespace lccl::emulator
 
 constexpr int32_t kMaxThreads = 1024;
 
-//! Address of the block's first byte of shared memory: not 0, so that an offset that lost its base is out of bounds.
+//! Address of the block's first byte of shared memory: not 0, so that an offset that lost its base
+//! is out of bounds.
 constexpr uint32_t kSharedBase = 1024;
 //! The most that any GPU lets a block opt in to.
 constexpr int32_t kMaxSharedBytes = 227 * 1024;
@@ -69,7 +70,8 @@ struct Launch
 //! Runs all blocks, one after the other in the seed's order.
 cudaError_t runGrid(Launch const& launch);
 
-// The rest is called by the kernels' threads. Errors go to the report; what cannot be read is zero, what cannot be written is not.
+// The rest is called by the kernels' threads. Errors go to the report; what cannot be read is zero,
+// what cannot be written is not.
 
 int32_t threadIndex();
 int32_t blockIndex();

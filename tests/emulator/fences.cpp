@@ -1,4 +1,5 @@
-// What one block of a launch may know of another: written, fenced, counted by an atomic addition; then counted, fenced, read.
+// What one block of a launch may know of another: written, fenced, counted by an atomic addition;
+// then counted, fenced, read.
 
 #include "session.h"
 
@@ -11,7 +12,8 @@ namespace
 
 constexpr uint32_t kMostFences = 0xffff;
 
-//! Fences of each thread of each block of this launch that happened before an addition by its block; empty until the first.
+//! Fences of each thread of each block of this launch that happened before an addition by its
+//! block; empty until the first.
 std::vector<uint16_t> released;
 
 bool fencesCalled = false;

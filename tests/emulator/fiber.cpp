@@ -38,7 +38,8 @@ namespace lccl::emulator
 namespace
 {
 
-//! Distance of two stacks. Not a power of two: their tops, which are in use, would share a few sets of the caches.
+//! Distance of two stacks. Not a power of two: their tops, which are in use, would share a few sets
+//! of the caches.
 constexpr size_t kStackPitch = kStackBytes + 17 * 64;
 constexpr uint64_t kGuard = 0x5afe57ac6bad0b0eU;
 constexpr size_t kGuardBytes = 256;
@@ -49,7 +50,8 @@ void Stacks::reserve(int32_t count)
 {
     if (count > mCount)
     {
-        // Not initialised, so that what no fiber touches costs no memory. One more below: an overflow of the first hits nobody.
+        // Not initialised, so that what no fiber touches costs no memory. One more below: an
+        // overflow of the first hits nobody.
         mMemory.reset(new unsigned char[(static_cast<size_t>(count) + 1) * kStackPitch + 64]);
         mCount = count;
     }
@@ -69,7 +71,8 @@ void Stacks::prepare(int32_t index, Context& context, void (*body)())
         std::memcpy(lowest + i, &kGuard, sizeof(kGuard));
     }
 #if LCCL_EMULATOR_ASSEMBLY
-    // As the switch leaves a stack: six registers, the address to return to, and above it the one `body` would return to.
+    // As the switch leaves a stack: six registers, the address to return to, and above it the one
+    // `body` would return to.
     constexpr size_t kSavedRegisters = 6;
     auto* const top = reinterpret_cast<void**>(lowest + kStackBytes);
     void** const stackPointer = top - 2 - kSavedRegisters;

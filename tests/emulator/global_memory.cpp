@@ -1,4 +1,5 @@
-// Global memory: bounds, rights, first writes, and what threads and blocks of one launch do to each other.
+// Global memory: bounds, rights, first writes, and what threads and blocks of one launch do to each
+// other.
 
 #include "session.h"
 #include "shadow.h"

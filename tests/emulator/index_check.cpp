@@ -1,5 +1,5 @@
-// Properties of the kernels' index functions that no small layer reaches: large numbers, every lane, every place.
-// Prints a line for each check; exit code 1 if one failed.
+// Properties of the kernels' index functions that no small layer reaches: large numbers, every
+// lane, every place. Prints a line for each check; exit code 1 if one failed.
 
 #include "plan.h"
 #include "rows.h"
@@ -56,7 +56,8 @@ bool divisionIsExact()
     return true;
 }
 
-//! Every chunk of a tile has a place of its own, and neither eight rows at a chunk nor a row's eight chunks share a bank.
+//! Every chunk of a tile has a place of its own, and neither eight rows at a chunk nor a row's
+//! eight chunks share a bank.
 bool swizzleHasNoConflicts()
 {
     constexpr int32_t kRows = 64;
@@ -165,8 +166,9 @@ bool scheduleFitsTheBlocks()
     return true;
 }
 
-//! Segments' lists are a permutation of the cells; by rank, active cells come in ascending order, and inactive ones segment by
-//! segment, each from its last place to its first: in ascending order, too.
+//! Segments' lists are a permutation of the cells; by rank, active cells come in ascending order,
+//! and inactive ones segment by segment, each from its last place to its first: in ascending order,
+//! too.
 bool ranksFindEveryCell()
 {
     std::mt19937 random(2);

@@ -38,7 +38,8 @@ class Report
 public:
     void clear();
 
-    //! Adds a sentence, or counts once more the one with the same fault, kernel and `thing` (a tensor, shared memory).
+    //! Adds a sentence, or counts once more the one with the same fault, kernel and `thing` (a
+    //! tensor, shared memory).
     //! \param where "block 3, thread 17", or empty
     void add(
         Fault fault, std::string const& kernel, std::string const& where, std::string const& thing, std::string const& words);

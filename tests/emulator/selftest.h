@@ -1,4 +1,5 @@
-// What the emulator's self tests share: memory, a way to run small kernels, and a line for each check.
+// What the emulator's self tests share: memory, a way to run small kernels, and a line for each
+// check.
 #pragma once
 
 #include "emulator.h"
@@ -98,7 +99,8 @@ struct Expectation
 
 void checkOutcome(char const* name, uint64_t seed, Expectation const& expected, Outcome const& outcome, std::string& problem);
 
-//! Runs kernels one after the other in one session, with several seeds: the expected fault and no other must be reported.
+//! Runs kernels one after the other in one session, with several seeds: the expected fault and no
+//! other must be reported.
 template <typename... Kernels>
 void expect(char const* name, Expectation const& expected)
 {

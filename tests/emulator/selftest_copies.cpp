@@ -1,4 +1,5 @@
-// One faulty kernel for each fault of asynchronous copies, each beside the kernel that does it right.
+// One faulty kernel for each fault of asynchronous copies, each beside the kernel that does it
+// right.
 
 #include "selftest.h"
 

@@ -37,7 +37,7 @@ struct CopyScratch : Threads<64>
     }
 };
 
-// ---- bounds, rights, alignment ------------------------------------------------------------------------------------------
+// ---- bounds, rights, alignment -----------------------------------------------------------------
 
 struct ReadBehind : Threads<64>
 {
@@ -119,7 +119,7 @@ struct WriteMisaligned : Threads<32>
     }
 };
 
-// ---- first writes, outputs, residuals -----------------------------------------------------------------------------------
+// ---- first writes, outputs, residuals ----------------------------------------------------------
 
 struct ReadOutput : Threads<32>
 {

@@ -1,4 +1,5 @@
-// Faults of global memory that threads and blocks of one launch make together, each beside the kernel that does it right.
+// Faults of global memory that threads and blocks of one launch make together, each beside the
+// kernel that does it right.
 
 #include "selftest.h"
 
@@ -99,8 +100,9 @@ enum class Missing
     kFenceOfReader
 };
 
-//! The last block to arrive adds up what all have written. One warp writes and another counts: where they take their turns in
-//! that order, only what is not there tells that the count is too early.
+//! The last block to arrive adds up what all have written. One warp writes and another counts:
+//! where they take their turns in that order, only what is not there tells that the count is too
+//! early.
 template <Missing kMissing>
 struct JoinBlocks : Threads<64>
 {

@@ -1,4 +1,5 @@
-// Lanes that part, stacks that overflow, launches and registrations that are wrong, and the report itself.
+// Lanes that part, stacks that overflow, launches and registrations that are wrong, and the report
+// itself.
 
 #include "selftest.h"
 

@@ -1,4 +1,4 @@
-// Begin, register, finish.
+// The C interface of the emulated machine: begin, register, finish.
 
 #include "session.h"
 

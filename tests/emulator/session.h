@@ -81,10 +81,12 @@ extern Session session;
 //! An atomic addition lets other blocks know of what the block's threads wrote before their fences.
 void recordCount(Fiber& actor);
 
-//! Whether the writer of a cell, a thread of another block, called a fence after it that an addition of its block followed.
+//! Whether the writer of a cell, a thread of another block, called a fence after it that an
+//! addition of its block followed.
 bool isReleased(GlobalCell const& cell);
 
-//! Whether a thread may read what other blocks have released: after an addition of its block and a fence.
+//! Whether a thread may read what other blocks have released: after an addition of its block and a
+//! fence.
 bool hasAcquired(Fiber const& actor);
 
 //! Reports what a thread of the running block did.

@@ -16,8 +16,8 @@ enum Readers : uint8_t
     kSeveralBlocks //!< Global memory only.
 };
 
-//! Adds a read by `actor` to the record of a cell. A read that happened before this one is forgotten: what is ordered after
-//! this one is ordered after that one too.
+//! Adds a read by `actor` to the record of a cell. A read that happened before this one is
+//! forgotten: what is ordered after this one is ordered after that one too.
 template <typename Cell>
 void recordReader(Cell& cell, Fiber const& actor)
 {

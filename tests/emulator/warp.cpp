@@ -53,7 +53,8 @@ void performBallot(Warp& warp)
     }
 }
 
-//! ldmatrix.x4: lane l names row l % 8 of matrix l / 8 and gets elements 2 * (l % 4) and the next of row l / 4 of each.
+//! ldmatrix.x4: lane l names row l % 8 of matrix l / 8 and gets elements 2 * (l % 4) and the next
+//! of row l / 4 of each.
 void performLdmatrix(Warp& warp)
 {
     constexpr int32_t kRows = 8;

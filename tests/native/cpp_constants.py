@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent.parent
-FOLDERS = ("contract", "ort_op", "trt_plugin", "samples", "tests", "scripts")
+FOLDERS = ("contract", "ort_op", "trt_plugin", "samples", "tests", "bench")
 SUFFIXES = (".cpp", ".h", ".cu", ".cuh", ".cpp.in")
 PLUGIN = "trt_plugin/plugin/"
 EXEMPT = (

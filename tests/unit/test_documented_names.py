@@ -92,6 +92,7 @@ def test_name_is_importable(name: str) -> None:
     assert hasattr(import_module(module), attribute)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["nn", "ort"])
 def test_name_is_reachable_without_an_import_of_its_own(name: str) -> None:
     subprocess.run([sys.executable, "-c", f"import lccl; lccl.{name}"], check=True)
@@ -156,6 +157,7 @@ def test_what_python_m_lccl_cuda_takes() -> None:
     assert done.stderr.startswith("error: ")
 
 
+@pytest.mark.slow
 def test_a_walk_through_the_commands(invoke: Callable[..., Outcome], tmp_path: Path) -> None:
     """As the README's, on a network of this folder; the compared limit falls short on purpose at the end."""
     expected = np.load(FOLDER / "expected.npz")
@@ -210,6 +212,7 @@ def test_sidecars_are_read() -> None:
     assert content["layers"] == [{"name": "conv", "op": "LCCLConv", "path": "plugin"}]
 
 
+@pytest.mark.slow
 def test_export_run_and_compare(tmp_path: Path) -> None:
     model, x = lccl.load_checkpoint(GATED), np.load(FOLDER / "expected.npz")["x"]
     path = tmp_path / "mine.onnx"

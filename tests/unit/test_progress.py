@@ -1,4 +1,4 @@
-"""Progress on a terminal: steps are seen, the result stays alone on stdout, and the line goes away."""
+"""Progress on a terminal: steps show, stdout has only the result, the line disappears."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from lccl.progress import on_terminal, silent
 
 
 def on_a_terminal(*arguments: object) -> tuple[int, str, str]:
-    """A Python process whose stderr is a terminal: exit code, stdout, and all that the terminal was sent."""
+    """Run Python with a terminal as stderr; return exit code, stdout and what the terminal got."""
     ours, its = pty.openpty()
     environment = {**os.environ, "TERM": "xterm", "COLUMNS": "120"}
     process = subprocess.Popen(
@@ -34,6 +36,7 @@ def on_a_terminal(*arguments: object) -> tuple[int, str, str]:
     return process.returncode, out, shown.decode(errors="replace")
 
 
+@pytest.mark.slow
 def test_steps_and_a_bar() -> None:
     code = (
         "import time\n"
@@ -61,6 +64,7 @@ def test_an_error_ends_the_bar() -> None:
     assert shown.rstrip().endswith("error: no")
 
 
+@pytest.mark.slow
 def test_the_exports_steps(checkpoint: Path, tmp_path: Path) -> None:
     status, out, shown = on_a_terminal("-m", "lccl.cli.export", checkpoint, "-o", tmp_path / "m.onnx", "--json")
     assert status == 0, shown

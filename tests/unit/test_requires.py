@@ -59,7 +59,7 @@ def test_the_versions_that_work_together_name_all_of_them() -> None:
     pinned = names_of((ROOT / "constraints.txt").read_text().splitlines())
     listed = PROJECT["dependencies"] + [text for extra in PROJECT["optional-dependencies"].values() for text in extra]
     not_tested = {"lccl", "tensorrt", "matplotlib", "openvino"}
-    assert names_of(listed) - not_tested <= pinned
+    assert names_of([text for text in listed if "==" not in text]) - not_tested <= pinned
 
 
 def error_of(module: str) -> ModuleNotFoundError:

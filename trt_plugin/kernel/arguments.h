@@ -1,4 +1,4 @@
-// What the host tells the kernels: one POD for all kernels of a call.
+// The arguments of all kernels of a call, in one plain struct.
 #pragma once
 
 #include "index.h"

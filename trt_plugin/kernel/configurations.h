@@ -8,8 +8,9 @@
 namespace lccl
 {
 
-//! Ids read as hexadecimal digits: family, math, tile number. 0x20201, 0x30301 and 0x30401 were given away for kernels that
-//! never came, and 0x10001 to 0x30001 took 16-bit tensors once: ids are not used again for something else.
+//! Ids read as hexadecimal digits: family, math, tile number. 0x20201, 0x30301 and 0x30401 were
+//! given away for kernels that never came, and 0x10001 to 0x30001 took 16-bit tensors once: ids are
+//! not used again for something else.
 constexpr int32_t configurationId(int32_t family, int32_t math, int32_t tile)
 {
     return family << 16 | math << 8 | tile;

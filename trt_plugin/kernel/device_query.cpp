@@ -1,4 +1,4 @@
-// What planning needs to know of a CUDA device, asked of the runtime.
+// Asks CUDA's runtime for the properties of a device that planning needs.
 
 #include "lccl_cuda.h"
 

@@ -1,4 +1,4 @@
-// What follows the sums: bias, activation, gate, affine, residual, activation.
+// The epilogue of a sum: bias, activation, gate, affine, residual, activation.
 #pragma once
 
 #include "rows.h"
@@ -32,7 +32,7 @@ LCCL_DEVICE Channel loadChannel(Arguments const& a, int32_t k)
     return channel;
 }
 
-//! y of a pixel and a channel. A sum that the gate closes is not looked at: it may be a NaN.
+//! y of a pixel and a channel. The sum of a closed pixel is ignored: it may be a NaN.
 LCCL_DEVICE float finish(Arguments const& a, Channel const& channel, float sum, float gate, float residual)
 {
     float const u = leaky(sum + channel.bias, a.activationAlpha);
@@ -67,7 +67,8 @@ LCCL_DEVICE Vec16 packEight(float const (&values)[8])
     return packed;
 }
 
-//! Eight channels of a pixel in NHWC with padded channels, 16-bit elements; padding is written as 0.
+//! Eight channels of a pixel in NHWC with padded channels, 16-bit elements; padding is written as
+//! 0.
 template <typename T>
 LCCL_DEVICE void storeChunk(
     Arguments const& a, int64_t offset, int32_t firstChannel, Channel const (&channels)[8], float const (&sums)[8], float gate)

@@ -1,4 +1,4 @@
-// Inactive pixels: what they get, written a slice at a time while the block waits for its next tile's data.
+// Fills inactive pixels, a slice at a time, while the block waits for the data of its next tile.
 #pragma once
 
 #include "epilogue.h"
@@ -6,7 +6,8 @@
 namespace lccl
 {
 
-//! Whether inactive pixels hold their result already: y is the residual, and nothing is done to that.
+//! Whether inactive pixels hold their result already: y is the residual, and nothing is done to
+//! that.
 LCCL_DEVICE bool inactiveIsDone(Arguments const& a)
 {
     return a.residual == a.y && a.postAlpha == 1.0F && a.outputChannels == a.k && a.postBiasStep == 0
@@ -56,8 +57,9 @@ struct Vector
     }
 };
 
-//! The pixels of a launch's inactive cells, cut into lines: a line of a cell, G pixels side by side. A warp takes up to 32 lines at
-//! a time: each lane finds one, then all of them write them together.
+//! The pixels of a launch's inactive cells, cut into lines: a line is a row of a cell, G pixels
+//! side by side. A warp takes up to 32 lines at a time: each lane finds one, then all lanes write
+//! them together.
 template <typename T, int32_t kThreads>
 struct Fill
 {
@@ -70,8 +72,8 @@ struct Fill
         int32_t count;
     };
 
-    //! Writes part `part` of `parts` of the block's share. Called by every thread of the block; no barrier, no shared memory but
-    //! the segments' table.
+    //! Writes part `part` of `parts` of the block's share. Called by every thread of the block; no
+    //! barrier, no shared memory but the segments' table.
     static LCCL_DEVICE void slice(Arguments const& a, Work const& work, int32_t part, int32_t parts, int32_t thread)
     {
         int32_t const lines = work.inactiveCells * a.grid;
@@ -82,7 +84,8 @@ struct Fill
         int32_t const warps = machine::gridSize() * kWarps;
         int32_t const atOnce = smaller(kWarpSize, ceilDivide(lines, warps));
         int32_t const rounds = ceilDivide(ceilDivide(lines, atOnce), warps);
-        // The first parts get the larger shares: what is left for the end is not hidden by anything.
+        // The first parts get the larger shares: what is left for the end is not hidden by
+        // anything.
         int32_t const end = rounds - splitBegin(rounds, parts - 1 - part, parts);
         for (int32_t round = rounds - splitBegin(rounds, parts - part, parts); round < end; ++round)
         {
@@ -116,8 +119,8 @@ private:
         return p.valid ? Line{pixelIndex(a, p), smaller(a.grid, a.wo - p.wo)} : Line{0, 0};
     }
 
-    //! Channels lie together: `fillLanes` lanes write those of a pixel, 16 bytes each, a batch of pixels at a time: of as many lines
-    //! where a line is one pixel, else of one line.
+    //! Channels lie together: `fillLanes` lanes write those of a pixel, 16 bytes each, a batch of
+    //! pixels at a time: of as many lines where a line is one pixel, else of one line.
     static LCCL_DEVICE void writePixels(Arguments const& a, Line const& own, int32_t lines, int32_t lane)
     {
         constexpr int32_t kElements = Vector<T>::kElements;

@@ -1,4 +1,4 @@
-// The gate kernel: the gate of every cell in float32, and the list of each segment's cells.
+// The gate kernel: computes the gate of every cell in float32 and lists the cells of each segment.
 #pragma once
 
 #include "epilogue.h"
@@ -6,14 +6,15 @@
 namespace lccl
 {
 
-//! One block a segment, in rounds: sums of a round's cells, by lanes that share a cell; then gates and list places, a thread a cell.
+//! One block per segment, in rounds: first the sums of a round's cells, by lanes that share a cell;
+//! then gates and places in the list, one thread per cell.
 template <typename T>
 struct GateKernel
 {
     static constexpr int32_t kThreads = 256;
     static constexpr int32_t kBlocksPerSm = 2;
     static constexpr int32_t kWarps = kThreads / kWarpSize;
-    //! Cells of a round that a thread decides.
+    //! Cells per round whose gates one thread decides.
     static constexpr int32_t kOwnCells = 4;
     static constexpr int32_t kRoundCells = kThreads * kOwnCells;
     static constexpr int32_t kCountsBytes = kOwnCells * kWarps * 4;
@@ -36,8 +37,8 @@ struct GateKernel
             {
                 sumRound(a, {round, smaller(round + kRoundCells, cells.end)}, thread);
             }
-            // Sums are there, and the counts of the round before have been read. That its sums have been read says the barrier before
-            // those counts.
+            // Sums are there, and the counts of the round before have been read. That its sums have
+            // been read says the barrier before those counts.
             machine::syncThreads();
             active += decideRound(a, cells, round, active, thread);
         }
@@ -68,11 +69,11 @@ private:
         return machine::sharedBase() + kRoundCells * 4 + number * 4;
     }
 
-    // ---- sums ---------------------------------------------------------------------------------------------------------------
+    // ---- sums ----------------------------------------------------------------------------------
 
-    //! gate_weight * x of each cell, into shared memory. Where lanes have several cells each, four cells are summed side by side;
-    //! where they have one, four steps of the sum: either way a thread has four loads under way. The order of a cell's sum depends
-    //! on nothing but sizes.
+    //! gate_weight * x of each cell, into shared memory. Where lanes have several cells each, four
+    //! cells are summed side by side; where they have one, four steps of the sum: either way a
+    //! thread has four loads under way. The order of a cell's sum depends on nothing but sizes.
     static LCCL_DEVICE void sumRound(Arguments const& a, Range const& round, int32_t thread)
     {
         if (a.segmentCells > kThreads / a.gateLanes)
@@ -125,7 +126,7 @@ private:
         }
     }
 
-    //! What a cell's gate sees of x.
+    //! The part of x that a cell's gate reads.
     struct Window
     {
         int64_t image; //!< Offset of the image; -1: there is no such cell.
@@ -145,7 +146,7 @@ private:
             a.byGateWidth.remainder(cell, line) * a.gateStrideW - a.gatePadLeft};
     }
 
-    //! What one load brings: eight 16-bit elements, or a float.
+    //! The elements of one load: eight of 16 bits, or a float.
     struct Loaded
     {
         Vec16 bits;
@@ -178,7 +179,8 @@ private:
     }
 
     //! Adds the lane's share of each cell's products, step by step.
-    //! \tparam kWhole whether all loads bring channels only; else a pixel's last one brings padding, too, which is not looked at
+    //! \tparam kWhole whether all loads bring channels only; else a pixel's last one brings
+    //! padding, too, which is not looked at
     template <int32_t kCells, int32_t kSteps, bool kWhole>
     static LCCL_DEVICE void addProducts(
         Arguments const& a, Window const (&windows)[kCells], float (&sums)[kCells], int32_t lane)
@@ -267,9 +269,10 @@ private:
         }
     }
 
-    // ---- gates and places -----------------------------------------------------------------------------------------------------
+    // ---- gates and places ----------------------------------------------------------------------
 
-    //! Gates of a round's cells, and their places in the segment's list; returns how many are active.
+    //! Gates of a round's cells, and their places in the segment's list; returns how many are
+    //! active.
     static LCCL_DEVICE int32_t decideRound(
         Arguments const& a, Range const& cells, int32_t round, int32_t activeBefore, int32_t thread)
     {
@@ -306,7 +309,8 @@ private:
             }
         }
         machine::syncThreads();
-        // Each lane adds up one of the round's counts: of the cells i * kThreads + warp * 32 and the 31 after, number i * kWarps + warp.
+        // Each lane adds up one of the round's counts: of the cells i * kThreads + warp * 32 and
+        // the 31 after, number i * kWarps + warp.
         int32_t const count = machine::loadShared<int32_t>(countPlace(lane));
         int32_t sum = count;
         LCCL_UNROLL

@@ -1,4 +1,5 @@
-// The tensor-core kernel: an implicit GEMM over the rows that rows.h names, by mma.sync and cp.async.
+// The tensor-core kernel: an implicit GEMM over the rows that rows.h lists, by mma.sync and
+// cp.async.
 #pragma once
 
 #include "fill.h"
@@ -6,7 +7,8 @@
 namespace lccl
 {
 
-//! y[rows, k] = rows of x (im2col, gathered) * weight, tiles of kTileM x kTileN x 64, kStages of them in flight.
+//! y[rows, k] = rows of x (im2col, gathered) * weight, tiles of kTileM x kTileN x 64, kStages of
+//! them in flight.
 template <typename T_, int32_t kTileM_, int32_t kTileN_, int32_t kStages_, int32_t kWarpsM_, int32_t kWarpsN_,
     int32_t kBlocksPerSm_>
 struct GatedGemm
@@ -31,12 +33,13 @@ struct GatedGemm
     static constexpr int32_t kTableBytes = RowTable<kTileM>::kBytes;
     static constexpr int32_t kSharedBytes = kStages * kStageBytes + kTableBytes + SegmentTable::kBytes;
 
-    //! Rows of a tile that one pass of all threads copies: eight threads a row, 16 bytes each.
+    //! Rows of a tile that one pass of all threads copies: eight threads per row, 16 bytes each.
     static constexpr int32_t kCopyRows = kThreads / kRowChunks;
     static constexpr int32_t kCopiesA = kTileM / kCopyRows;
     static constexpr int32_t kCopiesB = kTileN / kCopyRows;
 
-    //! Floats in a row of a warp's staging area; eight more than its columns, so that neighbouring rows use other banks.
+    //! Floats in a row of a warp's staging area; eight more than its columns, so that neighbouring
+    //! rows use other banks.
     static constexpr int32_t kStagingPitch = kWarpColumns + 8;
     static constexpr int32_t kStagingBytes = 16 * kStagingPitch * 4;
 
@@ -44,7 +47,8 @@ struct GatedGemm
     static_assert(kCopyRows % 8 == 0, "a thread's rows must share their swizzle");
     static_assert(kTileM % kCopyRows == 0 && kTileN % kCopyRows == 0, "passes copy whole tiles");
     static_assert(kStages >= 2, "one stage is read while the next is written");
-    //! Constants of the tile's channels lie behind the staging areas, as [bias, scale, shift][column].
+    //! Constants of the tile's channels lie behind the staging areas, as [bias, scale,
+    //! shift][column].
     static constexpr int32_t kChannelsOffset = kThreads / kWarpSize * kStagingBytes;
     static_assert(kChannelsOffset + 3 * kTileN * 4 <= kStages * kStageBytes, "the results are staged where the tiles lay");
 
@@ -120,7 +124,8 @@ private:
         return stageA(stage) + kTileM * kRowBytes;
     }
 
-    //! What a thread copies: chunk `chunk` of rows row, row + kCopyRows, ... of both tiles.
+    //! The share of a thread in the copies: chunk `chunk` of rows row, row + kCopyRows, ... of both
+    //! tiles.
     struct Copier
     {
         int32_t row;
@@ -174,7 +179,8 @@ private:
         }
     }
 
-    //! Fragments of B are loaded ahead, as those of A are, only where the accumulators leave registers for it.
+    //! Fragments of B are loaded ahead, as those of A are, only where the accumulators leave
+    //! registers for it.
     static constexpr bool kAheadB = kFragmentsM * kFragmentsN <= 16;
 
     struct FragmentsA
@@ -186,24 +192,24 @@ private:
         uint32_t value[kFragmentsN / 2][4];
     };
 
-    static LCCL_DEVICE void loadA(FragmentsA& fragments, int32_t stage, int32_t kStep, int32_t thread)
+    static LCCL_DEVICE void loadA(FragmentsA& fragments, int32_t stage, int32_t innerStep, int32_t thread)
     {
         int32_t const firstRow = thread / kWarpSize / kWarpsN * kWarpRows;
         LCCL_UNROLL
         for (int32_t i = 0; i < kFragmentsM; ++i)
         {
-            TilePlace const place = fragmentA(thread % kWarpSize, firstRow + i * 16, kStep);
+            TilePlace const place = fragmentA(thread % kWarpSize, firstRow + i * 16, innerStep);
             machine::ldmatrixX4(fragments.value[i], stageA(stage) + swizzled(place.row, place.chunk));
         }
     }
 
-    static LCCL_DEVICE void loadB(FragmentsB& fragments, int32_t stage, int32_t kStep, int32_t thread)
+    static LCCL_DEVICE void loadB(FragmentsB& fragments, int32_t stage, int32_t innerStep, int32_t thread)
     {
         int32_t const firstColumn = thread / kWarpSize % kWarpsN * kWarpColumns;
         LCCL_UNROLL
         for (int32_t j = 0; j < kFragmentsN / 2; ++j)
         {
-            TilePlace const place = fragmentB(thread % kWarpSize, firstColumn + j * 16, kStep);
+            TilePlace const place = fragmentB(thread % kWarpSize, firstColumn + j * 16, innerStep);
             machine::ldmatrixX4(fragments.value[j], stageB(stage) + swizzled(place.row, place.chunk));
         }
     }
@@ -236,10 +242,11 @@ private:
         }
     }
 
-    //! acc += the steps of the range, of which startCopies has begun the first. Fragments of the next 16 elements are loaded
-    //! while these are multiplied.
+    //! acc += the steps of the range, of which startCopies has begun the first. Fragments of the
+    //! next 16 elements are loaded while these are multiplied.
     //!
-    //! A stage is written again one step after its last fragments were read: the barrier of that step lies between.
+    //! A stage is written again one step after its last fragments were read: the barrier of that
+    //! step lies between.
     static LCCL_DEVICE void multiply(
         Arguments const& a, Accumulators& acc, Copier const& copier, int32_t firstColumn, Range const& range, int32_t thread)
     {
@@ -259,14 +266,14 @@ private:
         for (int32_t step = range.begin; step < range.end; ++step)
         {
             LCCL_UNROLL
-            for (int32_t kStep = 0; kStep < kRowSteps; ++kStep)
+            for (int32_t innerStep = 0; innerStep < kRowSteps; ++innerStep)
             {
-                bool const last = kStep == kRowSteps - 1;
-                int32_t const now = kStep % 2;
+                bool const last = innerStep == kRowSteps - 1;
+                int32_t const now = innerStep % 2;
                 int32_t const next = 1 - now;
                 if (!kAheadB)
                 {
-                    loadB(fragmentsB[0], reading, kStep, thread);
+                    loadB(fragmentsB[0], reading, innerStep, thread);
                 }
                 if (last)
                 {
@@ -276,13 +283,13 @@ private:
                 }
                 if (!last || step + 1 < range.end)
                 {
-                    loadA(fragmentsA[next], reading, (kStep + 1) % kRowSteps, thread);
+                    loadA(fragmentsA[next], reading, (innerStep + 1) % kRowSteps, thread);
                     if (kAheadB)
                     {
-                        loadB(fragmentsB[kAheadB ? next : 0], reading, (kStep + 1) % kRowSteps, thread);
+                        loadB(fragmentsB[kAheadB ? next : 0], reading, (innerStep + 1) % kRowSteps, thread);
                     }
                 }
-                if (kStep == 0)
+                if (innerStep == 0)
                 {
                     if (step + kStages - 1 < range.end)
                     {
@@ -298,8 +305,9 @@ private:
         machine::syncThreads();
     }
 
-    //! Delivers the block's part of a tile. The last block to deliver adds up all parts in their order, so that the sum does
-    //! not depend on who is last, gets true, and leaves the tile's counter at 0.
+    //! Delivers the block's part of a tile. The last block to deliver adds up all parts in their
+    //! order, so that the sum does not depend on who is last, gets true, and leaves the tile's
+    //! counter at 0.
     static LCCL_DEVICE bool joinSplits(Arguments const& a, Accumulators& acc, Unit const& unit, int32_t splits, int32_t thread)
     {
         constexpr int64_t kTileElements = static_cast<int64_t>(kTileM) * kTileN;
@@ -352,7 +360,8 @@ private:
         return true;
     }
 
-    //! Finishes a tile: 16 rows of a warp at a time go through shared memory, so that each lane holds eight channels of a row.
+    //! Finishes a tile: 16 rows of a warp at a time go through shared memory, so that each lane
+    //! holds eight channels of a row.
     static LCCL_DEVICE void writeTile(Arguments const& a, Accumulators const& acc, int32_t firstColumn, int32_t thread)
     {
         constexpr int32_t kLanesPerRow = kWarpColumns / kChunkElements;

@@ -1,4 +1,4 @@
-// Where things are: every index that the kernels compute, for host and device, with no state and no memory access.
+// Every index that the kernels compute, for host and device, without state or memory access.
 #pragma once
 
 #include "machine.h"
@@ -24,7 +24,8 @@ LCCL_HOST_DEVICE constexpr int32_t smaller(int32_t a, int32_t b)
     return a < b ? a : b;
 }
 
-//! Division by a number that is known on the host: a multiplication on the device. Exact for 0 <= n < 2^31.
+//! Division by a number that is known on the host: a multiplication on the device. It is exact for
+//! n from 0 to 2^31 - 1.
 struct FastDivisor
 {
     uint32_t divisor;
@@ -61,10 +62,11 @@ inline FastDivisor makeFastDivisor(int32_t divisor)
     return {static_cast<uint32_t>(divisor), static_cast<uint32_t>(multiplier), log - 1};
 }
 
-// ---- tiles in shared memory ---------------------------------------------------------------------------------------------
+// ---- tiles in shared memory --------------------------------------------------------------------
 
-//! Offset of a 16-byte chunk in a tile of 128-byte rows. The chunk is exclusive-ored with the row, so that eight rows at
-//! the same chunk (an ldmatrix) and eight chunks of a row (a copy) both touch all 32 banks.
+//! Offset of a 16-byte chunk in a tile of 128-byte rows. The chunk is exclusive-ored with the row,
+//! so that eight rows at the same chunk (an ldmatrix) and eight chunks of a row (a copy) both touch
+//! all 32 banks.
 LCCL_HOST_DEVICE constexpr uint32_t swizzled(int32_t row, int32_t chunk)
 {
     return static_cast<uint32_t>(row * kRowBytes + ((chunk ^ (row & 7)) << 4));
@@ -77,21 +79,22 @@ struct TilePlace
     int32_t chunk;
 };
 
-//! The lane's place for the A fragment of 16 rows from `row`, step `step`: matrices (rows 0-7, k 0-7), (rows 8-15, k 0-7),
-//! (rows 0-7, k 8-15), (rows 8-15, k 8-15).
+//! The lane's place for the A fragment of 16 rows from `row`, step `step`: matrices (rows 0-7, k
+//! 0-7), (rows 8-15, k 0-7), (rows 0-7, k 8-15), (rows 8-15, k 8-15).
 LCCL_HOST_DEVICE constexpr TilePlace fragmentA(int32_t lane, int32_t row, int32_t step)
 {
     return {row + (lane & 15), (step * 2) ^ (lane >> 4)};
 }
 
-//! The lane's place for two B fragments, of columns `column` to +7 (registers 0, 1) and +8 to +15 (registers 2, 3). B lies
-//! as rows of its columns.
+//! The lane's place for two B fragments, of columns `column` to +7 (registers 0, 1) and +8 to +15
+//! (registers 2, 3). B lies as rows of its columns.
 LCCL_HOST_DEVICE constexpr TilePlace fragmentB(int32_t lane, int32_t column, int32_t step)
 {
     return {column + (lane & 7) + ((lane >> 4) << 3), (step * 2) ^ ((lane >> 3) & 1)};
 }
 
-//! Row of the lane's accumulators 0 and 1 in a 16x8 product; accumulators 2 and 3 are eight rows below.
+//! Row of the lane's accumulators 0 and 1 in a 16x8 product; accumulators 2 and 3 are eight rows
+//! below.
 LCCL_HOST_DEVICE constexpr int32_t accumulatorRow(int32_t lane)
 {
     return lane >> 2;
@@ -103,7 +106,7 @@ LCCL_HOST_DEVICE constexpr int32_t accumulatorColumn(int32_t lane)
     return (lane & 3) * 2;
 }
 
-// ---- the reduction ------------------------------------------------------------------------------------------------------
+// ---- the reduction -----------------------------------------------------------------------------
 
 //! A step of the reduction over taps and channels.
 struct Tap
@@ -130,7 +133,8 @@ LCCL_HOST_DEVICE constexpr bool onInput(int32_t h, int32_t w, int32_t height, in
 constexpr int32_t kMaxKernel = 7;
 constexpr int32_t kTapColumns = 8;
 
-//! Which taps of a row of the GEMM lie on x: bit r for each line of the kernel, bit 8 + s for each column.
+//! Which taps of a row of the GEMM lie on x: bit r for each line of the kernel, bit 8 + s for each
+//! column.
 LCCL_HOST_DEVICE constexpr uint32_t tapsOnInput(
     int32_t h, int32_t w, int32_t height, int32_t width, int32_t dilationH, int32_t dilationW)
 {
@@ -154,7 +158,7 @@ LCCL_HOST_DEVICE constexpr int32_t splitBegin(int32_t steps, int32_t part, int32
     return static_cast<int32_t>(static_cast<int64_t>(steps) * part / parts);
 }
 
-// ---- the work of a grid of blocks ---------------------------------------------------------------------------------------
+// ---- the work of a grid of blocks --------------------------------------------------------------
 
 //! How the tiles of a launch are spread over its blocks.
 struct Schedule
@@ -168,14 +172,15 @@ constexpr int32_t kMaxSplits = 16;
 //! A part of fewer steps than this does not pay for its partial sums.
 constexpr int32_t kMinSplitSteps = 3;
 
-//! Whether blocks may share a tile of this size: larger ones are for layers that fill the device without, and adding up their
-//! parts would need more registers than there are.
+//! Whether blocks may share a tile of this size: larger ones are for layers that fill the device
+//! without, and adding up their parts would need more registers than there are.
 LCCL_HOST_DEVICE constexpr bool tileSplits(int32_t tileRows, int32_t tileColumns)
 {
     return tileRows * tileColumns <= 128 * 128;
 }
 
-//! With splits, there are no more units than blocks: each block has one, and one slot for its partial sums.
+//! With splits, there are no more units than blocks: each block has one, and one slot for its
+//! partial sums.
 LCCL_HOST_DEVICE Schedule makeSchedule(
     int32_t rows, int32_t tileRows, int32_t tilesN, int32_t steps, int32_t blocks, int32_t maxSplits)
 {
@@ -212,11 +217,12 @@ LCCL_HOST_DEVICE Unit decodeUnit(int32_t unit, Schedule const& schedule)
     return {tile, tileM, tile - tileM * schedule.tilesN, unit - tile * schedule.splits};
 }
 
-// ---- segments and their lists ------------------------------------------------------------------------------------------------
+// ---- segments and their lists ------------------------------------------------------------------
 //
-// The cells of a gate map are cut into segments, one for each block of the gate kernel. A segment lists its own cells, active ones
-// from the front and inactive ones from the back, both in ascending order, so that no block waits for another. The main kernel adds
-// up the segments' counts and finds a cell by its rank among all active or all inactive ones.
+// The cells of a gate map are cut into segments, one for each block of the gate kernel. A segment
+// lists its own cells, active ones from the front and inactive ones from the back, both in
+// ascending order, so that no block waits for another. The main kernel adds up the segments' counts
+// and finds a cell by its rank among all active or all inactive ones.
 
 //! Segments at most: as many counts are kept in a block's shared memory.
 constexpr int32_t kMaxSegments = 256;
@@ -262,10 +268,11 @@ LCCL_HOST_DEVICE int32_t placeOfInactive(
     return smaller((segment + 1) * segmentCells, cells) - 1 - (rank - inactiveBefore(segment));
 }
 
-// ---- simulated gates -------------------------------------------------------------------------------------------------------
+// ---- simulated gates ---------------------------------------------------------------------------
 
-//! A number from 0 to 1 for each cell, the same for neighbours: one for 4 x 4 pixels, since gates close areas, or for each block
-//! of a grid gate. Cells whose number is under a density are about that share of all.
+//! A number from 0 to 1 for each cell, the same for neighbours: one for 4 x 4 pixels, since gates
+//! close areas, or for each block of a grid gate. Cells whose number is under a density are about
+//! that share of all.
 //! \param line row of the gate map, counted through all images
 LCCL_HOST_DEVICE constexpr float simulatedShare(int32_t line, int32_t column, int32_t grid)
 {

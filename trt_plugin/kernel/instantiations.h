@@ -1,4 +1,4 @@
-// The kernels that exist. Each is compiled in a file of its own, which CMake writes; everybody else sees a declaration.
+// Declares all kernels; each is compiled in a file of its own, which CMake writes.
 #pragma once
 
 #include "configurations.h"

@@ -1,4 +1,4 @@
-// The C interface: checks what callers hand in, and hands it on.
+// The C interface: checks the callers' arguments and calls planning and launching.
 
 #include "launch.h"
 
@@ -35,7 +35,7 @@ std::string reject(lccl_conv_params const& params, lccl_device const& device, in
     return lccl::rejectConfiguration(params, device, *config);
 }
 
-//! A pointer of a call, and what the call's sizes and flags say of it.
+//! A pointer of a call, and what the call's sizes and flags require of it.
 struct Pointer
 {
     char const* name;

@@ -1,4 +1,4 @@
-// Which kernels a call runs, in their order.
+// Starts the kernels of a call, in their order.
 
 #include "launch.h"
 

@@ -1,4 +1,4 @@
-// Starting the kernels of a call.
+// Starts the kernels of a call.
 #pragma once
 
 #include "plan.h"

@@ -1,4 +1,4 @@
-// Starting a kernel on a GPU; includes CUDA's runtime, so only files that start kernels include it.
+// Starts a kernel on a GPU; includes CUDA's runtime, so only files that start kernels include it.
 #pragma once
 
 #include "machine.h"

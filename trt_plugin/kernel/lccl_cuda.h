@@ -7,8 +7,9 @@
  *   v[p,k]  = u[p,k] * g[p] if g[p] > 0 else 0                     not computed where g[p] is not > 0
  *   y[p,k]  = leaky(v[p,k] * post_scale[k] + post_bias[k] + residual[p,k], post_alpha)
  *
- * No function allocates device memory, synchronises, prints or keeps state between calls; all may be called from several threads.
- * lccl_conv_launch may be captured into a CUDA graph. Results do not depend on timing: they are bitwise the same run to run.
+ * No function allocates device memory, synchronises, prints or keeps state between calls; all may
+ * be called from several threads. lccl_conv_launch may be captured into a CUDA graph. Results do
+ * not depend on timing: they are bitwise the same run to run.
  */
 // clang-format Language: C
 #ifndef LCCL_CUDA_H
@@ -34,7 +35,8 @@ extern "C" {
 typedef enum lccl_dtype { LCCL_FLOAT32 = 0, LCCL_FLOAT16 = 1, LCCL_BFLOAT16 = 2 } lccl_dtype;
 
 /* How x, residual and y lie in memory.
- * LCCL_NHWC: [n, h, w, ceil8(channels)]: channels padded to a multiple of 8 (TensorRT's kHWC8). Padding of x and residual
+ * LCCL_NHWC: [n, h, w, ceil8(channels)]: channels padded to a multiple of 8 (TensorRT's kHWC8).
+ * Padding of x and residual
  *            is never read as a value; padding of y is written as 0.
  * LCCL_NCHW: [n, channels, h, w] (TensorRT's kLINEAR); float32 only. */
 typedef enum lccl_layout { LCCL_NHWC = 0, LCCL_NCHW = 1 } lccl_layout;
@@ -46,8 +48,9 @@ typedef enum lccl_kernel {
   LCCL_KERNEL_MAIN = 4  /* multiplies the rows of active cells, fills the others */
 } lccl_kernel;
 
-/* One call. T is dtype. Sizes, numbers and the three flags say what it is; only lccl_conv_check and lccl_conv_launch look at
- * pointers, which are device pointers: x, weight, gate_weight, residual, y and the workspace are aligned to 16 bytes. */
+/* One call. T is dtype. Sizes, numbers and the three flags say what it is; only lccl_conv_check and
+ * lccl_conv_launch look at pointers, which are device pointers: x, weight, gate_weight, residual, y
+ * and the workspace are aligned to 16 bytes. */
 typedef struct lccl_conv_params {
   uint32_t abi;                              /* LCCL_CUDA_ABI */
   int32_t dtype;                             /* lccl_dtype */
@@ -96,7 +99,8 @@ typedef enum lccl_family {
   LCCL_PIXEL = 3  /* G = 1: active pixels, from a list */
 } lccl_family;
 
-/* How a configuration multiplies. 2 to 4 were given away for kernels that never came: they are not used again. */
+/* How a configuration multiplies. 2 to 4 were given away for kernels that never came: they are not
+ * used again. */
 typedef enum lccl_math {
   LCCL_SIMT = 0, /* CUDA cores, float32, either layout */
   LCCL_MMA = 1   /* mma.sync and cp.async, float16 and bfloat16, from sm_80 */
@@ -119,19 +123,21 @@ LCCL_API int32_t lccl_conv_config_count(void);
 /* Row `index` of the table, or null. */
 LCCL_API const lccl_conv_config* lccl_conv_config_at(int32_t index);
 
-/* Fills in what planning needs to know of a CUDA device; `ordinal` -1: the calling thread's current one. */
+/* Fills in what planning needs to know of a CUDA device; `ordinal` -1: the calling thread's current
+ * one. */
 LCCL_API cudaError_t lccl_device_query(int32_t ordinal, lccl_device* device);
 
-/* Blocks of a configuration's main kernel that run at once on the device; 0 if there is no such configuration. */
+/* Blocks of a configuration's main kernel that run at once on the device; 0 if there is no such
+ * configuration. */
 LCCL_API int32_t lccl_conv_resident_blocks(const lccl_device* device, int32_t config);
 
-/* 1 if the configuration can run the call, else 0 and a sentence in `reason` (cut to `reason_size`, which may be 0).
- * config 0 asks whether any can. */
+/* 1 if the configuration can run the call, else 0 and a sentence in `reason` (cut to `reason_size`,
+ * which may be 0). config 0 asks whether any can. */
 LCCL_API int32_t lccl_conv_supported(const lccl_conv_params* params, const lccl_device* device, int32_t config, char* reason,
                                      size_t reason_size);
 
-/* The configuration with the smallest predicted time, a pure function of sizes, density and device; 0 if none can run.
- * lccl_conv_predict gives the prediction. */
+/* The configuration with the smallest predicted time, a pure function of sizes, density and device;
+ * 0 if none can run. lccl_conv_predict gives the prediction. */
 LCCL_API int32_t lccl_conv_choose(const lccl_conv_params* params, const lccl_device* device);
 
 /* Constants of the model behind predictions. Rates are of one second. */
@@ -155,28 +161,27 @@ typedef struct lccl_rates {
 /* The model's constants for a device. */
 LCCL_API void lccl_conv_rates(const lccl_device* device, lccl_rates* rates);
 
-/* Predicted microseconds of a configuration, or of the kernels that the call names, a model and no measurement; negative if it
- * cannot run the call.
- * `rates` null: those of the device. */
+/* Predicted microseconds of a configuration, or of the kernels that the call names, a model and no
+ * measurement; negative if it cannot run the call. `rates` null: those of the device. */
 LCCL_API double lccl_conv_predict(const lccl_conv_params* params, const lccl_device* device, int32_t config,
                                   const lccl_rates* rates);
 
 /* Bytes of workspace, which may hold anything at entry; never smaller for larger n, h or w. */
 LCCL_API size_t lccl_conv_workspace(const lccl_conv_params* params, const lccl_device* device, int32_t config);
 
-/* Loads the code of the call's kernels on the current device, which the first launch would do otherwise; cudaErrorNoKernelImageForDevice
- * or cudaErrorInvalidDeviceFunction: this library was built for other GPUs. */
+/* Loads the code of the call's kernels on the current device, which the first launch would do
+ * otherwise; cudaErrorNoKernelImageForDevice or cudaErrorInvalidDeviceFunction: this library was
+ * built for other GPUs. */
 LCCL_API cudaError_t lccl_conv_load(const lccl_conv_params* params, const lccl_device* device, int32_t config);
 
-/* 1 if lccl_conv_launch would start the call with these pointers, else 0 and a sentence in `reason`: an unsupported call, a
- * pointer that is null or not aligned, a workspace that is too small. */
+/* 1 if lccl_conv_launch would start the call with these pointers, else 0 and a sentence in
+ * `reason`: an unsupported call, a pointer that is null or not aligned, a workspace that is too
+ * small. */
 LCCL_API int32_t lccl_conv_check(const lccl_conv_params* params, const lccl_device* device, int32_t config,
                                  const void* workspace, size_t workspace_size, char* reason, size_t reason_size);
 
-/* Enqueues the call.
- *
- * cudaErrorNotSupported: lccl_conv_supported says why. cudaErrorInvalidValue: lccl_conv_check says why. Otherwise the error of
- * the first launch that failed. */
+/* Enqueues the call.  cudaErrorNotSupported: lccl_conv_supported says why. cudaErrorInvalidValue:
+ * lccl_conv_check says why. Otherwise the error of the first launch that failed. */
 LCCL_API cudaError_t lccl_conv_launch(const lccl_conv_params* params, const lccl_device* device, int32_t config,
                                       void* workspace, size_t workspace_size, cudaStream_t stream);
 

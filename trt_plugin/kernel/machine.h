@@ -1,7 +1,8 @@
-// What the kernels ask of the machine, one function each: PTX on a GPU, an emulated machine on a CPU.
+// The operations of the machine, one function each: PTX on a GPU, an emulated machine on a CPU.
 //
-// Kernels reach shared memory by 32-bit addresses and global memory by these functions only, so that the emulated machine
-// sees every access: it runs the kernels' own source lane by lane and reports what a GPU would do wrong in silence.
+// Kernels reach shared memory by 32-bit addresses and global memory by these functions only, so
+// that the emulated machine sees every access: it runs the kernels' own source lane by lane and
+// reports what a GPU would do wrong in silence.
 #pragma once
 
 #include <cstdint>
@@ -43,7 +44,7 @@ struct Bfloat16
     uint16_t bits;
 };
 
-//! What a warp-wide operation covers.
+//! Lanes of a warp.
 constexpr int32_t kWarpSize = 32;
 
 } // namespace lccl

@@ -34,13 +34,14 @@ LCCL_DEVICE void syncWarp()
     __syncwarp();
 }
 
-//! Orders this thread's earlier global accesses before its later ones, for all threads of the device.
+//! Orders this thread's earlier global accesses before its later ones, for all threads of the
+//! device.
 LCCL_DEVICE void fenceDevice()
 {
     __threadfence();
 }
 
-// ---- conversions ------------------------------------------------------------------------------------------------------
+// ---- conversions -------------------------------------------------------------------------------
 
 LCCL_DEVICE float toFloat(float value)
 {
@@ -108,7 +109,7 @@ LCCL_DEVICE uint32_t bitsOfFloat(float value)
     return __float_as_uint(value);
 }
 
-// ---- global memory ----------------------------------------------------------------------------------------------------
+// ---- global memory -----------------------------------------------------------------------------
 
 //! A value of up to 16 bytes that other blocks of this launch may have written (cached in L2 only).
 template <typename T>
@@ -150,7 +151,8 @@ LCCL_DEVICE Vec16 loadConstant<Vec16>(Vec16 const* address)
     return Vec16{{v.x, v.y, v.z, v.w}};
 }
 
-//! A value that this thread alone reads and later writes (a residual that is the output itself): a plain load.
+//! A value that this thread alone reads and later writes (a residual that is the output itself): a
+//! plain load.
 template <typename T>
 LCCL_DEVICE T loadOwned(T const* address)
 {
@@ -169,7 +171,7 @@ LCCL_DEVICE int32_t atomicAddGlobal(int32_t* address, int32_t value)
     return atomicAdd(address, value);
 }
 
-// ---- shared memory ----------------------------------------------------------------------------------------------------
+// ---- shared memory -----------------------------------------------------------------------------
 
 //! The address of the block's dynamic shared memory, aligned to 128 bytes.
 LCCL_DEVICE uint32_t sharedBase()
@@ -191,32 +193,35 @@ LCCL_DEVICE void storeShared(uint32_t address, T value)
     *static_cast<T*>(__cvta_shared_to_generic(address)) = value;
 }
 
-//! Starts a copy of 16 bytes, of which the first `bytes` are read and the others become zero. Kept in L1.
+//! cp.async.ca: starts a copy of 16 bytes, of which the first `bytes` are read and the others
+//! become zero; cached in L1 and L2.
 LCCL_DEVICE void cpAsyncCa16(uint32_t shared, void const* global, int32_t bytes)
 {
     asm volatile("cp.async.ca.shared.global [%0], [%1], 16, %2;" ::"r"(shared), "l"(global), "r"(bytes) : "memory");
 }
 
-//! The same, past L1.
+//! cp.async.cg: the same, cached in L2 only.
 LCCL_DEVICE void cpAsyncCg16(uint32_t shared, void const* global, int32_t bytes)
 {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared), "l"(global), "r"(bytes) : "memory");
 }
 
-//! Closes the group of this thread's copies since the last call; it may be empty.
+//! cp.async.commit_group: closes the group of this thread's copies since the last call; it may be
+//! empty.
 LCCL_DEVICE void cpAsyncCommitGroup()
 {
     asm volatile("cp.async.commit_group;" ::: "memory");
 }
 
-//! Waits until at most `kPending` of this thread's newest groups are under way.
+//! cp.async.wait_group: waits until at most `kPending` of this thread's newest groups are under
+//! way.
 template <int32_t kPending>
 LCCL_DEVICE void cpAsyncWaitGroup()
 {
     asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
 }
 
-// ---- warps ------------------------------------------------------------------------------------------------------------
+// ---- warps -------------------------------------------------------------------------------------
 
 //! The value of the lane whose number differs by `mask`; all lanes take part.
 LCCL_DEVICE float shuffleXor(float value, int32_t mask)
@@ -246,7 +251,8 @@ LCCL_DEVICE int32_t popcount(uint32_t bits)
     return __popc(bits);
 }
 
-//! Four 8x8 matrices of 16-bit elements; lanes 8i..8i+7 hold the addresses of matrix i's rows.
+//! ldmatrix.x4: loads four 8x8 matrices of 16-bit elements; lanes 8i to 8i+7 hold the addresses of
+//! matrix i's rows.
 LCCL_DEVICE void ldmatrixX4(uint32_t (&fragment)[4], uint32_t address)
 {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
@@ -255,7 +261,7 @@ LCCL_DEVICE void ldmatrixX4(uint32_t (&fragment)[4], uint32_t address)
         : "memory");
 }
 
-//! c[16x8] += a[16x16] * b[16x8], float32 sums.
+//! mma.m16n8k16: c[16x8] += a[16x16] * b[16x8], with float32 sums.
 template <typename T>
 LCCL_DEVICE void mmaM16N8K16(float (&c)[4], uint32_t const (&a)[4], uint32_t b0, uint32_t b1);
 

@@ -1,4 +1,5 @@
-// The pack kernel: weights with their channels padded to a multiple of 8, so that every tap begins at 16 bytes.
+// The pack kernel: pads the weights' channels to a multiple of 8, so that every tap is aligned to
+// 16 bytes.
 #pragma once
 
 #include "epilogue.h"
@@ -13,7 +14,7 @@ struct PackKernel
     static constexpr int32_t kBlocksPerSm = 4;
     static constexpr int32_t kSharedBytes = 0;
 
-    //! A thread a chunk of eight channels.
+    //! One thread per chunk of eight channels.
     static LCCL_DEVICE void run(Arguments const& a)
     {
         int32_t const chunks = a.k * a.r * a.s * a.channelChunks;

@@ -1,4 +1,4 @@
-// Planning a call: sizes, refusals with their reasons, workspace, arguments.
+// Plans a call: sizes, refusals with their reasons, workspace, arguments.
 
 #include "plan.h"
 
@@ -17,7 +17,8 @@ namespace
 constexpr int64_t kIndexLimit = (int64_t{1} << 31) - (int64_t{1} << 16);
 //! Coordinates stay so small that sums of a few of them fit into 32 bits.
 constexpr int64_t kCoordinateLimit = int64_t{1} << 29;
-//! A segment has a multiple of so many cells, so that small maps use many blocks of the gate kernel.
+//! The cells of a segment are a multiple of this, which is small, so that small maps use many
+//! blocks of the gate kernel.
 constexpr int64_t kSegmentStep = 8;
 
 //! A product of numbers that are not negative, or 2^62 if it is more.

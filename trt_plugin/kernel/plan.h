@@ -1,4 +1,5 @@
-// Planning a call on the host: what may run, how much memory it needs, what each kernel is told. Pure functions, no CUDA.
+// Plans a call on the host: what may run, how much memory it needs, the kernels' arguments. Pure
+// functions, no CUDA.
 #pragma once
 
 #include "arguments.h"
@@ -10,7 +11,7 @@
 namespace lccl
 {
 
-//! Density of a gate that nobody has measured.
+//! The density that is assumed where it is unknown.
 constexpr float kDensityIfUnknown = 0.5F;
 //! Above this share of all pixels, computing every row costs less than following the list.
 constexpr double kIdentityShare = 0.85;
@@ -55,7 +56,7 @@ struct Workspace
 
 Workspace layOutWorkspace(lccl_conv_params const& params, lccl_device const& device, lccl_conv_config const& config);
 
-//! What the kernels of a call are told, and how many blocks of each run.
+//! The arguments of a call's kernels, and how many blocks of each run.
 struct Plan
 {
     Arguments arguments;

@@ -1,5 +1,5 @@
-// The model behind the choice of a configuration: a roofline with the tile grid's rounding. Its constants are from public data
-// sheets; bench/gpu/fit.py fits them to what a GPU measured.
+// Predicts the time of a configuration: a roofline model with the tile grid's rounding. Its
+// constants are from public data sheets; bench/gpu/fit.py fits them to what a GPU measured.
 
 #include "plan.h"
 
@@ -33,7 +33,8 @@ Kind kindOf(int32_t computeCapability)
     }
 }
 
-//! Share of the tensor rate that a tile's main loop keeps: it falls with the bytes of shared memory read per product.
+//! Share of the tensor rate that a tile's main loop keeps: it falls with the bytes of shared memory
+//! read per product.
 double tileEfficiency(lccl_conv_config const& config, lccl_rates const& rates)
 {
     double const rows = static_cast<double>(config.tile_m) / config.warps_m;
@@ -112,7 +113,8 @@ double mainSeconds(lccl_conv_params const& p, lccl_device const& device, Sizes c
     double const rate = mma ? rates.tensor_flops * tileEfficiency(config, rates) : rates.core_flops * kCoreEfficiency;
     double const math = rounds * unitFlops / rate;
 
-    // Closed pixels are filled between products: their instructions take turns with those of the main loop.
+    // Closed pixels are filled between products: their instructions take turns with those of the
+    // main loop.
     double const fillBytes = p.has_residual == 0 ? rates.fill_bytes : rates.fill_residual_bytes;
     double const fill = amounts.closedRows * amounts.rowBytes / (fillBytes * sms);
     double const stepBytes = (config.tile_m + config.tile_n) * static_cast<double>(config.tile_k) * amounts.elementBytes;
@@ -144,7 +146,8 @@ lccl_rates ratesOf(lccl_device const& device)
     rates.main_latency = 1.0e-6;
     // Two blocks of 256 threads with four loads of 16 bytes each, answered after 0.6 us.
     rates.gate_bytes = 2 * 256 * 4 * 16 / 0.6e-6;
-    // 22 instructions for each 16 bytes of a lane without a residual (counted in SASS), four instructions of a warp a clock.
+    // 22 instructions for each 16 bytes of a lane without a residual (counted in SASS), four
+    // instructions of a warp a clock.
     rates.fill_bytes = 4 * 32 * 16 / 22.0 * kClock;
     rates.fill_residual_bytes = 4 * 32 * 16 / 90.0 * kClock; // about 90 with one
     return rates;

@@ -1,4 +1,5 @@
-// Which output pixels are computed, and which only filled: the mask lives here, the main loops do not know of it.
+// Decides which output pixels are computed and which are only filled; the main loops do not know of
+// the gate.
 #pragma once
 
 #include "arguments.h"
@@ -79,7 +80,8 @@ struct Scan
     int32_t total;
 };
 
-//! \param scratch a word of shared memory for each warp; the caller synchronises before it is used again
+//! \param scratch a word of shared memory for each warp; the caller synchronises before it is used
+//! again
 template <int32_t kThreads>
 LCCL_DEVICE Scan scanOverBlock(int32_t value, int32_t thread, uint32_t scratch)
 {
@@ -168,8 +170,9 @@ struct RowTable
     {
         return machine::loadShared<uint32_t>(base + row * 4);
     }
-    //! Number of the pixel of x under the row's first tap, (image * height + h) * width + w. On the padding it means nothing alone;
-    //! added to a tap's distance it is right, modulo 2^32, for every tap that lies on x.
+    //! Number of the pixel of x under the row's first tap, (image * height + h) * width + w. On the
+    //! padding it means nothing alone; added to a tap's distance it is right, modulo 2^32, for
+    //! every tap that lies on x.
     LCCL_DEVICE uint32_t origin(int32_t row) const
     {
         return machine::loadShared<uint32_t>(base + kRows * 4 + row * 4);

@@ -1,4 +1,5 @@
-// The plain kernel: the same rows and the same results on CUDA cores, for float32.
+// The SIMT kernel: the same rows and the same results as the tensor-core kernel on CUDA cores, for
+// float32.
 #pragma once
 
 #include "fill.h"
@@ -6,7 +7,8 @@
 namespace lccl
 {
 
-//! y[rows, k] in tiles of 64 x 64 x 16, four by four results a thread, float32 arithmetic, any layout.
+//! y[rows, k] in tiles of 64 x 64 x 16, four by four results per thread, float32 arithmetic, any
+//! layout.
 struct SimtGemm
 {
     static constexpr int32_t kTileM = 64;
@@ -86,7 +88,8 @@ private:
             float x = 0.0F;
             if (index < depth && tapIsOnInput(table().taps(row), tap))
             {
-                // In NHWC images follow each other as pixels do, in NCHW their channels lie between.
+                // In NHWC images follow each other as pixels do, in NCHW their channels lie
+                // between.
                 int64_t const pixel = static_cast<int64_t>(table().origin(row) + distance);
                 int64_t const others = table().image(row) * (a.xStrides.n - a.xStrides.w * a.h * a.w);
                 int64_t const offset = others + pixel * a.xStrides.w + tap.channel * a.xStrides.channel;

@@ -1,9 +1,10 @@
-// The tensor-core tiles. From this one list come the table of configurations, the launcher's cases and, by CMake, the files in
-// which kernels are compiled.
+// The tensor-core tiles: the table of configurations, the launcher's cases and, by CMake, the files
+// in which kernels are compiled come from this one list.
 #pragma once
 
-//! X(number, rows, columns, stages, warps along rows, warps along columns, blocks per multiprocessor, registers a thread)
-//! Numbers and configuration ids are for ever: engines and timing caches keep them. New tiles get new numbers.
+//! Each X has: number, rows, columns, stages, warps along rows, warps along columns, blocks per
+//! multiprocessor, registers per thread. Numbers and configuration ids never change, since engines
+//! and timing caches keep them. New tiles get new numbers.
 #define LCCL_MMA_TILES(X)                                                                                                      \
     X(1, 128, 128, 3, 2, 4, 1, 216)                                                                                            \
     X(2, 128, 64, 3, 2, 2, 2, 232)                                                                                             \

@@ -1,4 +1,4 @@
-// Reading, checking and listing fields.
+// Reads, checks and lists TensorRT's fields.
 
 #include "attributes.h"
 

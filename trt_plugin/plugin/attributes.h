@@ -16,23 +16,25 @@ constexpr char const* kPLUGIN_NAME = "LCCLConv";
 constexpr char const* kPLUGIN_VERSION = "1";
 constexpr char const* kPLUGIN_NAMESPACE = "";
 
-//! The contract's, and the plugin's own. Members are named as their fields.
+//! The contract's attributes and the plugin's own fields. Members are named as their fields.
 struct Attributes : lccl::Attributes
 {
-    //! Not of the contract: 1 lets the output take the residual's memory. The engine builder sets it where nobody else reads the
-    //! residual.
+    //! Not of the contract: 1 lets the output take the residual's memory. The engine builder sets
+    //! it where nobody else reads the residual.
     int32_t alias_residual[1]{0};
 
-    //! Not of the contract: 1 promises that the engine is serialised before it runs, so that whatever runs in the building process
-    //! is TensorRT's timing. Then contexts of that process simulate their gates, too.
+    //! Not of the contract: 1 promises that the engine is serialised before it runs, so that
+    //! whatever runs in the building process is TensorRT's timing. Then contexts of that process
+    //! simulate their gates, too.
     int32_t time_by_density[1]{0};
 
-    //! Not of the contract, and only serialised: the GPU that the engine was planned for, whose multiprocessors say how large the
-    //! workspace is. All 0: none yet, which no engine has.
+    //! Not of the contract, and only serialised: the GPU that the engine was planned for, whose
+    //! multiprocessors say how large the workspace is. All 0: none yet, which no engine has.
     int32_t planned_device[4]{0, 0, 0, 0};
 
-    //! Not of the contract, and only serialised: bytes of workspace that TensorRT was asked for when the engine was built, the lower 32
-    //! bits first. TensorRT does not tell enqueue how much it gives.
+    //! Not of the contract, and only serialised: bytes of workspace that TensorRT was asked for
+    //! when the engine was built, the lower 32 bits first. TensorRT does not tell enqueue how much
+    //! it gives.
     int32_t workspace_bytes[2]{0, 0};
 
     lccl_device plannedDevice() const
@@ -54,7 +56,7 @@ enum class FieldUse
     kINTERNAL, //!< Engines only.
 };
 
-//! A field: where it lies in Attributes. One of the three pointers is not null.
+//! A field and its place in Attributes; one of the three pointers is not null.
 struct FieldSpec
 {
     char const* name;
@@ -70,11 +72,12 @@ struct FieldSpec
 std::vector<FieldSpec> const& fieldSpecs();
 
 //! Attributes of a node (`phase` kBUILD) or of an engine (kRUNTIME).
-//! \throw std::invalid_argument with a sentence: a field that is unknown, missing, of another type or length, or a value that
-//! version 1 of the op does not allow.
+//! \throw std::invalid_argument for a field that is unknown, missing, of another type or length, or
+//! for a value that version 1 of the op does not allow
 Attributes readFields(nvinfer1::PluginFieldCollection const* fields, nvinfer1::TensorRTPhase phase);
 
-//! Fields over the memory of one Attributes. Copies would point into the original, so there are none.
+//! Fields over the memory of one Attributes. Copies would point into the original, so there are
+//! none.
 class FieldView
 {
 public:

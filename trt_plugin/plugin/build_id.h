@@ -1,4 +1,4 @@
-// Which kernels are in this library: changes whenever their sources do.
+// Identifies the kernels in this library; changes whenever their sources do.
 #pragma once
 
 namespace lccl::plugin

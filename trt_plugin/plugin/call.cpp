@@ -1,4 +1,4 @@
-// Formats, shapes, pointers.
+// Checks formats, and turns shapes and pointers into a call of the kernels.
 
 #include "call.h"
 
@@ -39,8 +39,8 @@ Shape shapeOf(Dims const& dims)
     return shape;
 }
 
-//! Whether the residual is a map and not the neutral one element. A network whose output has one element has residuals of that
-//! size; where x is dynamic, a residual that is not is neutral.
+//! Whether the residual is a map and not the neutral one element. A network whose output has one
+//! element has residuals of that size; where x is dynamic, a residual that is not is neutral.
 bool residualIsMap(Attributes const& a, Shape const& x, Shape const& w, Dims const& residual)
 {
     bool const isOneElement = residual.nbDims == 4

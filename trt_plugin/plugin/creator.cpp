@@ -1,3 +1,4 @@
+// Makes plugins for TensorRT's registry.
 #include "creator.h"
 
 #include "logging.h"

@@ -1,4 +1,5 @@
-// What TensorRT's registry holds: makes plugins from a node's attributes or from an engine's fields, by the same code.
+// The creator in TensorRT's registry: makes plugins from a node's attributes or from an engine's
+// fields, by the same code.
 #pragma once
 
 #include "attributes.h"

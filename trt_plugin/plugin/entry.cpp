@@ -1,5 +1,6 @@
-// The two functions that TensorRT looks for in a plugin library. Nothing registers itself: the registry's own table of functions
-// is another one in TensorRT 11 than in 10, so the registry has to call us, not we it.
+// The two functions that TensorRT looks for in a plugin library. Nothing registers itself: the
+// registry's own table of functions is another one in TensorRT 11 than in 10, so the registry has
+// to call us, not we it.
 
 #include "creator.h"
 #include "logging.h"

@@ -1,8 +1,9 @@
-// Reaching a logger whose class is another one in TensorRT 11 than in 10.
+// Reaches a logger whose class is another one in TensorRT 11 than in 10.
 //
-// In 10, ILogger and ILoggerFinder are plain classes: their one function is the first of their table. In 11 they are versioned
-// interfaces: getAPILanguage, getInterfaceInfo and two destructors stand before it. So the place in the table follows from the
-// version of the library that holds the finder, and neither is called through a class.
+// In 10, ILogger and ILoggerFinder are plain classes: their one function is the first of their
+// table. In 11 they are versioned interfaces: getAPILanguage, getInterfaceInfo and two destructors
+// stand before it. So the place in the table follows from the version of the library that holds the
+// finder, and neither is called through a class.
 
 #include "logging.h"
 
@@ -68,7 +69,8 @@ void keepLoggerFinder(void* finder)
     {
         return;
     }
-    // The first one stays, for the life of the process: another TensorRT in it must not take the messages away.
+    // The first one stays, for the life of the process: another TensorRT in it must not take the
+    // messages away.
     static Finder const kept{finder, major < 11 ? kSLOT_IN_10 : kSLOT_IN_11};
     theFinder = &kept;
 }

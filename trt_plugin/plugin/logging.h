@@ -1,4 +1,4 @@
-// Messages through TensorRT's logger, in either version of it.
+// Sends messages through TensorRT's logger, in either version of it.
 #pragma once
 
 #include <cstdint>
@@ -16,14 +16,16 @@ enum class Severity : int32_t
     kVERBOSE = 4,
 };
 
-//! What TensorRT hands over when it loads the library: an nvinfer1::ILoggerFinder of its own version.
+//! What TensorRT hands over when it loads the library: an nvinfer1::ILoggerFinder of its own
+//! version.
 void keepLoggerFinder(void* finder);
 
-//! "LCCLConv <layer>: <words>" to the logger of the engine or context that is calling, else to stderr (not what is verbose).
+//! Sends "LCCLConv <layer>: <words>" to the logger of the engine or context that is calling; else
+//! to stderr, unless it is verbose.
 void log(Severity severity, std::string const& layer, std::string const& words) noexcept;
 
-//! Runs `body` and returns what it returns. An exception is logged with the layer's name, and `failure` returned: nothing is
-//! thrown into TensorRT.
+//! Runs `body` and returns what it returns. An exception is logged with the layer's name, and
+//! `failure` returned: nothing is thrown into TensorRT.
 template <typename Result, typename Body>
 Result guarded(std::string const& layer, Result failure, Body&& body) noexcept
 {

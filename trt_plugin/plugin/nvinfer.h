@@ -1,4 +1,5 @@
-// TensorRT's plugin interfaces: NVIDIA's own headers where CMake found them, else the project's declaration of the same.
+// TensorRT's plugin interfaces: NVIDIA's own headers where CMake found them, else the project's
+// declaration of the same.
 #pragma once
 
 #if LCCL_TENSORRT_HEADERS
@@ -9,7 +10,8 @@
 
 #include <cstddef>
 
-// What TensorRT 10 and 11 agree on and this plugin relies on, whichever header it was compiled with.
+// What TensorRT 10 and 11 agree on and this plugin relies on, whichever header it was compiled
+// with.
 static_assert(sizeof(void*) == 8, "TensorRT is a 64-bit library");
 static_assert(sizeof(nvinfer1::Dims) == 72 && offsetof(nvinfer1::Dims, d) == 8, "Dims has another layout");
 static_assert(sizeof(nvinfer1::DimsExprs) == 72, "DimsExprs has another layout");

@@ -1,15 +1,18 @@
 // The part of TensorRT's C++ interface that a V3 plugin implements or calls, declared anew.
 //
-// Why it exists: pip's TensorRT ships no headers, and no package registry has them, so that without this file nobody could build
-// the plugin beside `pip install tensorrt`. NVIDIA versions these interfaces: the classes below, the order of their virtual
-// functions and the layout of the structs are the same from TensorRT 10.3 to 11.1. The names and their order are NVIDIA's; a name
-// that changed would be another interface.
+// Why it exists: pip's TensorRT ships no headers, and no package registry has them, so that without
+// this file nobody could build the plugin beside `pip install tensorrt`. NVIDIA versions these
+// interfaces: the classes below, the order of their virtual functions and the layout of the structs
+// are the same from TensorRT 10.3 to 11.1. The names and their order are NVIDIA's; a name that
+// changed would be another interface.
 //
-// What is not here is as important: IPluginRegistry, ILogger and ILoggerFinder have other tables in 10 than in 11, so nothing may
-// call them through a class. logging.cpp says how the logger is reached.
+// What is not here is as important: IPluginRegistry, ILogger and ILoggerFinder have other tables in
+// 10 than in 11, so nothing may call them through a class. logging.cpp says how the logger is
+// reached.
 //
-// How it is verified: the sizes by nvinfer.h; the tables of virtual functions by tests/trt, against a list that was taken from
-// NVIDIA's headers, against those headers themselves where they are installed, and by the registries of TensorRT 10 and 11.
+// How it is verified: the sizes by nvinfer.h; the tables of virtual functions by tests/trt, against
+// a list that was taken from NVIDIA's headers, against those headers themselves where they are
+// installed, and by the registries of TensorRT 10 and 11.
 #pragma once
 
 #include <cstddef>
@@ -91,7 +94,7 @@ enum class APILanguage : int32_t
     kPYTHON = 1,
 };
 
-// ---- structs -------------------------------------------------------------------------------------------------------------------
+// ---- structs -----------------------------------------------------------------------------------
 
 class Dims64
 {
@@ -150,7 +153,7 @@ public:
     int32_t minor;
 };
 
-// ---- expressions of dimensions: objects of TensorRT's, which forward to a table of its own ----------------------------------------
+// ---- expressions of dimensions: objects of TensorRT's, which forward to a table of its own -----
 
 class IDimensionExpr;
 
@@ -235,7 +238,7 @@ public:
     IDimensionExpr const* d[Dims::MAX_DIMS];
 };
 
-// ---- versioned interfaces ----------------------------------------------------------------------------------------------------------
+// ---- versioned interfaces ----------------------------------------------------------------------
 
 class IVersionedInterface
 {

@@ -1,4 +1,5 @@
-// One section for each of TensorRT's interfaces, in the order in which TensorRT goes through them.
+// The plugin: one section for each of TensorRT's interfaces, in the order in which TensorRT goes
+// through them.
 
 #include "plugin.h"
 
@@ -19,8 +20,8 @@ namespace
 constexpr int32_t kSUCCESS = 0;
 constexpr int32_t kFAILURE = 1;
 constexpr size_t kREASON_BYTES = 512;
-//! What getWorkspaceSize answers where it fails: more than any GPU has, so that TensorRT takes no tactic, and so little that sizes
-//! can still be rounded up and added up.
+//! What getWorkspaceSize answers where it fails: more than any GPU has, so that TensorRT takes no
+//! tactic, and so little that sizes can still be rounded up and added up.
 constexpr size_t kIMPOSSIBLE_WORKSPACE = size_t{1} << 50;
 
 void requireCounts(int32_t nbInputs, int32_t nbOutputs)
@@ -32,7 +33,7 @@ void requireCounts(int32_t nbInputs, int32_t nbOutputs)
     }
 }
 
-//! \throw std::invalid_argument with a sentence: a configuration (0: any) cannot run a call
+//! \throw std::invalid_argument if a configuration (0: any) cannot run a call
 void requireRuns(lccl_conv_params const& call, lccl_device const& device, int32_t configuration)
 {
     char reason[kREASON_BYTES] = "";
@@ -42,7 +43,7 @@ void requireRuns(lccl_conv_params const& call, lccl_device const& device, int32_
     }
 }
 
-//! \throw std::invalid_argument with a sentence: a pointer or the workspace keeps a call from being started
+//! \throw std::invalid_argument if a pointer or the workspace keeps a call from being started
 void requireStarts(
     lccl_conv_params const& call, lccl_device const& device, int32_t configuration, void const* workspace, size_t workspaceSize)
 {
@@ -94,7 +95,7 @@ lccl_conv_params smallestCall(lccl_conv_config const& config)
     return call;
 }
 
-//! \throw std::invalid_argument with a sentence: the tactic does not exist, or does not run on the GPU at hand
+//! \throw std::invalid_argument if the tactic does not exist, or does not run on the GPU at hand
 void requireTactic(int32_t tactic)
 {
     for (int32_t i = 0; i < lccl_conv_config_count(); ++i)
@@ -110,7 +111,8 @@ void requireTactic(int32_t tactic)
         "tactic " + std::to_string(tactic) + " is of another version of the plugin: build the engine again");
 }
 
-//! The inputs at one end of their profiles; what has none, as weights may, is as it is.
+//! The inputs at one end of their profiles; an input without a profile, such as weights, keeps its
+//! shape.
 std::vector<PluginTensorDesc> inputsAt(DynamicPluginTensorDesc const* inputs, Dims DynamicPluginTensorDesc::* end)
 {
     std::vector<PluginTensorDesc> at;
@@ -158,7 +160,7 @@ LCCLConvPlugin::LCCLConvPlugin(LCCLConvPlugin const& other)
 {
 }
 
-// ---- IPluginV3 -----------------------------------------------------------------------------------------------------------------
+// ---- IPluginV3 ---------------------------------------------------------------------------------
 
 IPluginCapability* LCCLConvPlugin::getCapabilityInterface(PluginCapabilityType type) noexcept
 {
@@ -186,7 +188,7 @@ std::unique_ptr<LCCLConvPlugin> LCCLConvPlugin::copy() const
     return made;
 }
 
-// ---- IPluginV3OneCore ----------------------------------------------------------------------------------------------------------
+// ---- IPluginV3OneCore --------------------------------------------------------------------------
 
 AsciiChar const* LCCLConvPlugin::getPluginName() const noexcept
 {
@@ -203,7 +205,7 @@ AsciiChar const* LCCLConvPlugin::getPluginNamespace() const noexcept
     return kPLUGIN_NAMESPACE;
 }
 
-// ---- IPluginV3OneBuildV2 -------------------------------------------------------------------------------------------------------
+// ---- IPluginV3OneBuildV2 -----------------------------------------------------------------------
 
 int32_t LCCLConvPlugin::getNbOutputs() const noexcept
 {
@@ -279,7 +281,8 @@ int32_t LCCLConvPlugin::configurePlugin(
             lccl_device const device = currentDevice();
             for (Dims DynamicPluginTensorDesc::* const end : {&DynamicPluginTensorDesc::min, &DynamicPluginTensorDesc::opt})
             {
-                // The least size of a dimension that follows from data may be 0, which no run need have.
+                // The least size of a dimension that follows from data may be 0, which no run need
+                // have.
                 std::vector<PluginTensorDesc> const inputs = inputsAt(in, end);
                 if (isPositive(inputs[kX].dims))
                 {
@@ -388,7 +391,7 @@ int32_t LCCLConvPlugin::getAliasedInput(int32_t outputIndex) noexcept
     return outputIndex == 0 && *mAttributes.alias_residual == 1 ? kResidual : -1;
 }
 
-// ---- IPluginV3OneRuntime -------------------------------------------------------------------------------------------------------
+// ---- IPluginV3OneRuntime -----------------------------------------------------------------------
 
 int32_t LCCLConvPlugin::setTactic(int32_t tactic) noexcept
 {
@@ -462,8 +465,8 @@ IPluginV3* LCCLConvPlugin::attachToContext(IPluginResourceContext* /*context*/) 
         [this]
         {
             std::unique_ptr<LCCLConvPlugin> attached = copy();
-            // A context runs the network, also that of an engine that was never serialised: its gates are real, unless it is known
-            // that only TensorRT's timing makes contexts here.
+            // A context runs the network, also that of an engine that was never serialised: its
+            // gates are real, unless it is known that only TensorRT's timing makes contexts here.
             attached->mSimulates = mSimulates && *mAttributes.time_by_density == 1;
             return attached.release();
         });

@@ -1,4 +1,5 @@
-// The V3 plugin of lccl::LCCLConv: TensorRT's calls on one side, the kernels' C interface on the other.
+// The V3 plugin of lccl::LCCLConv: TensorRT's calls on one side, the kernels' C interface on the
+// other.
 #pragma once
 
 #include "attributes.h"
@@ -12,14 +13,16 @@
 namespace lccl::plugin
 {
 
-//! One layer. TensorRT clones it for each execution context; clones share the size of the workspace and nothing else.
+//! One layer. TensorRT clones it for each execution context; clones share the size of the workspace
+//! and nothing else.
 class LCCLConvPlugin final : public nvinfer1::IPluginV3,
                              public nvinfer1::IPluginV3OneCore,
                              public nvinfer1::IPluginV3OneBuildV2,
                              public nvinfer1::IPluginV3OneRuntime
 {
 public:
-    //! \param building made for a network definition: TensorRT times tactics on inputs that mean nothing, so gates are simulated
+    //! \param building made for a network definition: TensorRT times tactics on inputs that mean
+    //! nothing, so gates are simulated
     LCCLConvPlugin(Attributes attributes, std::string layer, bool building);
     LCCLConvPlugin(LCCLConvPlugin const& other);
 
@@ -62,7 +65,8 @@ public:
     nvinfer1::PluginFieldCollection const* getFieldsToSerialize() noexcept override;
 
 private:
-    //! What runs for the shapes at hand. It says nothing of the GPU at hand, which may be another one in a clone.
+    //! The plan for the current shapes. It does not depend on the current GPU, which may be another
+    //! one in a clone.
     struct Plan
     {
         lccl_conv_params call{}; //!< abi 0: there is no plan
@@ -71,25 +75,29 @@ private:
         size_t workspace{0}; //!< bytes that the call needs
     };
 
-    //! A copy whose plan, if there is one, runs on the GPU at hand.
-    //! \throw std::exception with a sentence: it does not run there
+    //! A copy whose plan, if there is one, runs on the current GPU.
+    //! \throw std::exception if it does not run there
     std::unique_ptr<LCCLConvPlugin> copy() const;
 
-    //! The GPU that calls are planned for: the one of the build, since the workspace was measured out there.
+    //! The GPU that calls are planned for: the one of the build, since the workspace was measured
+    //! out there.
     lccl_device plannedDevice() const;
 
     //! Configurations that can run a call on the planned device, in the table's order.
     std::vector<int32_t> tacticsFor(lccl_conv_params const& call) const;
 
-    //! The largest workspace that any tactic takes for a call, since TensorRT asks before it has chosen one.
-    //! \throw std::invalid_argument with a sentence: no tactic runs it
+    //! The largest workspace that any tactic takes for a call, since TensorRT asks before it has
+    //! chosen one.
+    //! \throw std::invalid_argument if no tactic runs it
     size_t workspaceFor(lccl_conv_params const& call) const;
 
-    //! Keeps the larger of what TensorRT was asked for; not in an engine, whose memory is laid out.
+    //! Keeps the largest workspace that TensorRT was asked for; not in an engine, whose memory is
+    //! laid out already.
     void keepWorkspace(size_t bytes) const;
 
-    //! Plans a call and loads its kernels, so that nothing of that is left for enqueue, which may be captured.
-    //! \throw std::exception with a sentence: it does not run on the planned GPU or on the one at hand
+    //! Plans a call and loads its kernels, so that nothing of that is left for enqueue, which may
+    //! be captured.
+    //! \throw std::exception if the call does not run on the planned GPU or on the current one
     void planCall(lccl_conv_params const& call, int32_t tactic);
 
     Attributes mAttributes;
@@ -98,8 +106,8 @@ private:
     bool mSimulates;               //!< Gates are simulated: TensorRT times tactics.
     int32_t mTactic{0};            //!< 0: the kernels' own choice.
     std::vector<int32_t> mTactics; //!< Of the last configurePlugin.
-    //! Bytes that TensorRT was asked for, or would be, and so gives to enqueue; 0: not known. Shared with clones: which of them
-    //! TensorRT asks, and which it serialises, is its own affair.
+    //! Bytes that TensorRT was asked for, or would be, and so gives to enqueue; 0: not known.
+    //! Shared with clones, since TensorRT may ask one of them and serialise another.
     std::shared_ptr<std::atomic<size_t>> mWorkspace;
     Plan mPlan; //!< Of the last onShapeChange.
     std::string mDescription;

@@ -1,3 +1,4 @@
+// Asks the library that an object comes from for its version.
 #include "tensorrt_version.h"
 
 #include <dlfcn.h>
@@ -14,7 +15,8 @@ int32_t majorVersionBehind(void* object)
     {
         return 0;
     }
-    // Only looked up in what is loaded already. The main program, which may hold a static TensorRT, has no name to look it up by.
+    // Only looked up in what is loaded already. The main program, which may hold a static TensorRT,
+    // has no name to look it up by.
     void* library = dlopen(info.dli_fname, RTLD_LAZY | RTLD_NOLOAD);
     library = library != nullptr ? library : dlopen(nullptr, RTLD_LAZY);
     if (library == nullptr)

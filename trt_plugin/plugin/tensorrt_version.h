@@ -1,4 +1,5 @@
-// Which TensorRT has loaded this library. It links to none, so there is no version to compile against.
+// Finds the TensorRT that has loaded this library, which links to none and so has no version to
+// compile against.
 #pragma once
 
 #include <cstdint>
@@ -6,7 +7,8 @@
 namespace lccl::plugin
 {
 
-//! Major version of the TensorRT library that an object's table of functions lies in; 0 if that cannot be told.
+//! Major version of the TensorRT library that an object's table of functions lies in; 0 if that
+//! cannot be told.
 int32_t majorVersionBehind(void* object);
 
 } // namespace lccl::plugin

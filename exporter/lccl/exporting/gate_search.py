@@ -1,4 +1,7 @@
-"""The search for gated convolutions in a network that is exported, each checked against the graph that it was found in."""
+"""The search for gated convolutions in an exported network, and the check of each.
+
+A layer is checked against the graph that it was found in.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,8 @@ from lccl.progress import Progress
 from lccl.text import count, table
 
 TOLERANCE = 1e-5
-"""Allowed error in float32 between the graph with the nodes and the graph as it was, relative to max(0.01, largest output)."""
+"""Allowed error in float32 between the graph with the nodes and the graph as it was, relative to
+max(0.01, largest output)."""
 Feeds = Sequence[Mapping[str, Array]]
 Rejected = Sequence[tuple[RecognisedLayer, str]]
 """Layers that have to be put back, each with the reason."""
@@ -57,7 +61,8 @@ class GateSearchResult:
     checked: Agreement | None = None
     """The agreement with the traced network as built; None if nothing was found."""
     checked_open: Agreement | None = None
-    """As ``checked``, with every gate 1; None also if the gates cannot be opened in the traced network."""
+    """As ``checked``, with every gate 1; None also if the gates cannot be opened in the traced
+    network."""
 
     @property
     def masks(self) -> frozenset[str]:
@@ -180,7 +185,10 @@ def _check(
 def _unrunnable(
     before: onnx.ModelProto, found: Recognition, feeds: Feeds, recognise_without: Callable[[Iterable[str]], Recognition]
 ) -> Sequence[RecognisedLayer]:
-    """Return the layers with which the network cannot be run even if each is alone in it; all if every one alone can be run."""
+    """Return the layers with each of which alone the network cannot be run.
+
+    All layers, if the network can be run with any one.
+    """
     if len(found.layers) == 1:
         return found.layers
     broken = []
@@ -194,7 +202,7 @@ def _unrunnable(
 
 
 def _compare(before: onnx.ModelProto, found: Recognition, feeds: Feeds) -> tuple[Rejected, Checks]:
-    """Compare as built; with relaxed gates if some are hard; and with every gate 1, if the graph allows it."""
+    """Compare as built, then with relaxed gates if some are hard, then with every gate 1."""
     whole = canonical(found.model)
     tolerance, whole = _tolerance(whole), upcast(whole)
     relaxed = with_relaxed_products(before, found.layers, whole) if has_hard_gates(whole) else None
@@ -238,7 +246,7 @@ def _require_sound(model: onnx.ModelProto, feeds: Feeds) -> None:
 
 
 def _tolerance(model: onnx.ModelProto) -> float:
-    """Return the tolerance for the type of the nodes' own weights: other constants are the same on both sides."""
+    """Return the tolerance for the type of the nodes' own weights, as other constants are equal."""
     usual = default_tolerance(model, {n.input[1] for n in model.graph.node if is_lccl_node(n)})
     return TOLERANCE if usual < 1e-3 else usual
 
@@ -246,10 +254,13 @@ def _tolerance(model: onnx.ModelProto) -> float:
 def _agree(
     reference: onnx.ModelProto, other: onnx.ModelProto, feeds: Feeds, tolerance: float, *, edges: bool = False
 ) -> Agreement:
-    """Compare two models in ONNX Runtime on the same inputs, one after the other, since each session holds its weights.
+    """Compare two models in ONNX Runtime on the same inputs.
+
+    They run one after the other, since each session holds its weights.
 
     Args:
-        edges: a minority of samples may differ, by logits at the edge of a hard gate. Relaxed gates are then compared too.
+        edges: a minority of samples may differ, by logits at the edge of a hard gate. Relaxed gates
+            are then compared too.
     """
     expected, got = _outputs(reference, feeds, optimize=False), _outputs(other, feeds)
     return merge([agreement(a, b, tolerance, hard_gates=edges) for a, b in zip(expected, got, strict=True)])
@@ -263,7 +274,9 @@ def _outputs(model: onnx.ModelProto, feeds: Feeds, optimize: bool = True) -> lis
 def first_divergent_layer(
     reference: onnx.ModelProto, other: onnx.ModelProto, layers: Sequence[RecognisedLayer], feeds: Feeds, result: Agreement
 ) -> tuple[RecognisedLayer, str]:
-    """Return the first layer whose own output differs, or if none does the one with the largest error; with the reason.
+    """Return the first layer whose own output differs, with the reason to put it back.
+
+    If no output differs, it is the layer with the largest error.
 
     Args:
         result: how the models' outputs differ.
@@ -290,7 +303,10 @@ def _with_outputs(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelPro
 
 
 def _with_open_products(traced: onnx.ModelProto, layers: Sequence[RecognisedLayer]) -> onnx.ModelProto | None:
-    """Return the traced network with every gate taken as 1, so that a product gives its other factor; None if that cannot be done."""
+    """Return the traced network with every gate taken as 1, or None if that cannot be done.
+
+    A product then gives its other factor.
+    """
     out = with_open_gates(traced)
     tensors = Tensors.of(out)
     for name, place in (gate for layer in layers for gate in layer.gates):

@@ -1,4 +1,4 @@
-"""The reason why each dense convolution of an export has no gate, from recognition's near misses."""
+"""The reason why each dense convolution of an export has no gate, from near misses."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def layers_with_reasons(model: onnx.ModelProto, near_misses: Sequence[NearMiss])
 
 
 def _gate_convolutions(model: onnx.ModelProto, near_misses: Sequence[NearMiss]) -> dict[str, str]:
-    """Map each convolution that a gate is computed from to the sentence that says whose gate it is."""
+    """Map each convolution that a gate is computed from to a sentence that says so."""
     makers = {name: node for node in model.graph.node for name in node.output}
     weights = {tensor.name: tensor.dims for tensor in model.graph.initializer}
     refused = {miss.node: miss.conv for miss in near_misses if miss.conv}

@@ -25,7 +25,9 @@ def check_model(model: onnx.ModelProto) -> None:
 
 
 def check_types(model: onnx.ModelProto, view: onnx.ModelProto) -> None:
-    """Check a form of the model that no runtime here runs: it passes onnx's check, and its outputs keep their types.
+    """Check a form of the model that no runtime here runs.
+
+    It has to pass onnx's check, and its outputs keep their types.
 
     Args:
         model: the model that the form was made of.
@@ -53,7 +55,9 @@ def check_types(model: onnx.ModelProto, view: onnx.ModelProto) -> None:
 
 
 def default_tolerance(model: onnx.ModelProto, weights: Container[str] | None = None) -> float:
-    """Return the relative error that is allowed by default: 1e-4 for float32 weights, 2e-2 for any of lower precision.
+    """Return the relative error that is allowed by default.
+
+    It is 1e-4 for float32 weights, and 2e-2 for any of lower precision.
 
     Args:
         weights: names of the weights that count; by default all do.

@@ -11,16 +11,22 @@ Feed = dict[str, Array]
 
 
 def input_types(model: onnx.ModelProto) -> dict[str, onnx.TypeProto.Tensor]:
-    """Return the types of the model's inputs by name, without the initializers that older exporters list among them."""
+    """Return the types of the model's inputs by name.
+
+    Initializers that older exporters list among the inputs are left out.
+    """
     stored = {t.name for t in model.graph.initializer}
     return {v.name: v.type.tensor_type for v in model.graph.input if v.name not in stored}
 
 
 def random_feed(model: onnx.ModelProto, shapes: dict[str, tuple[int, ...]] | None = None, seed: int = 0) -> dict[str, Array]:
-    """Return random inputs: standard normal floats, bool and unsigned values half of which are set, and zeros of other types.
+    """Return random inputs.
+
+    Floats are standard normal, half of the bool and unsigned values are set, and others are 0.
 
     Args:
-        shapes: the inputs' shapes by name; without one, a dynamic first dimension is 2 and any other 32.
+        shapes: the inputs' shapes by name; without one, a dynamic first dimension is 2 and any
+            other 32.
         seed: the seed of the random values.
     """
     generator = np.random.default_rng(seed)

@@ -1,4 +1,7 @@
-"""BatchNormalization behind a convolution -> into its weights. torch's exporter does this itself; other exporters may not."""
+"""BatchNormalization behind a convolution -> into its weights.
+
+torch's exporter does this itself; other exporters may not.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from lccl.graph.surgery import constant, producer, replace_output, value_of
 
 
 def fold_batch_norms(graph: gs.Graph) -> int:
-    """Fold every BatchNormalization that is the only reader of a Conv with stored weights, and return how many there were."""
+    """Fold each BatchNormalization that is the only reader of a Conv, and return their number."""
     folded = 0
     for norm in [n for n in graph.nodes if n.op == "BatchNormalization"]:
         conv = _foldable(graph, norm)

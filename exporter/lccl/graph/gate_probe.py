@@ -1,4 +1,4 @@
-"""Gates of a model as extra outputs, from which densities are measured; and densities written into its nodes."""
+"""Gates of a model as extra outputs, to measure densities; and densities in its nodes."""
 
 from __future__ import annotations
 
@@ -33,7 +33,9 @@ class Probe:
 
 
 def with_gate_outputs(model: onnx.ModelProto) -> tuple[onnx.ModelProto, tuple[Probe, ...]]:
-    """Return the model with a probe beside each LCCLConv: one of a single channel, zero weights and a bias of 1, so that Y = g.
+    """Return the model with a probe beside each LCCLConv.
+
+    A probe is an LCCLConv of one channel with zero weights and a bias of 1, so that Y = g.
 
     Raises:
         UserError: a layer's weights are computed in the model.

@@ -7,7 +7,10 @@ from onnx import helper
 
 
 def set_metadata(model: onnx.ModelProto, producer_version: str, metadata: dict[str, str]) -> None:
-    """Set the producer and metadata of a model that this project writes; notes of its own that the model has are kept."""
+    """Set the producer and metadata of a model that this project writes.
+
+    Notes of this project that the model has already are kept.
+    """
     model.producer_name, model.producer_version = "lccl", producer_version
     kept = {p.key: p.value for p in model.metadata_props if p.key.startswith("lccl.")}
     helper.set_model_props(model, kept | metadata)

@@ -1,4 +1,4 @@
-"""Questions about one node of a graph, for recognition and fusion: is it a copy, an affine, an activation, a constant?"""
+"""Questions about one node: is it a copy, an affine, an activation, a constant?"""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _UNBOUNDED = 3e38
 
 
 def label(node: gs.Node) -> str:
-    """Return the node in words: its op and its name, or the tensor that it gives if it has no name."""
+    """Return the node in words: its op and its name, or its output if it has no name."""
     return f"{node.op} {node.name or (node.outputs[0].name if node.outputs else '')}"
 
 
@@ -45,7 +45,10 @@ def is_computed(tensor: gs.Tensor) -> bool:
 
 
 def norm_affine(node: gs.Node) -> tuple[Array, Array] | None:
-    """Return a BatchNormalization with stored statistics as (scale, shift) per channel, in float64; None for another one."""
+    """Return a BatchNormalization as (scale, shift) per channel, in float64.
+
+    The result is None for one without stored statistics, and for one in training mode.
+    """
     stored = [value_of(t) for t in node.inputs[1:5]]
     if len(stored) != 4 or any(v is None for v in stored) or node.attrs.get("training_mode", 0):
         return None
@@ -102,7 +105,10 @@ def activated(node: gs.Node) -> gs.Tensor:
 
 
 def channel_affine(node: gs.Node) -> tuple[gs.Tensor, tuple[Array, Array]] | None:
-    """Return x and (a, b) of a node that is a * x + b, with one value for all channels or one per channel; None for another node."""
+    """Return x and (a, b) of a node that is a * x + b per channel, or None for another node.
+
+    a and b have one value, or one per channel.
+    """
     if is_op(node, "BatchNormalization"):
         affine = norm_affine(node) if len([t for t in node.outputs if t.outputs]) <= 1 else None
         return (node.inputs[0], affine) if affine is not None else None
@@ -125,7 +131,10 @@ def channel_affine(node: gs.Node) -> tuple[gs.Tensor, tuple[Array, Array]] | Non
 
 
 def per_channel(tensor: gs.Tensor) -> Array | None:
-    """Return a constant that has one value per channel of [N, C, H, W], or one for all, in float64; None for another tensor."""
+    """Return a constant with one value per channel of [N, C, H, W], or one for all.
+
+    The values are float64. The result is None for any other tensor.
+    """
     values = value_of(tensor)
     if values is None:
         return None

@@ -1,6 +1,9 @@
-"""Families of ONNX's standard ops, each listed once; a pass that needs more or less adds or takes away from these, with the reason.
+"""Families of ONNX's standard ops, each listed once.
 
-A new op of ONNX goes into the families that it belongs to, and each pass that reads them then knows it.
+A pass that needs more or fewer ops adds to these or takes away, with the reason.
+
+A new op of ONNX goes into the families that it belongs to, and each pass that reads them then knows
+it.
 """
 
 from __future__ import annotations
@@ -12,7 +15,8 @@ Ops = frozenset[str]
 REPORTED_CONVOLUTIONS: Ops = frozenset({"Conv", "ConvTranspose"})
 """Convolutions of floats: each has a row in an export's report."""
 CONVOLUTIONS: Ops = REPORTED_CONVOLUTIONS | {"ConvInteger", "QLinearConv", "DeformConv"}
-"""Where a walk along the main branch ends, whether the op can take the convolution's place or not."""
+"""Where a walk along the main branch ends, whether the op can take the convolution's place or
+not."""
 WEIGHTED: Ops = REPORTED_CONVOLUTIONS | {"Gemm", "MatMul"}
 """Weighted sums of floats."""
 
@@ -41,8 +45,8 @@ POINTWISE: Ops = frozenset(
         *("Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Identity"),
     }
 )
-"""Steps that activations such as SiLU and GELU are written in. Fewer than all elementwise ops: those that decide whether
-``x * f(x)`` is an activation."""
+"""Steps that activations such as SiLU and GELU are written in. Fewer than all elementwise ops:
+those that decide whether ``x * f(x)`` is an activation."""
 
 # ---- conditions -----------------------------------------------------------------------------------------------------
 
@@ -64,17 +68,20 @@ SELECTIONS: Ops = frozenset({"Slice", "Gather"})
 VIEWS: Ops = COPIES | RESHAPES | REPEATS | SELECTIONS | {"Transpose"}
 """Every output value is one input value, and a bound of the input is one of the output."""
 REARRANGEMENTS: Ops = VIEWS | {"Cast", "Concat", "Resize"}
-"""What indices can be followed through. Some attributes of Cast, Concat, Resize and Dropout change values: ``rearrange`` looks."""
+"""What indices can be followed through. Some attributes of Cast, Concat, Resize and Dropout change
+values: ``rearrange`` looks."""
 WHOLE_MAP_MOVES: Ops = frozenset(
     {"Identity", *("Reshape", "Squeeze", "Unsqueeze"), *REPEATS, "Transpose", "Resize", "Upsample"}
 )
-"""What stands between a mask and its product in files as they are given, before they are simplified. No Slice, Gather or
-Flatten, which may drop pixels; Upsample, which later opsets do not have."""
+"""What stands between a mask and its product in files as they are given, before they are
+simplified. No Slice, Gather or Flatten, which may drop pixels; Upsample, which later opsets do not
+have."""
 BOUND_KEEPING: Ops = VIEWS | {
     *("DepthToSpace", "SpaceToDepth", "Split"),
     *("MaxPool", "GlobalMaxPool", "GlobalAveragePool", "ReduceMax", "ReduceMin", "ReduceMean"),
 }
-"""Every output value lies between the least and the greatest input value: views, and means and extremes."""
+"""Every output value lies between the least and the greatest input value: views, and means and
+extremes."""
 
 # ---- others ---------------------------------------------------------------------------------------------------------
 

@@ -1,4 +1,7 @@
-"""Fields of the TensorRT plugin that are not in the contract: they say how it runs, and change nothing of the op's meaning."""
+"""Fields of the TensorRT plugin that are not in the contract.
+
+They say how the plugin runs, and change nothing of the op's meaning.
+"""
 
 from __future__ import annotations
 
@@ -14,12 +17,15 @@ from lccl.op.onnx_op import is_lccl_node
 ALIAS = "alias_residual"
 """1: the output may take the residual's memory."""
 TIME_BY_DENSITY = "time_by_density"
-"""1: the engine will be serialised, so that whatever the building process runs is TensorRT's timing."""
+"""1: the engine will be serialised, so that whatever the building process runs is TensorRT's
+timing."""
 _RESIDUAL = INPUT_NAMES.index("residual")
 
 
 def residuals_in_place(model: onnx.ModelProto) -> tuple[str, ...]:
-    """Return the outputs of the LCCLConv nodes that may take their residual's memory: nothing else reads that residual.
+    """Return the outputs of the LCCLConv nodes that may take their residual's memory.
+
+    Nothing else reads the residual of such a node.
 
     A neutral residual is a stored constant and does not count.
     """
@@ -45,7 +51,9 @@ def _read(graph: onnx.GraphProto) -> Iterator[str]:
 
 
 def with_plugin_fields(model: onnx.ModelProto, in_place: Collection[str]) -> onnx.ModelProto:
-    """Return the model with the plugin's fields on every LCCLConv node, for a build whose engine is serialised.
+    """Return the model with the plugin's fields on every LCCLConv node.
+
+    It is for a build whose engine is serialised.
 
     Args:
         in_place: outputs that may take their residual's memory.

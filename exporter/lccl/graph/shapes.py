@@ -1,4 +1,4 @@
-"""Shapes of all tensors at two sizes of the model's inputs, so that dynamic shapes can be compared as plain numbers."""
+"""Shapes of all tensors at two sizes of the inputs: dynamic shapes as plain numbers."""
 
 from __future__ import annotations
 
@@ -13,11 +13,13 @@ from lccl.graph.surgery import stored_shape
 
 Shape = tuple[int, ...]
 PROBES = ({0: 2, 1: 128, 2: 64, 3: 96}, {0: 3, 1: 96, 2: 160, 3: 128})
-"""Size of a dynamic axis by its place. Heights and widths are multiples of 32, which networks with skips ask for."""
+"""Size of a dynamic axis by its place. Heights and widths are multiples of 32, which networks with
+skips ask for."""
 _OTHER = 192
 """Size of a dynamic axis at another place."""
 _STEPS = {0: 1}
-"""By which the size of a second symbol at a place is larger, so that no two are equal by chance; 32 for a place not listed."""
+"""By which the size of a second symbol at a place is larger, so that no two are equal by chance; 32
+for a place not listed."""
 FLOAT_TYPES = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
 """Element types of the op's feature maps."""
 
@@ -30,10 +32,14 @@ class Sizes:
     types: dict[str, int]
     """Tensor -> ONNX's number of its element type, if it is known."""
     constant: dict[str, tuple[int | None, ...]]
-    """Tensor -> its shape at every size of the network's inputs; None for an axis that depends on these, or may."""
+    """Tensor -> its shape at every size of the network's inputs; None for an axis that depends on
+    these, or may."""
 
     def fixed(self, tensor: gs.Tensor) -> tuple[int | None, ...]:
-        """Return the shape at every size of the network's inputs, None for an axis that may change; empty if the rank is not known."""
+        """Return the shape that holds at every size of the network's inputs.
+
+        It has None for an axis that may change, and is empty if the rank is not known.
+        """
         return stored_shape(tensor) or self.constant.get(tensor.name, ())
 
     def of(self, tensor: gs.Tensor) -> tuple[Shape, ...] | None:
@@ -78,7 +84,7 @@ def _inferred(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _at(model: onnx.ModelProto, probe: Mapping[int, int]) -> tuple[onnx.ModelProto, bool]:
-    """Return the model with a number for each dynamic size of its inputs, and whether it has none of these."""
+    """Return the model with a number for each dynamic size, and whether it has no such size."""
     out = _copy(model)
     named: dict[str, int] = {}
     fixed = True
@@ -97,7 +103,7 @@ def _at(model: onnx.ModelProto, probe: Mapping[int, int]) -> tuple[onnx.ModelPro
 
 
 def _unused(axis: int, probe: Mapping[int, int], taken: Collection[int]) -> int:
-    """Return a size that no other symbol has, since symbols of different names need not be equal."""
+    """Return a size that no other symbol has: symbols of other names need not be equal."""
     size = probe.get(axis, _OTHER)
     while size in taken:
         size += _STEPS.get(axis, 32)
@@ -111,10 +117,14 @@ def _copy(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _forget(model: onnx.ModelProto) -> None:
-    """Remove the shapes that the model states: symbols, which would contradict the numbers, or the shapes of one example."""
+    """Remove the shapes that the model states.
+
+    They are symbols, which would contradict the numbers, or the shapes of one example.
+    """
     del model.graph.value_info[:]
     given = {v.name for v in model.graph.input} | {t.name for t in model.graph.initializer}
-    made = [v for v in model.graph.output if v.name not in given]  # what is returned as it is has its shape as an input
+    # An input that is returned as it is has its shape from the input.
+    made = [v for v in model.graph.output if v.name not in given]
     del model.graph.output[:]
     model.graph.output.extend(made)
     for value in model.graph.output:

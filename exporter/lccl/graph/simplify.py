@@ -1,6 +1,9 @@
-"""Any ONNX model -> the plain form that recognition reads: this project's opset, constants folded, no functions but the op's.
+"""Any ONNX model -> the plain form that recognition reads.
 
-Everything works on the model's skeleton, in which graph inputs stand for large weights, so that nothing copies these.
+It has this project's opset, folded constants, and no functions but the op's.
+
+Everything works on the model's skeleton, in which graph inputs stand for large weights, so that
+nothing copies these.
 """
 
 from __future__ import annotations
@@ -32,7 +35,8 @@ from lccl.weights import skeleton_of
 _ROUNDS = 2
 """Rounds of folding: the second folds what the first made constant."""
 _NOT_FOLDED = QUANTIZERS | RANDOM_LIKE
-"""Ops of constants that are not folded: stored integers stay as they are, and random values differ in each run."""
+"""Ops of constants that are not folded: stored integers stay as they are, and random values differ
+in each run."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,9 @@ class Simplified:
 
 
 def simplified(model: onnx.ModelProto) -> Simplified:
-    """Return the model in opset 18, with all functions inlined except the op's; the given model is not changed.
+    """Return the model in opset 18, with all functions inlined except the op's.
+
+    The given model is not changed.
 
     Raises:
         UserError: onnx cannot convert the opset, or a constant cannot be carried over.
@@ -67,14 +73,16 @@ def simplified(model: onnx.ModelProto) -> Simplified:
 
 
 def _is_of_weights(node: gs.Node) -> bool:
-    """Return whether the node reads stored tensors only, such as a weight that is transposed or scaled."""
+    """Return whether the node reads stored tensors only, such as a weight to transpose or scale."""
     return (
         node.op not in _NOT_FOLDED | {"Constant"} and bool(node.inputs) and all(isinstance(t, gs.Constant) for t in node.inputs)
     )
 
 
 def _to_opset(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return the model in opset 18: from onnx's converter, or renumbered if none of its ops has changed its meaning since.
+    """Return the model in opset 18.
+
+    It comes from onnx's converter, or is renumbered if none of its ops has changed since.
 
     The export compares the result with the given model in ONNX Runtime before anything is written.
     """
@@ -102,7 +110,8 @@ def _to_opset(model: onnx.ModelProto) -> onnx.ModelProto:
 def _without_later_ops(model: onnx.ModelProto, version: int) -> onnx.ModelProto:
     """Return a copy in which onnx's own definitions replace the ops that opset 18 does not have.
 
-    The model itself if it has no such op, or if onnx cannot replace them, for example for want of a type.
+    The model itself if it has no such op, or if onnx cannot replace them, for example for want of a
+    type.
     """
     later = {n.op_type for n in model.graph.node if n.domain in ("", "ai.onnx") and _is_later(n.op_type, version)}
     if not later:
@@ -136,7 +145,7 @@ def _is_later(op: str, version: int) -> bool:
 
 
 def _write_defaults(node: onnx.NodeProto, version: int) -> None:
-    """Write out the attributes that the node leaves to their defaults: onnx's inliner drops what is made of those."""
+    """Write out default attributes: onnx's inliner drops what is made of those left out."""
     written = {a.name for a in node.attribute}
     for name, attribute in onnx.defs.get_schema(node.op_type, version, "").attributes.items():
         if name not in written and attribute.default_value.type:
@@ -144,7 +153,7 @@ def _write_defaults(node: onnx.NodeProto, version: int) -> None:
 
 
 def _renumbered(model: onnx.ModelProto, version: int) -> onnx.ModelProto:
-    """Return the model of a later opset as one of opset 18, if onnx's checker accepts every node in it.
+    """Return the model of a later opset as one of opset 18, if onnx's checker accepts it.
 
     Raises:
         UserError: the checker does not accept one.
@@ -163,7 +172,7 @@ def _renumbered(model: onnx.ModelProto, version: int) -> onnx.ModelProto:
 
 
 def _hides_constants(graph: onnx.GraphProto) -> bool:
-    """Return whether the graph computes constants, such as sizes and scales, or has an op that may hide one."""
+    """Return whether the graph computes constants, or has an op that may hide one."""
     stored = {t.name for t in graph.initializer} | {o for n in graph.node if n.op_type == "Constant" for o in n.output} | {""}
     return any(
         node.op_type in FOLDABLE or (node.op_type not in _NOT_FOLDED and node.input and stored.issuperset(node.input))
@@ -172,10 +181,13 @@ def _hides_constants(graph: onnx.GraphProto) -> bool:
 
 
 def _optimized(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return the model with its constants folded and the op's calls left, or the model as it is if that fails.
+    """Return the model with its constants folded, or the model as it is if that fails.
 
-    onnxscript goes first, which resolves types and shapes; graphsurgeon then folds what onnxscript does not. onnxscript's rewrite
-    rules are left out: one of them writes ``auto_pad`` out without looking at dilations.
+    Calls of the op are left.
+
+    onnxscript goes first, which resolves types and shapes; graphsurgeon then folds what onnxscript
+    does not. onnxscript's rewrite rules are left out: one of them writes ``auto_pad`` out without
+    looking at dilations.
     """
     import onnxscript.optimizer
 

@@ -1,13 +1,14 @@
-"""What every pass shares: into onnx-graphsurgeon's graph and back, constants, and small rewrites of one node."""
+"""Model -> onnx-graphsurgeon's graph and back; constants, and rewrites of one node."""
 
 from __future__ import annotations
 
 import contextlib
 import math
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
-from typing import Any
+from typing import TypeGuard
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 import onnx_graphsurgeon as gs
 from onnx import helper, numpy_helper
@@ -21,11 +22,18 @@ from lccl.quiet import quiet
 from lccl.weights import SMALL, array, skeleton_of, weight_file
 
 Rule = Callable[[gs.Node], gs.Tensor | None]
-"""A rewrite of one node: the tensor that takes the place of its only output, or None where it does not apply."""
+"""A rewrite of one node: gives the tensor that replaces its only output, or None if the rule does
+not apply."""
 
 
 def to_graph(model: onnx.ModelProto) -> gs.Graph:
-    """A graph over the model, with shapes and types inferred where they can be; weights are shared with it, not copied."""
+    """Return the model as a graph, with the shapes and types that can be inferred.
+
+    The graph shares the model's weights.
+
+    Raises:
+        UserError: onnx-graphsurgeon cannot write a constant of the model again.
+    """
     require_numbers(model)
     skeleton, weights = skeleton_of(model)
     with contextlib.suppress(Exception):
@@ -36,7 +44,7 @@ def to_graph(model: onnx.ModelProto) -> gs.Graph:
 
 
 def import_graph(model: onnx.ModelProto) -> gs.Graph:
-    """onnx-graphsurgeon's graph of the model, without its notes on the way."""
+    """Return the model as a graph, without onnx-graphsurgeon's messages."""
     from onnx_graphsurgeon.logger import G_LOGGER
 
     G_LOGGER.severity = G_LOGGER.ERROR
@@ -44,7 +52,7 @@ def import_graph(model: onnx.ModelProto) -> gs.Graph:
 
 
 def plain_constants(model: onnx.ModelProto) -> None:
-    """Constant(value_float...) -> Constant(value): TensorRT's parser and graphsurgeon know only the latter."""
+    """Turn Constant(value_float...) into Constant(value), which TensorRT's parser knows."""
     for node in model.graph.node:
         if node.op_type != "Constant" or not node.attribute[0].name.startswith(("value_int", "value_float")):
             continue
@@ -56,7 +64,7 @@ def plain_constants(model: onnx.ModelProto) -> None:
 
 
 def attach_weights(graph: gs.Graph, weights: Mapping[str, onnx.TensorProto]) -> None:
-    """Puts the weights back in place of the graph inputs that stood for them."""
+    """Put the weights in place of the graph inputs that stand for them."""
     for stand_in in [t for t in graph.inputs if t.name in weights]:
         stored = gs.Constant(stand_in.name, _Stored(weights[stand_in.name]))
         for reader in list(stand_in.outputs):
@@ -65,8 +73,10 @@ def attach_weights(graph: gs.Graph, weights: Mapping[str, onnx.TensorProto]) -> 
 
 
 def require_numbers(model: onnx.ModelProto) -> None:
-    """Raises:
-    UserError: a constant that onnx-graphsurgeon cannot write again: strings, or a sparse tensor.
+    """Check that onnx-graphsurgeon can write every constant of the model again.
+
+    Raises:
+        UserError: a constant holds strings or is sparse.
     """
     strings = [t.name for t in model.graph.initializer if t.data_type == onnx.TensorProto.STRING]
     strings += [t.values.name for t in model.graph.sparse_initializer]
@@ -81,16 +91,19 @@ def require_numbers(model: onnx.ModelProto) -> None:
         )
 
 
-class _Stored(LazyValues):  # type: ignore[misc]
-    """A weight that is read when it is asked for, from where its model has it."""
+class _Stored(LazyValues):
+    """A weight that is read from its model's file each time its values are needed."""
 
     def load(self) -> Array:
         return array(self.tensor)
 
 
 def to_model(graph: gs.Graph, like: onnx.ModelProto) -> onnx.ModelProto:
-    """The graph as a model, with ``like``'s producer, metadata and documentation; its new weights in the file of those."""
-    # Nodes only: graphsurgeon's sort of the functions, whose order does not matter, never ends beside an If or a Loop.
+    """Return the graph as a model, with ``like``'s producer, metadata and documentation.
+
+    If ``like`` has its weights in a file, new weights go into that file.
+    """
+    # Nodes only: beside an If or a Loop, graphsurgeon's sort of functions never ends.
     graph.cleanup(remove_unused_graph_inputs=False).toposort(mode="nodes")
     file = weight_file(like)
     returned = {t.name for t in graph.outputs}
@@ -98,7 +111,8 @@ def to_model(graph: gs.Graph, like: onnx.ModelProto) -> onnx.ModelProto:
     if file is not None:
         for tensor in weights.values():
             if not isinstance(tensor._values, LazyValues):
-                tensor._values = _Stored(file.tensor(tensor.name, tensor._values))  # and the array can go
+                # The array is no longer referred to.
+                tensor._values = _Stored(file.tensor(tensor.name, tensor._values))
     with _left_out(weights.values()) as values:
         model: onnx.ModelProto = gs.export_onnx(graph, do_type_check=False)
     for tensor in model.graph.initializer:
@@ -112,8 +126,8 @@ def to_model(graph: gs.Graph, like: onnx.ModelProto) -> onnx.ModelProto:
     return model
 
 
-def _is_weight(tensor: gs.Tensor) -> bool:
-    """Whether it is a large constant that can be written as it is."""
+def _is_weight(tensor: gs.Tensor) -> TypeGuard[gs.Constant]:
+    """Return whether the tensor is a large constant that can be written as it is."""
     if not isinstance(tensor, gs.Constant) or math.prod(tensor.shape) <= SMALL:
         return False
     return not isinstance(tensor._values, SparseValues) and tensor._export_dtype is None
@@ -130,7 +144,10 @@ def _as_tensor(name: str, values: Array | LazyValues) -> onnx.TensorProto:
 
 @contextlib.contextmanager
 def _left_out(weights: Iterable[gs.Constant]) -> Iterator[dict[str, Array | LazyValues]]:
-    """Empty tensors in place of the weights within the block, as an export copies each several times; gives their values."""
+    """Replace the weights by empty tensors within the block, and yield their values.
+
+    An export copies each tensor several times.
+    """
     kept = list(weights)
     values = {t.name: t._values for t in kept}
     for tensor in kept:
@@ -143,7 +160,7 @@ def _left_out(weights: Iterable[gs.Constant]) -> Iterator[dict[str, Array | Lazy
 
 
 def fold_constants(graph: gs.Graph) -> gs.Graph:
-    """Everything that depends on constants only becomes a constant."""
+    """Make a constant of everything that depends on constants only."""
     _load_foldable(graph)
     with quiet():
         graph.fold_constants(fold_shapes=False)
@@ -151,7 +168,7 @@ def fold_constants(graph: gs.Graph) -> gs.Graph:
 
 
 def _load_foldable(graph: gs.Graph) -> None:
-    """Weights that nodes to be folded read, into memory: ONNX Runtime folds them, which is given no file."""
+    """Load the weights that foldable nodes read: ONNX Runtime folds them without a file."""
     folded: set[int] = set()
     for node in graph.nodes:
         if all(isinstance(t, gs.Constant) or id(t) in folded for t in node.inputs):
@@ -162,21 +179,24 @@ def _load_foldable(graph: gs.Graph) -> None:
 
 
 def is_lccl(node: gs.Node) -> bool:
-    """Whether the node is an LCCLConv of the contract's domain."""
+    """Return whether the node is an LCCLConv of the contract's domain."""
     return bool(node.op == OP_TYPE and node.domain == DOMAIN)
 
 
 def attributes_of(node: gs.Node) -> Attributes:
-    """The attributes of an LCCLConv node.
+    """Return the attributes of an LCCLConv node.
 
     Raises:
-        ContractError: an attribute that version 1 does not know or allow.
+        ContractError: version 1 does not know an attribute, or does not allow its value.
     """
     return Attributes.from_mapping(node.attrs)
 
 
 def value_of(tensor: gs.Tensor) -> Array | None:
-    """A constant's values; None for a tensor that is computed. A stored weight's are not kept in the graph."""
+    """Return a constant's values, or None for a tensor that is computed.
+
+    Values of a weight in a file are not kept in the graph.
+    """
     if isinstance(tensor, gs.Constant):
         values: Array = tensor._values.load() if isinstance(tensor._values, _Stored) else tensor.values
         return values
@@ -187,7 +207,7 @@ def value_of(tensor: gs.Tensor) -> Array | None:
 
 
 def stored_shape(tensor: gs.Tensor) -> tuple[int, ...] | None:
-    """A constant's shape, without loading its values; None for a tensor that is computed."""
+    """Return a constant's shape without loading its values, or None for another tensor."""
     if isinstance(tensor, gs.Constant):
         return tuple(tensor.shape)
     values = value_of(tensor)
@@ -195,7 +215,7 @@ def stored_shape(tensor: gs.Tensor) -> tuple[int, ...] | None:
 
 
 def stored_type(tensor: gs.Tensor) -> int:
-    """ONNX's number of a constant's element type; 0 for a tensor that is computed."""
+    """Return ONNX's number of a constant's element type, or 0 for a tensor that is computed."""
     if isinstance(tensor, gs.Constant):
         return tensor.dtype if isinstance(tensor.dtype, int) else int(helper.np_dtype_to_tensor_dtype(np.dtype(tensor.dtype)))
     values = value_of(tensor)
@@ -203,12 +223,15 @@ def stored_type(tensor: gs.Tensor) -> int:
 
 
 def producer(tensor: gs.Tensor) -> gs.Node | None:
-    """The node that computes the tensor, or None for inputs and constants."""
+    """Return the node that computes the tensor, or None for inputs and constants."""
     return tensor.inputs[0] if len(tensor.inputs) == 1 else None
 
 
 def replace_output(graph: gs.Graph, node: gs.Node, tensor: gs.Tensor) -> None:
-    """Every reader of the node's output reads ``tensor``; the node is left without readers. Output names stay."""
+    """Let every reader of the node's output read ``tensor`` instead.
+
+    Names of the graph's outputs stay.
+    """
     old = node.outputs[0]
     for reader in list(old.outputs):
         reader.inputs = [tensor if t is old else t for t in reader.inputs]
@@ -226,7 +249,7 @@ def replace_output(graph: gs.Graph, node: gs.Node, tensor: gs.Tensor) -> None:
 
 
 def apply_rules(graph: gs.Graph, rules: tuple[Rule, ...], names: Container[str]) -> int:
-    """Each rule at each node of these names, once over the graph; returns how many rewrites were made."""
+    """Apply each rule once to each node of these names, and return the number of rewrites."""
     made = 0
     for node in [n for n in graph.nodes if n.name in names]:
         for rule in rules:
@@ -240,6 +263,6 @@ def apply_rules(graph: gs.Graph, rules: tuple[Rule, ...], names: Container[str])
     return made
 
 
-def constant(name: str, values: Any, dtype: Any = None) -> gs.Constant:
-    """A new constant tensor."""
+def constant(name: str, values: npt.ArrayLike, dtype: npt.DTypeLike | None = None) -> gs.Constant:
+    """Return a new constant tensor."""
     return gs.Constant(name, np.ascontiguousarray(np.asarray(values, dtype=dtype)))

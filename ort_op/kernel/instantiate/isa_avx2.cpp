@@ -1,4 +1,4 @@
-// AVX2, FMA, BMI and BMI2.
+// The kernels for AVX2, FMA, BMI and BMI2.
 #include "../isa.h"
 
 #if defined(__AVX2__) && defined(__FMA__)

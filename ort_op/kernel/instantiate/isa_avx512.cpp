@@ -1,5 +1,5 @@
-// AVX-512 (F, BW, CD, DQ, VL). LCCL_CPU_EMULATE_AVX512 compiles the same code for narrower registers, so that its
-// indices are tested on machines without them.
+// The kernels for AVX-512 (F, BW, CD, DQ, VL). LCCL_CPU_EMULATE_AVX512 compiles the same code for
+// narrower registers, so that its indices are tested on machines without AVX-512.
 #include "../isa.h"
 
 #if defined(__AVX512VL__) || defined(LCCL_CPU_EMULATE_AVX512)

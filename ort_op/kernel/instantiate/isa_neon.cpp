@@ -1,4 +1,4 @@
-// NEON, which every 64-bit ARM processor has.
+// The kernels for NEON, which every 64-bit ARM processor has.
 #include "../isa.h"
 
 #if defined(__aarch64__)

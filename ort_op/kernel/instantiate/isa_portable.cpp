@@ -1,4 +1,4 @@
-// Registers of 16 bytes by the compiler's own vectors: any machine.
+// The kernels for any machine, with the compiler's own vectors of 16 bytes.
 #define LCCL_CPU_ISA lccl_cpu_portable
 #define LCCL_CPU_VECTOR_BYTES 16
 #define LCCL_CPU_TILE_ROWS 6

@@ -1,3 +1,4 @@
+// Runs one call of the CPU kernels, whole or with a planted fault.
 #include "call.h"
 
 #include "memory.h"

@@ -1,4 +1,5 @@
-// What the tests ask of the host program and what it answers: two binary files, described in tests/support/hosts/cpu.py.
+// What the tests ask of the host program and what it answers: two binary files, described in
+// tests/support/hosts/cpu.py.
 #pragma once
 
 #include "lccl_cpu.h"
@@ -38,7 +39,8 @@ enum Placement : int32_t
     kStartsAtGuard, //!< It lies before the first byte.
 };
 
-//! What the host does wrong on purpose. The kernels have to refuse the first three; the tests have to see the others.
+//! What the host does wrong on purpose. The kernels have to refuse the first three; the tests have
+//! to see the others.
 enum Fault : int32_t
 {
     kNone,
@@ -52,7 +54,8 @@ enum Fault : int32_t
 struct Run
 {
     int32_t isa;
-    //! From 1: of the pool. 0: there is no `parallel`. Below 0: -threads is said, and tasks run here, the last one first.
+    //! From 1: of the pool. 0: there is no `parallel`. Below 0: -threads is said, and tasks run
+    //! here, the last one first.
     int32_t threads;
     int32_t callers; //!< Calls at the same time, each with its own output and workspace.
     int32_t placement;
@@ -91,7 +94,8 @@ constexpr int64_t kNoCount = -77;
 //! \throw std::runtime_error: the file is not there or is cut off.
 std::vector<Case> readCases(char const* path);
 
-//! Appends the results of each case to a file; y only where its bits are not those of the run before.
+//! Appends the results of each case to a file; y only where its bits are not those of the run
+//! before.
 class ResultFile
 {
 public:

@@ -1,3 +1,5 @@
+// Memory between guard pages, which end the program where a kernel reads or writes outside of a
+// tensor.
 #include "memory.h"
 
 #include <cstdlib>

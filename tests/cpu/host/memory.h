@@ -8,12 +8,14 @@
 namespace host
 {
 
-//! Bytes on the heap, or with a page behind or before them that nobody may touch. What lies around them in their own pages is
-//! filled with kPoison, so that a read there shows in the result and a write is found by intact().
+//! Bytes on the heap, or with a page behind or before them that nobody may touch. What lies around
+//! them in their own pages is filled with kPoison, so that a read there shows in the result and a
+//! write is found by intact().
 class Memory
 {
 public:
-    //! \param alignment of the first byte: 4, or 64, for which up to 60 bytes may lie between the memory and the page behind it.
+    //! \param alignment of the first byte: 4, or 64, for which up to 60 bytes may lie between the
+    //! memory and the page behind it.
     //! \throw std::bad_alloc
     Memory(size_t bytes, size_t alignment, int32_t placement);
     ~Memory();

@@ -1,3 +1,4 @@
+// Threads of the test program's own.
 #include "pool.h"
 
 namespace host

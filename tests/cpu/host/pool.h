@@ -11,8 +11,9 @@
 namespace host
 {
 
-//! Task i runs on thread i % threads: neighbours never share one, so that ThreadSanitizer sees them meet. Nothing orders the tasks
-//! of two threads: all of them have started before the first task runs.
+//! Task i runs on thread i % threads: neighbours never share one, so that ThreadSanitizer sees them
+//! meet. Nothing orders the tasks of two threads: all of them have started before the first task
+//! runs.
 class Pool
 {
 public:

@@ -1,5 +1,5 @@
-// What the kernels' C interface and TensorRT's headers need of CUDA's runtime where there is no CUDA toolkit: error codes, types of
-// handles.
+// What the kernels' C interface and TensorRT's headers need of CUDA's runtime where there is no
+// CUDA toolkit: error codes, types of handles.
 #pragma once
 
 enum cudaError

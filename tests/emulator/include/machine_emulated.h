@@ -1,4 +1,5 @@
-// The machine of machine.h on a CPU: every lane is a fiber, every access goes through the emulator's checks.
+// The machine of machine.h on a CPU: every lane is a fiber, every access goes through the
+// emulator's checks.
 #pragma once
 
 #include "machine.h"
@@ -38,7 +39,8 @@ inline void syncWarp()
     emulator::syncWarp();
 }
 
-//! Orders this thread's earlier global accesses before its later ones, for all threads of the device.
+//! Orders this thread's earlier global accesses before its later ones, for all threads of the
+//! device.
 inline void fenceDevice()
 {
     if (emulator::fast.checked)
@@ -47,7 +49,7 @@ inline void fenceDevice()
     }
 }
 
-// ---- conversions ------------------------------------------------------------------------------------------------------
+// ---- conversions -------------------------------------------------------------------------------
 
 inline uint32_t bitsOfFloat(float value)
 {
@@ -112,7 +114,7 @@ uint32_t packPair(float first, float second)
     return static_cast<uint32_t>(fromFloat<T>(second).bits) << 16 | fromFloat<T>(first).bits;
 }
 
-// ---- global memory ----------------------------------------------------------------------------------------------------
+// ---- global memory -----------------------------------------------------------------------------
 
 //! A value that is read by one instruction.
 template <typename T>
@@ -145,7 +147,8 @@ T loadConstant(T const* address)
     return loadThrough(address, emulator::ReadKind::kConstant);
 }
 
-//! A value that this thread alone reads and later writes (a residual that is the output itself): a plain load.
+//! A value that this thread alone reads and later writes (a residual that is the output itself): a
+//! plain load.
 template <typename T>
 T loadOwned(T const* address)
 {
@@ -172,7 +175,7 @@ inline int32_t atomicAddGlobal(int32_t* address, int32_t value)
     return emulator::addGlobal(address, value);
 }
 
-// ---- shared memory ----------------------------------------------------------------------------------------------------
+// ---- shared memory -----------------------------------------------------------------------------
 
 //! The address of the block's dynamic shared memory, aligned to 128 bytes.
 inline uint32_t sharedBase()
@@ -211,19 +214,21 @@ void storeShared(uint32_t address, T value)
     }
 }
 
-//! Starts a copy of 16 bytes, of which the first `bytes` are read and the others become zero. Kept in L1.
+//! cp.async.ca: starts a copy of 16 bytes, of which the first `bytes` are read and the others
+//! become zero; cached in L1 and L2.
 inline void cpAsyncCa16(uint32_t shared, void const* global, int32_t bytes)
 {
     emulator::startCopy(shared, global, bytes, emulator::ReadKind::kCpAsyncCa);
 }
 
-//! The same, past L1.
+//! cp.async.cg: the same, cached in L2 only.
 inline void cpAsyncCg16(uint32_t shared, void const* global, int32_t bytes)
 {
     emulator::startCopy(shared, global, bytes, emulator::ReadKind::kCpAsyncCg);
 }
 
-//! Closes the group of this thread's copies since the last call; it may be empty.
+//! cp.async.commit_group: closes the group of this thread's copies since the last call; it may be
+//! empty.
 inline void cpAsyncCommitGroup()
 {
     if (emulator::fast.checked)
@@ -232,7 +237,8 @@ inline void cpAsyncCommitGroup()
     }
 }
 
-//! Waits until at most `kPending` of this thread's newest groups are under way.
+//! cp.async.wait_group: waits until at most `kPending` of this thread's newest groups are under
+//! way.
 template <int32_t kPending>
 void cpAsyncWaitGroup()
 {
@@ -243,7 +249,7 @@ void cpAsyncWaitGroup()
     }
 }
 
-// ---- warps ------------------------------------------------------------------------------------------------------------
+// ---- warps -------------------------------------------------------------------------------------
 
 //! The value of the lane whose number differs by `mask`; all lanes take part.
 inline float shuffleXor(float value, int32_t mask)
@@ -274,13 +280,14 @@ inline int32_t popcount(uint32_t bits)
     return __builtin_popcount(bits);
 }
 
-//! Four 8x8 matrices of 16-bit elements; lanes 8i..8i+7 hold the addresses of matrix i's rows.
+//! ldmatrix.x4: loads four 8x8 matrices of 16-bit elements; lanes 8i to 8i+7 hold the addresses of
+//! matrix i's rows.
 inline void ldmatrixX4(uint32_t (&fragment)[4], uint32_t address)
 {
     emulator::ldmatrixX4(fragment, address);
 }
 
-//! c[16x8] += a[16x16] * b[16x8], float32 sums.
+//! mma.m16n8k16: c[16x8] += a[16x16] * b[16x8], with float32 sums.
 template <typename T>
 void mmaM16N8K16(float (&c)[4], uint32_t const (&a)[4], uint32_t b0, uint32_t b1);
 
@@ -296,7 +303,7 @@ inline void mmaM16N8K16<Bfloat16>(float (&c)[4], uint32_t const (&a)[4], uint32_
     emulator::mmaM16N8K16(emulator::Operation::kMmaBfloat16, c, a, b0, b1);
 }
 
-// ---- starting kernels -------------------------------------------------------------------------------------------------
+// ---- starting kernels --------------------------------------------------------------------------
 
 template <typename Kernel, typename Arguments>
 void entry(void const* arguments)
@@ -311,8 +318,8 @@ cudaError_t load()
     return cudaSuccess;
 }
 
-//! Runs a kernel to its end. cudaErrorInvalidConfiguration: no such grid or shared memory; cudaErrorLaunchFailure: a fault
-//! that a kernel cannot go on from, also for every launch after it.
+//! Runs a kernel to its end. cudaErrorInvalidConfiguration: no such grid or shared memory;
+//! cudaErrorLaunchFailure: a fault that a kernel cannot go on from, also for every launch after it.
 template <typename Kernel, typename Arguments>
 cudaError_t launch(Arguments const& arguments, int32_t blocks, int32_t sharedBytes, cudaStream_t)
 {

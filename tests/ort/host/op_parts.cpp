@@ -1,5 +1,6 @@
-// Parts of the op under sanitizers, with a table of functions in ONNX Runtime's place: the count of its threads, the memory for calls,
-// and the conversion of 16-bit floats. Ends with 1 and a sentence where something is wrong.
+// Parts of the op under sanitizers, with a table of functions in ONNX Runtime's place: the count of
+// its threads, the memory for calls, and the conversion of 16-bit floats. Ends with 1 and a
+// sentence where something is wrong.
 
 #include "convert.h"
 #include "pool.h"
@@ -152,7 +153,8 @@ void scratchShared()
     scratch().removeUser();
 }
 
-//! Every float16, there and back, in a process that takes subnormal float32 for 0, as a session may ask for.
+//! Every float16, there and back, in a process that takes subnormal float32 for 0, as a session may
+//! ask for.
 void convertAll()
 {
     std::vector<float> expected(65536);

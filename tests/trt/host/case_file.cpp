@@ -1,3 +1,4 @@
+// Reads cases and writes results.
 #include "case_file.h"
 
 #include <cstdio>

@@ -1,4 +1,5 @@
-// What the tests ask of the host program and what it answers: two binary files, described in tests/support/hosts/plugin.py.
+// What the tests ask of the host program and what it answers: two binary files, described in
+// tests/support/hosts/plugin.py.
 #pragma once
 
 #include "nvinfer.h"

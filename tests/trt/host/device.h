@@ -9,7 +9,7 @@
 namespace host
 {
 
-//! \throw std::runtime_error with a sentence: there is nothing that runs calls
+//! \throw std::runtime_error if nothing runs calls
 void requireDevice();
 
 //! Memory that starts at a multiple of 256 bytes and never has none.
@@ -29,7 +29,7 @@ public:
 
     void write(Bytes const& bytes);
 
-    //! Every byte.
+    //! Sets every byte.
     void fill(unsigned char value);
 
     Bytes read(size_t bytes) const;

@@ -1,3 +1,4 @@
+// Calls with workspaces too small, wrong pointers, and the workspace that an engine keeps.
 #include "edges.h"
 
 #include "steps.h"

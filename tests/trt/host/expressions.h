@@ -1,4 +1,5 @@
-// An IExprBuilder of the host's own: expressions over named dimensions, as TensorRT builds them for dynamic shapes.
+// An IExprBuilder of the host's own: expressions over named dimensions, as TensorRT builds them for
+// dynamic shapes.
 #pragma once
 
 #include "nvinfer.h"

@@ -1,4 +1,5 @@
-// A library with the logger of TensorRT FAKE_MAJOR: 10's classes are plain, 11's are versioned interfaces.
+// A library with the logger of TensorRT FAKE_MAJOR: 10's classes are plain, 11's are versioned
+// interfaces.
 
 #include "nvinfer.h"
 

@@ -1,4 +1,5 @@
-// The linker sends the plugin's calls of these functions here (--wrap), and __real_ to the emulated machine.
+// The linker sends the plugin's calls of these functions here (--wrap), and __real_ to the emulated
+// machine.
 
 #include "gpus.h"
 

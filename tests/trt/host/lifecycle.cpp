@@ -1,3 +1,4 @@
+// Leads a plugin through its life, as TensorRT's builder and runtime do.
 #include "lifecycle.h"
 
 #include "expressions.h"
@@ -46,7 +47,8 @@ void checkShape(IPluginV3OneBuildV2& build, Case const& layer)
     }
 }
 
-//! Asks for every type and format at every place, as TensorRT does; the one that is left must be the case's.
+//! Asks for every type and format at every place, as TensorRT does; the one that is left must be
+//! the case's.
 void checkFormats(IPluginV3OneBuildV2& build, Case const& layer)
 {
     std::vector<DynamicPluginTensorDesc> described = describeForBuild(layer);

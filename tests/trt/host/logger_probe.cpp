@@ -1,4 +1,5 @@
-// A plugin library without plugins: it keeps the finder that TensorRT hands over, and tells which TensorRT that comes from.
+// A plugin library without plugins: it keeps the finder that TensorRT hands over, and tells which
+// TensorRT that comes from.
 
 #include "nvinfer.h"
 #include "tensorrt_version.h"

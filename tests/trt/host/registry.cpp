@@ -1,5 +1,6 @@
-// IPluginRegistry is another class in TensorRT 11 than in 10: its functions are called by their place in the table of the version
-// at hand. The places follow from NVIDIA's headers, where a virtual destructor takes two.
+// IPluginRegistry is another class in TensorRT 11 than in 10: its functions are called by their
+// place in the table of the version at hand. The places follow from NVIDIA's headers, where a
+// virtual destructor takes two.
 
 #include "registry.h"
 

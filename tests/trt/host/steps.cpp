@@ -1,3 +1,4 @@
+// The steps of a plugin's life, each a function.
 #include "steps.h"
 
 #include <algorithm>

@@ -29,8 +29,8 @@ std::unique_ptr<nvinfer1::IPluginV3> create(nvinfer1::IPluginCreatorV3One& creat
 //! Copies, as an engine file holds them.
 std::vector<Field> serialised(nvinfer1::IPluginV3OneRuntime& runtime);
 
-//! The nine inputs and the output with the profile of a build: batch, height and width are dynamic in maps that follow x, from one
-//! image over those of the case to twice as many.
+//! The nine inputs and the output with the profile of a build: batch, height and width are dynamic
+//! in maps that follow x, from one image over those of the case to twice as many.
 std::vector<nvinfer1::DynamicPluginTensorDesc> describeForBuild(Case const& layer);
 
 //! Buffers and the stream of one execution context.

@@ -1,7 +1,9 @@
-// A library of CUDA kernels some of whose configurations crash, hang or give wrong results: the emulated machine's, called through.
+// A library of CUDA kernels some of whose configurations crash, hang or give wrong results: the
+// emulated machine's, called through.
 //
-// LCCL_FAKE_LIBRARY: path of the emulated machine's library. LCCL_FAKE_ONLY: names of the configurations that it has, with commas.
-// LCCL_FAKE_CRASH, LCCL_FAKE_HANG, LCCL_FAKE_WRONG, LCCL_FAKE_ERROR: names of those that go wrong; ERROR is of a context that is broken.
+// LCCL_FAKE_LIBRARY: path of the emulated machine's library. LCCL_FAKE_ONLY: names of the
+// configurations that it has, with commas. LCCL_FAKE_CRASH, LCCL_FAKE_HANG, LCCL_FAKE_WRONG,
+// LCCL_FAKE_ERROR: names of those that go wrong; ERROR is of a context that is broken.
 #include "lccl_cuda.h"
 
 #include <csignal>

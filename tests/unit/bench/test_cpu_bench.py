@@ -127,6 +127,7 @@ def test_a_small_networks_gates_and_outputs() -> None:
 # ---- the commands --------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_small_layer_from_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out, table = tmp_path / "out.json", tmp_path / "out.md"
     words = "--library none --layers 8@6 8-16@6s2 --densities .5 1 --masks random --gates 1x1 --batches 1 --rounds 1"
@@ -226,6 +227,7 @@ class Sleeper:
         return x
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("threads", "alive", "rounds"), [(1, 2, 4), (2, 1, 6)])
 def test_with_two_threads_one_network_is_loaded_at_a_time(threads: int, alive: int, rounds: int) -> None:
     Sleeper.alive = Sleeper.most_alive = 0

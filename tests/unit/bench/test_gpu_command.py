@@ -357,6 +357,7 @@ def python(code: str) -> list[str]:
     return [sys.executable, "-c", code]
 
 
+@pytest.mark.slow
 def test_a_process_that_hangs_is_ended_with_its_children(tmp_path: Path) -> None:
     mark = tmp_path / "mark"
     code = f"import subprocess, time; subprocess.Popen(['sh', '-c', 'sleep 3; touch {mark}']); print('begun', flush=True); time.sleep(60)"
@@ -403,6 +404,7 @@ def supervised(tmp_path: Path, code: str, item: float = 1.0, idle: float = 20.0,
     return step.run(time.monotonic() + seconds), results.records(), step.state
 
 
+@pytest.mark.slow
 def test_a_hang_is_found_by_its_begin_and_a_slow_start_is_none(tmp_path: Path) -> None:
     code = """
 time.sleep(1.5)
@@ -419,6 +421,7 @@ say(event="done", result={"status": "passed", "words": f"from {state['first']}",
     assert of_kind(records, "item")[0]["verdict"] == "hang"
 
 
+@pytest.mark.slow
 def test_a_process_that_says_nothing_is_given_up(tmp_path: Path) -> None:
     done, records, _ = supervised(tmp_path, "time.sleep(60)", idle=0.7)
     assert (done["status"], len(of_kind(records, "fault"))) == ("failed", 2)
@@ -428,6 +431,7 @@ def test_a_process_that_says_nothing_is_given_up(tmp_path: Path) -> None:
     assert "exit code 1" in done["faults"][0]
 
 
+@pytest.mark.slow
 def test_a_step_whose_time_is_up_is_partial(tmp_path: Path) -> None:
     code = "say(event='fault', words='one')\nsay(event='begin', config='a', dtype='t', form='f', resume=0)\ntime.sleep(60)"
     began = time.monotonic()
@@ -437,6 +441,7 @@ def test_a_step_whose_time_is_up_is_partial(tmp_path: Path) -> None:
     assert of_kind(records, "fault")[0]["words"] == "one"
 
 
+@pytest.mark.slow
 def test_a_step_that_talks_on_is_ended_in_time(tmp_path: Path) -> None:
     code = "while True:\n    say(event='begin', config='a', dtype='t', form='f', resume=0)\n    say(event='end')\n    time.sleep(0.01)"
     began = time.monotonic()

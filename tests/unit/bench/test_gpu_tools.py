@@ -178,6 +178,7 @@ def test_without_a_compiler_two_faults_are_not_planted(sanitizer: Sanitizer, mon
     assert outcome["tools"]["racecheck of a planted fault"] == "not planted: there is no nvcc"
 
 
+@pytest.mark.slow
 def test_the_planted_faults_compile(tmp_path: Path) -> None:
     if gpu_build.nvcc_path() is None:
         pytest.skip("no nvcc")

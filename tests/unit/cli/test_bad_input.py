@@ -76,6 +76,7 @@ def test_a_folder_is_not_a_file(invoke: Invoke, output: Path, tmp_path: Path) ->
     refused(invoke(EXPORT, tmp_path, "-o", output), "is not a file")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".pt", ".onnx"])
 @pytest.mark.parametrize("content", [b"", b"hello", bytes(range(256)) * 64], ids=["empty", "text", "random"])
 def test_not_a_model(invoke: Invoke, output: Path, tmp_path: Path, suffix: str, content: bytes) -> None:
@@ -128,6 +129,7 @@ def test_a_pickled_module_names_its_classes(invoke: Invoke, output: Path, tmp_pa
     refused(invoke(EXPORT, path, "-o", output), "lccl.models.resnet.CifarResNet", "--unsafe-pickle")
 
 
+@pytest.mark.slow
 def test_unsafe_pickle_loads_it(invoke: Invoke, tmp_path: Path, small_model: torch.nn.Module) -> None:
     path, target = tmp_path / "module.pt", tmp_path / "model.onnx"
     torch.save(small_model, path)
@@ -136,6 +138,7 @@ def test_unsafe_pickle_loads_it(invoke: Invoke, tmp_path: Path, small_model: tor
     assert target.exists()
 
 
+@pytest.mark.slow
 def test_classes_of_the_current_folder(tmp_path: Path) -> None:
     """As a factory's module is found."""
     (tmp_path / "own_net.py").write_text("import torch\nclass Net(torch.nn.Conv2d):\n    pass\n")
@@ -190,6 +193,7 @@ def test_weights_without_a_shape(invoke: Invoke, output: Path, weights: Path, fa
     refused(invoke(EXPORT, weights, "--factory", f"{factories}:good", "-o", output), "--input-shape")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "factory",
     [
@@ -214,6 +218,7 @@ def test_a_file_does_not_reach_code_through_a_trusted_module(
     assert not marker.exists()
 
 
+@pytest.mark.slow
 def test_a_module_in_the_current_folder_hides_no_package(tmp_path: Path, checkpoint: Path) -> None:
     """Exporting in a folder that somebody else filled runs nothing of it."""
     for name in ("onnxscript", "onnxruntime", "numpy", "torch"):
@@ -282,6 +287,7 @@ def test_nan_in_onnx_weights(invoke: Invoke, output: Path, tmp_path: Path, expor
     refused(invoke(EXPORT, path, "-o", output), "stages.0.0.conv1.W", "NaN")
 
 
+@pytest.mark.slow
 def test_a_model_without_a_gate(invoke: Invoke, output: Path, tmp_path: Path, factories: str, exported: Path) -> None:
     from lccl.models.resnet import cifar_resnet
 
@@ -309,6 +315,7 @@ def test_wrong_input_shape(invoke: Invoke, output: Path, checkpoint: Path, shape
     refused(invoke(EXPORT, checkpoint, "--input-shape", shape, "-o", output), *words)
 
 
+@pytest.mark.slow
 def test_wrong_real_inputs(invoke: Invoke, output: Path, checkpoint: Path, tmp_path: Path) -> None:
     path = tmp_path / "wrong.npz"
     np.savez(path, x=np.zeros((4, 3, 16, 16), np.float32))
@@ -403,6 +410,7 @@ def test_no_permission(invoke: Invoke, checkpoint: Path) -> None:
         assert list(locked.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_full_disk(checkpoint: Path, tmp_path: Path) -> None:
     """A limit on file sizes stands for the full disk: the write fails in the middle."""
     process = subprocess.run(
@@ -416,6 +424,7 @@ def test_a_full_disk(checkpoint: Path, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "terminate"])
 @pytest.mark.parametrize("library", ["libtorch_cpu", "libtorch_python", "onnx_cpp2py_export"])
 def test_interrupted_while_importing(checkpoint: Path, tmp_path: Path, library: str, number: signal.Signals) -> None:
@@ -460,6 +469,7 @@ def ended(process: subprocess.Popen[str]) -> tuple[int, str, str]:
     return process.returncode, out, err
 
 
+@pytest.mark.slow
 def test_ctrl_c_while_writing(invoke: Invoke, output: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(self: Path, data: bytes) -> int:
         with self.open("wb") as stream:
@@ -479,6 +489,7 @@ def test_missing_builder(invoke: Invoke, exported: Path, tmp_path: Path, monkeyp
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_result_that_cannot_be_printed(exported: Path, samples: Path) -> None:
     command = [sys.executable, "-m", "lccl.cli.compare", str(exported), "--data", str(samples), "--runs", "0"]
     with open("/dev/full", "w") as full:

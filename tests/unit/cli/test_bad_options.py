@@ -309,6 +309,7 @@ def test_json_has_no_nan(capsys: pytest.CaptureFixture[str]) -> None:
         assert json.loads(capsys.readouterr().out, parse_constant=pytest.fail) == {"rows": [{"value": None}], "pair": [1, None]}
 
 
+@pytest.mark.slow
 def test_a_recorded_command_names_no_folder(invoke: Invoke, checkpoint: Path, tmp_path: Path) -> None:
     assert recorded(["lccl-export", "/a/b/c.pt", "--data=/d/e.npz", "-o", "m/n.onnx", "--factory", "mine:build"]) == [
         "lccl-export",

@@ -56,6 +56,7 @@ def test_the_old_plugin_option_does_not_go_with_no_plugin() -> None:
         parser().parse_intermixed_args(["m.onnx", "--plugin", "p.so", "--no-plugin"])
 
 
+@pytest.mark.slow
 def test_old_keywords_of_export(small_model: torch.nn.Module, tmp_path: Path) -> None:
     x = torch.zeros(1, 1, 16, 16)
     with pytest.warns(FutureWarning) as caught:

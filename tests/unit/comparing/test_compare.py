@@ -129,6 +129,7 @@ def test_text_and_json_tell_the_environment(comparison: Any) -> None:
     assert values["environment"]["cpu"]
 
 
+@pytest.mark.slow
 def test_a_module_alone_is_exported_too(small_model: torch.nn.Module) -> None:
     x = np.zeros((3, 1, 16, 16), np.float32)
     result = lccl.compare(small_model, x, latency=None, dense_twin=False)
@@ -149,6 +150,7 @@ def test_a_wrong_network_shows(exported: Path, samples: Path, checkpoint: Path) 
     assert [c.passed for c in result.checks] == [False]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("limits", "code"),
     [
@@ -171,6 +173,7 @@ def test_exit_codes(
     assert ("FAILED" in outcome.out) == (code == 2)
 
 
+@pytest.mark.slow
 def test_the_speedup_of_one_runner(
     invoke: Invoke, checkpoint: Path, exported: Path, dense_checkpoint: Path, samples: Path
 ) -> None:
@@ -197,6 +200,7 @@ def test_json_command(invoke: Invoke, exported: Path, samples: Path) -> None:
     assert values["rows"][0]["latency"] is None
 
 
+@pytest.mark.slow
 def test_an_engine_without_a_gpu_is_told_not_run(exported: Path, samples: Path, tmp_path: Path) -> None:
     pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT for RTX is not installed: pip install 'lccl[rtx]'")
     if gpu_missing() is None:
@@ -275,6 +279,7 @@ def test_a_gated_network_is_no_dense_one(checkpoint: Path, exported: Path, sampl
             lccl.compare(exported, samples, baseline=network, latency=None)
 
 
+@pytest.mark.slow
 def test_a_factory_may_be_the_callable(small_model: torch.nn.Module, samples: Path, tmp_path: Path) -> None:
     torch.save(small_model.state_dict(), tmp_path / "weights.pt")
 

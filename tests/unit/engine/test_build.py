@@ -32,6 +32,7 @@ rtx = pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT for RTX is n
 BUILD = "lccl.cli.build_engine"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
 def test_an_engine_and_its_sidecar(exported: Path, tmp_path: Path, precision: Any) -> None:
     result = build_engine(
@@ -51,6 +52,7 @@ def test_an_engine_and_its_sidecar(exported: Path, tmp_path: Path, precision: An
     assert {p.name for p in tmp_path.iterdir()} == {"m.engine", "m.engine.json"}
 
 
+@pytest.mark.slow
 def test_precision_changes_the_engine(exported: Path, tmp_path: Path) -> None:
     sizes = {
         p: build_engine(exported, tmp_path / f"{p}.engine", backend="tensorrt-rtx", precision=p).bytes for p in ("fp32", "fp16")
@@ -58,6 +60,7 @@ def test_precision_changes_the_engine(exported: Path, tmp_path: Path) -> None:
     assert sizes["fp32"] != sizes["fp16"]
 
 
+@pytest.mark.slow
 def test_strides_reach_the_network(tmp_path: Path) -> None:
     """The parser drops strides of a function's body in silence; the inlined view must not lose them."""
     torch.manual_seed(0)
@@ -75,6 +78,7 @@ def test_strides_reach_the_network(tmp_path: Path) -> None:
         assert tuple(layer.stride_nd) == (2, 2)
 
 
+@pytest.mark.slow
 def test_every_form_of_the_op_builds(tmp_path: Path) -> None:
     from support.cases.op_cases import CASES
 
@@ -100,6 +104,7 @@ def test_every_form_of_the_op_builds(tmp_path: Path) -> None:
     assert len(list(tmp_path.glob("*.engine"))) == len(wanted)
 
 
+@pytest.mark.slow
 def test_command(invoke: Callable[..., Outcome], exported: Path, tmp_path: Path) -> None:
     target = tmp_path / "m.engine"
     shapes = ("--min-shapes", "x:1x1x16x16", "--opt-shapes", "x:4x1x16x16", "--max-shapes", "x:16x1x16x16")
@@ -190,6 +195,7 @@ def test_a_real_ctrl_c_cancels_the_builder(exported: Path, tmp_path: Path) -> No
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_dynamic_sizes_need_shapes(small_model: torch.nn.Module, tmp_path: Path) -> None:
     lccl.export(small_model, torch.zeros(1, 1, 16, 16), tmp_path / "m.onnx", dynamic_hw=True)
     with pytest.raises(lccl.UserError, match=r"\?x1x\?x\?, .*: pass opt_shapes=\{'x': \(1, 1, 224, 224\)\}"):

@@ -14,7 +14,7 @@ import torch
 
 import lccl
 import lccl.engine.build
-from lccl.backends.interface import Built, Profile
+from lccl.backends.interface import Built, OptimizationProfile
 from lccl.backends.tensorrt.builder import TensorRT, import_tensorrt
 from lccl.backends.tensorrt.library import ENVIRONMENT
 from lccl.backends.tensorrt_rtx.builder import import_rtx
@@ -61,6 +61,7 @@ def changed(model: onnx.ModelProto, name: str, value: float) -> onnx.ModelProto:
     return model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
 def test_the_given_file_is_what_the_engine_is_held_against(
     exported: Path, tmp_path: Path, builder: Recording, monkeypatch: pytest.MonkeyPatch, precision: Any
@@ -111,6 +112,7 @@ def test_gates_that_jump_are_no_reason_to_refuse(tmp_path: Path, builder: Record
     assert len(builder.requests) == 1
 
 
+@pytest.mark.slow
 def test_the_check_runs_at_the_profiles_shape(
     small_model: torch.nn.Module, tmp_path: Path, builder: Recording, monkeypatch: Any
 ) -> None:
@@ -122,7 +124,7 @@ def test_the_check_runs_at_the_profiles_shape(
         shapes = {f"{k}_shapes": {"x": (n, 1, 24, 40)} for k, n in (("min", least), ("opt", best), ("max", most))}
         build_engine(tmp_path / "m.onnx", **shapes)
         assert fed.pop() == (expected, 1, 24, 40)
-    assert lccl.engine.build._example(Profile("x", (1, 2), (9, 3), (9, 4))) == (2, 3)
+    assert lccl.engine.build._example(OptimizationProfile("x", (1, 2), (9, 3), (9, 4))) == (2, 3)
 
 
 def test_the_sidecar_names_the_plugin_and_no_folder(
@@ -240,6 +242,7 @@ def test_a_build_with_the_plugin(fake: FakeTensorRT, exported: Path, tmp_path: P
     assert result.plugin.file == library.name
 
 
+@pytest.mark.slow
 def test_a_residual_is_written_over_only_where_that_is_asked_for(
     fake: FakeTensorRT, exported: Path, tmp_path: Path, library: Path
 ) -> None:

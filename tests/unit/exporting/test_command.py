@@ -19,6 +19,7 @@ EXPORT = "lccl.cli.export"
 Invoke = Callable[..., Outcome]
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_names_its_network(invoke: Invoke, checkpoint: Path, samples: Path, tmp_path: Path) -> None:
     target = tmp_path / "model.onnx"
     outcome = invoke(EXPORT, checkpoint, "-o", target, "--dense-twin", "--decomposed", "--data", samples)
@@ -32,6 +33,7 @@ def test_a_checkpoint_that_names_its_network(invoke: Invoke, checkpoint: Path, s
     assert len(notes["lccl.source_sha256"]) == 64
 
 
+@pytest.mark.slow
 def test_the_file_for_tensorrt_has_the_nodes_and_no_function(invoke: Invoke, checkpoint: Path, tmp_path: Path) -> None:
     """TensorRT's parser takes a function before a plugin."""
     outcome = invoke(EXPORT, checkpoint, "-o", tmp_path / "model.onnx", "--tensorrt")
@@ -41,6 +43,7 @@ def test_the_file_for_tensorrt_has_the_nodes_and_no_function(invoke: Invoke, che
     assert [n for n in view.graph.node if is_lccl_node(n)] == [n for n in whole.graph.node if is_lccl_node(n)]
 
 
+@pytest.mark.slow
 def test_json(invoke: Invoke, checkpoint: Path, tmp_path: Path) -> None:
     outcome = invoke(EXPORT, checkpoint, "-o", tmp_path / "model.onnx", "--json")
     result = json.loads(outcome.out)
@@ -51,6 +54,7 @@ def test_json(invoke: Invoke, checkpoint: Path, tmp_path: Path) -> None:
     assert (result["given_inputs"], result["random_inputs"], result["warning"]) == (0, 3, None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["bare", "nested", "parallel", "compiled_parallel"])
 def test_a_users_factory_and_state_dict(
     invoke: Invoke, small_model: torch.nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str
@@ -78,6 +82,7 @@ def test_an_onnx_file(invoke: Invoke, exported: Path, tmp_path: Path) -> None:
     assert "6 of 9 convolutions are gated" in outcome.out
 
 
+@pytest.mark.slow
 def test_the_shape_of_an_onnx_files_check(invoke: Invoke, small_model: torch.nn.Module, tmp_path: Path) -> None:
     """Where height and width are dynamic, the caller knows which the network takes."""
     lccl.export(small_model, torch.zeros(1, 1, 16, 16), tmp_path / "m.onnx", dynamic_hw=True)
@@ -88,6 +93,7 @@ def test_the_shape_of_an_onnx_files_check(invoke: Invoke, small_model: torch.nn.
     assert "input x is [5, 3, 24, 40], but the model takes ['batch', 1, 'height', 'width']" in outcome.err
 
 
+@pytest.mark.slow
 def test_an_older_file_is_replaced_whole(invoke: Invoke, checkpoint: Path, tmp_path: Path) -> None:
     target = tmp_path / "model.onnx"
     target.write_text("older")

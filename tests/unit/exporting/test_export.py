@@ -84,6 +84,7 @@ def test_no_trace_of_this_machine_is_in_the_file(exported: Path) -> None:
         assert word.encode() not in content
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch", [1, 2])
 def test_every_output_has_the_batch(tmp_path: Path, batch: int) -> None:
     """Where halves of a map are taken apart and joined, torch takes a batch of 1 for a fixed one."""
@@ -103,6 +104,7 @@ def test_every_output_has_the_batch(tmp_path: Path, batch: int) -> None:
     assert output.type.tensor_type.shape.dim[0].dim_param == "batch"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("branch", ["whole network", "beside halves"])
 def test_a_branch_on_the_batch_is_refused(tmp_path: Path, branch: str) -> None:
     """Whatever batch it was traced with: of the other it would give something else."""
@@ -144,6 +146,7 @@ def test_twins_are_standard_onnx(exported: Path, small_model: nn.Module) -> None
     np.testing.assert_allclose(run(decomposed, {"x": x}), run(onnx.load(exported), {"x": x}), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_several_inputs_outputs_and_forms(two_inputs: Any, tmp_path: Path) -> None:
     model, args = two_inputs
     names = {"input_names": ["image", "mask"], "output_names": ["features", "second"]}
@@ -164,6 +167,7 @@ def test_several_inputs_outputs_and_forms(two_inputs: Any, tmp_path: Path) -> No
     assert "3 of 4 convolutions are gated" in str(result)
 
 
+@pytest.mark.slow
 def test_dynamic_height_and_width(two_inputs: Any, tmp_path: Path) -> None:
     model, args = two_inputs
     result = lccl.export(model, args, tmp_path / "m.onnx", dynamic_hw=True)
@@ -187,6 +191,7 @@ class MaskOfAQuarter(nn.Module):
         return self.layer(image, gate=mask)
 
 
+@pytest.mark.slow
 def test_dynamic_sizes_of_inputs_keep_their_ratio(tmp_path: Path) -> None:
     torch.manual_seed(0)
     args = (torch.randn(2, 3, 16, 12), torch.rand(2, 1, 4, 3))
@@ -203,12 +208,14 @@ def test_dynamic_sizes_of_inputs_keep_their_ratio(tmp_path: Path) -> None:
             lccl.export(onnx.load(result.path), wrong, tmp_path / "wrong.onnx")
 
 
+@pytest.mark.slow
 def test_the_checks_batch_is_never_the_examples(small_model: nn.Module, tmp_path: Path) -> None:
     for batch in (1, CHECK_BATCH):
         result = lccl.export(small_model, torch.zeros(batch, 1, 16, 16), tmp_path / "m.onnx")
         assert result.checked.samples != batch
 
 
+@pytest.mark.slow
 def test_outputs_that_are_not_finite_are_refused(tmp_path: Path) -> None:
     """Both sides overflow alike, which is no agreement."""
     layer = LCCLConv2d(3, 4, 3, padding=1, norm=False)
@@ -218,6 +225,7 @@ def test_outputs_that_are_not_finite_are_refused(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_real_inputs_calibrate_the_density(small_model: nn.Module, tmp_path: Path) -> None:
     x = np.random.default_rng(0).standard_normal((16, 1, 16, 16)).astype(np.float32)
     example = torch.zeros(1, 1, 16, 16)
@@ -233,6 +241,7 @@ def test_real_inputs_calibrate_the_density(small_model: nn.Module, tmp_path: Pat
     assert calibrated.checked.samples == 3 + 16
 
 
+@pytest.mark.slow
 def test_the_models_training_mode_is_kept(small_model: nn.Module, tmp_path: Path) -> None:
     small_model.train()
     try:
@@ -242,6 +251,7 @@ def test_the_models_training_mode_is_kept(small_model: nn.Module, tmp_path: Path
         small_model.eval()
 
 
+@pytest.mark.slow
 def test_half_precision(two_inputs: Any, tmp_path: Path) -> None:
     import copy
 
@@ -293,6 +303,7 @@ def test_open_gates_are_what_the_dense_twin_computes(case: str) -> None:
     assert np.abs(expected - run(model, feed)).max() > 1e-2
 
 
+@pytest.mark.slow
 def test_hard_gates_are_known(tmp_path: Path) -> None:
     torch.manual_seed(0)
     x = torch.randn(4, 3, 9, 9)
@@ -303,6 +314,7 @@ def test_hard_gates_are_known(tmp_path: Path) -> None:
         assert has_hard_gates(onnx.load(result.path)) is hard
 
 
+@pytest.mark.slow
 def test_a_wrong_export_is_never_written(small_model: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The check has teeth: weights changed after tracing are found."""
     from lccl.exporting import torch_source
@@ -332,6 +344,7 @@ def tampered(monkeypatch: pytest.MonkeyPatch, name: str, change: Any) -> None:
     monkeypatch.setattr(torch_source, "to_onnx", wrong)
 
 
+@pytest.mark.slow
 def test_weights_under_closed_gates_are_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where every gate is closed no input shows the weights: with the gates open they do."""
     torch.manual_seed(0)
@@ -350,6 +363,7 @@ def test_weights_under_closed_gates_are_checked(tmp_path: Path, monkeypatch: pyt
     assert not (tmp_path / "wrong.onnx").exists()
 
 
+@pytest.mark.slow
 def test_hard_gates_are_checked_without_their_edge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A minority of samples may differ at an edge; a gate that is off a little is found with soft gates."""
     torch.manual_seed(0)
@@ -361,6 +375,7 @@ def test_hard_gates_are_checked_without_their_edge(tmp_path: Path, monkeypatch: 
         lccl.export(model, x, tmp_path / "wrong.onnx")
 
 
+@pytest.mark.slow
 def test_a_wrong_fold_is_found(small_model: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The reference is the unfolded network: a mistake in folding is not on both sides."""
     from lccl.nn import folding
@@ -376,6 +391,7 @@ def test_twins_may_not_take_the_models_name(small_model: nn.Module, tmp_path: Pa
         lccl.export(small_model, torch.zeros(1, 1, 16, 16), tmp_path / "m.onnx", dense_twin=tmp_path / "m.onnx")
 
 
+@pytest.mark.slow
 def test_the_same_tensor_as_two_inputs(two_inputs: Any, tmp_path: Path) -> None:
     class Both(nn.Module):
         def __init__(self) -> None:
@@ -404,6 +420,7 @@ class Untraceable(nn.Module):
         return self.layer(x) if x.sum() > 0 else -self.layer(x)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("make", "args", "message"),
     [
@@ -441,6 +458,7 @@ class Position(nn.Module):
         return x + self.position
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("last", [nn.Sequential(nn.Flatten(), nn.Linear(128, 3)), Position()], ids=["linear", "position"])
 def test_a_network_that_fixes_height_and_width(last: nn.Module, tmp_path: Path) -> None:
     model, x = FixedSize(last).eval(), torch.ones(1, 1, 8, 8)
@@ -460,6 +478,7 @@ def half_closed() -> nn.Module:
     return nn.Sequential(*layers).eval()
 
 
+@pytest.mark.slow
 def test_a_layer_that_no_input_opens_is_told(tmp_path: Path) -> None:
     """Its output is 0 whatever its weights, so that the error of 0 proves nothing."""
     model, x = half_closed(), torch.zeros(1, 1, 8, 8)

@@ -86,6 +86,7 @@ class Outside(nn.Module):
         return self.layer(self.stem(x), gate=self.gate(x).relu())
 
 
+@pytest.mark.slow
 def test_a_gate_of_its_own(tmp_path: Path) -> None:
     result = lccl.export(Outside().eval(), torch.randn(1, 3, 8, 8), tmp_path / "m.onnx")
     assert {layer.name: layer.reason for layer in result.layers} == {

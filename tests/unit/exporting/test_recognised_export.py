@@ -90,6 +90,7 @@ def nodes(path: Path) -> list[onnx.NodeProto]:
     return [n for n in onnx.load(path).graph.node if is_lccl_node(n)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dynamic_hw", [False, True])
 def test_a_module_in_code_of_its_own(block: nn.Module, tmp_path: Path, dynamic_hw: bool) -> None:
     path = tmp_path / "m.onnx"
@@ -106,12 +107,14 @@ def test_a_module_in_code_of_its_own(block: nn.Module, tmp_path: Path, dynamic_h
         np.testing.assert_allclose(run(onnx.load(path), {"x": x.numpy()}), block(x).numpy(), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_without_fusion(block: nn.Module, tmp_path: Path) -> None:
     result = lccl.export(block, torch.randn(1, 3, 12, 12), tmp_path / "m.onnx", fuse=False)
     assert [layer.fused for layer in result.recognised] == [(), ()]
     assert op_types(onnx.load(tmp_path / "m.onnx"))[-2:] == ["Add", "Relu"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["torchscript", "traced", "pt2", "factory"])
 def test_files_of_pytorch(invoke: Invoke, block: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     x, path = torch.randn(1, 3, 12, 12), tmp_path / "net.pt"
@@ -150,6 +153,7 @@ def test_options_that_an_archive_has_in_it(invoke: Invoke, block: nn.Module, tmp
     assert "--dynamic-hw goes with a checkpoint" in outcome.err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch", [1, 2, (1, 3), None], ids=str)
 def test_more_inputs_than_an_archive_takes_at_a_time(
     invoke: Invoke, block: nn.Module, tmp_path: Path, batch: int | tuple[int, int] | None
@@ -183,6 +187,7 @@ def test_near_misses_are_explained(invoke: Invoke, tmp_path: Path) -> None:
     assert "No product looks like a gated convolution without being one." in outcome.out
 
 
+@pytest.mark.slow
 def test_near_misses_beside_layers(tmp_path: Path) -> None:
     """A refusal is no error: the node stays, and the report has it."""
     torch.manual_seed(0)
@@ -210,6 +215,7 @@ def test_lower_precision(tmp_path: Path, form: str) -> None:
     assert types[node.input[2]] == onnx.TensorProto.FLOAT
 
 
+@pytest.mark.slow
 def test_a_mask_from_outside(tmp_path: Path) -> None:
     torch.manual_seed(0)
     args = (torch.randn(1, 3, 8, 8), torch.rand(1, 1, 8, 8))
@@ -223,6 +229,7 @@ def test_a_mask_from_outside(tmp_path: Path) -> None:
     assert [miss.reason for miss in result.near_misses] == ["its gate, input mask, has values below 0 in the given inputs"]
 
 
+@pytest.mark.slow
 def test_own_layers_are_checked_beside_recognised_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A wrong weight under a closed gate of lccl's own shows with that gate open only, whatever else was recognised."""
     torch.manual_seed(0)
@@ -249,6 +256,7 @@ def test_own_layers_are_checked_beside_recognised_ones(tmp_path: Path, monkeypat
         lccl.export(model, args, tmp_path / "m.onnx")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("opened", [False, True], ids=["as built", "under a closed gate"])
 def test_a_layer_that_changes_the_output_is_put_back(monkeypatch: pytest.MonkeyPatch, opened: bool) -> None:
     """The check, with a rewrite that breaks the second of two layers: its weights, or its weights where no input shows them."""
@@ -306,6 +314,7 @@ def hard_gate(form: str, batch: int | str = "N") -> onnx.ModelProto:
     return net.model()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", [*HARD, *CHOICES])
 @pytest.mark.parametrize("factor", [1.0, 1.006])
 def test_hard_gates_are_compared_at_their_edge(monkeypatch: pytest.MonkeyPatch, form: str, factor: float) -> None:
@@ -394,6 +403,7 @@ def test_inputs_for_a_file_of_a_fixed_batch(invoke: Invoke, tmp_path: Path) -> N
     assert json.loads(outcome.out)["given_inputs"] == 4
 
 
+@pytest.mark.slow
 def test_given_masks_have_their_own_type(invoke: Invoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A checkpoint says nothing of its inputs' types; given ones do."""
     (tmp_path / "masked_net.py").write_text(
@@ -414,6 +424,7 @@ def test_given_masks_have_their_own_type(invoke: Invoke, tmp_path: Path, monkeyp
     assert onnx.load("m.onnx").graph.input[1].type.tensor_type.elem_type == onnx.TensorProto.UINT8
 
 
+@pytest.mark.slow
 def test_exports_in_threads_leave_the_process_as_it_was(tmp_path: Path) -> None:
     """Where libraries are held quiet, one thread at a time does it."""
     net = Net()
@@ -468,6 +479,7 @@ def test_layers_that_cannot_be_run_are_put_back(monkeypatch: pytest.MonkeyPatch)
     assert "put back: the graph with it cannot be run" in result.near_misses[0].reason
 
 
+@pytest.mark.slow
 def test_only_the_layer_that_cannot_be_run_is_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
     model = named("basic block, post-activation")
     real = gate_search.recognise
@@ -492,6 +504,7 @@ def test_a_network_that_does_not_run_is_the_callers_to_mend() -> None:
         find_layers(model, [{"x": np.zeros((1, 5, 1), np.float32)}], None, True, silent)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["opset 11", "opset 13", "opset 21", "weights listed as inputs", "bool input"])
 def test_other_files(tmp_path: Path, form: str) -> None:
     result = lccl.export(named(form), None, tmp_path / "m.onnx", dense_twin=True, decomposed=True)
@@ -528,6 +541,7 @@ def repeats(net: Net, given: str) -> str:
     return net.op("Loop", trips, go, given, body=body)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flow", [branches, repeats], ids=["If", "Loop"])
 def test_a_layer_beside_control_flow(tmp_path: Path, flow: Callable[[Net, str], str]) -> None:
     net = Net()

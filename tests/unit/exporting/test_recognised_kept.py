@@ -29,6 +29,7 @@ def _schema() -> None:
     register_schema()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("graph", [g for g in GRAPHS if g.layers], ids=lambda g: g.id)
 @pytest.mark.parametrize("small", [SMALL, 20], ids=["weights in the model", "weights in a file"])
 def test_named_graph(graph: Graph, small: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -42,6 +43,7 @@ def test_named_graph(graph: Graph, small: int, tmp_path: Path, monkeypatch: pyte
         assert len(checked(slim).layers) == count
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seeds", [range(i, i + 40) for i in range(0, RANDOM, 40)], ids=lambda r: str(r[0]))
 def test_random_graphs(seeds: range) -> None:
     models = [RandomGraph(seed).model() for seed in set(seeds) - SENSITIVE]

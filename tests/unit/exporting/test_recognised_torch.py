@@ -144,6 +144,7 @@ def unoptimized(model: nn.Module, x: Tensor) -> onnx.ModelProto:
     return program.model_proto
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("exporter", EXPORTERS)
 @pytest.mark.parametrize("form", FORMS)
 def test_form(form: str, exporter: str) -> None:

@@ -120,6 +120,7 @@ FORMS = st.builds(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=160, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(form=FORMS)
 def test_any_combination(form: Form) -> None:

@@ -37,6 +37,7 @@ def _schema() -> None:
     register_schema()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", range(0, GRAPHS, PART))
 def test_what_is_recognised_computes_what_it_did(first: int) -> None:
     assert sum(layers_held(seed) for seed in range(first, first + PART)) >= PART // 8, "too few layers to prove anything"
@@ -52,6 +53,7 @@ FAULTS: Mapping[str, Callable[..., object]] = {
 """A gate that may be negative passes; a norm of a gate is lost."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", FAULTS)
 def test_a_fault_is_found(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(place, FAULTS[place])

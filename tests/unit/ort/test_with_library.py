@@ -86,6 +86,7 @@ def test_the_instruction_set_that_is_asked_for(library: Path, isa: str, code: in
     assert (done.returncode, done.stdout.splitlines()[-1]) == (code, words)
 
 
+@pytest.mark.slow
 def test_the_old_variable_still_asks_with_a_warning(library: Path) -> None:
     environment = {k: v for k, v in os.environ.items() if k != "LCCL_CPU_ISA"} | {"LCCL_CPU_LEVEL": "portable"}
     command = [sys.executable, "-m", "lccl.ort", "--library", str(library)]

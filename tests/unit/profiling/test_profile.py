@@ -1,4 +1,4 @@
-"""Density and MACs: counted by hand, in PyTorch, and in ONNX."""
+"""Densities and MACs in PyTorch and in ONNX, compared with counts by hand."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ def half_open() -> nn.Module:
     return nn.Sequential(layer, nn.Conv2d(5, 6, 3, groups=1, padding=1), nn.Flatten(), nn.Linear(6 * 4 * 4, 3)).eval()
 
 
+@pytest.mark.slow
 def test_counts_by_hand(half_open: nn.Module) -> None:
     x = torch.full((2, 2, 8, 8), -1.0)
     x[0, 0, :4] = 1  # 2 of 4 rows of outputs of the first image, none of the second
@@ -57,6 +58,7 @@ def test_torch_and_onnx_agree(exported: Path, small_model: nn.Module) -> None:
         assert (other.kind, other.dense_macs, other.gate_macs) == (layer.kind, layer.dense_macs, layer.gate_macs)
 
 
+@pytest.mark.slow
 def test_a_grid_gate_counts_pixels_not_blocks(tmp_path: Path) -> None:
     torch.manual_seed(0)
     layer = LCCLConv2d(3, 4, 3, padding=1, gate="grid", gate_size=4, activation=None)
@@ -85,6 +87,7 @@ def test_no_batch(half_open: nn.Module, exported: Path) -> None:
             lccl.profile(model, [])
 
 
+@pytest.mark.slow
 def test_a_layer_that_is_called_twice_counts_twice(tmp_path: Path) -> None:
     class Twice(nn.Module):
         def __init__(self) -> None:
@@ -115,7 +118,7 @@ def test_a_folded_network_counts_as_the_original(small_model: nn.Module) -> None
 
 
 class Convolutions(nn.Module):
-    """A gated layer before convolutions of one, two and three dimensions, transposed ones of odd strides too."""
+    """A gated layer before plain and transposed convolutions of one, two and three dimensions."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -130,6 +133,7 @@ class Convolutions(nn.Module):
         return self.line(x.flatten(2)).mean((1, 2)) + self.volume(x[:, None]).mean((1, 2, 3, 4))
 
 
+@pytest.mark.slow
 def test_every_convolution_counts_alike_in_both(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model, x = Convolutions().eval(), torch.randn(2, 2, 9, 9)
@@ -190,3 +194,5 @@ def test_data_may_be_a_file_or_a_loader_and_its_old_keyword_warns(tmp_path: Path
         assert lccl.profile(model, data) == expected
     with pytest.warns(FutureWarning, match="^loader= is now data=; the old spelling goes away in"):
         assert lccl.profile(model, loader=[x]) == expected
+    for one in ((x, np.zeros(70)), {"x": x}):
+        assert lccl.profile(model, one) == expected

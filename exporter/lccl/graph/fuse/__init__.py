@@ -1,4 +1,4 @@
-"""What follows an LCCLConv node -> into the node: an affine per channel, a branch that is added, an activation. One file each."""
+"""Fusion of what follows a layer into its node: affine, added branch, activation."""
 
 from lccl.graph.fuse.following import fuse_following
 

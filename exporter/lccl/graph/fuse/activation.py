@@ -1,4 +1,4 @@
-"""ReLU or LeakyReLU behind a layer."""
+"""Fusion of a ReLU or LeakyReLU behind a layer."""
 
 from __future__ import annotations
 
@@ -8,8 +8,11 @@ from lccl.graph.shapes import Sizes
 
 
 def fuse_activation(follower: Follower, _sizes: Sizes) -> bool:
-    """Into ``activation_alpha`` where nothing is between product and activation, since leaky(u * g) = leaky(u) * g for a gate
-    that is not negative; else into ``post_alpha``."""
+    """Fuse the activation into the layer, and return whether it is one.
+
+    It goes into ``activation_alpha`` if it follows the product directly, since leaky(u * g) =
+    leaky(u) * g for a gate that is not negative, else into ``post_alpha``.
+    """
     slope = leaky_slope(follower.node)
     if slope is None:
         return False

@@ -1,4 +1,4 @@
-"""BatchNormalization, or another affine per channel, behind a layer."""
+"""Fusion of a BatchNormalization, or another affine per channel, behind a layer."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from lccl.graph.surgery import constant
 
 
 def fuse_affine(follower: Follower, _sizes: Sizes) -> bool:
-    """Into ``post_scale`` and ``post_bias``, while the layer adds no branch and has no activation behind its affine."""
+    """Fuse the affine into ``post_scale`` and ``post_bias``, and return whether that was done.
+
+    It is not fused into a layer with a residual or a ``post_alpha``.
+    """
     found = channel_affine(follower.node)
     if found is None or found[0] is not follower.layer.outputs[0]:
         return False

@@ -1,4 +1,4 @@
-"""The one node behind a layer, and what every fusion asks of the two."""
+"""A layer and the one node that reads its output, as every fusion needs them."""
 
 from __future__ import annotations
 
@@ -22,36 +22,42 @@ class Follower:
 
     @property
     def other(self) -> gs.Tensor | None:
-        """The second operand of a node with two."""
+        """The other operand of a node with two."""
         if len(self.node.inputs) != 2:
             return None
         return next((t for t in self.node.inputs if t is not self.layer.outputs[0]), None)
 
     def given(self, name: str) -> Array | None:
-        """The values of one of the layer's inputs; None where it is computed."""
+        """Return the values of one of the layer's inputs, or None if it is computed."""
         return value_of(self.layer.inputs[INPUT_NAMES.index(name)])
 
     def is_neutral(self, *names: str) -> bool:
-        """Whether these inputs of the layer do nothing."""
+        """Return whether these inputs of the layer have their neutral values."""
         neutral = {spec.name: spec.neutral for spec in INPUTS}
         return all((v := self.given(n)) is not None and v.size == 1 and v.item() == neutral[n] for n in names)
 
     def set_input(self, name: str, tensor: gs.Tensor) -> None:
-        """Puts the tensor in the place of that input."""
+        """Replace one of the layer's inputs by the tensor."""
         inputs = list(self.layer.inputs)
         inputs[INPUT_NAMES.index(name)] = tensor
         self.layer.inputs = inputs
 
     @property
     def channels(self) -> int:
-        """K."""
+        """The number K of output channels."""
         bias = self.given("B")
         assert bias is not None
         return int(np.size(bias))
 
 
 def follower_of(layer: gs.Node, outputs: Container[int]) -> Follower | None:
-    """The neighbour test: the node that alone reads the layer's output, once, which no caller of the network reads."""
+    """Return the layer with the only reader of its output, or None if there is no such reader.
+
+    The network's caller counts as a reader.
+
+    Args:
+        outputs: ids of the tensors that the network returns.
+    """
     output = layer.outputs[0]
     if id(output) in outputs or len(output.outputs) != 1:
         return None

@@ -1,7 +1,8 @@
-"""What follows an LCCLConv node -> into the node: an affine per channel, a branch that is added, an activation.
+"""The loop over all fusions: what follows a layer goes into its node, by the contract.
 
-One file each, in the order of the contract (``leaky(v * post_scale + post_bias + residual, post_alpha)``): a pattern behind
-the node, a check with the neighbour test (nobody else reads the tensor between), a rewrite.
+The contract's order is ``leaky(v * post_scale + post_bias + residual, post_alpha)``. Each fusion
+has a file with its pattern, its checks and its rewrite. Nothing but the follower may read the
+tensor between the two.
 """
 
 from __future__ import annotations
@@ -20,14 +21,14 @@ _PASSES = (fuse_activation, fuse_affine, fuse_residual)
 
 
 def fuse_following(graph: gs.Graph, nodes: Iterable[gs.Node], sizes: Sizes) -> Mapping[int, tuple[str, ...]]:
-    """Takes into each node what follows it, as far as the contract goes.
+    """Fuse into each node what follows it.
 
     Args:
         nodes: LCCLConv nodes of the graph with stored weights and every attribute.
-        sizes: shapes by tensor name; a rewrite keeps the name of what it gives.
+        sizes: shapes by tensor name; a rewrite keeps the name of the tensor that it gives.
 
     Returns:
-        id of the node -> ops that went into it, in order.
+        Id of the node -> ops that were fused into it, in order.
     """
     outputs = {id(t) for t in graph.outputs}
     return {id(node): tuple(_fuse_one(node, sizes, outputs)) for node in nodes}
@@ -44,7 +45,7 @@ def _fuse_one(node: gs.Node, sizes: Sizes, outputs: set[int]) -> list[str]:
 
 
 def _take_output(follower: Follower) -> None:
-    """The node gives what its follower gave, which is left without outputs."""
+    """Give the follower's output to the layer. The follower is left without inputs and outputs."""
     output = follower.node.outputs[0]
     follower.node.outputs.clear()
     follower.layer.outputs = [output]

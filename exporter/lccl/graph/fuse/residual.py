@@ -1,4 +1,4 @@
-"""A branch that is added to a layer's output."""
+"""Fusion of a branch that is added to a layer's output."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from lccl.graph.surgery import stored_shape
 
 
 def fuse_residual(follower: Follower, sizes: Sizes) -> bool:
-    """Into ``residual``, where the branch has the output's own shape and is not computed from it."""
+    """Fuse the branch into ``residual``, and return whether that was done.
+
+    The branch has to have the output's shape, and must not be computed from it.
+    """
     branch = follower.other
     if not is_op(follower.node, "Add") or branch is None or stored_shape(branch) is not None:
         return False

@@ -1,4 +1,4 @@
-"""Gated convolutions in a graph of standard ops: from every product back to the convolution and the gate behind it.
+"""Gated convolutions in a graph of standard ops, found from their products.
 
 | file | owns |
 |---|---|

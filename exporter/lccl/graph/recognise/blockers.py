@@ -1,4 +1,4 @@
-"""Nodes between a convolution and the product that the op does not have there: the reason, and what to do about it."""
+"""Nodes that the op does not have between a convolution and the product: the reasons."""
 
 from __future__ import annotations
 
@@ -15,13 +15,16 @@ _SEARCHED = (
     | {"Transpose", "Mul", "Div"}
     | {"Reshape", "Cast", "ReduceMean", "Sqrt"}  # of normalizations that are written out
 )
-"""Ops behind which a convolution is looked for: those that have a reason, and those that such forms consist of."""
+"""Ops behind which a convolution is looked for: those that have a reason, and those that such forms
+consist of."""
 _MOST_NODES = 32
 """How many nodes are searched for a convolution."""
 
 
 def refuse_blocker(node: gs.Node, context: Context) -> None:
-    """Refuse the branch if a convolution of several channels is behind the node and the op does not have the node's function.
+    """Refuse the branch if the op does not have the node's function behind a convolution.
+
+    A convolution of one channel does not count: it is a gate's.
 
     Raises:
         RefusalError: with the reason.
@@ -30,7 +33,8 @@ def refuse_blocker(node: gs.Node, context: Context) -> None:
     conv = next((n for n in behind if is_op(n, *CONVOLUTIONS)), None)
     if is_op(node, "Reshape"):  # into groups, of which means are taken
         node = next((n for n in behind if is_op(n, "ReduceMean", *PIXEL_NORMS)), node)
-    if is_op(node, *SUMS) and sum(map(is_computed, node.inputs)) < 2:  # a bias for channels on another axis
+    # A constant that is added is a bias for channels on another axis.
+    if is_op(node, *SUMS) and sum(map(is_computed, node.inputs)) < 2:
         node = next((n for n in behind if is_op(n, "Transpose")), node)
     reason = _reason(node, conv, context) if conv is not None else None
     if reason is not None:
@@ -38,7 +42,10 @@ def refuse_blocker(node: gs.Node, context: Context) -> None:
 
 
 def is_activation(mul: gs.Node) -> bool:
-    """Return whether a Mul is x * f(x) with an elementwise f, such as SiLU or GELU: one branch, not a product of two."""
+    """Return whether a Mul is x * f(x) with an elementwise f, such as SiLU or GELU.
+
+    That is one branch, not a product of two.
+    """
     return any(_is_function_of(mul.inputs[1 - place], mul.inputs[place]) for place in (0, 1))
 
 
@@ -87,7 +94,10 @@ def quantized(conv: gs.Node, context: Context, quantizer: gs.Node | None = None)
 
 
 def _nodes_behind(node: gs.Node) -> list[gs.Node]:
-    """List the searched nodes that the node is computed by, itself first, up to convolutions of several channels."""
+    """List the searched nodes behind the node, itself first.
+
+    The search ends at convolutions of several channels.
+    """
     found: list[gs.Node] = []
     waiting = [node]
     while waiting and len(found) < _MOST_NODES:

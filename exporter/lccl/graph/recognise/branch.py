@@ -1,4 +1,4 @@
-"""The main branch of a product: from its operand inwards over activations, affines and inner products to a convolution."""
+"""The main branch of a product, from its operand inwards to a convolution."""
 
 from __future__ import annotations
 
@@ -65,7 +65,9 @@ class Branch:
 
 
 def find_branches(operand: gs.Tensor, product: gs.Node, context: Context) -> Iterator[Branch]:
-    """Yield every way from the operand to a convolution; there are several where products are nested.
+    """Yield every way from the operand to a convolution.
+
+    There are several where products are nested.
 
     Raises:
         RefusalError: something that the op does not have stands before the convolution.
@@ -107,7 +109,8 @@ def _through_product(mul: gs.Node, way: _Way, context: Context) -> Iterator[Bran
     """Walk on through either operand of a product further in.
 
     Raises:
-        RefusalError: neither leads to a convolution that could be gated, and one to a convolution that cannot.
+        RefusalError: neither leads to a convolution that could be gated, and one to a convolution
+            that cannot.
     """
     found, refusal = False, None
     for place in (0, 1):
@@ -123,7 +126,9 @@ def _through_product(mul: gs.Node, way: _Way, context: Context) -> Iterator[Bran
 
 
 def _require_positive_factor(affine: Affine | None, node: gs.Node, context: Context) -> None:
-    """Refuse an affine behind an activation or product, unless it is a positive factor, which commutes with them.
+    """Refuse an affine behind an activation or product, unless it is a positive factor.
+
+    Such a factor commutes with them.
 
     Raises:
         RefusalError: it has a shift, or a factor that is not positive.
@@ -175,7 +180,9 @@ def _not_taken(reason: str) -> RefusalError:
 
 
 def check_readers(branch: Branch, context: Context) -> None:
-    """Refuse a branch with a value that is needed elsewhere too, so that it has to be computed at every pixel.
+    """Refuse a branch with a value that is needed elsewhere too.
+
+    Such a value has to be computed at every pixel.
 
     Raises:
         RefusalError: with the other reader.

@@ -20,7 +20,8 @@ class Context:
     outputs: frozenset[int]
     """Ids of the tensors that the network returns."""
     labels: Mapping[int, str]
-    """Id of a node that the model does not have in this form -> the label of the node that it stands for."""
+    """Id of a node that the model does not have in this form -> the label of the node that it
+    stands for."""
 
     def label(self, node: gs.Node) -> str:
         """Return the node's label in the model as it was given."""
@@ -35,9 +36,10 @@ class Context:
         return id(node) not in self.labels
 
     def other_reader(self, tensor: gs.Tensor, reader: gs.Node) -> str | None:
-        """Return the label of a second reader of the tensor's values, or None if ``reader`` is the only one.
+        """Return the label of a second reader of the tensor's values, or None without one.
 
-        A node that asks for the shape reads no values. A Concat that reads the tensor several times counts once.
+        A node that asks for the shape reads no values. A Concat that reads the tensor several times
+        counts once.
         """
         if id(tensor) in self.outputs:
             return "the network's caller"

@@ -1,7 +1,8 @@
-"""Elementwise nodes between a gate's convolution and the product, composed into one function that the op can compute.
+"""Elementwise nodes between a gate's convolution and the product, as one function.
 
-A gate is read from the product towards its convolution. The nodes that have been read are one ``GateFunction`` of the tensor that
-is still ahead: a clamp of an affine, or a step. Each node further in gives such a function again, or cannot be composed with it.
+A gate is read from the product towards its convolution. The nodes that have been read are one
+``GateFunction`` of the tensor that is still ahead: a clamp of an affine, or a step. Each node
+further in gives such a function again, or cannot be composed with it.
 """
 
 from __future__ import annotations
@@ -75,8 +76,8 @@ class ElementwiseStep:
 class GateFunction:
     """A gate as a function of a tensor x.
 
-    Without a ``height``, a clamp: ``y = min(max(scale * x + shift, low), high)``, taken as 0 where it is not above ``cut``.
-    With one, a step: ``height`` where ``scale * x + shift > 0``, else 0.
+    Without a ``height``, a clamp: ``y = min(max(scale * x + shift, low), high)``, taken as 0 where
+    it is not above ``cut``. With one, a step: ``height`` where ``scale * x + shift > 0``, else 0.
     """
 
     scale: float = 1.0
@@ -88,7 +89,7 @@ class GateFunction:
     height: float | None = None
 
     def compose(self, inner: Function) -> GateFunction | None:
-        """Return this function of ``inner`` as a function of x itself, or None if it has not this form."""
+        """Return this function of ``inner`` as a function of x, or None if it has another form."""
         if isinstance(inner, Affine):
             if inner.a == 0:
                 return None
@@ -98,7 +99,10 @@ class GateFunction:
         return self._clamp_of(inner) if self.height is None else self._step_of(inner)
 
     def _of_mask(self, inner: Threshold) -> GateFunction | None:
-        """Compose with 0 and 1: a step up or down if one of the two gives 0. At its edge the op's step is 0."""
+        """Compose with 0 and 1: a step up or down if one of the two gives 0.
+
+        At its edge the op's step is 0.
+        """
         closed, opened = self._at(0.0), self._at(1.0)
         up = closed == 0 < opened
         if not (up or opened == 0 < closed) or inner.equal == up:
@@ -138,7 +142,7 @@ class GateFunction:
 
 
 def step_of(tensor: gs.Tensor) -> ElementwiseStep | None:
-    """Return what the node that gives the tensor computes, or None if that is no elementwise function known here."""
+    """Return what the tensor's node computes, or None if it is no known elementwise function."""
     node = producer(tensor)
     if node is None or not is_op(node, *_READERS):
         return None
@@ -190,7 +194,7 @@ def _batch_norm(node: gs.Node) -> ElementwiseStep | None:
 
 
 def _cast(node: gs.Node) -> ElementwiseStep | None:
-    """Read a cast of a condition, which gives 1 and 0. A cast of numbers rounds, or is a rearrangement."""
+    """Read a cast of a condition, which gives 1 and 0; a cast of numbers is no function."""
     return _of_first(node) if is_op(producer(node.inputs[0]), *CONDITIONS) else None
 
 
@@ -245,4 +249,5 @@ _READERS: dict[str, Callable[[gs.Node], ElementwiseStep | None]] = {
     "Sign": _sign,
     **dict.fromkeys(COMPARISONS, _comparison),
 }
-"""How each op is read. An op of another meaning, such as Tanh, has no place here: the op cannot compute it."""
+"""How each op is read. An op of another meaning, such as Tanh, has no place here: the op cannot
+compute it."""

@@ -80,7 +80,7 @@ class GatedBranch:
 
 
 def split_gates(candidate: GateCandidate, context: Context) -> list[GateCandidate]:
-    """Return the factors of a product of gates that has no other reader; any other candidate as it is."""
+    """Return the factors of a product of gates with no other reader; others as they are."""
     node = producer(candidate.tensor)
     if (
         is_op(node, "Mul")
@@ -101,7 +101,9 @@ def _at_least_zero(tensor: gs.Tensor, context: Context) -> bool:
 
 
 def fused_gate(candidate: GateCandidate, gated: GatedBranch, context: Context) -> FusedGate | None:
-    """Return the candidate as a clamped convolution of the branch's own input to one map, or None if it is another map.
+    """Return the candidate as a clamped convolution of the branch's own input to one map.
+
+    The result is None if it is another map.
 
     Raises:
         RefusalError: it is a convolution of the same input that visits other pixels.
@@ -135,7 +137,10 @@ def fused_gate(candidate: GateCandidate, gated: GatedBranch, context: Context) -
 
 
 def _reads_the_same(conv: gs.Node, main: gs.Node) -> bool:
-    """Return whether the convolution gives one map, from stored weights, of the main convolution's input."""
+    """Return whether the convolution makes one map of the main convolution's input.
+
+    Its weights have to be stored.
+    """
     weight = stored_shape(conv.inputs[1])
     bias = optional_input(conv, 2)
     stored = bias is None or stored_shape(bias) is not None
@@ -175,7 +180,9 @@ def _fused(
 
 
 def external_gate(tensor: gs.Tensor, gated: GatedBranch, context: Context) -> ExternalGate:
-    """Return the tensor as one map for all channels that is at least 0, at each resolution at which the graph has it.
+    """Return the tensor as one map for all channels that is at least 0.
+
+    The map comes at each resolution at which the graph has it.
 
     Raises:
         RefusalError: it is no such map.
@@ -203,7 +210,7 @@ def _closes_nothing(tensor: gs.Tensor, who: str, low: float, context: Context) -
 
 
 def _maps_of(operand: gs.Tensor, gated: GatedBranch, context: Context) -> tuple[dict[int, GivenMap], gs.Tensor]:
-    """Return the operand at each resolution at which the graph has it, and the tensor that it is a rearrangement of.
+    """Return the operand at each resolution that the graph has, and what it rearranges.
 
     An elementwise node behind an upsampling gives the same before it, where there are fewer pixels.
     """
@@ -246,7 +253,7 @@ def _why_no_map(operand: gs.Tensor, gated: GatedBranch, context: Context) -> str
 
 @dataclass(frozen=True)
 class ProductGates:
-    """The gates of one node of the op: at most one that it computes, and maps that are multiplied before it."""
+    """The gates of one node: at most one that the op computes, and maps that it is given."""
 
     fused: FusedGate | None
     external: tuple[GivenMap, ...]
@@ -257,8 +264,9 @@ class ProductGates:
 def combine(candidates: Sequence[GateCandidate], gated: GatedBranch, context: Context) -> ProductGates:
     """Return the gates of a product, on the coarsest grid that all of them have.
 
-    A map that is never 0 goes with a gate that closes pixels. A gate with a threshold is computed by the op only if it is alone,
-    since the op would compare the product of all gates with the threshold.
+    A map that is never 0 goes with a gate that closes pixels. A gate with a threshold is computed
+    by the op only if it is alone, since the op would compare the product of all gates with the
+    threshold.
 
     Raises:
         RefusalError: one of them is no gate, or none closes pixels.

@@ -1,4 +1,4 @@
-"""Strides, pads and dilations of a convolution, and those with which a gate's map has the convolution's size at every size.
+"""Strides, pads and dilations of a convolution, and of a gate that has to fit it.
 
 Zeros that Pad nodes put around the input count as the convolution's own pads.
 """
@@ -25,7 +25,7 @@ class Geometry:
     dilations: tuple[int, int]
 
     def slack(self, axis: int, kernel: Sequence[int]) -> int:
-        """Return pads - extent of the kernel: how much longer the output is than the input, before strides."""
+        """Return pads - extent of the kernel: how much longer the output is, before strides."""
         return self.pads[axis] + self.pads[axis + 2] - self.dilations[axis] * (kernel[axis] - 1)
 
     def keeps_size(self, kernel: Sequence[int]) -> bool:
@@ -45,7 +45,7 @@ def conv_geometry(conv: gs.Node, context: Context) -> Geometry:
     pads = tuple(conv.attrs.get("pads", (0, 0, 0, 0))) if auto == "NOTSET" else (0, 0, 0, 0)
     for pad in _pads_before(conv):
         pads = tuple(a + b for a, b in zip(pads, _zeros_around(pad) or (0,) * 4, strict=True))
-    geometry = Geometry(strides, pads, dilations)  # type: ignore[arg-type]
+    geometry = Geometry(strides, pads, dilations)
     if auto in ("SAME_UPPER", "SAME_LOWER"):
         geometry = _with_same_pads(conv, geometry, auto, context)
     if min(geometry.pads) < 0:
@@ -61,7 +61,7 @@ def conv_input(conv: gs.Node) -> gs.Tensor:
 
 
 def _pads_before(conv: gs.Node) -> list[gs.Node]:
-    """List the Pad nodes whose zeros can become the convolution's own pads, from the convolution outwards.
+    """List the Pad nodes whose zeros can become the convolution's own pads, outwards.
 
     There are none for a convolution with SAME pads, which depend on the padded size.
     """
@@ -75,7 +75,10 @@ def _pads_before(conv: gs.Node) -> list[gs.Node]:
 
 
 def _zeros_around(node: gs.Node) -> tuple[int, int, int, int] | None:
-    """Return (top, left, bottom, right) if the node puts that many zeros around maps [N, C, H, W] and does nothing else."""
+    """Return (top, left, bottom, right) if the node puts that many zeros around maps.
+
+    The result is None if it does anything else to maps [N, C, H, W].
+    """
     if not is_op(node, "Pad") or node.attrs.get("mode", "constant") != "constant":
         return None
     value, listed = optional_input(node, 2), optional_input(node, 3)
@@ -92,7 +95,7 @@ def _zeros_around(node: gs.Node) -> tuple[int, int, int, int] | None:
 
 
 def _with_same_pads(conv: gs.Node, geometry: Geometry, auto: str, context: Context) -> Geometry:
-    """Return the geometry with the pads that SAME stands for, which give ceil(size / stride) outputs.
+    """Return the geometry with the pads of SAME, which gives ceil(size / stride) outputs.
 
     Raises:
         RefusalError: an axis has a stride above 1 and no fixed size, on which its pads then depend.
@@ -117,9 +120,10 @@ def _with_same_pads(conv: gs.Node, geometry: Geometry, auto: str, context: Conte
 
 
 def fitting_pads(gate: Geometry, gate_kernel: Sequence[int], conv: Geometry, kernel: Sequence[int]) -> Geometry | None:
-    """Return the gate's geometry with end pads that give its map the convolution's size at every size, as the contract asks.
+    """Return the gate's geometry with end pads for a map of the convolution's size at every size.
 
-    Both maps have the same size here, so that no pixel reads the pads that are added or removed. None if a pad would be negative.
+    Both maps have the same size here, so that no pixel reads the pads that are added or removed.
+    None if a pad would be negative.
     """
     pads = list(gate.pads)
     for axis in (0, 1):

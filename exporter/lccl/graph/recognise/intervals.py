@@ -1,4 +1,4 @@
-"""Interval analysis: the least and greatest value that a computed map can have, and whether it is likely to be 0 anywhere.
+"""Interval analysis: how low a computed map can be, and whether it is likely to be 0.
 
 A gate has to be at least 0, and 0 somewhere, or there is nothing to skip.
 """
@@ -30,9 +30,10 @@ _UNSIGNED = (TensorProto.BOOL, TensorProto.UINT8, TensorProto.UINT16, TensorProt
 
 
 def lower_bound(tensor: gs.Tensor, sizes: Sizes) -> float:
-    """Return a lower bound of every element, from the ops that compute the tensor; minus infinity if they give none.
+    """Return a lower bound of every element, which is minus infinity if none is known.
 
-    An input of the network has a bound only if its type is unsigned: an image may have values below 0.
+    An input of the network has a bound only if its type is unsigned: an image may have values below
+    0.
     """
     return _Analysis(sizes).interval(tensor, 0)[0]
 
@@ -185,7 +186,7 @@ def _pow(node: gs.Node, ask: Ask) -> Interval:
 
 
 def _resize(node: gs.Node, ask: Ask) -> Interval:
-    """Bound nearest and linear resizing, which give means of what they read; cubic resizing overshoots."""
+    """Bound nearest and linear resizing, which give means; cubic resizing overshoots."""
     bounded = node.attrs.get("mode", "nearest") in ("nearest", "linear")
     inside = node.attrs.get("coordinate_transformation_mode") != "tf_crop_and_resize"
     return ask(node.inputs[0]) if bounded and inside else _ANY
@@ -273,7 +274,9 @@ _KEEPS_ZERO = BOUND_KEEPING | {
 
 
 def hardly_zero(tensor: gs.Tensor, depth: int = 0) -> gs.Node | None:
-    """Return the convolution, norm or sum that has to give exactly 0 for the tensor to be 0, or None if there is another way.
+    """Return the convolution, norm or sum that is exactly 0 wherever the tensor is 0.
+
+    The result is None if the tensor may be 0 in another way.
 
     Args:
         depth: the number of nodes between the tensor and the one that was asked for first.

@@ -1,4 +1,7 @@
-"""Gates that the network is given: an input that nothing clamps at 0, assumed to be a mask if it is used for nothing else."""
+"""Gates that the network is given.
+
+An input that nothing clamps at 0 is assumed to be a mask if it is used for nothing else.
+"""
 
 from __future__ import annotations
 
@@ -15,10 +18,11 @@ from lccl.graph.surgery import producer, stored_shape
 
 
 def mask_input(tensor: gs.Tensor, context: Context) -> str | None:
-    """Return the name of the one-channel input that the tensor is a rearrangement or a positive multiple of.
+    """Return the one-channel input that the tensor rearranges or scales by a positive number.
 
-    The graph does not show that such an input is at least 0. It is assumed only of an input that is multiplied onto convolutions
-    and used for nothing else, so never of an image, nor of anything that a convolution reads.
+    The graph does not show that such an input is at least 0. It is assumed only of an input that is
+    multiplied onto convolutions and used for nothing else, so never of an image, nor of anything
+    that a convolution reads.
 
     Returns:
         The name, or None if the tensor is anything else.
@@ -46,7 +50,7 @@ def _scaled_or_rearranged(tensor: gs.Tensor) -> gs.Tensor | None:
 
 
 def _only_gates(tensor: gs.Tensor, context: Context) -> bool:
-    """Return whether all that is made of the tensor is multiplied onto a convolution, or read for its shape."""
+    """Return whether the tensor is only multiplied onto convolutions, or read for its shape."""
     if id(tensor) in context.outputs:
         return False
     for reader in tensor.outputs:

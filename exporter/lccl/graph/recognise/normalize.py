@@ -1,10 +1,11 @@
 """A copy of the graph in which each form has one spelling, and the way back to the graph itself.
 
-A Where that lets a branch through becomes a Mul; a Where or Mul that cuts small values becomes a ThresholdedRelu. Products are
-read in the copy, so that a product that is no layer stays as the model has it.
+A Where that lets a branch through becomes a Mul; a Where or Mul that cuts small values becomes a
+ThresholdedRelu. Products are read in the copy, so that a product that is no layer stays as the
+model has it.
 
-The spellings agree except for infinity and NaN under a closed gate, where the op gives 0 as Where does, and for a gate that is NaN,
-which the op takes as closed.
+The spellings agree except for infinity and NaN under a closed gate, where the op gives 0 as Where
+does, and for a gate that is NaN, which the op takes as closed.
 """
 
 from __future__ import annotations
@@ -46,7 +47,8 @@ class Origin:
     def tensor(self, copied: gs.Tensor) -> gs.Tensor:
         """Return the graph's tensor for one of the copy.
 
-        The nodes of a tensor that only the copy has, such as the Cast of a condition, are added to the graph.
+        The nodes of a tensor that only the copy has, such as the Cast of a condition, are added to
+        the graph.
         """
         found = self._tensors.get(id(copied))
         if found is None:
@@ -108,7 +110,10 @@ class _Rewriting:
             self._as_product(node)
 
     def _as_threshold(self, node: gs.Node, cut: _Cut) -> None:
-        """Make the node a ThresholdedRelu. Nodes of the condition that only this node needs no longer read its operand."""
+        """Make the node a ThresholdedRelu.
+
+        Nodes of the condition that only this node needs no longer read its operand.
+        """
         outputs = {id(t) for t in self.graph.outputs}
         alone = all(len(n.outputs[0].outputs) == 1 and id(n.outputs[0]) not in outputs for n in cut.condition)
         self._change(node, "ThresholdedRelu", {"alpha": cut.threshold}, [cut.operand])
@@ -116,7 +121,7 @@ class _Rewriting:
             cut.condition[-1].inputs.clear()
 
     def _as_product(self, node: gs.Node) -> None:
-        """Make Where(condition, branch, 0), or Where(condition, 0, branch), a Mul of the branch and a mask."""
+        """Make a Where of the branch and 0 a Mul of the branch and a mask."""
         condition, *choices = node.inputs
         zeros = [_is_zero(t) for t in choices]
         branch = choices[0] if zeros[1] else choices[1]
@@ -178,7 +183,10 @@ def _cut_of(node: gs.Node, sizes: Sizes) -> _Cut | None:
 
 
 def _to_comparison(condition: gs.Tensor) -> tuple[list[gs.Node], int]:
-    """Return the nodes from the condition to the first that neither negates nor casts it, and how many negate."""
+    """Return the nodes from the condition to the comparison, and how many negate.
+
+    The comparison is the first that neither negates nor casts.
+    """
     nodes: list[gs.Node] = []
     node = producer(condition)
     while node is not None:
@@ -188,7 +196,10 @@ def _to_comparison(condition: gs.Tensor) -> tuple[list[gs.Node], int]:
 
 
 def _choices(node: gs.Node, sizes: Sizes) -> list[tuple[gs.Tensor, gs.Tensor, bool]]:
-    """List each operand that the node may give besides 0, its condition, and whether it gives it where that is true."""
+    """List each operand that the node may give besides 0, with its condition.
+
+    The third value is whether the operand is given where the condition is true.
+    """
     if node.op == "Where":
         condition, one, other = node.inputs
         given = [(x, condition, where) for x, zero, where in ((one, other, True), (other, one, False)) if _is_zero(zero)]

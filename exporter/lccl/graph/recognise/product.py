@@ -30,7 +30,9 @@ class Product:
     gates: ProductGates
 
     def gate_places(self, context: Context) -> tuple[tuple[str, int], ...]:
-        """Return where each gate comes in: the tensor that its product gives, and the gate's place among the operands.
+        """Return where each gate comes in.
+
+        A place is the tensor that the gate's product gives, and the number of the operand.
 
         Of a Where, the condition is the gate, at place 0.
         """
@@ -97,7 +99,7 @@ def _closes_nothing(candidate: GateCandidate, gated: GatedBranch, context: Conte
 
 
 def _candidates(mul: gs.Node, branch: Branch, other: gs.Tensor) -> list[GateCandidate]:
-    """List every factor besides the branch, with the product that reads it; the outermost product's first."""
+    """List every factor besides the branch with its product, the outermost product's first."""
     inner = [node for node in branch.nodes if is_op(node, "Mul")]
     found = [GateCandidate(other, mul)]
     for gate in branch.gates:
@@ -106,7 +108,7 @@ def _candidates(mul: gs.Node, branch: Branch, other: gs.Tensor) -> list[GateCand
 
 
 def _is_gate_map(tensor: gs.Tensor, context: Context, channel: int = 1) -> bool:
-    """Return whether the tensor looks like a gate wherever it is used: one map, from an elementwise function.
+    """Return whether the tensor is one map, from an elementwise function, as gates are.
 
     Args:
         channel: the axis of the channels.
@@ -118,7 +120,10 @@ def _is_gate_map(tensor: gs.Tensor, context: Context, channel: int = 1) -> bool:
 
 
 def _is_gate_map_in_any_order(tensor: gs.Tensor, context: Context) -> bool:
-    """Return whether the tensor is a gate map with channels first or last, or one that is rearranged or quantised."""
+    """Return whether the tensor is a gate map with channels first or last.
+
+    It may be rearranged or quantised.
+    """
     while not (_is_gate_map(tensor, context) or _is_gate_map(tensor, context, 3)):
         node = producer(tensor)
         further = node.inputs[0] if node is not None and is_op(node, *QUANTIZERS) else rearranged(tensor)
@@ -129,7 +134,7 @@ def _is_gate_map_in_any_order(tensor: gs.Tensor, context: Context) -> bool:
 
 
 def _without_convolution(mul: gs.Node, context: Context) -> list[Refusal]:
-    """Refuse a gate on something that is no convolution's output; there is one such refusal at most."""
+    """Refuse a gate on something that is no convolution's output, at most once."""
     for place in (0, 1):
         gated, gate = mul.inputs[place], mul.inputs[1 - place]
         shapes = context.sizes.of(gated)
@@ -140,7 +145,7 @@ def _without_convolution(mul: gs.Node, context: Context) -> list[Refusal]:
 
 
 def _conv_behind(tensor: gs.Tensor) -> gs.Node | None:
-    """Return the convolution that the tensor is computed from by nodes of one computed input each, or None."""
+    """Return the convolution behind nodes of one computed input each, or None."""
     node = producer(tensor)
     while node is not None and not is_op(node, *REPORTED_CONVOLUTIONS):
         computed = [t for t in node.inputs if is_computed(t)]

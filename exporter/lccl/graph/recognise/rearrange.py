@@ -36,7 +36,9 @@ def rearranged(tensor: gs.Tensor) -> gs.Tensor | None:
 def upsampling(
     chain: Sequence[gs.Node], start: gs.Tensor, gated: gs.Tensor, outputs: Sequence[Shape], sizes: Sizes
 ) -> int | None:
-    """Return G if the chain repeats each value of ``start`` [N, 1, h, w] over a G x G block of the map.
+    """Return G if the chain repeats each value of ``start`` over a G x G block of the map.
+
+    ``start`` is [N, 1, h, w].
 
     Args:
         chain: the nodes from ``start`` outwards.
@@ -44,8 +46,8 @@ def upsampling(
         outputs: its shape [N, K, Ho, Wo] at each probe.
 
     Returns:
-        G, which is 1 for a chain that leaves every value where it is; None if the chain does anything else at a probe, or may
-        do so at another size.
+        G, which is 1 for a chain that leaves every value where it is; None if the chain does
+        anything else at a probe, or may do so at another size.
     """
     starts = sizes.of(start)
     if starts is None:
@@ -68,7 +70,9 @@ def upsampling(
 
 
 def _has_integer_scales(resize: gs.Node) -> bool:
-    """Return whether a Resize enlarges a map by stored integers, so that it does the same at every size.
+    """Return whether a Resize enlarges a map by stored integers.
+
+    It then does the same at every size.
 
     A Resize to a computed size may enlarge by an integer at some sizes only.
     """
@@ -101,7 +105,10 @@ def _send_through(indices: Array, chain: Sequence[gs.Node], probe: int, sizes: S
 
 
 def _apply(node: gs.Node, x: Array, shape: Shape) -> Array | None:
-    """Apply the node to indices. Its output's shape is known, so that sizes which the graph computes need no evaluation."""
+    """Apply the node to indices.
+
+    Its output's shape is known, so that sizes which the graph computes need no evaluation.
+    """
     if node.op in RESHAPES:
         return x.reshape(shape) if x.size == np.prod(shape) else None
     if node.op == "Expand":

@@ -11,7 +11,8 @@ import onnx_graphsurgeon as gs
 class MatchStage(IntEnum):
     """How much of the form had been matched when it failed.
 
-    A product can be read from either operand, and along several branches. The refusal of the reading that came furthest is reported.
+    A product can be read from either operand, and along several branches. The refusal of the
+    reading that came furthest is reported.
     """
 
     GATE_AS_BRANCH = 0
@@ -25,7 +26,8 @@ class MatchStage(IntEnum):
     GATE_FORM = 4
     """The convolution would do, but the other factor is not one map for all channels."""
     UNSUPPORTED = 5
-    """Convolution and gate are there, but version 1 of the op has no such convolution, or the gate closes no pixel."""
+    """Convolution and gate are there, but version 1 of the op has no such convolution, or the gate
+    closes no pixel."""
     READERS = 6
     """Branch and gate fit, but a value between them is needed elsewhere."""
     GEOMETRY = 7

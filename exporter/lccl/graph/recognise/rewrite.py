@@ -22,10 +22,13 @@ from lccl.op.contract import DOMAIN, INPUT_NAMES, INPUTS, OP_TYPE, Attributes, g
 
 
 def rewrite(product: Product, normalized: Normalized, taken: set[str]) -> gs.Node:
-    """Put an LCCLConv node in the product's place; what only the product read is left without readers.
+    """Put an LCCLConv node in the product's place.
+
+    What only the product read is left without readers.
 
     Args:
-        product: a product of the normalized copy. The node goes into the graph that the copy was made of.
+        product: a product of the normalized copy. The node goes into the graph that the copy was
+            made of.
         taken: names of tensors and nodes, to which the new ones are added.
 
     Returns:
@@ -145,7 +148,10 @@ def _fused_geometry(fused: FusedGate) -> dict[str, Any]:
 
 
 def _neutral_geometry(product: Product, shape: tuple[int, ...]) -> tuple[tuple[int, int], dict[str, Any]]:
-    """Return kernel and geometry of a gate of zeros whose map has the right size: 1 x 1, or if that cannot, the convolution's own."""
+    """Return kernel and geometry of a gate of zeros whose map has the right size.
+
+    The kernel is 1 x 1, or the convolution's own if that cannot give the size.
+    """
     own = product.geometry
     try:
         pads = gate_pads(shape[2:], own.pads, own.dilations, own.strides, (1, 1), product.gates.grid)
@@ -155,7 +161,7 @@ def _neutral_geometry(product: Product, shape: tuple[int, ...]) -> tuple[tuple[i
 
 
 def _redirect_shape_readers(product: Product, normalized: Normalized, name: str) -> None:
-    """Give nodes that ask for the shape of a tensor that is no longer computed another tensor to ask.
+    """Redirect nodes that ask for the shape of a tensor that is no longer computed.
 
     That is the convolution's input if it has the same height and width, else the product.
     """

@@ -1,4 +1,4 @@
-"""All gated convolutions of a graph: every product is read, the last first, and those that are layers are rewritten."""
+"""All gated convolutions of a graph: every product is read, and layers are rewritten."""
 
 from __future__ import annotations
 
@@ -28,11 +28,13 @@ class RecognisedLayer:
     name: str
     """The name of the LCCLConv node, which is that of the convolution if it had one."""
     product: str
-    """The tensor that the product gave; the node gives it too, unless something behind it was fused."""
+    """The tensor that the product gave; the node gives it too, unless something behind it was
+    fused."""
     output: str
     """The tensor that the node gives."""
     gates: tuple[tuple[str, int], ...]
-    """Where the gates came in: a Mul or Where by the tensor that it gave, and the place of the gate among its operands."""
+    """Where the gates came in: a Mul or Where by the tensor that it gave, and the place of the gate
+    among its operands."""
     masks: tuple[str, ...]
     """Inputs of the network that the rewrite assumes to be at least 0: gates from outside."""
     fused: tuple[str, ...] = ()
@@ -47,7 +49,8 @@ class NearMiss:
     """The product, by its name or by the tensor that it gives."""
     reason: str
     conv: str = ""
-    """The convolution that would have been gated, by its name or by the tensor that it gives; empty if it is not known."""
+    """The convolution that would have been gated, by its name or by the tensor that it gives; empty
+    if it is not known."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,9 @@ class Recognition:
 
 
 def recognise(model: onnx.ModelProto, *, fuse: bool = True, skip: Container[str] = ()) -> Recognition:
-    """Find the gated convolutions of a model in standard ops; LCCLConv nodes that it has already stay as they are.
+    """Find the gated convolutions of a model in standard ops.
+
+    LCCLConv nodes that the model has already stay as they are.
 
     Args:
         model: a model of any opset that onnx can convert; it is not changed.
@@ -80,7 +85,8 @@ def recognise(model: onnx.ModelProto, *, fuse: bool = True, skip: Container[str]
     nodes = [rewrite(product, normalized, taken) for product in products]
     given = [node.outputs[0].name for node in nodes]
     graph.cleanup(remove_unused_graph_inputs=False)
-    read = {id(node) for node in graph.nodes}  # without layers that only gave another one's gate its shape
+    # A layer that only gave another one's gate its shape has gone.
+    read = {id(node) for node in graph.nodes}
     layers = [layer for layer in zip(products, nodes, given, strict=True) if id(layer[1]) in read]
     fused = fuse_following(graph, [node for _, node, _ in layers], normalized.context.sizes) if fuse else {}
     graph.cleanup(remove_unused_graph_inputs=False)
@@ -113,7 +119,10 @@ def _name(node: gs.Node | None) -> str:
 
 
 def _taken_names(graph: gs.Graph, products: Sequence[Product]) -> set[str]:
-    """Return the names that no new node may have: of nodes that stay, and of tensors that are called ``<name>.<part>``."""
+    """Return the names that no new node may have.
+
+    Nodes that stay have them, or tensors that are called ``<name>.<part>``.
+    """
     going = {id(product.branch.conv) for product in products}
     names = {node.name for node in graph.nodes if id(node) not in going}
     tensors = {*graph.tensors(), *(name for inner in graph.subgraphs(recursive=True) for name in inner.tensors())}
@@ -121,7 +130,9 @@ def _taken_names(graph: gs.Graph, products: Sequence[Product]) -> set[str]:
 
 
 def _read_all(normalized: Normalized, skip: Container[str]) -> tuple[list[Product], list[tuple[gs.Node, Refusal]]]:
-    """Read every product of the copy, the last first: a product of products is one layer with several gates.
+    """Read every product of the copy, the last first.
+
+    A product of products is then one layer with several gates.
 
     Returns:
         The layers and the refused products, in the graph's order.

@@ -1,4 +1,4 @@
-"""The forms of a model, one file each: a model in, the same network in another form out.
+"""The forms of a model, one file each: takes a model, gives the same network in another form.
 
 | form | for |
 |---|---|

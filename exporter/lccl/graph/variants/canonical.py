@@ -1,4 +1,7 @@
-"""Any model with LCCLConv nodes -> the canonical model: constants folded, every attribute written, the function in it."""
+"""Any model with LCCLConv nodes -> the canonical model.
+
+Constants are folded, every attribute is written, and the op's function is in the model.
+"""
 
 from __future__ import annotations
 
@@ -16,11 +19,11 @@ from lccl.op.onnx_op import OPSET, attach_function
 
 
 def canonical(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The model as this project ships it; the given one is left as it is.
+    """Return the model in the form that this project writes; the given model is not changed.
 
     Raises:
-        UserError: no LCCLConv node in it, a version of the op or of ONNX that cannot be read, or a node that breaks the
-            contract.
+        UserError: the model has no LCCLConv node, a node breaks the contract, or a version of the
+            op or of ONNX is not supported.
     """
     _require_versions(model)
     graph = to_graph(model)
@@ -51,7 +54,7 @@ def _require_versions(model: onnx.ModelProto) -> None:
 
 
 def _complete(node: gs.Node) -> None:
-    """All attributes written out; inputs held against the contract as far as their shapes are known."""
+    """Write out all attributes, and check the inputs' known shapes against the contract."""
     try:
         attributes = attributes_of(node)
         if len(node.inputs) != len(INPUTS):
@@ -63,7 +66,7 @@ def _complete(node: gs.Node) -> None:
 
 
 def _name_uniquely(graph: gs.Graph, gated: list[gs.Node]) -> None:
-    """A name of its own for each gated node: reports, probes and side-cars go by it."""
+    """Give each gated node a name of its own: reports, probes and side-cars refer to it."""
     taken = [n.name for n in graph.nodes if n.name]
     for node in gated:
         if not node.name or taken.count(node.name) > 1:
@@ -75,9 +78,9 @@ def _name_uniquely(graph: gs.Graph, gated: list[gs.Node]) -> None:
 
 
 def _check_shapes(shapes: dict[str, tuple[int | str, ...] | None], attributes: Attributes) -> None:
-    """The contract's rules as far as they can be told: those of weights always, those of maps where X's size is known.
+    """Check the contract's rules for weights, and those for maps if the size of X is known.
 
-    A dynamic batch is taken as 2, and a map whose size is not known as the neutral one.
+    A dynamic batch is taken as 2, and a map of unknown size as the neutral one.
     """
     w, gate_w, x = shapes["W"], shapes["gate_W"], shapes["X"]
     if _known(w) and _known(gate_w):
@@ -103,7 +106,7 @@ def _known(shape: tuple[int | str, ...] | None) -> TypeGuard[tuple[int, ...]]:
 
 
 def _share_neutral_inputs(graph: gs.Graph) -> None:
-    """One tensor per kind of neutral input, named after what it is, instead of one per layer."""
+    """Share one tensor per kind of neutral input among all layers."""
     shared: dict[str, gs.Constant] = {}
     for node in filter(is_lccl, graph.nodes):
         for i, spec in enumerate(INPUTS):

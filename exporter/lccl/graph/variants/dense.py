@@ -1,4 +1,4 @@
-"""The dense twin: the same network with every gate taken as 1, in standard ops. What the gated one has to beat."""
+"""The dense twin: the same network with every gate 1, in standard ops."""
 
 from __future__ import annotations
 
@@ -15,10 +15,12 @@ from lccl.op.contract import DOMAIN, INPUT_NAMES, OP_TYPE
 
 
 def dense_twin(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Every LCCLConv -> Conv, activation, post affine, residual, activation; gates and what only they read are gone.
+    """Return the model in standard ops, with every gate 1.
+
+    Every LCCLConv becomes Conv, activation, affine, residual and activation.
 
     Raises:
-        UserError: weights that are computed in the graph instead of stored.
+        UserError: weights are computed in the graph instead of stored.
     """
     graph = to_graph(model)
     for node in [n for n in graph.nodes if is_lccl(n)]:
@@ -73,7 +75,7 @@ def _post_affine(chain: _Chain, scale: Array, shift: Array) -> None:
 
 
 class _Chain:
-    """Standard nodes one after the other, in place of one node."""
+    """Standard nodes, each of which reads the one before."""
 
     def __init__(self, graph: gs.Graph, name: str, start: gs.Tensor, element: np.dtype[Any]) -> None:
         self.graph, self.name, self.tensor, self.element = graph, name, start, element

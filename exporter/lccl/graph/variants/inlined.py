@@ -1,7 +1,8 @@
 """The model in standard ops: for TensorRT for RTX, and for TensorRT without the plugin.
 
-Their parser drops ``strides`` and ``dilations`` that a function body takes from the call. So the function is inlined, constants take
-the one form that the parser reads, and ops that a node's form does not need are dropped.
+Their parser drops ``strides`` and ``dilations`` that a function body takes from the call. So the
+function body is inlined, constants get the one form that the parser reads, and ops that a node does
+not need are dropped.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from lccl.op.onnx_op import is_lccl_node
 
 
 def inlined(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The same maths in standard ops only, without the ops that a node's form does not need."""
+    """Return the model in standard ops only, without those that are neutral for a node."""
     flat = onnx.inliner.inline_local_functions(model)
     names = _name_inlined_nodes(flat, model)
     plain_constants(flat)
@@ -35,10 +36,11 @@ def inlined(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _name_inlined_nodes(flat: onnx.ModelProto, model: onnx.ModelProto) -> set[str]:
-    """Names the nodes that came out of LCCLConv calls "<layer>/<value>" and returns the names.
+    """Name the nodes that LCCLConv calls became "<layer>/<value>", and return the names.
 
-    The inliner leaves them unnamed, in the call's place, with the call's own output last. Only these nodes may be
-    rewritten: what is neutral in the op's function need not be so elsewhere in the network.
+    The inliner leaves them unnamed, in the call's place, with the call's own output last. Only
+    these nodes may be rewritten: an op that is neutral in the function body may do something
+    elsewhere in the network.
     """
     layers = {n.output[0]: n.name for n in model.graph.node if is_lccl_node(n)}
     present = {value for n in model.graph.node for value in n.output}
@@ -61,7 +63,7 @@ def _name_inlined_nodes(flat: onnx.ModelProto, model: onnx.ModelProto) -> set[st
 
 
 def _cast_like(node: gs.Node) -> gs.Tensor | None:
-    """CastLike(a, b) -> Cast(a) to b's type, which is known here and lets a constant a be folded."""
+    """Turn CastLike(a, b) into Cast(a) if b's type is known, so that a can be folded."""
     if node.op != "CastLike" or node.inputs[1].dtype is None:
         return None
     node.op, node.attrs = "Cast", {"to": _onnx_type(node.inputs[1].dtype)}
@@ -70,7 +72,10 @@ def _cast_like(node: gs.Node) -> gs.Tensor | None:
 
 
 def _constant_logit(node: gs.Node) -> gs.Tensor | None:
-    """The neutral gate of an external-gate node: a convolution with zero weights, multiplied onto a computed map."""
+    """Replace the convolution of a neutral gate by its bias.
+
+    It has zero weights and is multiplied onto a computed map.
+    """
     if node.op != "Conv" or len(node.inputs) != 3:
         return None
     weight, bias = value_of(node.inputs[1]), value_of(node.inputs[2])
@@ -85,7 +90,8 @@ def _constant_logit(node: gs.Node) -> gs.Tensor | None:
             if others[0].shape is None or tuple(others[0].shape) == (1, 1, 1, 1):
                 return None
             for tensor in passed:
-                tensor.shape = None  # which was the map's; the constant has one element
+                assert isinstance(tensor, gs.Variable), "a node gives it"
+                tensor.shape = None  # it was the map's; the constant has one element
             return constant(f"{node.name}.logit", bias.reshape(1, 1, 1, 1))
         end = reader.outputs[0]
         passed.append(end)
@@ -93,7 +99,7 @@ def _constant_logit(node: gs.Node) -> gs.Tensor | None:
 
 
 def _drop_binary(node: gs.Node) -> gs.Tensor | None:
-    """x * 1, x + 0, min(x, FLT_MAX) with a one-element constant -> x."""
+    """Drop x * 1, x + 0 and min(x, FLT_MAX) with a constant of one element."""
     neutral = {"Mul": 1.0, "Add": 0.0, "Min": FLT_MAX}.get(node.op)
     if neutral is None or len(node.inputs) != 2:
         return None
@@ -106,7 +112,7 @@ def _drop_binary(node: gs.Node) -> gs.Tensor | None:
 
 
 def _drop_leaky(node: gs.Node) -> gs.Tensor | None:
-    """LeakyRelu with alpha 1 -> its input; with alpha 0 -> Relu."""
+    """Drop a LeakyRelu with alpha 1, and make one with alpha 0 a Relu."""
     if node.op != "LeakyRelu":
         return None
     alpha = node.attrs.get("alpha", 0.01)
@@ -118,12 +124,15 @@ def _drop_leaky(node: gs.Node) -> gs.Tensor | None:
 
 
 def _drop_threshold(node: gs.Node) -> gs.Tensor | None:
-    """ThresholdedRelu with alpha 0 of a gate, which is >= 0 already; a NaN gate is caught by the Where that follows."""
+    """Drop a ThresholdedRelu with alpha 0 of a gate, which is at least 0 anyway.
+
+    The Where behind it closes a NaN gate.
+    """
     return node.inputs[0] if node.op == "ThresholdedRelu" and node.attrs.get("alpha", 1.0) == 0 else None
 
 
 def _drop_upsampling(node: gs.Node) -> gs.Tensor | None:
-    """Resize by 1 and the Slice that clips it -> nothing: with G = 1 the gate map has the output's size."""
+    """Drop a Resize by 1 with its Slice: the map of a gate per pixel has the output's size."""
     if node.op != "Slice":
         return None
     resize = producer(node.inputs[0])
@@ -134,7 +143,7 @@ def _drop_upsampling(node: gs.Node) -> gs.Tensor | None:
 
 
 def _drop_cast(node: gs.Node) -> gs.Tensor | None:
-    """Cast to the type that the tensor has."""
+    """Drop a Cast to the type that the tensor has."""
     if node.op != "Cast" or node.inputs[0].dtype is None:
         return None
     return node.inputs[0] if _onnx_type(node.inputs[0].dtype) == node.attrs["to"] else None
@@ -144,5 +153,8 @@ _NEUTRAL = (_drop_cast, _drop_binary, _drop_leaky, _drop_threshold, _drop_upsamp
 
 
 def _onnx_type(dtype: object) -> int:
-    """graphsurgeon gives a NumPy type, or ONNX's own number where NumPy has none (bfloat16)."""
+    """Return ONNX's number of a type.
+
+    graphsurgeon gives a NumPy type, or ONNX's number if NumPy has none (bfloat16).
+    """
     return dtype if isinstance(dtype, int) else int(helper.np_dtype_to_tensor_dtype(np.dtype(dtype)))  # type: ignore[call-overload]

@@ -1,4 +1,4 @@
-"""The model with every gate open: what its dense twin computes, by the op itself."""
+"""The model with every gate 1, in nodes of the op: computes what the dense twin does."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from lccl.op.onnx_op import is_lccl_node
 
 
 def with_open_gates(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The model with every gate 1, by the op's own inputs: a zero gate_W, a gate_B of 1 and no external map."""
+    """Return the model with every gate 1, by a zero gate_W, a gate_B of 1 and no external map."""
     opened = with_relaxed_gates(model)
     one = [onnx.numpy_helper.from_array(np.ones(s, np.float32), f"open.{n}") for n, s in (("map", (1, 1, 1, 1)), ("gate_B", 1))]
     opened.graph.initializer.extend(one)

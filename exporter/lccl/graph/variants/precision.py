@@ -1,7 +1,7 @@
-"""A canonical float32 model -> float16 or bfloat16, for builders that take the precision from the ONNX.
+"""The model in float16 or bfloat16, for builders that take the precision from the ONNX file.
 
-onnxconverter-common decides what can be converted. An LCCLConv keeps its float32 inputs, and the op computes the gate in
-float32 whatever its type, so no gate flips for a rounding of the gate itself.
+onnxconverter-common decides what can be converted. An LCCLConv keeps its float32 inputs, and the op
+computes the gate in float32 whatever its type, so that no gate flips because it was rounded itself.
 """
 
 from __future__ import annotations
@@ -22,15 +22,17 @@ from lccl.requires import needing
 Precision = Literal["fp32", "fp16", "bf16"]
 FP16_MAX = 65504.0
 MASK_VALUE = 1e30
-"""From here on a constant stands for infinity, as in attention masks, and may saturate."""
+"""A constant of this size or more stands for infinity, as in attention masks, and may saturate."""
 _BF16 = np.dtype(ml_dtypes.bfloat16)
 
 
 def to_precision(model: onnx.ModelProto, precision: Precision) -> onnx.ModelProto:
-    """The canonical model with feature maps and weights in ``precision``; its inputs and outputs stay float32.
+    """Return the canonical model with feature maps and weights in ``precision``.
+
+    Its inputs and outputs stay float32.
 
     Raises:
-        UserError: the model's weights are not float32.
+        UserError: the model's weights are not float32, or float16 cannot hold one of them.
     """
     if precision not in get_args(Precision):
         raise UserError(f"precision is one of {', '.join(get_args(Precision))}, not {precision!r}")
@@ -62,7 +64,10 @@ def to_precision(model: onnx.ModelProto, precision: Precision) -> onnx.ModelProt
 
 
 def _convert_casts(graph: onnx.GraphProto, own_names: set[str]) -> None:
-    """The network's own casts to float32 -> to float16; the converter leaves them, and types then clash."""
+    """Turn the network's own casts to float32 into casts to float16, as types have to match.
+
+    The converter leaves them.
+    """
     for node in graph.node:
         if node.op_type == "Cast" and node.name in own_names:
             for attribute in node.attribute:
@@ -75,8 +80,10 @@ def _convert_casts(graph: onnx.GraphProto, own_names: set[str]) -> None:
 
 
 def _require_range(graph: onnx.GraphProto, originals: dict[str, TensorProto]) -> None:
-    """Raises:
-    UserError: a weight that float16 cannot hold; clamped, it would be another network.
+    """Check that float16 can hold every weight: with clamped weights it would be another network.
+
+    Raises:
+        UserError: a weight is out of range.
     """
     for tensor in graph.initializer:
         if tensor.data_type == TensorProto.FLOAT16 and tensor.name in originals:
@@ -88,7 +95,7 @@ def _require_range(graph: onnx.GraphProto, originals: dict[str, TensorProto]) ->
 
 
 def _restore_io_types(graph: onnx.GraphProto, original: onnx.GraphProto) -> None:
-    """A Cast at each output that the converter left in lower precision, as behind an op that it keeps in float32."""
+    """Add a Cast at each output that the converter left in lower precision."""
     for value, wanted in zip(graph.output, original.output, strict=True):
         element = wanted.type.tensor_type.elem_type
         if value.type.tensor_type.elem_type == element:
@@ -102,7 +109,7 @@ def _restore_io_types(graph: onnx.GraphProto, original: onnx.GraphProto) -> None
 
 
 def _restore_float_inputs(graph: onnx.GraphProto, originals: dict[str, TensorProto]) -> None:
-    """B, gate_B, post_scale and post_bias of every LCCLConv back to float32, as the contract has them."""
+    """Restore B, gate_B, post_scale and post_bias to float32, as the contract requires."""
     slots = [i for i, spec in enumerate(INPUTS) if not spec.is_tensor_type]
     initializers = {t.name: t for t in graph.initializer}
     casts: list[onnx.NodeProto] = []
@@ -135,7 +142,10 @@ def _insert_before_readers(graph: onnx.GraphProto, casts: list[onnx.NodeProto]) 
 
 
 def _half_to_bf16(graph: onnx.GraphProto, originals: dict[str, TensorProto]) -> None:
-    """Every float16 of the converted graph -> bfloat16, values from the float32 originals, whose range it keeps."""
+    """Turn every float16 of the converted graph into bfloat16.
+
+    The values come from the float32 originals, whose range bfloat16 keeps.
+    """
     for tensor in graph.initializer:
         if tensor.data_type == TensorProto.FLOAT16:
             source = originals.get(tensor.name, tensor)

@@ -1,4 +1,4 @@
-"""The model with relaxed gates: none jumps at its edge, so that a rounding flips none."""
+"""The model with relaxed gates: none jumps at its edge, so that rounding flips none."""
 
 from __future__ import annotations
 
@@ -9,18 +9,25 @@ from lccl.op.onnx_op import is_lccl_node, node_attributes
 
 
 def has_hard_gates(model: onnx.ModelProto) -> bool:
-    """Whether a gate jumps at its edge: a binary one, or one with a threshold."""
+    """Return whether the model has a hard gate, which jumps at its edge.
+
+    A binary gate is one, and a gate with a threshold.
+    """
     return any(map(is_hard, filter(is_lccl_node, model.graph.node)))
 
 
 def is_hard(node: onnx.NodeProto) -> bool:
-    """Whether the gate of an LCCLConv node jumps at its edge."""
+    """Return whether the gate of an LCCLConv node is hard."""
     attributes = node_attributes(node)
     return attributes.gate_slope > 1e3 or attributes.gate_threshold > 0
 
 
 def with_relaxed_gates(model: onnx.ModelProto, *, hard_only: bool = False) -> onnx.ModelProto:
-    """The model with every gate, or every hard one, a ReLU without bound or threshold, so that none jumps at its edge."""
+    """Return the model with every gate a ReLU without bound or threshold.
+
+    Args:
+        hard_only: change hard gates only.
+    """
     relaxed = onnx.ModelProto()
     relaxed.CopyFrom(model)
     values = {"gate_slope": 1.0, "gate_max": FLT_MAX, "gate_threshold": 0.0}

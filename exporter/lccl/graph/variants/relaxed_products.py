@@ -1,4 +1,6 @@
-"""The traced network with relaxed gates in its own standard ops, to check a rewrite of hard gates at every pixel.
+"""The traced network with relaxed gates in its own standard ops.
+
+A rewrite of hard gates is checked with it at every pixel.
 
 As built, such a check compares little more than which pixels are open.
 """
@@ -19,7 +21,8 @@ from lccl.op.onnx_op import is_lccl_node
 from lccl.weights import array
 
 _AFFINE = WHOLE_MAP_MOVES | {"Add", "BatchNormalization", "Div", "Mul", "Neg", "Sub"}
-"""If only these follow the convolution, the logit of the rewrite is the compared value less the threshold."""
+"""If only these follow the convolution, the logit of the rewrite is the compared value less the
+threshold."""
 
 
 @dataclass(frozen=True)
@@ -43,12 +46,15 @@ class Tensors:
         return node.op_type in CONSTANT_SOURCES or (node.op_type in CONSTANT_COPIES and self.is_constant(node.input[0]))
 
     def kept_choice(self, where: NodeProto) -> int | None:
-        """Return the place, 1 or 2, of the only operand of a Where that is no constant; None if there are two or none."""
+        """Return the place, 1 or 2, of the only operand of a Where that is no constant, or None."""
         computed = [place for place in (1, 2) if not self.is_constant(where.input[place])]
         return computed[0] if len(computed) == 1 else None
 
     def past(self, tensor: str, ops: Container[str]) -> NodeProto | None:
-        """Return the node before a chain of these ops, each with one computed operand; None if there is no such node."""
+        """Return the node before a chain of these ops, or None.
+
+        Each of them has one computed operand.
+        """
         node = self.made.get(tensor)
         while node is not None and node.op_type in ops:
             read = node.input[:1] if node.op_type in WHOLE_MAP_MOVES else node.input
@@ -60,7 +66,9 @@ class Tensors:
 def with_relaxed_products(
     traced: onnx.ModelProto, layers: Sequence[RecognisedLayer], whole: onnx.ModelProto
 ) -> onnx.ModelProto | None:
-    """Return the traced network with ReLU(x - c) for each hard gate x > c, which is what ``with_relaxed_gates`` makes of its node.
+    """Return the traced network with ReLU(x - c) for each hard gate x > c.
+
+    That is what ``with_relaxed_gates`` makes of the gate's node.
 
     Args:
         traced: the network as it was given.
@@ -119,7 +127,9 @@ def _relax(model: onnx.ModelProto, tensors: Tensors, layer: RecognisedLayer) -> 
 
 
 def _above(condition: str, tensors: Tensors, *, open_where: bool) -> list[str] | None:
-    """Return two tensors such that the gate is open where the first is above the second; None if it is written otherwise.
+    """Return two tensors such that the gate is open where the first is above the second.
+
+    The result is None if the condition is no such comparison.
 
     Args:
         condition: the gate's condition.

@@ -1,4 +1,4 @@
-"""The model with the op's function in it: what ONNX Runtime runs without the op's library."""
+"""The model with the op's function in it, which ONNX Runtime runs without the op's library."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from lccl.op.onnx_op import attach_function, is_lccl_node
 
 
 def runnable(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The model with the op's function: itself, not a copy, where it has that or needs none."""
+    """Return the model with the op's function.
+
+    It is the model itself, not a copy, if that has the function or needs none.
+    """
     needs = any(is_lccl_node(n) for n in model.graph.node)
     if not needs or any(f.name == OP_TYPE and f.domain == DOMAIN for f in model.functions):
         return model

@@ -1,4 +1,7 @@
-"""The model without model-local functions: for TensorRT with the plugin, whose parser takes a function before a plugin."""
+"""The model without model-local functions, for TensorRT with the plugin.
+
+TensorRT's parser prefers a function to a plugin.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from lccl.op.contract import DOMAIN, OP_TYPE
 
 
 def stripped(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Without model-local functions: LCCLConv nodes only a plugin or custom op can run, all others inlined."""
+    """Return the model with LCCLConv nodes without a function, and other functions inlined."""
     out = onnx.inliner.inline_selected_functions(model, [(DOMAIN, OP_TYPE)], exclude=True)
     others = {f.domain for f in model.functions} - {DOMAIN}
     del out.functions[:]

@@ -1,4 +1,7 @@
-"""A bfloat16 model in float32: the same weights and wiring where a runtime has no bfloat16 convolution, as ONNX Runtime on CPUs."""
+"""A bfloat16 model in float32, for runtimes without bfloat16 convolutions.
+
+ONNX Runtime on CPUs is one.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,10 @@ _BF16, _F32 = TensorProto.BFLOAT16, TensorProto.FLOAT
 
 
 def upcast(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The model with float32 in place of bfloat16 everywhere; itself, not a copy, where it has none."""
+    """Return the model with float32 in place of bfloat16 everywhere.
+
+    It is the model itself, not a copy, if that has no bfloat16.
+    """
     if not _has_bf16(model):
         return model
     out = onnx.ModelProto()
