@@ -129,7 +129,7 @@ def test_a_branch_on_the_batch_is_refused(tmp_path: Path, branch: str) -> None:
 
 
 def test_a_shape_is_no_example(small_model: nn.Module, tmp_path: Path) -> None:
-    with pytest.raises(lccl.UserError, match=r"an example input is a tensor, not its shape: torch.zeros\(1, 1, 16, 16\)"):
+    with pytest.raises(lccl.UserError, match=r"an example input is a tensor, not its shape: pass args=torch.zeros\(1, 1, 16, 16\)"):
         lccl.export(small_model, (1, 1, 16, 16), tmp_path / "m.onnx")
 
 
@@ -428,7 +428,7 @@ class Untraceable(nn.Module):
         (lambda: LCCLConv2d(1, 4, 3, padding=1), None, "needs an example input"),
         (lambda: NotAModule(), torch.zeros(1, 1, 4, 4), "not a NotAModule"),
         (lambda: LCCLConv2d(1, 4, 3, padding=1), torch.zeros(1, 2, 4, 4), "X has 2 channels"),
-        (lambda: LCCLConv2d(1, 4, 3, padding=1).bfloat16(), torch.zeros(1, 1, 4, 4).bfloat16(), "--bf16"),
+        (lambda: LCCLConv2d(1, 4, 3, padding=1).bfloat16(), torch.zeros(1, 1, 4, 4).bfloat16(), "pass precision='bf16'"),
         (Untraceable, torch.ones(1, 1, 4, 4), "torch.onnx cannot export .*; remove the branch on data, or export"),
     ],
 )
@@ -462,7 +462,7 @@ class Position(nn.Module):
 @pytest.mark.parametrize("last", [nn.Sequential(nn.Flatten(), nn.Linear(128, 3)), Position()], ids=["linear", "position"])
 def test_a_network_that_fixes_height_and_width(last: nn.Module, tmp_path: Path) -> None:
     model, x = FixedSize(last).eval(), torch.ones(1, 1, 8, 8)
-    with pytest.raises(lccl.UserError, match="; leave out --dynamic-hw: the network fixes its input's height and width"):
+    with pytest.raises(lccl.UserError, match="; the network fixes its input's height and width: leave out dynamic_hw"):
         lccl.export(model, x, tmp_path / "m.onnx", dynamic_hw=True)
     assert lccl.export(model, x, tmp_path / "m.onnx")
 
@@ -484,7 +484,7 @@ def test_a_layer_that_no_input_opens_is_told(tmp_path: Path) -> None:
     model, x = half_closed(), torch.zeros(1, 1, 8, 8)
     result = lccl.export(model, x, tmp_path / "m.onnx")
     assert result.closed_layers == ("1",)
-    assert "\nWarning: no gate of layer 1 opened on these inputs; pass --data.\n" in str(result)
+    assert "\nWarning: no gate of layer 1 opened on these random inputs; check it on real data.\n" in str(result)
     assert result.as_dict()["warning"] == result.warning
     still = lccl.export(model, x, tmp_path / "m.onnx", data={"input": np.zeros((1, 1, 8, 8), np.float32)})
     assert still.warning == "no gate of layer 1 opened on these inputs, the given ones among them"

@@ -156,7 +156,9 @@ def test_what_is_built_for(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(lccl.UserError, match="not 'bogus'"):
         compiler.capabilities_for(("all", "bogus"))
     monkeypatch.setattr(compiler, "present_capabilities", lambda: ())
-    with pytest.raises(lccl.UserError, match="no NVIDIA GPU here to build for: name its --compute-capability"):
+    with pytest.raises(
+        lccl.UserError, match=r"no NVIDIA GPU here to build for: pass compute_capabilities=\(.8\.9.,\) or the like"
+    ):
         compiler.capabilities_for(())
 
 
