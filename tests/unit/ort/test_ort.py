@@ -20,7 +20,7 @@ import lccl.ort
 from conftest import ROOT
 from lccl.backends.onnxruntime import library as op_library
 from lccl.backends.onnxruntime import session as op_session
-from lccl.backends.onnxruntime.library import ENVIRONMENT, LIBRARY, cpu_isa, find_library, check_library
+from lccl.backends.onnxruntime.library import ENVIRONMENT, LIBRARY, check_library, cpu_isa, find_library
 from lccl.cli import ort as command
 from lccl.cli.common import execute
 from support.cases.op_cases import CASES
