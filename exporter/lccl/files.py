@@ -26,7 +26,7 @@ os.register_at_fork(after_in_child=_forget)
 
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
-    """Give a temporary path that replaces ``path`` if the block succeeds, and is removed if it does not.
+    """Give a temporary path that replaces ``path`` if the block succeeds, else is removed.
 
     A reader sees the old file or the whole new one. A symbolic link stays; its target is replaced.
 
@@ -59,7 +59,7 @@ def if_abandoned(action: Callable[[], None]) -> Iterator[None]:
 
 
 def discard_unfinished() -> None:
-    """Clean up after open blocks, the last one first, in a process that ends without leaving them."""
+    """Clean up after open blocks in a process that ends without leaving them, last one first."""
     for action in reversed(_abandoned):
         action()
     for temporary in tuple(_unfinished):

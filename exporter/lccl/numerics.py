@@ -1,4 +1,4 @@
-"""Agreement of two implementations of a network: errors relative to the size of the outputs, sample by sample."""
+"""Agreement of two implementations of a network: relative errors, sample by sample."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Agreement:
         return self.over(count(self.samples, "input"))
 
     def over(self, inputs: str) -> str:
-        """Return the agreement as text, with the caller's words for the inputs, such as "8 inputs"."""
+        """Return the agreement as text; ``inputs`` counts the inputs, such as "8 images"."""
         text = f"max error {self.max_error:.1e}, mean {self.mean_error:.1e} over {inputs}"
         return text + (f", {self.failed_samples} beyond {self.tolerance:.0e}" if self.failed_samples else "")
 
@@ -56,7 +56,8 @@ def agreement(
     Args:
         reference: the reference's outputs.
         other: the other implementation's outputs, of the same names and shapes.
-        tolerance: the allowed error of a sample, relative to max(0.01, largest value of that output in the reference).
+        tolerance: the allowed error of a sample, relative to max(0.01, largest value of that output
+            in the reference).
         hard_gates: whether gates jump; see :attr:`Agreement.hard_gates`.
 
     Raises:

@@ -21,7 +21,7 @@ def silent(step: str, done: int | None = None, total: int | None = None) -> None
 
 @contextmanager
 def on_terminal(enabled: bool = True) -> Iterator[Progress]:
-    """Show the current step and a bar on stderr within the block, if stderr is a terminal and rich is installed."""
+    """Show a step and a bar on stderr within the block, if it is a terminal and rich is there."""
     if not enabled or not sys.stderr.isatty() or find_spec("rich") is None:
         yield silent
         return

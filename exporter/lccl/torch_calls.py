@@ -25,7 +25,7 @@ def flatten(outputs: object) -> list[Tensor]:
     return [t.float() if t.dtype == torch.bfloat16 else t for t in tensors]
 
 
-def layer_macs(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> int:
+def layer_macs(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> int:
     """Return the multiply-accumulates per image of one call of a layer.
 
     Args:

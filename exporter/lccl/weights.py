@@ -1,7 +1,8 @@
-"""Large weights apart from their models: left out for what reads structure alone, or in a file that several models share.
+"""Large weights outside of ONNX models: in one file that several models share, or left out.
 
-A model in protobuf copies its weights whenever it is copied, and ONNX Runtime copies them again from a model in memory. Within
-a :class:`WeightFile`, models refer to one file as ONNX's external data, are small themselves, and are opened beside that file.
+A model in protobuf copies its weights whenever it is copied, and ONNX Runtime copies them once more
+from a model in memory. Within a :class:`WeightFile`, models keep their weights in one file as
+ONNX's external data. The models are small, and ONNX Runtime opens them next to that file.
 """
 
 from __future__ import annotations
@@ -26,10 +27,10 @@ from lccl.files import if_abandoned, require_writable
 from lccl.numerics import Array
 
 SMALL = 1024
-"""Elements of a constant that shape inference or folding may have to read; larger ones are
+"""The most elements of a constant that shape inference or folding may have to read; larger ones are
 weights."""
 _ALIGNMENT = 64
-"""Bytes; of each tensor in a file, as vector instructions like it."""
+"""The alignment of each tensor in a file, in bytes, which suits vector instructions."""
 _PLAIN_TYPES: Mapping[int, np.dtype[Any]] = {
     TensorProto.FLOAT: np.dtype(np.float32),
     TensorProto.FLOAT16: np.dtype(np.float16),
@@ -41,21 +42,21 @@ _PLAIN_TYPES: Mapping[int, np.dtype[Any]] = {
     TensorProto.INT64: np.dtype(np.int64),
     TensorProto.BOOL: np.dtype(np.bool_),
 }
-"""Whose elements lie one after the other in whole bytes; a weight of another type stays in its
+"""Types whose elements take whole bytes, one after the other; a weight of another type stays in its
 model."""
 _DATA_FIELDS = ("raw_data", "float_data", "int32_data", "int64_data", "double_data", "external_data", "data_location")
 _INITIALIZERS_ALONE = 4
-"""The IR version from which on initializers need not be inputs."""
+"""The first IR version in which initializers need not be inputs."""
 _open: dict[str, WeightFile] = {}
-"""By name: what the location of a tensor refers to. Names are random, so that no model from outside
-has one of them."""
+"""Open files by name, to which the location of a tensor refers. The names are random, so that no
+other model has one."""
 
 
 class WeightFile:
-    """A temporary file with weights of models, for as long as the block is open.
+    """A temporary file with the weights of models, which exists within the block.
 
     Args:
-        beside: a file whose folder has room for it.
+        beside: a file in whose folder the temporary file is created.
 
     Raises:
         UserError: the folder cannot be written, or the disk is full.
@@ -82,19 +83,22 @@ class WeightFile:
         self._remove()
 
     def externalize(self, model: onnx.ModelProto, folder: str | Path | None = None) -> onnx.ModelProto:
-        """A copy of the model that has its large weights in this file, and no stored tensor among its inputs.
+        """Return a copy of the model whose large weights are external data in this file.
 
-        What graphs within nodes read stays in the model, and so does what the model returns.
+        Its initializers are no longer inputs. Tensors that subgraphs read or that the model returns
+        stay in it.
 
         Args:
-            folder: where the model's external data lies, for one that was loaded without it.
+            model: the model.
+            folder: the folder of the model's external data, if the model was loaded without it.
 
         Raises:
-            UserError: external data that is not there, or a full disk.
+            UserError: external data is missing, or the disk is full.
         """
         out = without_initializers(model)
         if folder is not None:
-            onnx.external_data_helper.load_external_data_for_model(out, str(folder))  # of nodes, and graphs within nodes
+            # This loads the data of nodes and subgraphs.
+            onnx.external_data_helper.load_external_data_for_model(out, str(folder))
         stored = {tensor.name for tensor in model.graph.initializer}
         inputs = [value for value in out.graph.input if value.name not in stored]
         del out.graph.input[:]
@@ -106,17 +110,14 @@ class WeightFile:
         return out
 
     def tensor(self, name: str, values: Array) -> TensorProto:
-        """The values as a tensor of a model.
-
-        Its data in this file, unless there is little of it.
-        """
+        """Make a tensor of the values, with its data in this file unless it is small."""
         kind = helper.np_dtype_to_tensor_dtype(values.dtype)
         if values.size <= SMALL or kind not in _PLAIN_TYPES:
             return numpy_helper.from_array(values, name)
         return self._stored(TensorProto(name=name, data_type=kind, dims=values.shape), _as_bytes(values))
 
     def _in_memory(self, tensor: TensorProto, folder: str | Path | None) -> TensorProto:
-        """The tensor with its data, unless that is in this file."""
+        """Return the tensor with its data, unless the data is in this file."""
         outside = tensor.data_location == TensorProto.EXTERNAL and tensor.external_data
         return _loaded(tensor, folder) if outside and file_of(tensor) is not self else tensor
 
@@ -143,12 +144,17 @@ class WeightFile:
         return out
 
     def map(self, place: Mapping[str, str], dtype: np.dtype[Any], shape: tuple[int, ...]) -> Array:
-        """Values in this file, read-only, which are read when they are asked for."""
+        """Map values in this file into memory, read-only.
+
+        Args:
+            place: the tensor's external data, with its "offset" in bytes.
+            dtype, shape: of the array.
+        """
         return np.memmap(self._folder / self.name, dtype, "r", int(place["offset"]), shape)
 
     @contextlib.contextmanager
     def opened(self, model: onnx.ModelProto) -> Iterator[Path]:
-        """A file of the model beside its weights, within the block."""
+        """Write the model next to its weights and give its path, within the block."""
         path = self._folder / f"{secrets.token_hex(8)}.onnx"
         try:
             with self._writing():
@@ -163,7 +169,7 @@ class WeightFile:
             yield
         except OSError as error:
             raise UserError(
-                f"cannot write the weights to {self._folder.parent}, where they lie while the model is checked: "
+                f"cannot write the weights to {self._folder.parent}, where they are kept while the model is checked: "
                 f"{error.strerror or error}; nothing was written: make room there, or choose another place"
             ) from None
 
@@ -172,17 +178,17 @@ class WeightFile:
 
 
 def file_of(tensor: TensorProto) -> WeightFile | None:
-    """The open file that has the tensor's data."""
+    """Return the open file that holds the tensor's data; None if there is none."""
     return next((_open.get(e.value) for e in tensor.external_data if e.key == "location"), None)
 
 
 def weight_file(model: onnx.ModelProto) -> WeightFile | None:
-    """The open file that has weights of the model."""
+    """Return the open file that holds weights of the model; None if there is none."""
     return next(filter(None, map(file_of, model.graph.initializer)), None)
 
 
 def array(tensor: TensorProto) -> Array:
-    """A tensor's values, wherever they are; read-only."""
+    """Return a tensor's values, read-only, from the model or from an open file."""
     file = file_of(tensor)
     if file is None:
         values: Array = numpy_helper.to_array(tensor)
@@ -192,12 +198,14 @@ def array(tensor: TensorProto) -> Array:
 
 
 def write_whole(model: onnx.ModelProto, path: Path) -> None:
-    """Writes the model as one file with its weights in it, which go from file to file: protobuf would hold them three times.
+    """Write the model as one file with its weights in it.
 
-    The fields of a message may come in any order, so that the graph is the model's last field, and the weights are the graph's.
+    The weights are copied from file to file, since protobuf would hold them in memory three times.
+    The fields of a message may come in any order, so that the graph is the model's last field and
+    the weights are the graph's.
 
     Raises:
-        OSError: a full disk.
+        OSError: the disk is full.
     """
     rest = without_initializers(model)
     graph = rest.graph.SerializeToString()
@@ -216,19 +224,19 @@ def write_whole(model: onnx.ModelProto, path: Path) -> None:
 
 
 def whole_size(model: onnx.ModelProto) -> int:
-    """Bytes of the model with its weights in it, to within a few per weight."""
+    """Return the bytes of the model with its weights in it, to within a few per weight."""
     return int(model.ByteSize()) + sum(map(_outside, model.graph.initializer))
 
 
 def _head(tensor: TensorProto) -> bytes:
-    """A serialised tensor, up to its data where this is in a file."""
+    """Serialize a tensor, up to its data if that is in a file."""
     if not _outside(tensor):
         return bytes(tensor.SerializeToString())
     return bytes(_bare(tensor).SerializeToString()) + _key(TensorProto, "raw_data", _outside(tensor))
 
 
 def _key(message: Any, field: str, length: int) -> bytes:
-    """What comes before a field of so many bytes (protobuf's wire format, type 2): its number and their count, 7 bits a byte."""
+    """Encode the key and the length of a field in protobuf's wire format (type 2)."""
     out = bytearray()
     for value in (message.DESCRIPTOR.fields_by_name[field].number << 3 | 2, length):
         rest = value
@@ -240,10 +248,10 @@ def _key(message: Any, field: str, length: int) -> bytes:
 
 
 def skeleton_of(model: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, TensorProto]]:
-    """A copy of the model without its large weights, which are graph inputs in it: cheap to infer shapes of, and to convert.
+    """Return a copy of the model whose large weights are graph inputs, for cheap passes over it.
 
     Returns:
-        The copy; and the weights by name, the given model's own.
+        The copy, and the given model's large weights by name.
     """
     kept = {v.name for v in (*model.graph.input, *model.graph.output)}
     large = {t.name: t for t in model.graph.initializer if math.prod(t.dims) > SMALL and t.name not in kept}
@@ -254,7 +262,7 @@ def skeleton_of(model: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, Tens
 
 
 def without_initializers(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy of the model but for its initializers."""
+    """Return a copy of the model without its initializers."""
     out = onnx.ModelProto()
     _copy_fields(out, model, ("graph",))
     _copy_fields(out.graph, model.graph, ("initializer",))
@@ -262,7 +270,7 @@ def without_initializers(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _read_within(graph: onnx.GraphProto, within: bool = False) -> Iterator[str]:
-    """Names that graphs within nodes read or return, their own or not."""
+    """Yield the names that subgraphs read or return, their own included."""
     for node in graph.node:
         if within:
             yield from node.input
@@ -273,14 +281,14 @@ def _read_within(graph: onnx.GraphProto, within: bool = False) -> Iterator[str]:
 
 
 def _bare(tensor: TensorProto) -> TensorProto:
-    """A copy of a tensor but for its data."""
+    """Return a copy of a tensor without its data."""
     out = TensorProto()
     _copy_fields(out, tensor, _DATA_FIELDS)
     return out
 
 
 def _copy_fields(target: Any, source: Any, left_out: Sequence[str]) -> None:
-    """Every field that is set, but for those of these names."""
+    """Copy every field that is set, except those of the names that are left out."""
     for field, value in source.ListFields():
         own = getattr(target, field.name)
         if field.name in left_out:
@@ -294,7 +302,7 @@ def _copy_fields(target: Any, source: Any, left_out: Sequence[str]) -> None:
 
 
 def trim_memory() -> None:
-    """Gives freed memory back to the system: glibc keeps what large sessions leave in it.
+    """Return freed memory to the system: glibc keeps what large sessions free.
 
     Other C libraries have no such call.
     """
@@ -303,10 +311,10 @@ def trim_memory() -> None:
 
 
 def _loaded(tensor: TensorProto, folder: str | Path | None) -> TensorProto:
-    """A copy of a tensor with its external data in it.
+    """Return a copy of a tensor with its external data in it.
 
     Raises:
-        UserError: it is not there.
+        UserError: the model was loaded without its external data.
     """
     if folder is None:
         raise UserError(f"the model was loaded without its external data (of {tensor.name}): pass the path of its file")
@@ -317,13 +325,13 @@ def _loaded(tensor: TensorProto, folder: str | Path | None) -> TensorProto:
 
 
 def _as_bytes(values: Array) -> Array:
-    """The same memory as bytes; a copy where the values do not lie in order."""
+    """View the values as bytes; copy them if they are not contiguous."""
     flat: Array = np.ascontiguousarray(values).reshape(-1).view(np.uint8)
     return flat
 
 
 def _outside(tensor: TensorProto) -> int:
-    """Bytes of the tensor that are in a file."""
+    """Return how many bytes of the tensor are in a file."""
     return 0 if file_of(tensor) is None else _bytes(tensor)
 
 

@@ -1,4 +1,4 @@
-"""Scikit-learn's digits: 1,797 real 8 x 8 scans, enlarged to 16 x 16 and split once into training and held-out images."""
+"""Scikit-learn's digits: 1,797 scans of 8 x 8, enlarged to 16 x 16, split into two sets."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ def _split() -> tuple[tuple[Images, Labels], tuple[Images, Labels]]:
 
 
 def train_set() -> tuple[Images, Labels]:
-    """1,347 images [N, 1, 16, 16] in [-1, 1] and their labels [N]."""
+    """Return the 1,347 training images [N, 1, 16, 16] in [-1, 1] and their labels [N]."""
     return _split()[0]
 
 
 def held_out() -> tuple[Images, Labels]:
-    """The 450 images [N, 1, 16, 16] that training never sees, and their labels [N]."""
+    """Return the 450 held-out images [N, 1, 16, 16] in [-1, 1] and their labels [N]."""
     return _split()[1]

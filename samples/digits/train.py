@@ -1,10 +1,11 @@
-"""Trains the dense and the gated network of the demo on scikit-learn's digits, and prints accuracy and density per layer.
+"""Train the demo's dense and gated network on scikit-learn's digits and print their accuracy.
 
     python samples/digits/train.py
 
-writes ``dense.pt`` and ``lccl.pt`` beside this file. The gated network starts from the dense one's weights, learns from
-its outputs (distillation) besides the labels, and holds its gates near a chosen density. Same seed, same machine, same
-files.
+It writes ``dense.pt`` and ``lccl.pt`` beside this file, and prints the gated network's density per
+layer. The gated network starts from the dense one's weights, learns from its outputs (distillation)
+in addition to the labels, and keeps its gates near a chosen density. The files are reproducible on
+one machine with one seed.
 """
 
 from __future__ import annotations
@@ -35,17 +36,19 @@ TEACHER_WEIGHT, TEMPERATURE = 0.7, 2.0
 
 
 def augment(images: Tensor) -> Tensor:
-    """Each batch shifted by up to two pixels."""
+    """Shift a batch [N, 1, 16, 16] by up to two pixels."""
     dy, dx = torch.randint(-2, 3, (2,)).tolist()
     return F.pad(images, (2, 2, 2, 2), value=-1.0)[:, :, 2 + dy : 18 + dy, 2 + dx : 18 + dx]
 
 
 def train(model: nn.Module, epochs: int, teacher: nn.Module | None = None, density: float | None = None) -> None:
-    """SGD with a one-cycle rate.
+    """Train a model by SGD with a one-cycle learning rate; it ends in eval mode.
 
     Args:
-        teacher: a network in eval mode whose outputs the model learns besides the labels.
-        density: what the gates are held near.
+        model: the network.
+        epochs: passes over the training images.
+        teacher: a network in eval mode, whose outputs the model learns in addition to the labels.
+        density: the density of every gate to aim at.
     """
     images, labels = (torch.from_numpy(a) for a in train_set())
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4)
@@ -72,36 +75,37 @@ def train(model: nn.Module, epochs: int, teacher: nn.Module | None = None, densi
 
 
 def distillation(logits: Tensor, teacher: nn.Module, x: Tensor) -> Tensor:
-    """Hinton's loss: divergence from the teacher's softened classes."""
+    """Return the distillation loss of Hinton et al. (arXiv 1503.02531)."""
     with torch.no_grad():
         target = F.softmax(teacher(x) / TEMPERATURE, dim=1)
     return TEMPERATURE**2 * F.kl_div(F.log_softmax(logits / TEMPERATURE, dim=1), target, reduction="batchmean")
 
 
 def start_from(gated: nn.Module, dense: nn.Module) -> None:
-    """The dense network's weights into the gated one; only the gates keep their own."""
+    """Load the dense network's weights into the gated one; only the gates keep their own."""
     state = gated.state_dict()
     for name, tensor in dense.state_dict().items():
-        # A dense conv1 is (convolution, norm); a gated one names its parts.
+        # A dense conv1 is a sequence (convolution, norm); a gated one names its parts.
         state[name.replace("conv1.0.", "conv1.conv.").replace("conv1.1.", "conv1.norm.")] = tensor
     gated.load_state_dict(state)
 
 
 def show_progress(text: str, *, last: bool) -> None:
-    """One line that is overwritten, on a terminal only."""
+    """Overwrite one line of progress, on a terminal only."""
     if sys.stderr.isatty():
         print(f"\r{text}", end="\n" if last else "", file=sys.stderr)
 
 
 @torch.no_grad()
 def accuracy(model: nn.Module) -> float:
-    """Top-1 on the held-out images."""
+    """Return the top-1 accuracy on the held-out images, from 0 to 1."""
     images, labels = held_out()
     predictions = model(torch.from_numpy(images)).argmax(1).numpy()
     return float(np.mean(predictions == labels))
 
 
 def report(name: str, model: nn.Module, seconds: float, path: Path) -> None:
+    """Print a network's accuracy, training time and file."""
     images, _ = held_out()
     print(
         f"{name}: top-1 {accuracy(model):.2%} of {len(images)} held-out images, trained in {seconds:.0f} s -> {path}",
@@ -110,6 +114,7 @@ def report(name: str, model: nn.Module, seconds: float, path: Path) -> None:
 
 
 def main() -> None:
+    """Train and save both networks, and print the gated one's profile."""
     parser = argparse.ArgumentParser(description="Train the demo's dense and LCCL networks on scikit-learn's digits.")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent, help="folder for dense.pt and lccl.pt")
     parser.add_argument("--epochs", type=int, default=45)

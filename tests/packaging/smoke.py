@@ -34,7 +34,7 @@ def check_session(with_library: bool) -> None:
         (got,) = lccl.ort.session(MODEL, threads=1).run(None, feed)
     assert expected.any(), "the model's outputs are all 0"
     np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
-    found = lccl.ort.try_library()
+    found = lccl.ort.check_library()
     assert bool(found) == with_library, found.reason
     assert [w.category for w in caught] == ([] if with_library else [RuntimeWarning]), caught
 

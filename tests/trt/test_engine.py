@@ -14,7 +14,7 @@ import onnx
 import pytest
 
 import lccl
-from lccl.backends.interface import Profile
+from lccl.backends.interface import OptimizationProfile
 from lccl.backends.onnxruntime.runner import OnnxRuntimeRunner
 from lccl.backends.tensorrt.api import logger_of, make_config, parse, set_profiles
 from lccl.backends.tensorrt.builder import import_tensorrt
@@ -110,7 +110,7 @@ def test_gates_are_real_after_a_build_by_density(exported: Path, library: Path, 
     builder = trt.Builder(logger)
     config = make_config(trt, builder, None, tf32=False)
     network = parse(trt, builder, stripped(model), logger)
-    set_profiles(builder, config, (Profile("x", (1, 1, 16, 16), (1, 1, 16, 16), (8, 1, 16, 16)),))
+    set_profiles(builder, config, (OptimizationProfile("x", (1, 1, 16, 16), (1, 1, 16, 16), (8, 1, 16, 16)),))
     engine = builder.build_engine_with_config(network, config)  # never serialised
     given = feeds(2)
     with TrtRunner(engine) as runner:

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and what is never replaced."""
+"""Atomic writing of files, and paths that it must not replace."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What counts as agreement."""
+"""Agreement of outputs: tolerances, samples, hard gates, values that are not finite."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_errors_are_relative_to_the_largest_output() -> None:
 
 
 def test_nan_and_infinity() -> None:
-    """They agree with nothing, themselves included: what is broken in the same way proves nothing."""
+    """NaN and infinity agree with nothing, themselves included."""
     for value in (np.nan, np.inf):
         assert not of([value, 1.0], [value, 1.0])
         assert not of([1.0, 2.0], [value, 2.0])

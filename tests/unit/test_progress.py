@@ -1,4 +1,4 @@
-"""Progress on a terminal: steps are seen, the result stays alone on stdout, and the line goes away."""
+"""Progress on a terminal: steps show, stdout has only the result, the line disappears."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lccl.progress import on_terminal, silent
 
 
 def on_a_terminal(*arguments: object) -> tuple[int, str, str]:
-    """A Python process whose stderr is a terminal: exit code, stdout, and all that the terminal was sent."""
+    """Run Python with a terminal as stderr; return exit code, stdout and what the terminal got."""
     ours, its = pty.openpty()
     environment = {**os.environ, "TERM": "xterm", "COLUMNS": "120"}
     process = subprocess.Popen(

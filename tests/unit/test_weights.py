@@ -1,4 +1,4 @@
-"""Weights in a file beside their models: nothing changes but where they are."""
+"""Weights in a file next to their models: only their place changes."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ PLAIN = (np.float32, np.float16, ml_dtypes.bfloat16, np.float64, np.int8, np.uin
 
 
 def model_of(*stored: TensorProto) -> onnx.ModelProto:
-    """A model that does nothing with its weights, with every other field of a file."""
+    """Return a model that ignores its weights and has every other field of a file."""
     x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N"]) for name in "xy")
     graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "g", [x], [y], list(stored), "words")
     one = [helper.make_opsetid("", 18)]
@@ -41,7 +41,7 @@ def model_of(*stored: TensorProto) -> onnx.ModelProto:
 
 
 def gated() -> onnx.ModelProto:
-    """relu(bn(conv)) * relu(gate), whose weights are large enough to lie in a file."""
+    """Return relu(bn(conv)) * relu(gate) with weights large enough for a file."""
     rng = np.random.default_rng(0)
 
     def weight(name: str, *shape: int) -> TensorProto:
@@ -86,7 +86,7 @@ def test_values_are_the_same_in_a_file(tmp_path: Path, dtype: Any, raw: bool) ->
 
 
 def test_a_written_model_is_the_one_that_was_taken_apart(tmp_path: Path) -> None:
-    """Field by field, with what stays in the model in between: small, of text, of 4 bits, of a wrong length."""
+    """Weights that stay in the model (small, text, 4 bits, wrong length) keep their places."""
     rng = np.random.default_rng(0)
     weights = [numpy_helper.from_array(rng.standard_normal((i, SMALL), np.float32), f"w{i}") for i in range(2, 5)]
     weights[1].doc_string = "kept"
@@ -106,7 +106,7 @@ def test_a_written_model_is_the_one_that_was_taken_apart(tmp_path: Path) -> None
 
 
 def test_lengths_of_every_width(tmp_path: Path) -> None:
-    """Of a field that is written by hand: from one byte of length to four."""
+    """Lengths of one to four bytes in the field that is written by hand."""
     for rows in (1, 2, 17, 600):
         model = model_of(numpy_helper.from_array(np.zeros((rows, SMALL + 1), np.int8), "w"))
         with WeightFile(tmp_path / "m.onnx") as file:
@@ -136,7 +136,7 @@ def test_recognition_in_a_file(tmp_path: Path) -> None:
         assert got.layers == expected.layers
 
 
-def test_widening_in_a_file(tmp_path: Path) -> None:
+def test_upcasting_in_a_file(tmp_path: Path) -> None:
     values = np.arange(2 * SMALL).astype(ml_dtypes.bfloat16)
     with WeightFile(tmp_path / "m.onnx") as file:
         (wide,) = upcast(file.externalize(model_of(numpy_helper.from_array(values, "w")))).graph.initializer
@@ -183,7 +183,7 @@ def test_an_export_from_a_path_is_that_of_the_model(tmp_path: Path) -> None:
 
 
 def test_stored_tensors_are_no_inputs(tmp_path: Path) -> None:
-    """IR 3 lists initializers among the inputs: with external data they must not be, so that nothing looks for their data there."""
+    """IR 3 lists initializers among the inputs, where external data must not be looked for."""
     model = gated()
     model.ir_version = 3
     listed = [helper.make_tensor_value_info(t.name, t.data_type, list(t.dims)) for t in model.graph.initializer]
@@ -194,7 +194,7 @@ def test_stored_tensors_are_no_inputs(tmp_path: Path) -> None:
 
 
 def test_what_the_network_returns_stays_in_the_model(tmp_path: Path) -> None:
-    """As a weight, and as a copy of one, which is folded."""
+    """A weight that is an output, and a folded copy of one."""
     model = gated()
     anchors = np.random.default_rng(2).standard_normal((2, SMALL), np.float32)
     model.graph.initializer.extend([numpy_helper.from_array(anchors, "anchors"), numpy_helper.from_array(-anchors, "others")])
@@ -211,8 +211,8 @@ def test_what_the_network_returns_stays_in_the_model(tmp_path: Path) -> None:
         np.testing.assert_array_equal(outputs["copy"], -anchors)
 
 
-def test_what_a_graph_within_a_node_reads_stays_in_the_model(tmp_path: Path) -> None:
-    """graphsurgeon writes it into that graph, where nothing looks for a file."""
+def test_what_a_subgraph_reads_stays_in_the_model(tmp_path: Path) -> None:
+    """graphsurgeon writes it into the subgraph, where no file is looked for."""
     model = gated()
     values = np.random.default_rng(3).standard_normal((24, 64), np.float32)
     model.graph.initializer.extend([numpy_helper.from_array(values, "V"), numpy_helper.from_array(np.array(True), "yes")])
@@ -240,7 +240,7 @@ def test_equal_weights_lie_in_the_file_once(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("change", ["Identity", "Transpose", "Mul", "Cast"])
 def test_a_weight_that_is_computed_of_stored_ones(tmp_path: Path, change: str) -> None:
-    """As exporters leave it of equal weights, other layouts, weight norm and half precision."""
+    """Exporters compute weights for shared ones, other layouts, weight norm and half precision."""
     model = gated()
     stored = model.graph.initializer[0]
     values = array(stored)
@@ -253,7 +253,7 @@ def test_a_weight_that_is_computed_of_stored_ones(tmp_path: Path, change: str) -
     assert len(export(model, None, tmp_path / "m.onnx").recognised) == 1
 
 
-# ---- the file -------------------------------------------------------------------------------------------------------
+# ---- the file ------------------------------------------------------------------------------------
 
 
 def test_the_file_goes_with_its_block(tmp_path: Path) -> None:
@@ -283,7 +283,7 @@ def test_a_full_disk_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_model_cannot_name_a_file_of_its_own(tmp_path: Path) -> None:
-    """Neither to read it nor to write to it: only names that were drawn in this process lead anywhere."""
+    """Only names drawn in this process refer to a file, for reading and for writing."""
     secret = tmp_path / "secret"
     secret.write_bytes(bytes(4 * 24 * 24 * 9))
     with WeightFile(tmp_path / "m.onnx") as file:

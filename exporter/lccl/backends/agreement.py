@@ -21,7 +21,8 @@ def check_view(
         model: the model.
         view: the derived form, in the model's precision or a lower one.
         feeds: inputs to run both on.
-        tolerance: the allowed error, relative to max(0.01, largest output); None: what the precisions allow.
+        tolerance: the allowed error, relative to max(0.01, largest output); None: what the
+            precisions allow.
 
     Raises:
         UserError: their outputs differ.
@@ -51,7 +52,8 @@ def require_agreement(
         what: the beginning of the error's message, such as "the model differs from its source".
 
     Raises:
-        UserError: the outputs differ, or the reference's are not finite, in which case nothing can agree with them.
+        UserError: the outputs differ, or the reference's are not finite, in which case nothing can
+            agree with them.
     """
     broken = not_finite(reference)
     if broken is not None:

@@ -83,7 +83,7 @@ class BuildRequest:
 
 
 @dataclass(frozen=True)
-class Profile:
+class OptimizationProfile:
     """The range of shapes of one input that the engine takes."""
 
     input: str
@@ -108,7 +108,7 @@ class Built:
 
     engine: bytes
     version: str
-    profiles: tuple[Profile, ...]
+    profiles: tuple[OptimizationProfile, ...]
     targets: tuple[str, ...]
     """Compute capabilities; empty: the builder's default, or the GPU present."""
     layers: tuple[LayerPath, ...]

@@ -1,4 +1,4 @@
-"""Lookup of the package's native libraries: named by the caller, by the environment, or in the package."""
+"""Lookup of native libraries: named by the caller or the environment, or in the package."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lccl.backends.interface import BuildRequest, Profile
+from lccl.backends.interface import BuildRequest, OptimizationProfile
 from lccl.errors import Fix, UserError
 from lccl.graph.feeds import input_types
 
@@ -12,8 +12,8 @@ EXAMPLE_SIZE = 224
 """A size for the example in a message."""
 
 
-def make_profiles(request: BuildRequest) -> tuple[Profile, ...]:
-    """One range of shapes for each input with dynamic dimensions; a dynamic batch is 1 to 8 by default.
+def make_profiles(request: BuildRequest) -> tuple[OptimizationProfile, ...]:
+    """One range per input with dynamic dimensions; a dynamic batch is 1 to 8 unless told otherwise.
 
     Raises:
         UserError: a dimension other than the batch without a shape, an unknown input, or a shape that does not fit.
@@ -35,7 +35,7 @@ def make_profiles(request: BuildRequest) -> tuple[Profile, ...]:
         high = given[2] or (_widened(best) if fixed[0] is None else best)
         if not all(a <= b <= c for a, b, c in zip(low, best, high, strict=True)):
             raise UserError(f"shapes of {name} must grow from min {list(low)} over opt {list(best)} to max {list(high)}")
-        profiles.append(Profile(name, tuple(low), tuple(best), tuple(high)))
+        profiles.append(OptimizationProfile(name, tuple(low), tuple(best), tuple(high)))
     return tuple(profiles)
 
 

@@ -20,10 +20,10 @@ def report(library: str | None = None) -> dict[str, Any]:
     """
     import onnxruntime
 
-    from lccl.backends.onnxruntime.library import asked_isa, cpu_isa, try_library
+    from lccl.backends.onnxruntime.library import asked_isa, check_library, cpu_isa
     from lccl.files import sha256
 
-    found = try_library(library)
+    found = check_library(library)
     said: dict[str, Any] = {"lccl": __version__, "library": None if found.path is None else str(found.path)}
     if found.path is not None:
         said |= {"sha256": sha256(found.path), "bytes": found.path.stat().st_size}

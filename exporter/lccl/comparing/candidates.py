@@ -164,9 +164,9 @@ def _gated_baseline(name: str) -> UserError:
 
 def _with_library(proto: onnx.ModelProto, name: str, opening: Opening) -> Candidate:
     """The model in ONNX Runtime with the CPU op; a skipped candidate where the op is not here."""
-    from lccl.backends.onnxruntime.library import LIBRARY, try_library
+    from lccl.backends.onnxruntime.library import LIBRARY, check_library
 
-    library = try_library()
+    library = check_library()
     runner = OnnxRuntimeRunner(proto, opening.threads, library=library.path or LIBRARY)
     reason = library.reason
     if library:

@@ -12,7 +12,7 @@ from pathlib import Path
 import onnx
 
 from lccl.backends.agreement import check_view
-from lccl.backends.interface import Backend, BuildRequest, Profile, Shapes
+from lccl.backends.interface import Backend, BuildRequest, OptimizationProfile, Shapes
 from lccl.backends.profiles import make_profiles
 from lccl.engine.results import EngineResult, Plugin
 from lccl.engine.sidecar import SIDECAR_SUFFIX, write_sidecar
@@ -177,7 +177,7 @@ def build_engine(
     return result
 
 
-def _example(profile: Profile) -> tuple[int, ...]:
+def _example(profile: OptimizationProfile) -> tuple[int, ...]:
     """The profile's best shape with few samples, since the check runs on the CPU."""
     return (max(profile.min[0], min(profile.opt[0], 2)), *profile.opt[1:])
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from lccl.backends.interface import LayerPath, Profile
+from lccl.backends.interface import LayerPath, OptimizationProfile
 from lccl.backends.profiles import shape_text
 
 
@@ -26,7 +26,7 @@ class EngineResult:
     backend: str
     version: str
     precision: str
-    profiles: tuple[Profile, ...]
+    profiles: tuple[OptimizationProfile, ...]
     compute_capabilities: tuple[str, ...]
     layers: tuple[LayerPath, ...]
     bytes: int

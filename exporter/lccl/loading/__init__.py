@@ -1,4 +1,5 @@
-"""Loading of networks and models from files.
+"""Loading of networks, models and data from files.
 
-``torch_file`` and ``onnx`` read files; ``factory``, ``pickle_scan`` and ``soundness`` guard what is loaded.
+``torch_file``, ``onnx`` and ``data`` read files; ``factory``, ``pickle_scan`` and ``soundness``
+guard what is loaded.
 """

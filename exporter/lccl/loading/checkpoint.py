@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 FORMAT = "lccl-checkpoint"
 FORMAT_VERSION = 1
 GATED_VERSION = 2
-"""The version of a checkpoint with a recipe: an lccl that does not know recipes refuses the file and does not misread it."""
+"""The version of a checkpoint with a recipe, which an lccl that does not know recipes refuses."""
 RECIPE_KEY = "lccl_recipe"
 """Where a checkpoint of any other format may hold what :func:`lccl.nn.recipe` returned."""
 
@@ -37,7 +37,7 @@ class Checkpoint:
     input_shape: tuple[int, ...] | None = None
     """The shape of one input without the batch: (C, H, W)."""
     recipe: Sequence[Any] | None = None
-    """What to gate in the network that the factory builds, before the weights are loaded; None: nothing."""
+    """What to gate in the factory's network before the weights are loaded; None: nothing."""
 
 
 def save_checkpoint(
@@ -47,9 +47,11 @@ def save_checkpoint(
     kwargs: Mapping[str, object] | None = None,
     input_shape: Sequence[int] | None = None,
 ) -> None:
-    """Write the model's state dict with the factory that builds it, as plain data without pickled code.
+    """Write the model's state dict with the name of the factory that builds it.
 
-    The factory of a network from :func:`lccl.nn.convert` builds the dense network: what was gated is written beside it.
+    The file holds plain data only and loads without running pickled code.
+    The factory of a network from :func:`lccl.nn.convert` builds the dense network: what was gated
+    is written beside it.
 
     Args:
         path: the file to write.
@@ -93,11 +95,11 @@ def _three_sizes(shape: Any) -> list[int]:
     return sizes
 
 
-def read_checkpoint(content: Any, path: Path, key: str | None = None) -> Checkpoint:
-    """What ``torch.load`` returned -> a checkpoint: lccl's own format, or a state dict, bare or nested.
+def read_checkpoint(content: object, path: Path, key: str | None = None) -> Checkpoint:
+    """Read a checkpoint from content: lccl's own format, or a state dict, bare or nested.
 
     Args:
-        content: what the file holds.
+        content: what ``torch.load`` returned.
         path: the file's path, for messages.
         key: which entry of a nested checkpoint is the state dict.
 

@@ -29,7 +29,7 @@ class Data:
         return len(next(iter(self.inputs.values())))
 
     def feed(self, names: tuple[str, ...], start: int = 0, stop: int | None = None) -> dict[str, Array]:
-        """A slice of the inputs under a runner's own names; a single input needs no name.
+        """Return a slice of the inputs under a runner's own names; a single input needs no name.
 
         Args:
             names: the runner's inputs.
@@ -48,15 +48,15 @@ class Data:
 
 
 DataSource: TypeAlias = "str | Path | Data | Batch | Iterable[Batch]"
-"""Data to check, calibrate or compare with: an ``.npz`` file, "pkg.module:loader", a batch, or batches."""
+"""Data to check, calibrate or compare with: an ``.npz`` file, "pkg.module:loader", or batches."""
 
 
 def read_data(source: DataSource) -> Data:
-    """Any source of data -> its inputs and labels.
+    """Read any source of data.
 
     Args:
-        source: an ``.npz`` file, "pkg.module:loader", arrays, a dict of arrays by name, (inputs, labels), or an iterable of
-            such batches.
+        source: an ``.npz`` file, "pkg.module:loader", arrays, a dict of arrays by name, (inputs,
+            labels), or an iterable of such batches.
 
     Raises:
         UserError: it cannot be read, or its arrays do not go together.
@@ -65,10 +65,10 @@ def read_data(source: DataSource) -> Data:
 
 
 def load_data(source: str | Path) -> Data:
-    """Read an ``.npz`` file (inputs by name, labels as "labels" or "y"), or call "pkg.module:loader".
+    """Read an ``.npz`` file (inputs by name, labels as "labels" or "y") or call a loader.
 
-    float64 becomes float32. A loader is a callable that returns (inputs, labels), inputs alone, a dict as in the file, or an
-    iterable of such batches, for example a torch DataLoader.
+    float64 becomes float32. A loader is a callable that returns (inputs, labels), inputs alone, a
+    dict as in the file, or an iterable of such batches, for example a torch DataLoader.
 
     Raises:
         UserError: it cannot be read or called, or its arrays do not go together.
@@ -80,7 +80,7 @@ def load_data(source: str | Path) -> Data:
             return as_data(cast("Data | Batch", loader() if callable(loader) else loader))
         except (UserError, KeyboardInterrupt):
             raise
-        except BaseException as error:  # a SystemExit too: the loader must not choose this program's exit code
+        except BaseException as error:  # a SystemExit too, which would end this program
             raise UserError(f"the loader {text} raised {type(error).__name__}: {first_line(error)}") from error
     path = require_file(source)
     try:
@@ -95,7 +95,7 @@ def load_data(source: str | Path) -> Data:
 
 
 def as_data(value: Data | Batch | Iterable[Batch]) -> Data:
-    """What a loader returns -> inputs and labels.
+    """Turn what a loader returns into inputs and labels.
 
     Raises:
         UserError: no sample in it, arrays of different lengths, or NaN or infinity in the inputs.
@@ -127,7 +127,7 @@ def _is_array(value: object) -> TypeGuard[SupportsArray]:
 
 
 def _is_pair(value: object) -> bool:
-    """Whether the value is (inputs, labels), and not two batches."""
+    """Return whether the value is (inputs, labels) and not two batches."""
     return isinstance(value, (tuple, list)) and len(value) == 2 and _is_array(value[1]) and np.ndim(value[1]) <= 1
 
 

@@ -1,4 +1,4 @@
-"""Objects that a caller names, such as factories of networks: import, and calls that cannot end the program."""
+"""Objects that a caller names, such as factories: import, and calls that cannot end the program."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def import_object(name: str, what: str) -> object:
         raise UserError(_not_found(module_name, error.name)) from None
     except KeyboardInterrupt:
         raise
-    except BaseException as error:  # a SystemExit too: the module must not choose this program's exit code
+    except BaseException as error:  # a SystemExit too, which would end this program
         raise UserError(f"importing {module_name} raised {type(error).__name__}: {first_line(error)}") from error
     try:
         value: object = module
@@ -66,7 +66,7 @@ def _not_found(module: str, missing: str | None) -> str:
 
 @contextlib.contextmanager
 def current_folder_last() -> Iterator[None]:
-    """Make the current folder importable within the block, after everything installed, so that it hides no package."""
+    """Make the current folder importable within the block, after all installed packages."""
     folder = os.getcwd()
     if folder in sys.path:
         yield
@@ -88,7 +88,8 @@ def build_module(checkpoint: Checkpoint, factory: Factory | None, path: Path, op
 
     Args:
         checkpoint: what the file holds.
-        factory: the caller's factory; None: the one that the file names, if it is one of lccl's own.
+        factory: the caller's factory; None: the one that the file names, if it is one of lccl's
+            own.
         path: the file, for messages.
         option: the keyword that a message names for the factory.
 
@@ -113,7 +114,7 @@ def build_module(checkpoint: Checkpoint, factory: Factory | None, path: Path, op
         module = build(**kwargs)
     except (UserError, KeyboardInterrupt):
         raise
-    except BaseException as error:  # a SystemExit too: the factory must not choose this program's exit code
+    except BaseException as error:  # a SystemExit too, which would end this program
         raise UserError(f"the factory {name} raised {type(error).__name__}: {first_line(error)}") from error
     if not isinstance(module, nn.Module):
         raise UserError(f"the factory {name} returned {kind_of(module)}, not an nn.Module")

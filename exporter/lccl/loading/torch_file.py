@@ -49,14 +49,18 @@ def load_model(
 
     Args:
         path: the file.
-        factory: "pkg.module:callable", or the callable itself, that builds the network; needed unless the checkpoint
-            names one of lccl's own. Where the checkpoint has a recipe, it builds the dense network.
+        factory: "pkg.module:callable", or the callable itself, that builds the network; needed
+            unless the checkpoint names one of lccl's own. Where the checkpoint has a recipe, it
+            builds the dense network.
         state_dict_key: the key of the state dict in a nested checkpoint.
-        unsafe_pickle: allow a pickled module, a torch.export archive or TorchScript, which run code from the file.
-        factory_option: the keyword that a message names for the factory, where the caller has several.
+        unsafe_pickle: allow a pickled module, a torch.export archive or TorchScript, which run code
+            from the file.
+        factory_option: the keyword that a message names for the factory, where the caller has
+            several.
 
     Raises:
-        UserError: the file cannot be read, names no network, does not fit it, or has unsound weights.
+        UserError: the file cannot be read, names no network, does not fit it, or has unsound
+            weights.
     """
     from torch import nn
 
@@ -93,14 +97,16 @@ def load_checkpoint(
 
     Args:
         path: the file.
-        factory: "pkg.module:callable", or the callable itself, that builds the network (the dense one, where the
-            checkpoint has a recipe). A checkpoint of :func:`save_checkpoint` names its factory; one that is not
-            lccl's own must be repeated here.
+        factory: "pkg.module:callable", or the callable itself, that builds the network (the dense
+            one, where the checkpoint has a recipe). A checkpoint of :func:`save_checkpoint` names
+            its factory; one that is not lccl's own must be repeated here.
         state_dict_key: the key of the state dict in a nested checkpoint.
-        unsafe_pickle: allow a pickled module, a torch.export archive or TorchScript, which run code from the file.
+        unsafe_pickle: allow a pickled module, a torch.export archive or TorchScript, which run code
+            from the file.
 
     Raises:
-        UserError: the file cannot be read, names no network, does not fit it, or has unsound weights.
+        UserError: the file cannot be read, names no network, does not fit it, or has unsound
+            weights.
     """
     return load_model(path, factory, state_dict_key=state_dict_key, unsafe_pickle=unsafe_pickle).module
 
@@ -201,7 +207,7 @@ def _load_weights(module: nn.Module, state: Mapping[str, Any], path: Path, facto
 
 
 def _without_prefixes(state: Mapping[str, Any], own: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Remove the prefixes of DataParallel and torch.compile from all keys, if the network itself has none."""
+    """Remove the prefixes of DataParallel and torch.compile that the network itself lacks."""
     prefixes = ("module.", "_orig_mod.")
     while set(state) != set(own):
         prefix = next((p for p in prefixes if state and all(k.startswith(p) for k in state)), None)

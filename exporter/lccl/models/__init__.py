@@ -1,1 +1,1 @@
-"""Networks that a checkpoint may name as its factory: only these are built without the user naming them."""
+"""Networks that a checkpoint may name as its factory without the caller's confirmation."""

@@ -1,7 +1,7 @@
-"""The CIFAR-style residual network of the LCCL paper's experiments, dense or with gated convolutions.
+"""The CIFAR ResNet of the LCCL paper's experiments, dense or with gated convolutions.
 
-The layout follows He et al. 2016 (arXiv 1512.03385, section 4.2): three stages of basic blocks at 1, 1/2 and 1/4
-of the input's size, post-activation, with projection shortcuts.
+The layout follows He et al. 2016 (arXiv 1512.03385, section 4.2): three stages of basic blocks at
+1, 1/2 and 1/4 of the input's size, post-activation, with projection shortcuts.
 """
 
 from __future__ import annotations
@@ -102,7 +102,8 @@ def cifar_resnet(
         width: the channels of the first stage, doubled in each of the next two.
         in_channels: the channels of the images.
         num_classes: the number of logits.
-        gated: which 3 x 3 convolutions of every block have a gate: "none" (the dense network), "first" or "both".
+        gated: which 3 x 3 convolutions of every block have a gate: "none" (the dense network),
+            "first" or "both".
         **gate: options of :class:`lccl.nn.LCCLConv2d` for the gated ones, such as ``gate="1x1"``.
 
     Raises:

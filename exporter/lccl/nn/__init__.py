@@ -1,4 +1,4 @@
-"""Public face of the PyTorch layers: :class:`LCCLConv2d`, its gate and its folded form, and :func:`convert`.
+"""Public face of the layers: :class:`LCCLConv2d`, its gate, its folded form, :func:`convert`.
 
 :func:`convert` puts gated layers in place of convolutions of a dense network.
 """

@@ -1,4 +1,4 @@
-"""The gated convolution as a PyTorch layer: its options, its parameters, and its forward pass for training."""
+"""The gated convolution as a PyTorch layer: options, parameters, and training's forward pass."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ _MOST_GRID_WEIGHTS = 2**24
 """Limit on a grid gate's weights (128 x 128 for 1,024 channels), so that a size in a damaged file
 cannot allocate terabytes."""
 
-kernel_op.register()  # layers in eval mode on a GPU use the CUDA kernels where their library is present
+# On a GPU, layers in eval mode use the CUDA kernels if their library is present.
+kernel_op.register()
 
 
 def _pair(value: int | Sequence[int], name: str) -> tuple[int, int]:
@@ -42,7 +43,7 @@ def _is_whole(value: object) -> bool:
 
 
 def _alpha(activation: Activation) -> float:
-    """Return the slope of an activation's negative side: 1 for None, 0 for "relu", a number as it is."""
+    """Return the slope of an activation's negative side: 1 for None, 0 for "relu"."""
     if activation is None:
         return 1.0
     if activation == "relu":
@@ -55,29 +56,31 @@ def _alpha(activation: Activation) -> float:
 class LCCLConv2d(nn.Module):
     """A convolution multiplied by a gate map: y = post(conv(x) * g).
 
-    x is [N, C, H, W] and y is [N, K, Ho, Wo]. In training mode the layer computes every pixel in PyTorch's own
-    ops. In eval mode it calls ``torch.ops.lccl.conv`` with the norms folded, which is what gets exported. The
-    layer is that of Dong et al., "More is Less: A More Complicated Network with Less Inference Complexity"
-    (CVPR 2017).
+    x is [N, C, H, W] and y is [N, K, Ho, Wo]. In training mode the layer computes every pixel in
+    PyTorch's own ops. In eval mode it calls ``torch.ops.lccl.conv`` with the norms folded, which is
+    what gets exported. The layer is that of Dong et al., "More is Less: A More Complicated Network
+    with Less Inference Complexity" (CVPR 2017).
 
     Args:
         in_channels, out_channels, kernel_size, stride, dilation: as in ``nn.Conv2d``.
         padding: one number, (height, width), (top, left, bottom, right), or "same" (stride 1 only).
-        gate: "1x1" or "kxk" (a convolution of that kernel to one map), "grid" (one value per ``gate_size`` x
-            ``gate_size`` block of output pixels) or "external" (the caller passes the map to ``forward``).
+        gate: "1x1" or "kxk" (a convolution of that kernel to one map), "grid" (one value per
+            ``gate_size`` x ``gate_size`` block of output pixels) or "external" (the caller passes
+            the map to ``forward``).
         gate_size: G, the side of a block in output pixels, of a grid gate or an external one.
-        gate_kernel_size: the kernel of a grid gate; by default ``stride * gate_size``, the part of x under
-            its block.
+        gate_kernel_size: the kernel of a grid gate; by default ``stride * gate_size``, the part of
+            x under its block.
         gate_activation: "relu", "hardtanh" or "binary".
-        gate_norm: whether a BatchNorm normalizes the gate's logits; None: yes, except for "hardtanh".
+        gate_norm: whether a BatchNorm normalizes the gate's logits; None: yes, except for
+            "hardtanh".
         gate_threshold: gate values up to this one count as 0 in eval mode; a knob for deployment.
-        order: "paper" for activation(norm(conv)) * g; "released" for a norm after the product, as in the
-            authors' released code.
+        order: "paper" for activation(norm(conv)) * g; "released" for a norm after the product, as
+            in the authors' released code.
         norm: whether the layer has its own BatchNorm, at the place that ``order`` says.
-        activation: "relu", None or a LeakyReLU's negative slope, before the product; by default "relu" in the
-            paper's order and None in the released one.
-        post_activation: the same after norm and residual; by default None in the paper's order and "relu" in
-            the released one.
+        activation: "relu", None or a LeakyReLU's negative slope, before the product; by default
+            "relu" in the paper's order and None in the released one.
+        post_activation: the same after norm and residual; by default None in the paper's order and
+            "relu" in the released one.
         bias: whether the convolution has a bias; None: only where no norm follows it.
         groups, padding_mode: as in ``nn.Conv2d``; the op supports only 1 and "zeros".
 
@@ -208,7 +211,7 @@ class LCCLConv2d(nn.Module):
 
     @property
     def padding(self) -> tuple[int, ...]:
-        """The padding as (height, width), or as (top, left, bottom, right) where the sides differ."""
+        """The padding as (height, width), or (top, left, bottom, right) where sides differ."""
         return self.pads[:2] if self.pads[:2] == self.pads[2:] else self.pads
 
     @property
@@ -231,7 +234,8 @@ class LCCLConv2d(nn.Module):
 
         Args:
             x: [N, C, H, W].
-            gate: an external gate map [N, 1, Hg, Wg], >= 0, multiplied with the layer's own gate if it has one.
+            gate: an external gate map [N, 1, Hg, Wg], >= 0, multiplied with the layer's own gate if
+                it has one.
             residual: [N, K, Ho, Wo], added before the last activation.
 
         Raises:
@@ -275,8 +279,8 @@ class LCCLConv2d(nn.Module):
         """Return the op's constant inputs, norms folded in float64, and its attributes.
 
         Returns:
-            W [K, R, S, C], B [K], gate_W [1, Rg, Sg, C], gate_B [1], post_scale and post_bias ([K] or [1])
-            by name; and the node's attributes.
+            W [K, R, S, C], B [K], gate_W [1, Rg, Sg, C], gate_B [1], post_scale and post_bias ([K]
+            or [1]) by name; and the node's attributes.
 
         Raises:
             UserError: a norm cannot be folded.
@@ -295,7 +299,7 @@ class LCCLConv2d(nn.Module):
 
 @contextmanager
 def plain_maths(model: nn.Module, gates: GateMode) -> Iterator[None]:
-    """Make every LCCLConv2d of the model compute in PyTorch's own layers, unfolded, within the block.
+    """Make every LCCLConv2d compute unfolded, in PyTorch's own layers, within the block.
 
     Checks use it as the reference for the folded form.
 

@@ -17,7 +17,7 @@ ModelT = TypeVar("ModelT", bound=nn.Module)
 
 
 class FoldedLCCLConv2d(nn.Module):
-    """An :class:`LCCLConv2d` in eval mode with its norms folded into buffers, which have the contract's names."""
+    """An :class:`LCCLConv2d` in eval mode, folded into buffers under the contract's names."""
 
     def __init__(self, layer: LCCLConv2d) -> None:
         super().__init__()
@@ -31,7 +31,7 @@ class FoldedLCCLConv2d(nn.Module):
             self.register_buffer(name, tensor.detach())
 
     def _apply(self, fn: Any, recurse: bool = True) -> Self:
-        """Apply fn as ``nn.Module`` does, but keep float32 where the contract demands it, as under ``half()``."""
+        """Apply fn as ``nn.Module`` does, but keep float32 where the contract demands it."""
         float32 = {name: self.get_buffer(name) for name in ("B", "gate_B", "post_scale", "post_bias")}
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         for name, before in float32.items():
@@ -60,8 +60,8 @@ def _is_plain(layer: LCCLConv2d) -> bool:
 def fold(model: ModelT) -> ModelT:
     """Return a copy of the model in eval mode with every LCCLConv2d folded.
 
-    All other tensors are shared with the original. A layer whose subclass has its own ``forward`` or ``fold``
-    stays as it is.
+    All other tensors are shared with the original. A layer whose subclass has its own ``forward``
+    or ``fold`` stays as it is.
 
     Raises:
         UserError: a layer has a norm that cannot be folded.

@@ -1,4 +1,4 @@
-"""What a layer hands to the op: constant inputs with the norms folded in, attributes, and the call."""
+"""What a layer passes to the op: constant inputs with norms folded in, and attributes."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def constants_of(layer: LCCLConv2d) -> dict[str, Tensor]:
     """Fold a layer's norms in float64 and return the op's constant inputs by name.
 
     Returns:
-        W [K, R, S, C], B [K], gate_W [1, Rg, Sg, C], gate_B [1], post_scale and post_bias ([K], or [1]
-        where neutral).
+        W [K, R, S, C], B [K], gate_W [1, Rg, Sg, C], gate_B [1], post_scale and post_bias ([K], or
+        [1] where neutral).
 
     Raises:
         UserError: a norm cannot be folded.
@@ -102,7 +102,8 @@ class _GateGeometry:
 def _neutral_gate_geometry(layer: LCCLConv2d) -> _GateGeometry:
     """Return the geometry of a gate_W of zeros whose map has the right size.
 
-    A 1 x 1 kernel does where the convolution is padded enough; otherwise it is the convolution's own kernel.
+    A 1 x 1 kernel does where the convolution is padded enough; otherwise it is the convolution's
+    own kernel.
     """
     r, s = layer.kernel_size
     try:

@@ -1,4 +1,4 @@
-"""The gate of a layer: a small convolution to one map, its norm, and an activation that makes zeros."""
+"""The gate of a layer: a convolution to one map, its norm, and an activation with zeros."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ class Gate(nn.Module):
 
     Args:
         in_channels: C.
-        kernel_size, stride, pads, dilation: of the gate's convolution; ``pads`` in ONNX order (top, left, bottom,
-            right).
-        activation: "relu" (the paper's), "hardtanh" (bounded by 1, as in the released code) or "binary" (1 where the
-            logit is positive, trained with the gradient of a sigmoid).
-        norm: whether a BatchNorm normalizes the logits; None: the activation's default, which is yes except for
-            "hardtanh".
+        kernel_size, stride, pads, dilation: of the gate's convolution; ``pads`` in ONNX order (top,
+            left, bottom, right).
+        activation: "relu" (the paper's), "hardtanh" (bounded by 1, as in the released code) or
+            "binary" (1 where the logit is positive, trained with the gradient of a sigmoid).
+        norm: whether a BatchNorm normalizes the logits; None: the activation's default, which is
+            yes except for "hardtanh".
 
     Raises:
         UserError: another activation.
@@ -81,9 +81,9 @@ class Gate(nn.Module):
         return logits
 
     def activate(self, logits: Tensor) -> Tensor:
-        """Turn logits into the gate map, of the same shape, with a gradient that trains for every activation."""
+        """Turn logits into the gate map, with a gradient that trains under every activation."""
         if self.activation == "binary" and self.training:
-            surrogate = torch.sigmoid(4 * logits)  # gives the step its gradient (straight-through estimator)
+            surrogate = torch.sigmoid(4 * logits)  # the step's gradient: a straight-through estimator
             return (logits > 0).to(surrogate.dtype) + surrogate - surrogate.detach()
         return bound_gate(logits, self.curve.slope, self.curve.bound)
 
@@ -92,10 +92,11 @@ class Gate(nn.Module):
 def open_gate(gate: Gate) -> None:
     """Initialize a gate so that its logits are exactly 1 for every input, and its map with them.
 
-    With a norm, the norm's weight becomes 0 and its bias 1, as the last norm of a residual branch is often
-    initialized. The norm's weight then has a gradient from the first step on; the convolution, which keeps its
-    random weights, from the second. Without a norm, the convolution's weights become 0 and its bias 1, and both
-    have a gradient at once. The logits are 1 in training mode too, whatever the batch.
+    With a norm, the norm's weight becomes 0 and its bias 1, as the last norm of a residual branch
+    is often initialized. The norm's weight then has a gradient from the first step on; the
+    convolution, which keeps its random weights, from the second. Without a norm, the convolution's
+    weights become 0 and its bias 1, and both have a gradient at once. The logits are 1 in training
+    mode too, whatever the batch.
     """
     if isinstance(gate.norm, nn.BatchNorm2d):
         nn.init.zeros_(gate.norm.weight)

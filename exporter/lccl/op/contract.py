@@ -1,21 +1,21 @@
 """Names, inputs, attributes, neutral values and shapes of ``lccl::LCCLConv``, version 1.
 
-Every implementation of the op (ONNX schema and function body, NumPy reference, PyTorch op) takes its names and
-defaults from here.
+Every implementation of the op (ONNX schema and function body, NumPy reference, PyTorch op) takes
+its names and defaults from here.
 
 Meaning, for an output pixel p = (n, ho, wo) and an output channel k::
 
-    logit   = gate_B + sum(gate_W * X)                          one map of its own strides, pads, dilations
-    gmap    = min(max(gate_slope * logit, 0), gate_max) * gate  gate: an external map, or 1
-    gmap    = 0 where not gmap > gate_threshold
-    g[p]    = gmap[n, ho // G, wo // G]                         G = gate_upsample[2]
-    u[p,k]  = leaky(B[k] + sum(W[k] * X around p), activation_alpha)
-    v[p,k]  = u[p,k] * g[p] if g[p] > 0 else 0                  not computed where g[p] is not > 0
-    Y[p,k]  = leaky(v[p,k] * post_scale[k] + post_bias[k] + residual[p,k], post_alpha)
+    logit   = gate_B + sum(gate_W * X)                          one map of its own strides, pads,
+    dilations gmap    = min(max(gate_slope * logit, 0), gate_max) * gate  gate: an external map, or
+    1 gmap    = 0 where not gmap > gate_threshold g[p]    = gmap[n, ho // G, wo // G]
+    G = gate_upsample[2] u[p,k]  = leaky(B[k] + sum(W[k] * X around p), activation_alpha) v[p,k]  =
+    u[p,k] * g[p] if g[p] > 0 else 0                  not computed where g[p] is not > 0 Y[p,k]  =
+    leaky(v[p,k] * post_scale[k] + post_bias[k] + residual[p,k], post_alpha)
 
-with leaky(x, a) = x if x > 0 else a * x. A pixel with g = 0 is *inactive*: a NaN of X that only inactive pixels
-read does not reach Y. With a neutral gate_W, a NaN of X at a pixel that the external gate keeps open either
-reaches Y or closes the pixel: the formula closes it, an implementation that skips the neutral gate does not.
+with leaky(x, a) = x if x > 0 else a * x. A pixel with g = 0 is *inactive*: a NaN of X that only
+inactive pixels read does not reach Y. With a neutral gate_W, a NaN of X at a pixel that the
+external gate keeps open either reaches Y or closes the pixel: the formula closes it, an
+implementation that skips the neutral gate does not.
 """
 
 from __future__ import annotations
@@ -153,7 +153,7 @@ class AttributeSpec:
     """Whether Y depends on it; the function body reads no other attribute."""
 
     def coerce(self, value: object) -> AttributeValue:
-        """Convert a value to the attribute's own type: int, float, str, or a tuple of int or of float.
+        """Convert a value to the attribute's type: int, float, str, tuple of int or of float.
 
         Raises:
             ContractError: a value of another type or length.
@@ -287,7 +287,8 @@ def check_geometry(w_shape: Sequence[int], gate_w_shape: Sequence[int], attribut
         attributes: the node's attributes.
 
     Raises:
-        ContractError: gate_strides are not strides * G, or pads - extent differs between the two convolutions.
+        ContractError: gate_strides are not strides * G, or pads - extent differs between the two
+            convolutions.
     """
     a = attributes
     if a.gate_strides != (a.strides[0] * a.grid, a.strides[1] * a.grid):
@@ -312,10 +313,11 @@ def gate_pads(
     *,
     gate_dilations: Sequence[int] = (1, 1),
 ) -> tuple[int, int, int, int]:
-    """Return the pads with which the gate map has ceil(Ho / G) x ceil(Wo / G) values, for inputs of every size.
+    """Return the pads that make the gate map ceil(Ho / G) x ceil(Wo / G) for every input size.
 
-    The sizes agree exactly when pads - extent is the same for both convolutions along each axis, with extent =
-    dilation * (kernel - 1). The gate's window is centred on its block of output pixels as far as pads >= 0 allow.
+    The sizes agree exactly when pads - extent is the same for both convolutions along each axis,
+    with extent = dilation * (kernel - 1). The gate's window is centred on its block of output
+    pixels as far as pads >= 0 allow.
 
     Args:
         conv_kernel, conv_dilations, strides: height and width of the convolution's.
@@ -327,7 +329,8 @@ def gate_pads(
         The gate's pads in ONNX order.
 
     Raises:
-        ContractError: no pads >= 0 exist, because the gate's kernel is too small for an unpadded convolution.
+        ContractError: no pads >= 0 exist, because the gate's kernel is too small for an unpadded
+            convolution.
     """
     begin, end = [], []
     for i in (0, 1):
@@ -347,7 +350,7 @@ def gate_pads(
 
 
 def dense_macs(w_shape: Sequence[int], out_hw: Sequence[int]) -> int:
-    """Return the convolution's multiply-accumulates per image with every pixel computed: K * C * R * S * Ho * Wo."""
+    """Return the MACs per image with every pixel computed: K * C * R * S * Ho * Wo."""
     k, r, s, c = w_shape
     return k * r * s * c * out_hw[0] * out_hw[1]
 

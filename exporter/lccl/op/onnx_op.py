@@ -56,7 +56,7 @@ def node_attributes(node: NodeProto) -> Attributes:
 
 
 def attribute_protos(attributes: Attributes) -> list[AttributeProto]:
-    """Write out every attribute: onnx's inliner loses one that is left to the function's default."""
+    """Write out every attribute, because onnx's inliner loses one that is left to its default."""
     return [_attribute_proto(spec, getattr(attributes, spec.name)) for spec in ATTRIBUTES]
 
 
@@ -77,13 +77,14 @@ def _attribute_proto(spec: AttributeSpec, value: Any) -> AttributeProto:
     return helper.make_attribute(spec.name, list(value) if isinstance(value, tuple) else value, attr_type=_KINDS[spec.kind])
 
 
-# ---- schema ---------------------------------------------------------------------------------------------------------
+# ---- schema --------------------------------------------------------------------------------------
 
 
 def register_schema() -> OpSchema:
     """Register the op with onnx, once per process, and return its schema.
 
-    ``onnx.checker`` and ``onnx.shape_inference`` then know the op with or without its function body.
+    ``onnx.checker`` and ``onnx.shape_inference`` then know the op with or without its function
+    body.
     """
     if onnx.defs.has(OP_TYPE, domain=DOMAIN):
         return onnx.defs.get_schema(OP_TYPE, VERSION, DOMAIN)
@@ -161,11 +162,11 @@ def _value(attribute: AttributeProto) -> Any:
     return helper.get_attribute_value(attribute)
 
 
-# ---- function body ----------------------------------------------------------------------------------------------
+# ---- function body -------------------------------------------------------------------------------
 
 
 def make_function() -> FunctionProto:
-    """Make the function body: the op in standard ops, which every exported file carries once for all its nodes."""
+    """Make the function body: the op in standard ops, once in every exported file."""
     body = [*_gate_nodes(), *_conv_nodes(), *_product_nodes(), *_post_nodes()]
     return helper.make_function(
         DOMAIN,
@@ -180,7 +181,7 @@ def make_function() -> FunctionProto:
 
 
 def attach_function(model: onnx.ModelProto) -> None:
-    """Add the function body and the domain's import to a model, replacing an earlier function of that name."""
+    """Add the function body and the domain's import to a model, in place of earlier ones."""
     kept = [f for f in model.functions if not (f.name == OP_TYPE and f.domain == DOMAIN)]
     del model.functions[:]
     model.functions.extend([*kept, make_function()])

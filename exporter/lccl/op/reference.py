@@ -1,4 +1,4 @@
-"""The reference implementation of ``lccl::LCCLConv``, in NumPy and float64, to which all others are compared."""
+"""The reference implementation of ``lccl::LCCLConv``, in NumPy and float64."""
 
 from __future__ import annotations
 

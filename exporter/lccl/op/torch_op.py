@@ -1,6 +1,7 @@
 """``torch.ops.lccl.conv``: the op for PyTorch, with shape propagation and exact gradients.
 
-Its arguments are the contract's inputs and attributes in their order, so that a call is exported by copying it.
+Its arguments are the contract's inputs and attributes in their order, so that a call is exported by
+copying it.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ def gate_map(inputs: dict[str, Tensor], a: Attributes) -> Tensor:
 
 
 def _exact_float32(device: torch.device) -> AbstractContextManager[object]:
-    """Disable TF32, whose mantissa has 10 bits: a gate that flips because of rounding is an accuracy bug."""
+    """Disable TF32, whose 10 bits of mantissa would flip gates by rounding."""
     if device.type != "cuda":
         return nullcontext()
     now = torch.backends.cudnn
@@ -83,7 +84,7 @@ def threshold_gate(gmap: Tensor, threshold: float) -> Tensor:
 
 
 def upsample_gate(gmap: Tensor, grid: int, hw: Sequence[int]) -> Tensor:
-    """Repeat each value of gmap [N, 1, Hg, Wg] over its G x G block, clipped to g [N, 1, Ho, Wo]."""
+    """Repeat gmap [N, 1, Hg, Wg] over G x G blocks, clipped to g [N, 1, Ho, Wo]."""
     if grid > 1:
         gmap = gmap.repeat_interleave(grid, dim=2).repeat_interleave(grid, dim=3)
     return gmap[:, :, : hw[0], : hw[1]]
@@ -92,8 +93,8 @@ def upsample_gate(gmap: Tensor, grid: int, hw: Sequence[int]) -> Tensor:
 def compute(inputs: dict[str, Tensor], a: Attributes) -> Tensor:
     """Compute the op in PyTorch's own differentiable ops.
 
-    On the CPU, lower precision is computed in float32 and rounded once. Autocast is disabled, because the gate is
-    decided in float32.
+    On the CPU, lower precision is computed in float32 and rounded once. Autocast is disabled,
+    because the gate is decided in float32.
 
     Args:
         inputs: the nine inputs under their contract names.
@@ -155,7 +156,7 @@ registered."""
 
 
 def memory_format_of(x: Tensor) -> torch.memory_format:
-    """Return the memory format of Y for this X: channels_last if X is that and not contiguous as well, else contiguous."""
+    """Return Y's memory format: channels_last if X is that and not contiguous as well."""
     last = not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
     return torch.channels_last if last else torch.contiguous_format
 

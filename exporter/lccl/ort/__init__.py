@@ -4,16 +4,17 @@ With the library registered, ONNX Runtime computes a gated convolution only wher
 runs through the function body, which computes every pixel. ``python -m lccl.ort`` prints what is here.
 """
 
-from lccl.backends.onnxruntime.library import TriedLibrary, cpu_isa, find_library, library_path, try_library
+from lccl.backends.onnxruntime.library import LibraryCheck, check_library, cpu_isa, find_library, library_path
 from lccl.backends.onnxruntime.session import session
 from lccl.deprecation import renamed_names
 
-__all__ = ["TriedLibrary", "cpu_isa", "find_library", "library_path", "session", "try_library"]
+__all__ = ["LibraryCheck", "check_library", "cpu_isa", "find_library", "library_path", "session"]
+
 __getattr__ = renamed_names(
     __name__,
     {
-        "Found": ("TriedLibrary", lambda: TriedLibrary),
+        "Found": ("LibraryCheck", lambda: LibraryCheck),
         "cpu_level": ("cpu_isa", lambda: cpu_isa),
-        "look_for_library": ("try_library", lambda: try_library),
+        "look_for_library": ("check_library", lambda: check_library),
     },
 )

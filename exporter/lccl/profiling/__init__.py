@@ -5,4 +5,5 @@ from lccl.profiling.measure import profile
 from lccl.profiling.profiles import LayerProfile, NetworkProfile
 
 __all__ = ["LayerProfile", "NetworkProfile", "profile"]
+
 __getattr__ = renamed_names(__name__, {"Profile": ("NetworkProfile", lambda: NetworkProfile)})

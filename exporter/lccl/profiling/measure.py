@@ -2,34 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lccl.deprecation import renamed_keywords
+from lccl.loading.data import Data, DataSource, load_data
 from lccl.loading.torch_file import TORCH_SUFFIXES, load_checkpoint
 from lccl.profiling.profiles import NetworkProfile
 from lccl.requires import needing
 
 if TYPE_CHECKING:
-    import onnx
-    from torch import nn
-
-    from lccl.loading.data import Data
+    from lccl.types import Network
 
 _CHUNK = 64
 """Images per batch, where the data does not come in batches."""
 
 
 @renamed_keywords(loader="data")
-def profile(model: nn.Module | onnx.ModelProto | str | Path, data: str | Path | Data | Iterable[object]) -> NetworkProfile:
+def profile(model: Network, data: DataSource) -> NetworkProfile:
     """Run a model on data and count densities and multiply-accumulates (MACs) per layer.
 
     Args:
         model: a PyTorch module (run in eval mode), an ONNX model, or a file of either.
-        data: an ``.npz`` file, "pkg.module:loader", one batch as a tensor or array [N, C, H, W], or an iterable of
-            batches. A batch is a tensor or array, a tuple whose first item is one (labels are ignored), or a dict of
-            inputs by name.
+        data: an ``.npz`` file, "pkg.module:loader", one batch as a tensor or array [N, C, H, W], or
+            an iterable of batches. A batch is a tensor or array, a tuple whose first item is one
+            (labels are ignored), or a dict of inputs by name.
 
     Returns:
         The profile, whose densities are means over all images.
@@ -53,15 +51,14 @@ def profile(model: nn.Module | onnx.ModelProto | str | Path, data: str | Path | 
     return profile_onnx(model, batches)
 
 
-def _batches(data: str | Path | Data | Iterable[object]) -> Iterable[object]:
+def _batches(data: DataSource) -> Iterable[object]:
     """Return the data as batches.
 
     A file's or loader's only input loses its name, which models do not know.
     """
-    from lccl.loading.data import Data, load_data
-
     loaded = load_data(data) if isinstance(data, (str, Path)) else data
     if not isinstance(loaded, Data):
-        return [loaded] if hasattr(loaded, "__array__") else loaded
+        pair = isinstance(loaded, tuple) and len(loaded) == 2 and getattr(loaded[1], "ndim", 2) <= 1  # (inputs, labels)
+        return [loaded] if pair or isinstance(loaded, Mapping) or hasattr(loaded, "__array__") else loaded
     chunks = [{name: a[i : i + _CHUNK] for name, a in loaded.inputs.items()} for i in range(0, len(loaded), _CHUNK)]
     return chunks if len(loaded.inputs) > 1 else [next(iter(chunk.values())) for chunk in chunks]

@@ -16,10 +16,10 @@ from lccl.nn.gate import Gate
 class DensityLoss:
     """The mean over the gates of (density - target)^2, to be added to the task's loss.
 
-    A gate's density is the fraction of its logits above 0, with the gradient of a sigmoid instead of the step's. The
-    sigmoid is as wide as the normalized logits, since under a steep one a gate that is all open or all closed has no
-    gradient. The loss penalizes densities on both sides of the target, since one that only decreases them can close a
-    gate for good.
+    A gate's density is the fraction of its logits above 0, with the gradient of a sigmoid instead
+    of the step's. The sigmoid is as wide as the normalized logits, since under a steep one a gate
+    that is all open or all closed has no gradient. The loss penalizes densities on both sides of
+    the target, since one that only decreases them can close a gate for good.
 
     Usage: call the model in training mode, then the loss, once per step::
 

@@ -14,7 +14,7 @@ import lccl
 import lccl.backends.onnxruntime.runner
 import lccl.ort
 from conftest import Outcome
-from lccl.backends.onnxruntime.library import TriedLibrary
+from lccl.backends.onnxruntime.library import LibraryCheck
 from lccl.backends.onnxruntime.runner import OnnxRuntimeRunner
 from lccl.comparing import Comparison, Environment, Latency, LatencyPlan, Limits, Row
 from lccl.comparing.references import with_speedup
@@ -25,14 +25,14 @@ Invoke = Callable[..., Outcome]
 
 @pytest.fixture
 def absent(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lccl.backends.onnxruntime.library.try_library", lambda: TriedLibrary(None, "there is no library"))
+    monkeypatch.setattr("lccl.backends.onnxruntime.library.check_library", lambda: LibraryCheck(None, "there is no library"))
 
 
 @pytest.fixture
 def registered(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The library is here as far as the comparison can see; what ONNX Runtime would have been given."""
     seen: list[str] = []
-    monkeypatch.setattr("lccl.backends.onnxruntime.library.try_library", lambda: TriedLibrary(Path("lib.so")))
+    monkeypatch.setattr("lccl.backends.onnxruntime.library.check_library", lambda: LibraryCheck(Path("lib.so")))
     monkeypatch.setattr(
         lccl.backends.onnxruntime.runner, "register_library", lambda options, library: seen.append(str(library))
     )

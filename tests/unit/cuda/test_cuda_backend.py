@@ -1,6 +1,6 @@
-"""The op on torch tensors through the kernels' library: memory layouts, neutral inputs, ``torch.ops.lccl.conv``.
+"""The op on torch tensors: memory layouts, neutral inputs, ``torch.ops.lccl.conv``.
 
-The library is the emulator's, so everything runs on CPU tensors; ``tests/gpu`` runs the same on a GPU.
+The emulator's library runs it on CPU tensors here; ``tests/gpu`` runs the same on a GPU.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def named(name: str) -> Case:
 
 
 def tensors(case: Case, dtype: torch.dtype) -> dict[str, torch.Tensor]:
-    """The case's inputs, T = dtype."""
+    """Return the case's inputs with T = dtype."""
     values = {name: torch.from_numpy(value) for name, value in case.inputs().items()}
     return {spec.name: values[spec.name].to(dtype) if spec.is_tensor_type else values[spec.name] for spec in INPUTS}
 
@@ -53,14 +53,14 @@ def assert_close(y: torch.Tensor, want: np.ndarray) -> None:
     np.testing.assert_allclose(y.double().numpy(), want, rtol=0, atol=TOLERANCE[y.dtype] * scale)
 
 
-# ---- run ----------------------------------------------------------------------------------------------------------------
+# ---- run -----------------------------------------------------------------------------------------
 
 
 @dtypes
 @formats
 @pytest.mark.parametrize("case", CASES, ids=lambda c: c.name)
 def test_named_cases(emulator_library: Library, case: Case, dtype: torch.dtype, memory_format: torch.memory_format) -> None:
-    """X and residual in either memory format, on the configuration that is chosen."""
+    """X and residual in either memory format, in the chosen configuration."""
     inputs = tensors(case, dtype)
     want = expected(inputs, case.attributes)
     for name in ("X", "residual"):
@@ -128,7 +128,7 @@ def test_an_empty_batch(emulator_library: Library) -> None:
     assert run(emulator_library, H200, inputs, CASES[0].attributes).shape == (0, CASES[0].k, *CASES[0].hw)
 
 
-# ---- memory -------------------------------------------------------------------------------------------------------------
+# ---- memory --------------------------------------------------------------------------------------
 
 
 def test_channels_last_memory_is_used_where_it_is() -> None:
@@ -207,7 +207,7 @@ def test_float32_lies_as_x_does(emulator_library: Library) -> None:
 
 
 def test_the_residuals_memory_may_be_the_outputs(emulator_library: Library) -> None:
-    """An addition in place; channels of a multiple of 8, or the residual would have to be copied."""
+    """An addition in place, with a multiple of 8 channels so that the residual is not copied."""
     case = Case("in-place", "y += ...", c=8, k=16, residual=True, post_alpha=0.0)
     inputs = tensors(case, torch.float16)
     want = expected(inputs, case.attributes)
@@ -221,12 +221,12 @@ def test_the_residuals_memory_may_be_the_outputs(emulator_library: Library) -> N
     assert_close(inputs["residual"], want)
 
 
-# ---- neutral inputs -----------------------------------------------------------------------------------------------------
+# ---- neutral inputs ------------------------------------------------------------------------------
 
 
 @dtypes
 def test_an_affine_of_one_element_serves_all_channels(emulator_library: Library, dtype: torch.dtype) -> None:
-    """It is neutral by what it holds, not by its size: with K = 1 it is the layer's own."""
+    """With K = 1 an affine of one element is the layer's own, not neutral."""
     for name in ("plain", "one-channel"):
         case = named(name)
         inputs = tensors(case, dtype) | {"post_scale": torch.tensor([2.5]), "post_bias": torch.tensor([-1.25])}
@@ -253,7 +253,7 @@ def test_an_external_gate_takes_gate_b_and_no_gate_w(emulator_library: Library) 
     assert_close(run(emulator_library, H200, inputs, case.attributes), want)
 
 
-# ---- torch.ops.lccl.conv ------------------------------------------------------------------------------------------------
+# ---- torch.ops.lccl.conv -------------------------------------------------------------------------
 
 
 class Counting:
@@ -301,13 +301,13 @@ def test_the_op_calls_the_kernels(on_cpu: Counting, name: str, memory_format: to
 
 
 def strides(tensor: torch.Tensor) -> list[int]:
-    """Of the axes of more than one element: those of the others mean nothing."""
+    """Return the strides of the axes with more than one element; the others have no meaning."""
     return [stride for stride, size in zip(tensor.stride(), tensor.shape, strict=True) if size > 1]
 
 
 @formats
 def test_strides_do_not_depend_on_who_computes(on_cpu: Counting, memory_format: torch.memory_format) -> None:
-    """What the fake kernel promises, the kernels and PyTorch's own ops both keep."""
+    """The kernels and PyTorch's own ops give the strides that the fake kernel promises."""
     for name in ("plain", "one-channel", "odd-channels", "one-pixel-map", "kernel-1"):
         for dtype in TOLERANCE:
             inputs = tensors(named(name), dtype)
@@ -367,8 +367,8 @@ def test_gradients_are_those_of_pytorchs_own_ops(on_cpu: Counting) -> None:
         torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4)
 
 
-def test_what_the_kernels_do_not_take_is_computed_all_the_same(on_cpu: Counting) -> None:
-    """With the reason told once."""
+def test_unsupported_calls_run_in_pytorchs_own_ops(on_cpu: Counting) -> None:
+    """A warning gives the reason once."""
     case = CASES[0]
     inputs = tensors(case, torch.float64)
     with pytest.warns(UserWarning, match="compute every pixel in PyTorch's own ops: the kernels take float32"):
@@ -392,7 +392,7 @@ def test_shapes_are_checked_before_the_kernels(on_cpu: Counting) -> None:
 
 @pytest.fixture
 def looked_up() -> Iterator[None]:
-    """The op on CPU tensors by a library that is looked for at the first call, and not before."""
+    """Register the op for CPU tensors with a library that is looked for at the first call."""
     kernel_op._installed.cache_clear()
     register(None, "cpu", H200)
     yield

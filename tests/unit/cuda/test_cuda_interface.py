@@ -58,7 +58,7 @@ def without_comments(text: str) -> str:
 
 
 def ctype(words: str) -> Any:
-    """A C type as ctypes has it: pointers to char are strings, to structs typed, to anything else void pointers."""
+    """Return the ctypes type of a C type; pointers other than to char and structs are void pointers."""
     plain = words.replace("const ", "").strip()
     if plain == "void":
         return None
@@ -72,7 +72,7 @@ def ctype(words: str) -> Any:
 
 
 def structs_of(header: str) -> dict[str, list[tuple[str, Any]]]:
-    """Struct name -> its fields: name and ctypes type."""
+    """Return the fields of each struct, with name and ctypes type."""
     found = {}
     for name, body in re.findall(r"typedef struct (\w+) \{(.*?)\}", without_comments(header), re.DOTALL):
         fields = []
@@ -95,7 +95,7 @@ def enums_of(header: str) -> dict[str, dict[str, int]]:
 
 
 def functions_of(header: str) -> dict[str, tuple[Any, tuple[Any, ...]]]:
-    """Function name -> types of its result and of its arguments."""
+    """Return the result type and argument types of each function."""
     found = {}
     pattern = r"LCCL_API ((?:const )?\w+\s*\*?)\s*(\w+)\(([^)]*)\);"
     for result, name, arguments in re.findall(pattern, without_comments(header)):
@@ -158,7 +158,7 @@ def test_a_changed_function_or_enum_is_seen(header: str) -> None:
 
 
 def test_offsets_are_the_compilers(tmp_path: Path) -> None:
-    """The compiler's own offset of every field and size of every struct."""
+    """Offsets of fields and sizes of structs are the compiler's."""
     compiler = shutil.which("cc") or shutil.which("gcc")
     if compiler is None:
         pytest.skip("there is no C compiler here to ask for offsets")

@@ -1,4 +1,4 @@
-"""Finding and loading the kernels' library, and what its functions say in Python. None of it imports PyTorch."""
+"""Lookup and loading of the kernels' library, and its functions in Python, without PyTorch."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def layer(grid: int = 1, density: float = 0.25, dtype: Dtype = Dtype.FLOAT16, si
     return conv_params(shapes, attributes, dtype)
 
 
-# ---- finding and loading ------------------------------------------------------------------------------------------------
+# ---- finding and loading -------------------------------------------------------------------------
 
 
 def test_a_missing_library_is_one_sentence_with_the_fix(tmp_path: Path) -> None:
@@ -51,7 +51,7 @@ def test_a_library_of_something_else() -> None:
 
 
 def test_a_library_of_another_version(emulator_library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The library refuses a call whose struct is another version's."""
+    """The library refuses a call with a struct of another version."""
     monkeypatch.setattr(planning, "ABI", 999)
     with pytest.raises(UserError, match=r"does not take the calls of this version of lccl .*build it again"):
         Library(emulator_library.path)
@@ -80,7 +80,7 @@ def test_loading_needs_neither_pytorch_nor_numpy() -> None:
     assert out.split() == []
 
 
-# ---- the table ----------------------------------------------------------------------------------------------------------
+# ---- the table -----------------------------------------------------------------------------------
 
 
 def test_configurations(emulator_library: Library) -> None:
@@ -99,7 +99,7 @@ def test_a_row_by_id_or_name(emulator_library: Library) -> None:
         emulator_library.config("other")
 
 
-# ---- planning -----------------------------------------------------------------------------------------------------------
+# ---- planning ------------------------------------------------------------------------------------
 
 
 def test_support_is_true_or_says_why(emulator_library: Library) -> None:
@@ -160,7 +160,7 @@ def test_a_launch_that_is_refused(emulator_library: Library) -> None:
 
 
 def test_rates_move_predictions(emulator_library: Library) -> None:
-    """Each constant counts for some call, and the device's own are what a prediction has without any."""
+    """Every constant changes some prediction; without constants, the device's own apply."""
     rates = emulator_library.rates(H200)
     assert all(getattr(rates, name) > 0 for name, _ in rates._fields_)
     calls = [(layer(1, 0.05), "pixel"), (layer(1, 0.9), "dense"), (layer(8, 0.25, batch=1, size=7), "block")]
@@ -197,7 +197,7 @@ def test_the_device_that_is_not_there(emulator_library: Library) -> None:
         emulator_library.device(-2)
 
 
-# ---- the command --------------------------------------------------------------------------------------------------------
+# ---- the command ---------------------------------------------------------------------------------
 
 
 def command(*arguments: str, library: Path | None = None) -> subprocess.CompletedProcess[str]:

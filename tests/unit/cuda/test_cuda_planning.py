@@ -1,4 +1,4 @@
-"""What a call says to the kernels: which inputs are real, sizes, devices in words."""
+"""Descriptions of calls: which inputs are given, sizes, and devices as text."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_real_inputs_of_the_named_cases(case: Case) -> None:
 
 
 def test_a_full_shape_of_one_element_is_a_real_tensor() -> None:
-    """With N = K = Ho = Wo = 1 the neutral shape is the full one: what is given may be anything, so it is passed."""
+    """With N = K = Ho = Wo = 1 the neutral shape is the full shape, so the input is passed."""
     attributes = layer_attributes((1, 1))
     shapes = layer_shapes((1, 3, 1, 1), 1, (1, 1), attributes)
     assert real_inputs(shapes, attributes) == set(INPUT_NAMES)

@@ -14,7 +14,7 @@ import torch
 
 import lccl
 import lccl.engine.build
-from lccl.backends.interface import Built, Profile
+from lccl.backends.interface import Built, OptimizationProfile
 from lccl.backends.tensorrt.builder import TensorRT, import_tensorrt
 from lccl.backends.tensorrt.library import ENVIRONMENT
 from lccl.backends.tensorrt_rtx.builder import import_rtx
@@ -124,7 +124,7 @@ def test_the_check_runs_at_the_profiles_shape(
         shapes = {f"{k}_shapes": {"x": (n, 1, 24, 40)} for k, n in (("min", least), ("opt", best), ("max", most))}
         build_engine(tmp_path / "m.onnx", **shapes)
         assert fed.pop() == (expected, 1, 24, 40)
-    assert lccl.engine.build._example(Profile("x", (1, 2), (9, 3), (9, 4))) == (2, 3)
+    assert lccl.engine.build._example(OptimizationProfile("x", (1, 2), (9, 3), (9, 4))) == (2, 3)
 
 
 def test_the_sidecar_names_the_plugin_and_no_folder(

@@ -1,4 +1,4 @@
-"""LCCLConv2d: its forms, its folding, its refusals."""
+"""LCCLConv2d: its forms, its folding, and the options that it refuses."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ FORMS: dict[str, dict[str, Any]] = {
 
 
 def make(name: str, dtype: torch.dtype = torch.float32) -> tuple[LCCLConv2d, dict[str, torch.Tensor]]:
-    """A layer with statistics of its own, and the arguments of a call."""
+    """Return a layer with trained statistics, and the arguments of a call."""
     torch.manual_seed(0)
     options = {"kernel_size": 3, "padding": 1, **FORMS[name]}
     layer = LCCLConv2d(5, 7, **options)
@@ -59,7 +59,7 @@ def make(name: str, dtype: torch.dtype = torch.float32) -> tuple[LCCLConv2d, dic
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FORMS)
 def test_the_op_equals_pytorchs_own_layers(name: str) -> None:
-    """The op on folded norms against PyTorch's own layers, unfolded."""
+    """The op with folded norms computes what PyTorch's own layers do unfolded."""
     layer, arguments = make(name, torch.float64)
     layer.eval()
     with plain_maths(layer, "as built"):
@@ -119,7 +119,7 @@ def test_the_threshold_is_a_knob_of_deployment() -> None:
 
 
 def test_grid_gate_sees_its_whole_block() -> None:
-    """A change anywhere in a block's part of X changes its gate."""
+    """A change anywhere in a block's window of X changes its gate."""
     layer, _ = make("grid")
     layer.eval()
     x = torch.zeros(1, 5, 8, 8)
@@ -195,8 +195,8 @@ def test_half_precision_decides_gates_in_float32() -> None:
     )
 
 
-def test_a_synchronised_norm_is_folded_as_the_norm_it_is() -> None:
-    """DistributedDataParallel's users convert every BatchNorm to it."""
+def test_a_synchronised_norm_is_folded() -> None:
+    """Users of DistributedDataParallel convert every BatchNorm to SyncBatchNorm."""
     layer, arguments = make("paper")
     expected = layer.eval()(**arguments)
     converted = nn.SyncBatchNorm.convert_sync_batchnorm(layer)
@@ -204,14 +204,14 @@ def test_a_synchronised_norm_is_folded_as_the_norm_it_is() -> None:
     torch.testing.assert_close(converted(**arguments), expected, rtol=0, atol=0)
 
 
-def test_another_norm_is_refused_and_not_ignored() -> None:
+def test_another_kind_of_norm_is_refused() -> None:
     layer, arguments = make("paper")
     layer.norm = nn.GroupNorm(1, 7)
     with pytest.raises(UserError, match="GroupNorm cannot be folded"):
         layer.eval()(**arguments)
 
 
-def test_a_subclass_that_changes_the_maths_is_not_folded() -> None:
+def test_a_subclass_with_its_own_forward_is_not_folded() -> None:
     class Doubled(LCCLConv2d):
         def forward(self, x, gate=None, residual=None):
             return 2 * super().forward(x, gate, residual)
@@ -229,6 +229,6 @@ def test_a_folded_layer_keeps_its_float32_inputs() -> None:
     assert folded(arguments["x"].half()).dtype == torch.float16
 
 
-def test_what_the_op_has_too_is_taken() -> None:
+def test_groups_1_and_zero_padding_are_accepted() -> None:
     layer = LCCLConv2d(4, 4, 3, groups=1, padding_mode="zeros", gate="grid", gate_size=1, gate_kernel_size=3)
     assert layer.gate is not None

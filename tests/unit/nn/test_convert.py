@@ -1,4 +1,4 @@
-"""lccl.nn.convert on the families of networks that users bring: outputs kept, the right layers gated, checked exports."""
+"""lccl.nn.convert on families of networks: equal outputs, the right gates, checked exports."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*cannot be traced:UserWarning")
 
 @dataclass(frozen=True)
 class Family:
-    """A network, its input, and how it is converted."""
+    """A network, its input shape, and the options of its conversion."""
 
     build: Callable[[], nn.Module]
     shape: tuple[int, int, int] = (3, 32, 32)
     where: str = "first-of-block"
     gated: int = 0
-    """How many convolutions get a gate."""
+    """The number of convolutions that get a gate."""
     norms: int = 0
-    """Into how many of them a norm moves."""
+    """The number of those into which a norm moves."""
 
 
 FAMILIES = {
@@ -101,7 +101,7 @@ def test_a_resnet_18_at_its_true_size() -> None:
 @pytest.mark.parametrize("order", ["paper", "released"])
 @pytest.mark.parametrize("activation", ["relu", "hardtanh", "binary"])
 def test_training_mode_starts_from_the_dense_network_too(order: str, activation: str) -> None:
-    """Norms see the same batches and gather the same statistics."""
+    """Norms see the same batches and collect the same statistics."""
     dense = nets.settle(nets.resnet18(4), 3, 32, 32).train()
     converted = lccl.nn.convert(dense, order=order, gate_activation=activation)
     assert all(m.training for m in converted.modules())
@@ -112,7 +112,7 @@ def test_training_mode_starts_from_the_dense_network_too(order: str, activation:
 
 @pytest.mark.parametrize("options", [{}, {"gate_norm": False}, {"gate_activation": "hardtanh"}, {"gate_activation": "binary"}])
 def test_every_gate_can_learn(options: dict[str, object]) -> None:
-    """After one step each of a gate's parameters has a gradient."""
+    """After one step every parameter of a gate has a gradient."""
     torch.manual_seed(0)
     converted = lccl.nn.convert(nets.settle(nets.resnet18(4), 3, 32, 32), **options).train()
     optimizer = torch.optim.SGD(converted.parameters(), 0.01)
@@ -146,7 +146,7 @@ def test_the_density_loss_closes_open_gates() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["resnet34", "resnet50", "unet", "mobilenet", "yolo", "wrn-paper"])
 def test_converted_networks_export(name: str, tmp_path: Path) -> None:
-    """The export holds its file against PyTorch in ONNX Runtime, with gates that are partly closed by now."""
+    """The export compares its file with PyTorch, at gates that are partly closed."""
     family = FAMILIES[name]
     order = "released" if name.startswith("wrn") else "paper"
     converted = lccl.nn.convert(settled(name), where=family.where, order=order)
@@ -199,7 +199,7 @@ def test_a_norm_that_two_parts_share_stays_even_where_each_part_is_traced_alone(
 
 
 def test_a_norm_with_an_activation_in_it_stays() -> None:
-    """timm's; folded as a plain norm, it would lose the activation."""
+    """timm's BatchNormAct2d would lose its activation if it were folded as a plain norm."""
 
     class BatchNormAct2d(nn.BatchNorm2d):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -239,7 +239,7 @@ def test_an_example_may_be_a_shape_or_an_array(example: Any) -> None:
 
 
 def test_an_example_of_random_and_masked_outputs() -> None:
-    """Two runs draw the same numbers, and the same infinity is no difference."""
+    """Two runs draw the same numbers, and equal infinities do not count as a difference."""
 
     class Random(nn.Module):
         def __init__(self) -> None:

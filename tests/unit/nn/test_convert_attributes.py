@@ -1,4 +1,4 @@
-"""Networks whose code reads attributes of a convolution or norm, or hangs hooks on it, besides calling it."""
+"""Networks whose code reads attributes of a convolution or norm, or registers hooks on it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Small(nn.Module):
 
 
 class ReadsGeometry(Small):
-    """What a plain convolution has, a gated one has too."""
+    """Reads attributes that plain and gated convolutions both have."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         conv = self.conv
@@ -36,14 +36,14 @@ class ReadsGeometry(Small):
 
 
 class ReadsNorm(Small):
-    """The norm's weights have to stay where they are."""
+    """Reads the weights of a norm, which therefore stays in its place."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return super().forward(x) * self.bn.weight.sum()
 
 
 class ReadsKind(Small):
-    """Asks the convolution for its type and device, as code of mixed precision does."""
+    """Reads the type and device of a convolution, as code for mixed precision does."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         weight = self.conv.weight
@@ -51,14 +51,14 @@ class ReadsKind(Small):
 
 
 class ReadsKindOfNorm(Small):
-    """The identity in a norm's place has no weight to ask."""
+    """Reads the type of a norm's weight, which an identity lacks."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return super().forward(x.to(self.bn.weight.dtype))
 
 
 class CallsItems(nn.Module):
-    """Calls the items of a plain sequence itself, and cannot be traced."""
+    """Calls the items of a plain sequence one by one, in code that cannot be traced."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Which convolutions each policy takes, the table of a dry run, and what is refused."""
+"""The choices of each policy, the table of a dry run, and refused arguments."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_policies_on_pre_activation_blocks() -> None:
 
 
 def test_a_vgg_has_a_block_per_resolution() -> None:
-    """Its first block's first convolution is the stem, so the next one is taken."""
+    """The first convolution of its first block is the stem, so the second one is gated."""
     assert gated(nets.VGG(width=4)) == [f"features.{i}" for i in (3, 7, 14, 24, 34)]
     assert len(gated(nets.VGG(width=4), "all-3x3")) == 12
 
@@ -118,7 +118,7 @@ def test_squeeze_and_excitation_is_left_alone() -> None:
     names = ["1.conv.2.conv_reduce", "1.conv.2.conv_expand"]
     assert {whys(model, "pointwise")[name] for name in names} == {"its output is one pixel"}
     assert not {*gated(model, "min-channels:1")} & {*names}
-    with pytest.MonkeyPatch.context() as patch:  # code that cannot be traced, so that the pooling is not seen
+    with pytest.MonkeyPatch.context() as patch:  # tracing fails, so that the pooling is not seen
         patch.setattr(SqueezeExcite, "forward", lambda _se, x: x if bool(x.sum() > 0) else -x)
         assert whys(model, "pointwise")[names[0]].endswith("as squeeze-and-excitation")
     example = torch.randn(2, 3, 8, 8)
@@ -132,7 +132,7 @@ RETINANET = [f"body.layer{i}.0.conv1" for i in (1, 2, 3)] + [f"fpn.layer_blocks.
 @pytest.mark.slow
 @pytest.mark.parametrize("checks", [False, True])
 def test_a_pyramid_with_a_head(checks: bool) -> None:
-    """The network that cannot be traced as a whole has the same layers gated, in another order, and says so."""
+    """A network that cannot be traced as a whole has the same layers gated, with a warning."""
     model = pixel_nets.RetinaNet(checks=checks)
     plan = lccl.nn.convert(model, dry_run=True)
     assert sorted(layer.name for layer in plan.gated) == sorted(RETINANET)
@@ -191,7 +191,7 @@ def test_a_function_sees_what_it_needs() -> None:
 
 
 class Unusual(nn.Module):
-    """Convolutions that have to stay as they are."""
+    """Convolutions that cannot have a gate."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -234,7 +234,7 @@ def test_what_cannot_have_a_gate_says_why() -> None:
 
 
 def test_the_order_is_that_of_eval_mode() -> None:
-    """An auxiliary branch that only training calls has nothing to save."""
+    """An auxiliary branch that only training calls gets no gate."""
 
     class Auxiliary(nn.Module):
         def __init__(self) -> None:
@@ -324,7 +324,7 @@ def test_a_name_that_cannot_have_a_gate() -> None:
     "build", [lambda: nets.resnet18(4), lambda: nets.resnet50(4), lambda: nets.VGG(width=4), nets.MobileNetV2, pixel_nets.UNet]
 )
 def test_a_network_of_fx_has_the_same_blocks(build: Any, where: str) -> None:
-    """By the names of its modules, since it has no classes."""
+    """Blocks are found by the names of modules, since torch.fx keeps no classes."""
     assert gated(torch.fx.symbolic_trace(build().eval()), where) == gated(build(), where)
 
 
@@ -342,7 +342,7 @@ class SpatialAttention(nn.Module):
 
 @pytest.mark.parametrize("where", ["first-of-block", "paper", "min-channels:1"])
 def test_a_convolution_to_one_channel_is_left_alone(where: str) -> None:
-    """Its gate would be as much work."""
+    """Its gate would need as much work as the convolution."""
     model = nn.Sequential(nn.Conv2d(3, 8, 3), SpatialAttention(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 2))
     assert gated(model, where) == ["1.conv"]
     assert whys(model, where)["1.attention"] == "one output channel, as much work as a gate"

@@ -1,4 +1,4 @@
-"""Round trip: convert, checkpoint, load and export, without the user saying what was gated."""
+"""Round trips: convert, save, load and export, without the user repeating what was gated."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ KWARGS = {"width": 4}
 
 @pytest.fixture(scope="module")
 def converted() -> nn.Module:
-    """Two kinds of forms in one network: a norm in each layer, gates per block, a threshold set after the conversion."""
+    """Return a network with two forms: norms in layers, grid gates, a changed threshold."""
     model = lccl.nn.convert(nets.settle(nets.resnet18(4), 3, 32, 32), "grid", gate_size=2, gate_kernel_size=3)
     for layer in lccl_layers(model).values():
         nn.init.ones_(layer.gate.norm.weight)
@@ -73,7 +73,7 @@ def test_export_knows_what_was_gated(invoke: Callable[..., Outcome], converted: 
 
 @pytest.mark.slow
 def test_a_network_of_our_own_needs_no_factory(invoke: Callable[..., Outcome], samples: Path, tmp_path: Path) -> None:
-    """Dense and gated checkpoint name the same factory; the recipe tells them apart, in every command."""
+    """Dense and gated checkpoints name the same factory; only the recipe differs."""
     factory, kwargs = "lccl.models.resnet:cifar_resnet", {"depth": 8, "width": 4, "in_channels": 1, "gated": "none"}
     dense = nets.settle(cifar_resnet(**kwargs), 1, 16, 16)
     lccl.save_checkpoint(tmp_path / "dense.pt", dense, factory, kwargs, (1, 16, 16))
@@ -125,7 +125,7 @@ def test_parts_converted_each_by_itself(tmp_path: Path) -> None:
 
 
 def test_a_factory_that_converts_itself(saved: Path, converted: nn.Module) -> None:
-    """Its layers are the recipe's already; those that were gated in another way are not."""
+    """Layers that match the recipe are kept; layers gated in another way are refused."""
 
     def build(**options: Any) -> nn.Module:
         return lccl.nn.convert(nets.resnet18(4), "grid", gate_size=2, **options)
@@ -186,7 +186,7 @@ def spoilt(entry: dict[str, Any], **changes: Any) -> Any:
     ],
 )
 def test_a_damaged_recipe(converted: nn.Module, spoil: Callable[[dict[str, Any]], Any]) -> None:
-    """One sentence, and the network as it was."""
+    """A damaged recipe gives one sentence and leaves the network unchanged."""
     model = nets.resnet18(4)
     with pytest.raises(UserError) as caught:
         lccl.nn.apply_recipe(model, spoil(lccl.nn.recipe(converted)[0]))

@@ -1,4 +1,4 @@
-"""lccl.nn.convert on networks that run other code in training mode: their outputs there are the dense network's too."""
+"""lccl.nn.convert on networks that run other code in training mode: equal outputs in both modes."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def test_no_warning_of_layers_that_stay_dense(extra: Training) -> None:
 
 
 def test_norms_that_train_leaves_frozen() -> None:
-    """As fine-tuning does: such a norm moves into no layer, whose own ``train`` would let it go."""
+    """A frozen norm stays outside of a layer, whose own ``train`` would unfreeze it."""
 
     class Frozen(Switched):
         def train(self, mode: bool = True) -> Frozen:
@@ -124,7 +124,7 @@ def test_norms_that_train_leaves_frozen() -> None:
     torch.testing.assert_close(converted.eval()(x), dense.eval()(x))
 
 
-def test_what_code_warns_of_on_stand_ins_is_not_shown() -> None:
+def test_warnings_of_traced_code_are_not_shown() -> None:
     class Checkpointed(nn.Module):
         def __init__(self) -> None:
             super().__init__()

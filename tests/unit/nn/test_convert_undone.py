@@ -1,4 +1,4 @@
-"""lccl.nn.convert leaves the network as it was: where it fails, and where it only looks."""
+"""lccl.nn.convert leaves the network unchanged after a failure and after a dry run."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Small(nn.Module):
 
 
 class MoreOutputs(Small):
-    """One output more with every run."""
+    """Returns one more output with every run."""
 
     runs = 0
 
@@ -38,7 +38,7 @@ class MoreOutputs(Small):
 
 
 class Interrupted(MoreOutputs):
-    """The user stops the second run."""
+    """Raises KeyboardInterrupt in its second run."""
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
         if self.runs and type(x) is torch.Tensor:
@@ -47,7 +47,7 @@ class Interrupted(MoreOutputs):
 
 
 class PlainList(Small):
-    """Calls its convolutions by a list that a replacement does not reach."""
+    """Calls its convolutions through a plain list, which a replacement does not change."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -61,7 +61,7 @@ class PlainList(Small):
 
 
 class ReadsEps(Small):
-    """Reads a number of a norm that moves."""
+    """Reads an attribute of a norm that moves into a layer."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -72,7 +72,7 @@ class ReadsEps(Small):
 
 
 class NoTensor(Small):
-    """Gives an object that nobody can look into."""
+    """Returns an object without tensors in it."""
 
     def forward(self, x: torch.Tensor) -> object:  # type: ignore[override]
         super().forward(x)
@@ -80,7 +80,7 @@ class NoTensor(Small):
 
 
 class Overflows(Small):
-    """Gives NaN."""
+    """Returns NaN."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return super().forward(x) * float("nan")
@@ -117,7 +117,7 @@ def test_a_layer_that_the_example_does_not_reach() -> None:
 
 
 class Keeping(Small):
-    """Keeps what it computes: on itself, in containers, on a module beside the tree; and makes a layer where there is none."""
+    """Stores what it computes on itself, in containers and on another module, and makes a layer."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -139,7 +139,7 @@ class Keeping(Small):
 
 
 class KeepingUntraced(Keeping):
-    """Cannot be traced to its end."""
+    """Has code that cannot be traced to its end."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y = super().forward(x)

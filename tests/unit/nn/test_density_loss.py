@@ -1,4 +1,4 @@
-"""The density loss moves gates to where it says, from both sides."""
+"""The density loss moves gates to the target density, from both sides."""
 
 from __future__ import annotations
 

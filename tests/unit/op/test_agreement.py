@@ -35,7 +35,7 @@ def assert_close(got: np.ndarray, want: np.ndarray, tolerance: float) -> None:
 
 @cases
 def test_case_is_what_it_says(case: Case) -> None:
-    """The fill does what the case claims, and no gate value lies so near its edge that rounding decides it."""
+    """The data has the case's properties, and rounding decides no gate."""
     inputs = case.inputs()
     g = lccl_gate(inputs, case.attributes)
     active = int((g > 0).sum())

@@ -38,7 +38,7 @@ SHAPES: dict[str, tuple[int, ...]] = {
 
 
 def test_names_and_order_are_version_1() -> None:
-    """Files and plugins in the world depend on these: a change is a new version of the op."""
+    """Existing files and plugins depend on these names, so a change needs a new op version."""
     assert INPUT_NAMES == ("X", "W", "B", "gate_W", "gate_B", "gate", "post_scale", "post_bias", "residual")
     assert [(a.name, a.kind) for a in ATTRIBUTES] == [
         ("strides", "ints"),
@@ -101,7 +101,7 @@ def test_attributes_are_checked(change: dict[str, Any], message: str) -> None:
 
 
 def test_the_limits_survive_float32() -> None:
-    """1e30 is a little more in float32, as which a node carries it."""
+    """A node stores 1e30 as float32, in which it is a little larger."""
     values = Attributes(gate_slope=BINARY_SLOPE, gate_max=FLT_MAX)
     assert node_attributes(make_node(INPUT_NAMES, ["Y"], values)).gate_slope == float(np.float32(1e30)) > BINARY_SLOPE
 
@@ -146,7 +146,7 @@ small = st.integers(1, 5)
     grid=st.integers(1, 8),
 )
 def test_gate_pads_fit_every_size(hw, kernel, pads, dilations, strides, gate_kernel, grid) -> None:
-    """Where pads are found, the gate's map has exactly ceil(Ho / G) x ceil(Wo / G) values; else none exist."""
+    """With the pads, the gate map has ceil(Ho / G) x ceil(Wo / G) values; else no pads exist."""
     ho, wo = conv_hw(hw, kernel, strides, pads, dilations)
     if ho < 1 or wo < 1:
         return

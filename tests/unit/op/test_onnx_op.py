@@ -1,4 +1,4 @@
-"""Schema, inference and function of the ONNX op."""
+"""Schema, shape inference and function body of the ONNX op."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from support.graphs.models import case_model
 
 
 def inferred(model: onnx.ModelProto) -> list[int | str]:
-    """Dimensions of the output as inference finds them, with the declared ones taken away."""
+    """Return the output dimensions that inference finds without the declared ones."""
     bare = onnx.ModelProto()
     bare.CopyFrom(model)
     del bare.graph.output[0].type.tensor_type.shape.dim[:]

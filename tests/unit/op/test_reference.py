@@ -1,4 +1,4 @@
-"""The reference itself, against loops that follow the contract's text pixel by pixel."""
+"""The reference against loops that follow the contract's text pixel by pixel."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_most_cases_are_small_enough_for_the_loops() -> None:
 
 
 def test_nan_of_an_active_pixel_reaches_the_output() -> None:
-    """Gating hides what is not computed, nothing else."""
+    """Only inactive pixels hide a NaN."""
     case = Case("active-nan", "", gate="external", fill="all-on")
     inputs = case.inputs()
     inputs["W"] = np.full_like(inputs["W"], np.nan)

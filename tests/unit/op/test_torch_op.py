@@ -1,4 +1,4 @@
-"""The torch op: registration, gradients, and what an inactive pixel must not do."""
+"""The torch op: registration, gradients, and the isolation of inactive pixels."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_opcheck(case: Case) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("case", GRADIENT_CASES, ids=lambda c: c.name)
 def test_gradients_are_exact(case: Case) -> None:
-    """Against finite differences in float64, for all nine inputs."""
+    """Gradients agree with finite differences in float64, for all nine inputs."""
     small = Case(**{**vars(case), "hw": (5, 6), "c": 3, "k": 2})
     values = list(arguments(small, torch.float64))
     gate = INPUT_NAMES.index("gate")
@@ -87,7 +87,7 @@ def test_strided_memory_is_read_right() -> None:
 
 
 def test_autocast_does_not_reach_into_the_op() -> None:
-    """Under autocast a convolution inside would run in bfloat16, and the gate with it."""
+    """Autocast would otherwise run the convolution and the gate in bfloat16."""
     case = next(c for c in CASES if c.name == "paper")
     inputs = {name: torch.from_numpy(a) for name, a in case.inputs().items()}
     with torch.autocast("cpu", torch.bfloat16):

@@ -20,7 +20,7 @@ import lccl.ort
 from conftest import ROOT
 from lccl.backends.onnxruntime import library as op_library
 from lccl.backends.onnxruntime import session as op_session
-from lccl.backends.onnxruntime.library import ENVIRONMENT, LIBRARY, cpu_isa, find_library, try_library
+from lccl.backends.onnxruntime.library import ENVIRONMENT, LIBRARY, cpu_isa, find_library, check_library
 from lccl.cli import ort as command
 from lccl.cli.common import execute
 from support.cases.op_cases import CASES
@@ -102,22 +102,22 @@ def test_where_the_library_is_looked_for(monkeypatch: pytest.MonkeyPatch, empty:
 
 
 def test_what_onnx_runtime_takes(empty: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    missing = try_library()
+    missing = check_library()
     assert not missing
     assert missing.path is None
     assert f"there is no {LIBRARY}" in missing.reason
-    assert try_library(empty) == lccl.ort.TriedLibrary(empty)
+    assert check_library(empty) == lccl.ort.LibraryCheck(empty)
     text = tmp_path / "text.so"
     text.write_text("not a library")
     for path in (text, compiled(OTHER, tmp_path / "other.so")):
-        refused = try_library(path)
+        refused = check_library(path)
         assert not refused
         assert f"ONNX Runtime {onnxruntime.__version__} does not take {path}" in refused.reason
         assert f"is it {LIBRARY}, built for this machine?" in refused.reason
     monkeypatch.setenv(ENVIRONMENT, str(text))
-    assert try_library().reason.endswith(f"built for this machine? {ENVIRONMENT} names it: unset that")
+    assert check_library().reason.endswith(f"built for this machine? {ENVIRONMENT} names it: unset that")
     monkeypatch.setattr(onnxruntime, "__version__", "1.19.2")
-    assert "ONNX Runtime 1.19.2 is older than 1.20: pip install -U onnxruntime" in try_library(empty).reason
+    assert "ONNX Runtime 1.19.2 is older than 1.20: pip install -U onnxruntime" in check_library(empty).reason
 
 
 def test_the_instruction_set(empty: Path, tmp_path: Path) -> None:

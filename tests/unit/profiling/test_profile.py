@@ -1,4 +1,4 @@
-"""Density and MACs: counted by hand, in PyTorch, and in ONNX."""
+"""Densities and MACs in PyTorch and in ONNX, compared with counts by hand."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def test_a_folded_network_counts_as_the_original(small_model: nn.Module) -> None
 
 
 class Convolutions(nn.Module):
-    """A gated layer before convolutions of one, two and three dimensions, transposed ones of odd strides too."""
+    """A gated layer before plain and transposed convolutions of one, two and three dimensions."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -194,3 +194,5 @@ def test_data_may_be_a_file_or_a_loader_and_its_old_keyword_warns(tmp_path: Path
         assert lccl.profile(model, data) == expected
     with pytest.warns(FutureWarning, match="^loader= is now data=; the old spelling goes away in"):
         assert lccl.profile(model, loader=[x]) == expected
+    for one in ((x, np.zeros(70)), {"x": x}):
+        assert lccl.profile(model, one) == expected

@@ -1,1 +1,1 @@
-"""ONNX Runtime: the CPU op's library, sessions, the runner."""
+"""The ONNX Runtime backend: the CPU op's library, sessions and the runner."""

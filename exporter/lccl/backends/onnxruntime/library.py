@@ -1,4 +1,4 @@
-"""The CPU op of ``lccl::LCCLConv`` for ONNX Runtime: where its library is, and whether it can be used here."""
+"""The CPU op's library for ONNX Runtime: lookup, a check that it loads, its instruction set."""
 
 from __future__ import annotations
 
@@ -17,54 +17,60 @@ OLD_ISA_ENVIRONMENT = "LCCL_CPU_LEVEL"
 """The variable's name before 0.2; the library reads it and warns, until 0.3."""
 PACKAGED = FOLDER / LIBRARY
 OLDEST = (1, 20)
-"""ONNX Runtime that the library is tested with; one before 1.17 would load it and take no op from
-it."""
+"""The oldest ONNX Runtime that the library is tested with. Those before 1.17 load it and find no op
+in it."""
 HOW_TO_GET = "install lccl again with g++ and CMake at hand, or run make ort in a checkout"
 
 
 @dataclass(frozen=True)
-class TriedLibrary:
-    """A library that ONNX Runtime takes, or why there is none; true where there is one."""
+class LibraryCheck:
+    """Whether ONNX Runtime can use the library; true if it can."""
 
     path: Path | None
+    """The library's path; None if there is none."""
     reason: str = ""
+    """Why it cannot be used; empty if it can."""
 
     def __bool__(self) -> bool:
         return not self.reason
 
 
 def find_library(library: str | Path | None = None) -> Path | None:
-    """The op's library: the given one, the one that LCCL_ORT_LIBRARY names, or the package's own.
+    """Return the path of the op's library.
 
-    None if it has none.
+    None if there is none. :func:`check_library` says whether it can be used.
+
+    Args:
+        library: the caller's choice; None: the one that LCCL_ORT_LIBRARY names, or the package's
+            own.
 
     Raises:
-        UserError: a library is named and is not there.
+        UserError: a library is named and does not exist.
     """
     return find_native(library, ENVIRONMENT, PACKAGED)
 
 
 def library_path() -> Path:
-    """Path of the op's library, as ``SessionOptions.register_custom_ops_library`` takes it.
+    """Return the path of the op's library, for ``SessionOptions.register_custom_ops_library``.
 
     Raises:
-        UserError: there is none.
+        UserError: there is no library.
     """
     return require_native(find_library(), LIBRARY, HOW_TO_GET, ENVIRONMENT)
 
 
-def try_library(library: str | Path | None = None) -> TriedLibrary:
-    """The op's library, tried on the ONNX Runtime here.
+def check_library(library: str | Path | None = None) -> LibraryCheck:
+    """Find the op's library and check that the installed ONNX Runtime can load it.
 
     Args:
-        library: as of :func:`find_library`.
+        library: as in :func:`find_library`.
 
     Raises:
-        UserError: a library is named and is not there.
+        UserError: a library is named and does not exist.
     """
     path = find_library(library)
     if path is None:
-        return TriedLibrary(None, f"there is no {LIBRARY}: {HOW_TO_GET}")
+        return LibraryCheck(None, f"there is no {LIBRARY}: {HOW_TO_GET}")
     import onnxruntime
 
     from lccl.backends.onnxruntime.runner import register_library
@@ -72,20 +78,20 @@ def try_library(library: str | Path | None = None) -> TriedLibrary:
     version = tuple(int(part) for part in onnxruntime.__version__.split(".")[:2])
     if version < OLDEST:
         needed = ".".join(map(str, OLDEST))
-        return TriedLibrary(path, f"ONNX Runtime {onnxruntime.__version__} is older than {needed}: pip install -U onnxruntime")
+        return LibraryCheck(path, f"ONNX Runtime {onnxruntime.__version__} is older than {needed}: pip install -U onnxruntime")
     try:
         register_library(onnxruntime.SessionOptions(), path)
     except UserError as error:
         named = library is None and os.environ.get(ENVIRONMENT)
         fix = f"{ENVIRONMENT} names it: unset that" if named else HOW_TO_GET
-        return TriedLibrary(path, f"{error}; is it {LIBRARY}, built for this machine? {fix}")
-    return TriedLibrary(path)
+        return LibraryCheck(path, f"{error}; is it {LIBRARY}, built for this machine? {fix}")
+    return LibraryCheck(path)
 
 
 def asked_isa() -> tuple[str, str] | None:
-    """The environment variable that asks for an instruction set, and its value.
+    """Return the environment variable that asks for an instruction set, and its value.
 
-    None where neither spelling is set.
+    None if none is set.
     """
     return next(((name, value) for name in (ISA_ENVIRONMENT, OLD_ISA_ENVIRONMENT) if (value := os.environ.get(name))), None)
 
@@ -93,11 +99,15 @@ def asked_isa() -> tuple[str, str] | None:
 def cpu_isa(library: str | Path | None = None) -> str | None:
     """Return the instruction set that the library's kernels use on this machine.
 
-    It is "avx512", "avx2", "neon" or "portable". It is None where there is no library, or where LCCL_CPU_ISA names an
-    instruction set that this machine does not run: then no session opens.
+    Args:
+        library: as in :func:`find_library`.
+
+    Returns:
+        "avx512", "avx2", "neon" or "portable"; None if there is no library, or if LCCL_CPU_ISA
+        names an instruction set that this machine does not run, so that no session opens.
 
     Raises:
-        UserError: a library is named and is not there.
+        UserError: a library is named and does not exist.
     """
     path = find_library(library)
     if path is None:

@@ -1,4 +1,4 @@
-"""ONNX Runtime on the CPU."""
+"""The runner of ONNX Runtime on the CPU, and the opening of its sessions."""
 
 from __future__ import annotations
 
@@ -17,18 +17,19 @@ from lccl.numerics import Array
 from lccl.weights import trim_memory, weight_file
 
 PLAIN, WITH_LIBRARY = "onnxruntime", "onnxruntime-lccl"
-"""The runner's name without a library of custom ops and with one."""
+"""The runner's name without and with a library of custom ops."""
 CPU = ("CPUExecutionProvider",)
 
 
 class OnnxRuntimeRunner:
-    """An ONNX model in ONNX Runtime.
+    """Runs an ONNX model in ONNX Runtime.
 
     Args:
         model: a file, or a model in memory.
-        threads: of one inference; 1 keeps measurements side by side in one process apart.
-        optimize: ONNX Runtime's graph optimisations.
-        library: of custom ops, for nodes that it has; without it they run through their model-local functions.
+        threads: threads of one inference; with 1, several runners in one process do not disturb
+            each other's times.
+        optimize: whether ONNX Runtime optimizes the graph.
+        library: a library of custom ops; None: their nodes run through their function bodies.
     """
 
     device = "CPU"
@@ -65,26 +66,33 @@ class OnnxRuntimeRunner:
 
     @property
     def input_names(self) -> tuple[str, ...]:
+        """The names of the model's inputs."""
         return tuple(i.name for i in self._session.get_inputs())
 
     @property
     def batches(self) -> Batches:
+        """The batch sizes that every input accepts."""
         first = [i.shape[0] for i in self._session.get_inputs() if i.shape]
         return common_batches([Batches(size, size) for size in first if isinstance(size, int)])
 
     def infer(self, feed: Mapping[str, Array]) -> dict[str, Array]:
+        """Run the model on inputs by name and return its outputs by name.
+
+        Raises:
+            UserError: the inputs do not fit the model.
+        """
         names = [o.name for o in self._session.get_outputs()]
         try:
             return dict(zip(names, self._session.run(names, dict(feed)), strict=True))
         except Exception as error:
-            raise UserError(f"ONNX Runtime cannot run {_title(self._model)} on these inputs: {_one_line(error)}") from error
+            raise UserError(f"ONNX Runtime cannot run {_label(self._model)} on these inputs: {_one_line(error)}") from error
 
 
 def register_library(options: Any, library: str | Path) -> None:
-    """Gives the ops of a library to the sessions of these options.
+    """Add a library of custom ops to a session's options.
 
     Raises:
-        UserError: ONNX Runtime does not take it.
+        UserError: ONNX Runtime does not load the library.
     """
     import onnxruntime
 
@@ -95,10 +103,10 @@ def register_library(options: Any, library: str | Path) -> None:
 
 
 def open_session(model: str | Path | onnx.ModelProto, options: Any, providers: Sequence[Any] = CPU) -> Any:
-    """An ``onnxruntime.InferenceSession`` of a file, or of a model in memory.
+    """Open an ``onnxruntime.InferenceSession`` of a file or of a model in memory.
 
     Raises:
-        UserError: ONNX Runtime cannot load it.
+        UserError: ONNX Runtime cannot load the model.
     """
     import onnxruntime
 
@@ -111,15 +119,12 @@ def open_session(model: str | Path | onnx.ModelProto, options: Any, providers: S
         said = _one_line(error)
         if "Domain already set in registry" in said:
             said = "its options have the op's library already: take new SessionOptions for each session"
-        raise UserError(f"ONNX Runtime cannot load {_title(model)}: {said}") from error
+        raise UserError(f"ONNX Runtime cannot load {_label(model)}: {said}") from error
 
 
 @contextlib.contextmanager
 def _source(model: str | Path | onnx.ModelProto) -> Iterator[str | bytes]:
-    """What ONNX Runtime opens: a path, for a model with its weights in a file too.
-
-    Else the model itself.
-    """
+    """Give what ONNX Runtime opens: a path if a file holds model or weights, else the bytes."""
     file = weight_file(model) if isinstance(model, onnx.ModelProto) else None
     if not isinstance(model, onnx.ModelProto):
         yield str(require_file(model))
@@ -130,10 +135,13 @@ def _source(model: str | Path | onnx.ModelProto) -> Iterator[str | bytes]:
             yield str(path)
 
 
-def _title(model: str | Path | onnx.ModelProto) -> str:
+def _label(model: str | Path | onnx.ModelProto) -> str:
     return "the model" if isinstance(model, onnx.ModelProto) else str(model)
 
 
 def _one_line(error: BaseException) -> str:
-    """ONNX Runtime's message, whose reason is often on its second line, without its code."""
+    """Return ONNX Runtime's message on one line, without its code.
+
+    The reason is often on its second line.
+    """
     return " ".join(str(error).split()).removeprefix("[ONNXRuntimeError] : ")[:400]

@@ -1,4 +1,4 @@
-"""Sessions of ONNX Runtime that skip closed pixels where the op's library is here."""
+"""Sessions of ONNX Runtime that skip closed pixels if the op's library can be used."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
-from lccl.backends.onnxruntime.library import ISA_ENVIRONMENT, OLD_ISA_ENVIRONMENT, try_library
+from lccl.backends.onnxruntime.library import ISA_ENVIRONMENT, OLD_ISA_ENVIRONMENT, check_library
 from lccl.errors import UserError
 
 if TYPE_CHECKING:
@@ -27,23 +27,25 @@ def session(
     options: onnxruntime.SessionOptions | None = None,
     library: str | Path | None = None,
 ) -> onnxruntime.InferenceSession:
-    """Open a session of ONNX Runtime that skips closed pixels, if the CPU op's library is here.
+    """Open a session of ONNX Runtime that skips closed pixels if the op's library can be used.
 
-    Where the library is not here, ONNX Runtime does not take it, or it does not take a layer (a kernel above 7 x 7), the model
-    runs through the function body: the same outputs, every pixel computed. A warning says so, once per process. A model
-    without LCCLConv nodes runs as in any session.
+    If there is no library, ONNX Runtime does not load it, or it does not support a layer (a kernel
+    above 7 x 7), the model runs through the op's function body, which gives the same outputs and
+    computes every pixel. A warning says so, once per process. A model without LCCLConv nodes runs
+    as in any session.
 
     Args:
         model: a file, or a model in memory.
         providers: ONNX Runtime's execution providers; the op runs on the CPU whatever they are.
-        threads: of one inference; by default as in ``options``, which is one per core.
-        options: of the session; the library and ``threads`` are added to them, so take new ones for each session. A library
-            cannot be taken out of them again: with options of your own, a layer that the library does not take is an error.
-        library: the op's library; by default the one that LCCL_ORT_LIBRARY names, or the package's own.
+        threads: threads of one inference; None: as in ``options``, whose default is one per core.
+        options: the session's options, to which the library and ``threads`` are added; use new ones
+            for each session. With options of your own, a layer that the library does not support is
+            an error, because a library cannot be removed from them.
+        library: the op's library; None: the one that LCCL_ORT_LIBRARY names, or the package's own.
 
     Raises:
-        UserError: a library is named and is not there, LCCL_CPU_ISA names no instruction set of this machine, or ONNX
-            Runtime cannot load the model.
+        UserError: a library is named and does not exist, LCCL_CPU_ISA names no instruction set of
+            this machine, or ONNX Runtime cannot load the model.
     """
     import onnxruntime
 
@@ -56,7 +58,7 @@ def session(
     chosen = onnxruntime.SessionOptions() if options is None else options
     if threads is not None:
         chosen.intra_op_num_threads = threads
-    found = try_library(library)
+    found = check_library(library)
     reason = found.reason
     if found and found.path is not None:
         register_library(chosen, found.path)
@@ -87,7 +89,7 @@ def session(
 
 
 def _has_nodes(model: str | Path | onnx.ModelProto) -> bool:
-    """Whether the model has LCCLConv nodes; False where it is none that can be read."""
+    """Return whether the model has LCCLConv nodes; False if it cannot be read."""
     import onnx
 
     from lccl.op.onnx_op import is_lccl_node
@@ -95,11 +97,11 @@ def _has_nodes(model: str | Path | onnx.ModelProto) -> bool:
     if not isinstance(model, onnx.ModelProto):
         try:
             model = onnx.load(str(model), load_external_data=False)
-        except Exception:  # a DecodeError, or whatever a format that onnx guesses from the name raises
+        except Exception:  # a DecodeError, or an error of a format that onnx guesses from the name
             return False
 
     def among(nodes: Iterable[onnx.NodeProto]) -> bool:
-        """Or in the branches and bodies of these nodes."""
+        """Look at the nodes, and at those in their branches and bodies."""
         return any(
             is_lccl_node(node) or any(among(graph.node) for a in node.attribute for graph in (a.g, *a.graphs)) for node in nodes
         )

@@ -12,7 +12,7 @@ from typing import Any
 
 import onnx
 
-from lccl.backends.interface import LayerPath, Profile
+from lccl.backends.interface import LayerPath, OptimizationProfile
 from lccl.errors import Fix, UserError, first_line
 from lccl.op.contract import OP_TYPE
 from lccl.op.onnx_op import is_lccl_node
@@ -89,8 +89,8 @@ def make_config(trt: ModuleType, builder: Any, workspace: int | None, tf32: bool
     return config
 
 
-def set_profiles(builder: Any, config: Any, profiles: tuple[Profile, ...]) -> None:
-    """Add one optimization profile with every dynamic input.
+def set_profiles(builder: Any, config: Any, profiles: tuple[OptimizationProfile, ...]) -> None:
+    """One optimization profile with every dynamic input.
 
     Raises:
         UserError: the builder refuses it.

@@ -1,1 +1,1 @@
-"""PyTorch: the runner, and the CUDA kernels under the op."""
+"""The PyTorch backend: the runner, and the CUDA kernels of the op."""

@@ -1,4 +1,4 @@
-"""PyTorch, eager."""
+"""The runner of PyTorch modules, in eager mode."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ from lccl.torch_calls import evaluating, flatten
 
 
 class TorchRunner:
-    """A module in eval mode, on the device of its parameters.
+    """Runs a module in eval mode, on the device of its parameters.
 
     Args:
-        model: called with the inputs by name where its ``forward`` has those names, in their order otherwise.
-        threads: of PyTorch's CPU pool, restored when the block ends.
+        model: the module. It is called with inputs by name if its ``forward`` has all those names,
+            else in their order.
+        threads: the size of PyTorch's CPU thread pool, restored when the block ends.
     """
 
     name = "torch"
@@ -47,10 +48,16 @@ class TorchRunner:
 
     @property
     def input_names(self) -> tuple[str, ...]:
+        """The required parameters of the module's ``forward``."""
         parameters = self._parameters.values()
         return tuple(p.name for p in parameters if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD)
 
     def infer(self, feed: Mapping[str, Array]) -> dict[str, Array]:
+        """Run the module on inputs by name and return its outputs as "output_0", "output_1", ...
+
+        Raises:
+            UserError: the inputs do not fit the module.
+        """
         tensors = {name: torch.from_numpy(value).to(self._device) for name, value in feed.items()}
         by_name = set(tensors) <= set(self._parameters)
         try:

@@ -1,4 +1,4 @@
-"""The steps of :func:`lccl.nn.convert`: survey a network, choose by a policy, replace, compare the outputs."""
+"""The steps of :func:`lccl.nn.convert`: survey, choose by a policy, replace, compare."""
 
 from __future__ import annotations
 
@@ -100,41 +100,50 @@ def convert(
 ) -> ModelT | ConversionPlan:
     """Put gates on some convolutions of a dense network.
 
-    The gates start open, so that the outputs are the dense network's in eval mode and in training mode. A norm
-    moves into the gated layer where training runs it directly after its convolution and nowhere else. It stays
-    after the gate where training does otherwise or where tracing cannot tell; a warning says so.
-    :mod:`lccl.nn.converting` describes the placement of the gate, :func:`lccl.nn.gate.open_gate` its
-    initialization. A gate's convolution keeps random weights: seed torch to reproduce them.
+    The gates start open, so that the outputs are the dense network's in eval mode and in training
+    mode. A norm moves into the gated layer where training runs it directly after its convolution
+    and nowhere else. It stays after the gate where training does otherwise or where tracing cannot
+    tell; a warning says so. :mod:`lccl.nn.converting` describes the placement of the gate,
+    :func:`lccl.nn.gate.open_gate` its initialization. A gate's convolution keeps random weights:
+    seed torch to reproduce them.
 
     Args:
         model: a network with ``nn.Conv2d`` layers; it keeps its training mode.
-        gate, gate_size, gate_kernel_size, gate_activation, gate_norm: the gate's options, as in :class:`LCCLConv2d`.
-        where: which convolutions get a gate, among those that the op supports (plain ``nn.Conv2d``, no groups, zero
-            padding):
+        gate, gate_size, gate_kernel_size, gate_activation, gate_norm: the gate's options, as in
+            :class:`LCCLConv2d`.
+        where: which convolutions get a gate, among those that the op supports (plain ``nn.Conv2d``,
+            no groups, zero padding):
 
             * "first-of-block": the first one larger than 1 x 1 of each block. This trains best.
             * "all-3x3": all 3 x 3 convolutions. "pointwise": all 1 x 1, such as MobileNet's.
-            * "paper": all of a block except a leading 1 x 1: both of a basic block, the last two of a bottleneck.
-            * "min-channels:64": at least 64 input and 64 output channels. "min-macs:1e7": at least 1e7 MACs per image.
-            * "regex:layer[34]": the pattern matches the name. Or a list of names, or a function of a :class:`ConvInfo`.
+            * "paper": all of a block except a leading 1 x 1: both of a basic block, the last two of
+              a bottleneck.
+            * "min-channels:64": at least 64 input and 64 output channels. "min-macs:1e7": at least
+              1e7 MACs per image.
+            * "regex:layer[34]": the pattern matches the name. Or a list of names, or a function of
+              a :class:`ConvInfo`.
 
-            All but those of the last line leave out the stem, shortcuts, output layers (nothing with weights follows
-            them), layers with one output channel, and layers with a 1 x 1 output. A warning says what is unknown where
-            code of the network cannot be traced.
-        order: whether a norm that moves into a layer precedes the product ("paper") or follows it ("released").
-        args: an example input: a tensor [N, C, H, W], the shape of one, a list of positional inputs or a dict of named
-            ones. The network runs on it in eval mode before and after, and the outputs must agree within 1e-4 of the
-            largest one (2e-2 in lower precision, where norms stay unfolded). It is also needed to count MACs.
+            All but those of the last line leave out the stem, shortcuts, output layers (nothing
+            with weights follows them), layers with one output channel, and layers with a 1 x 1
+            output. A warning says what is unknown where code of the network cannot be traced.
+        order: whether a norm that moves into a layer precedes the product ("paper") or follows it
+            ("released").
+        args: an example input: a tensor [N, C, H, W], the shape of one, a list of positional inputs
+            or a dict of named ones. The network runs on it in eval mode before and after, and the
+            outputs must agree within 1e-4 of the largest one (2e-2 in lower precision, where norms
+            stay unfolded). It is also needed to count MACs.
         density: the fraction of pixels computed for which the table gives savings.
-        inplace: change ``model`` itself instead of a deep copy, whose parameters are unknown to an optimizer.
+        inplace: change ``model`` itself instead of a deep copy, whose parameters are unknown to an
+            optimizer.
         dry_run: change nothing, and return the table.
 
     Returns:
-        The converted network; with ``dry_run``, a table that gives each convolution's gate or the reason for none.
+        The converted network; with ``dry_run``, a table that gives each convolution's gate or the
+        reason for none.
 
     Raises:
-        UserError: there is nothing to gate, the network is gated already, options or names do not fit, or outputs
-            differ. The model is then as it was.
+        UserError: there is nothing to gate, the network is gated already, options or names do not
+            fit, or outputs differ. The model is then as it was.
     """
     options = GateOptions(gate, gate_size, gate_kernel_size, gate_activation, gate_norm, 0.0, order)
     _require_dense(model)
@@ -188,7 +197,8 @@ def _require_options(options: GateOptions, density: float) -> None:
     if isinstance(density, bool) or not isinstance(density, Real) or not 0 <= density <= 1:
         raise UserError(f"density is the fraction of open pixels, between 0 and 1, not {density!r}")
     with torch.device("meta"):
-        layer_like(nn.Conv2d(1, 1, 3, padding=1), options)  # fails here for options that no convolution can have
+        # This fails for options that no convolution can have.
+        layer_like(nn.Conv2d(1, 1, 3, padding=1), options)
 
 
 def _survey(model: nn.Module, traced: NetworkTrace, work: Work | None, options: GateOptions) -> list[ConvInfo]:
@@ -255,7 +265,7 @@ def _with_gate(info: ConvInfo, conv: nn.Conv2d, work: Work | None, options: Gate
 def _converted(
     model: ModelT, entries: Sequence[LayerRecipe], inputs: Inputs | None, work: Work | None, inplace: bool
 ) -> ModelT:
-    """Gate the layers, and compare the outputs with those from before if there is an example input."""
+    """Gate the layers; with an example input, compare the outputs with those from before."""
     converted = model if inplace else _copy(model)
     undo = gate_layers(converted, entries)
     if inputs is not None and work is not None:

@@ -1,4 +1,4 @@
-"""Runs of a network on an example input: multiply-accumulates (MACs), outputs, and their comparison."""
+"""Runs of a network on an example input: MACs, outputs and their comparison."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ def inputs_of(args: Args, model: nn.Module) -> Inputs:
     """Turn an example input, as a caller gives it, into the arguments of a call.
 
     Args:
-        args: one input with its batch, the shape of one (random values are drawn), a list of positional inputs or a
-            dict of named ones.
+        args: one input with its batch, the shape of one (random values are drawn), a list of
+            positional inputs or a dict of named ones.
         model: gives the device and the type of random values.
 
     Raises:

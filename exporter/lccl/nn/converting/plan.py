@@ -1,4 +1,4 @@
-"""The table of a conversion: each convolution, whether it gets a gate and why, and what the gate could save."""
+"""The table of a conversion: which convolutions get a gate, why, and what it could save."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Policies that choose which convolutions get a gate, and give a reason per layer: ``where`` of ``convert``."""
+"""Policies that choose which convolutions get a gate, with a reason per layer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Recipes: what a conversion gated and how, as plain data in a checkpoint, and applied to a dense network again."""
+"""Recipes: what a conversion gated, as plain data that a dense network is gated by again."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def _all_whole(values: object) -> bool:
 
 
 def layer_like(conv: nn.Conv2d, options: GateOptions) -> LCCLConv2d:
-    """Build a gated layer of a convolution's geometry, with new weights and without norm or activation.
+    """Build a gated layer of a convolution's geometry, with new weights and no norm.
 
     Raises:
         UserError: the op does not support this convolution, or the options do not go together.
@@ -126,7 +126,7 @@ def _gated(conv: nn.Conv2d, options: GateOptions) -> LCCLConv2d:
 
 
 def gate_layers(model: nn.Module, entries: Sequence[LayerRecipe]) -> Callable[[], None]:
-    """Replace the recipe's convolutions by gated layers, and the norms that move into them by identities.
+    """Replace a recipe's convolutions by gated layers, and norms that move in by identities.
 
     After an error, nothing has changed.
 
@@ -179,9 +179,9 @@ def gate_layers(model: nn.Module, entries: Sequence[LayerRecipe]) -> Callable[[]
 def recipe(model: nn.Module) -> list[RecipeEntry]:
     """Describe, as plain data, what :func:`lccl.nn.convert` gated in a network or in parts of it.
 
-    :func:`lccl.save_checkpoint` stores the recipe by itself. In a checkpoint of your own, store it under the key
-    "lccl_recipe", where ``lccl-export`` and :func:`lccl.load_checkpoint` look for it. Thresholds that changed
-    after the conversion are included.
+    :func:`lccl.save_checkpoint` stores the recipe by itself. In a checkpoint of your own, store it
+    under the key "lccl_recipe", where ``lccl-export`` and :func:`lccl.load_checkpoint` look for it.
+    Thresholds that changed after the conversion are included.
 
     Returns:
         One entry per gated layer; empty if :func:`lccl.nn.convert` gated nothing.
@@ -233,7 +233,7 @@ def apply_recipe(model: nn.Module, data: object) -> None:
 
 
 def _require_own_norms(model: nn.Module, entries: Sequence[LayerRecipe]) -> None:
-    """Refuse a norm that follows another convolution, as far as the network's code can be traced."""
+    """Refuse a norm that follows another convolution, as far as tracing can tell."""
     modules = dict(model.named_modules(remove_duplicate=False))
     pairs = [(e, modules.get(e.conv), modules[e.norm]) for e in entries if e.norm is not None and e.norm in modules]
     dense = [(entry, conv, norm) for entry, conv, norm in pairs if isinstance(conv, nn.Conv2d)]

@@ -1,4 +1,4 @@
-"""A network's convolutions as policies see them, and the block of each, found in the tree of modules."""
+"""A network's convolutions as policies see them, and their blocks in the tree of modules."""
 
 from __future__ import annotations
 
@@ -65,11 +65,12 @@ class Tree:
         return self._convs[name]
 
     def block_of(self, name: str) -> str:
-        """Return the block of the convolution of that name: the smallest module around it with several convolutions.
+        """Return a convolution's block: the smallest module around it with several convolutions.
 
-        A convolution next to whole blocks, or directly in a list of modules, is a block of its own. A plain sequence
-        that pools or strides between its convolutions, as VGG's, is one block per resolution. In a network of torch.fx,
-        where only names are left, a module without code counts as a module and numbered children as a sequence.
+        A convolution next to whole blocks, or directly in a list of modules, is a block of its own.
+        A plain sequence that pools or strides between its convolutions, as VGG's, is one block per
+        resolution. In a network of torch.fx, where only names are left, a module without code
+        counts as a module and numbered children as a sequence.
         """
         unit = name
         while unit:
@@ -104,12 +105,15 @@ class Tree:
         )
 
     def _is_block(self, name: str) -> bool:
-        """Return whether a module has several convolutions, one of them larger than 1 x 1 (not squeeze-and-excitation)."""
+        """Return whether a module has several convolutions, one of them larger than 1 x 1.
+
+        Squeeze-and-excitation, for example, has only 1 x 1 convolutions.
+        """
         convs = self.convs_in(name)
         return len(convs) > 1 and any(max(conv.kernel_size) > 1 for conv in convs)
 
     def _part(self, parent: str, before: list[str], unit: str) -> str:
-        """Return the block of a child, counted by the changes of resolution before it in a sequence."""
+        """Return the block of a child of a sequence, by the changes of resolution before it."""
         name = parent or "(model)"
         if not self._is_sequence(parent):
             return name

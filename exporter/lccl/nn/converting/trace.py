@@ -1,10 +1,12 @@
-"""Tracing of a network by torch.fx: the order of its convolutions, the norm that follows each, and their roles.
+"""Tracing of a network by torch.fx: its convolutions' order, roles, and following norms.
 
-Where a module's ``forward`` cannot be traced, each of its parts is traced by itself, and the parts count in the
-order in which they are registered. What follows a convolution outside of such a part is then unknown.
+Where a module's ``forward`` cannot be traced, each of its parts is traced by itself, and the parts
+count in the order in which they are registered. What follows a convolution outside of such a part
+is then unknown.
 
-Eval mode gives the order and the roles. A norm moves into a gated layer only if it follows its convolution alone
-in training mode too, so that the gated network with open gates computes what the dense one does in both modes.
+Eval mode gives the order and the roles. A norm moves into a gated layer only if it follows its
+convolution alone in training mode too, so that the gated network with open gates computes what the
+dense one does in both modes.
 """
 
 from __future__ import annotations
@@ -78,7 +80,7 @@ def trace(model: nn.Module) -> NetworkTrace:
 
 @contextmanager
 def _preserved_buffers(model: nn.Module) -> Iterator[None]:
-    """Restore the buffers after the block: tracing runs code that changes them, such as a step counter."""
+    """Restore buffers after the block, because tracing runs code that changes them."""
     saved = [(b, b.clone()) for b in model.buffers() if not is_lazy(b)]
     try:
         yield
@@ -113,7 +115,7 @@ class _Tracer(fx.Tracer):
         return _Proxy(node, self)
 
     def iter(self, obj: fx.Proxy) -> Iterator[Any]:
-        """Iterate over a chunked tensor, which fx itself supports only where it is unpacked into names."""
+        """Iterate over a chunked tensor; fx itself supports only unpacking into names."""
         node = obj.node
         if _name_of(node.target) == "chunk" and len(node.args) > 1 and isinstance(node.args[1], int):
             return iter([operator.getitem(obj, i) for i in range(node.args[1])])  # type: ignore[call-overload]
@@ -134,7 +136,7 @@ class _ModuleGraph:
         self.read_elsewhere = {owner for owner, node in reads if not (isinstance(owner, nn.Conv2d) and _asks_kind(node))}
 
     def own_norm(self, conv: nn.Conv2d) -> nn.Module | None:
-        """Return the BatchNorm that alone reads every call of the convolution and reads nothing else, if there is one."""
+        """Return the BatchNorm that alone reads every call of the convolution, and nothing else."""
         readers: set[nn.Module | None] = set()
         for node in self.calls[conv]:
             if len(node.users) != 1:
@@ -156,7 +158,7 @@ class _ModuleGraph:
         return found
 
     def followed_by_weights(self) -> set[fx.Node]:
-        """Return the nodes that something trained depends on: a module with parameters, or a parameter in an operation."""
+        """Return the nodes that a parameter, or a module with parameters, depends on."""
         trained = {node for node, module in self.modules.items() if next(module.parameters(), None) is not None}
         found: set[fx.Node] = set()
         for node in reversed(self.graph.nodes):
@@ -166,7 +168,7 @@ class _ModuleGraph:
         return found
 
     def is_shortcut(self, node: fx.Node, norm: nn.Module | None) -> bool:
-        """Return whether a convolution's result is added to a path of several convolutions from the same input."""
+        """Return whether a convolution is added to a path of several from the same input."""
         tip = next(iter(node.users)) if norm is not None else node
         for user in tip.users:
             if user.op != "call_module" and _name_of(user.target) in _ADDITIONS:
@@ -176,7 +178,7 @@ class _ModuleGraph:
         return False
 
     def is_pixel(self, node: fx.Node) -> bool:
-        """Return whether a convolution reads a mean or maximum over the whole map, through layers that keep its size."""
+        """Return whether a convolution reads a 1 x 1 mean or maximum of the whole map."""
         while len(node.all_input_nodes) == 1:
             module = self.modules.get(node)
             if _pools_all(node, module):
@@ -211,7 +213,7 @@ class _ModuleGraph:
 
 
 def _pools_all(node: fx.Node, module: nn.Module | None) -> bool:
-    """Return whether a node takes a mean or maximum over height and width and keeps both axes, of size 1."""
+    """Return whether a node reduces height and width to 1 x 1 by a mean or maximum."""
     if module is not None:
         return isinstance(module, _TO_SIZE) and module.output_size in _ONE
     name, second = _name_of(node.target), node.args[1] if len(node.args) > 1 else None
@@ -224,12 +226,12 @@ def _pools_all(node: fx.Node, module: nn.Module | None) -> bool:
 
 
 def _asks_kind(node: fx.Node) -> bool:
-    """Return whether only a parameter's type, device or shape is read, which a gated layer's weight has too."""
+    """Return whether only a parameter's type, device or shape is read; a gated layer has those."""
     return all(user.target is getattr and user.args[1] in ("dtype", "device", "shape", "ndim") for user in node.users)
 
 
 class _Reader:
-    """Traces a network in its current mode, as a whole or in parts, and collects what the graphs say."""
+    """Traces a network in its current mode, as a whole or in parts, and collects the results."""
 
     def __init__(self, model: nn.Module) -> None:
         self._model = model
@@ -249,7 +251,7 @@ class _Reader:
                     graph = _ModuleGraph(module, _Tracer().trace(module))
                 if not set(module.modules()).issuperset(graph.calls):
                     raise ValueError("it makes layers as it runs")
-            except Exception as error:  # tracing runs the network's code on proxies, which may raise anything
+            except Exception as error:  # tracing runs the network's code, which may raise anything
                 what = f"{name or 'the network'} ({type(module).__name__})"
                 self._untraceable.setdefault(_reason(error), []).append(what)
             else:
@@ -273,7 +275,8 @@ class _Reader:
             self._order.setdefault(conv)
             norm = graph.own_norm(conv)
             if norm is not None and not (type(root) is nn.Sequential and not self._whole and _holds(root, conv, norm)):
-                self._norms[conv] = norm  # code that cannot be traced may call the items of a plain sequence one by one
+                # Code that cannot be traced may call the items of a plain sequence one by one.
+                self._norms[conv] = norm
             if any(graph.is_shortcut(node, norm) for node in nodes):
                 self._roles[conv] = "shortcut"
             elif all(graph.is_pixel(node) for node in nodes):
@@ -287,8 +290,10 @@ class _Reader:
         """Combine the readings in eval mode and in training mode.
 
         Args:
-            training: the reader of the same network in training mode, which can keep norms outside of gated layers.
-            frozen: modules that the network's ``train`` leaves in eval mode; norms among them stay outside too.
+            training: the reader of the same network in training mode, which can keep norms outside
+                of gated layers.
+            frozen: modules that the network's ``train`` leaves in eval mode; norms among them stay
+                outside too.
         """
         if not self._whole:
             self._guess_roles()
@@ -309,7 +314,7 @@ class _Reader:
         return bool(self._graphs[conv] or self._graphs[norm])
 
     def _pairs(self, conv: nn.Conv2d, norm: nn.Module) -> bool:
-        """Return whether the norm is known to be the only reader of the convolution and to read nothing else."""
+        """Return whether the norm alone is known to read the convolution, and nothing else."""
         return self._norms.get(conv) is norm and self._graphs[conv] == self._graphs[norm] == 1
 
     def _guess_roles(self) -> None:

@@ -1,8 +1,9 @@
-"""Calls of the kernels on torch tensors: tensors in the kernels' memory, their addresses, and the launch.
+"""Calls of the kernels on torch tensors: memory, addresses and the launch.
 
-Tensors keep PyTorch's shapes and differ in memory only. float16 and bfloat16 lie in NHWC with channels padded to 8: a
-channels_last tensor with a multiple of 8 channels has that form already and is used in place; every other tensor is
-copied. float32 lies as X does, in NCHW or, where X is channels_last, in NHWC.
+Tensors keep PyTorch's shapes and differ in memory only. float16 and bfloat16 lie in NHWC with
+channels padded to 8: a channels_last tensor with a multiple of 8 channels has that form already and
+is used in place; every other tensor is copied. float32 lies as X does, in NCHW or, where X is
+channels_last, in NHWC.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ def image_view(memory: Tensor, shape: Shape, layout: Layout) -> Tensor:
 
 
 def as_image(tensor: Tensor, layout: Layout) -> Tensor:
-    """Return a tensor [n, channels, h, w] in the kernels' memory: the given one if it is there already, else a copy."""
+    """Return the tensor [n, channels, h, w] if it is in the kernels' memory, else such a copy."""
     shape = tuple(tensor.shape)
     dense = torch.channels_last if layout == Layout.NHWC else torch.contiguous_format
     whole = layout == Layout.NCHW or padded(shape[1]) == shape[1]
@@ -75,7 +76,7 @@ def as_image(tensor: Tensor, layout: Layout) -> Tensor:
 
 
 def _as_row(tensor: Tensor) -> Tensor:
-    """Return a contiguous tensor in aligned memory: the given one if it is there already, else a copy."""
+    """Return the tensor if it is contiguous in aligned memory, else such a copy."""
     tensor = tensor.contiguous()
     return tensor if tensor.data_ptr() % ALIGNMENT == 0 else tensor.clone()
 
@@ -142,7 +143,7 @@ def place(inputs: dict[str, Tensor], template: Template, memory: Tensor | None =
 
 
 def layout_of(x: Tensor) -> Layout:
-    """Return the layout in which X is passed: NHWC, except for float32 that is not channels_last."""
+    """Return the layout of X: NHWC, except for float32 that is not channels_last."""
     if memory_format_of(x) == torch.channels_last:
         return Layout.NHWC
     return default_layout(DTYPES[x.dtype])
@@ -157,8 +158,8 @@ def prepare(
         inputs: the nine inputs under their contract names, on one device.
         attributes: the node's attributes.
         layout: the layout of x, residual and y; None: see :func:`layout_of`.
-        memory: the memory that y is written to, from :func:`empty_image` for Y's shape; None: new memory. It may be the
-            residual's own.
+        memory: the memory that y is written to, from :func:`empty_image` for Y's shape; None: new
+            memory. It may be the residual's own.
 
     Raises:
         ContractError: types or shapes that the kernels do not support.

@@ -1,4 +1,4 @@
-"""The mirror of ``lccl_cuda.h`` in ctypes: enums, structs and functions, which a test compares with the header."""
+"""The mirror of ``lccl_cuda.h`` in ctypes, which a test compares with the header."""
 
 from __future__ import annotations
 

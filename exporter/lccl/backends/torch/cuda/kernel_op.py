@@ -1,4 +1,4 @@
-"""The op on torch tensors by the CUDA kernels, and the kernels as ``torch.ops.lccl.conv`` on CUDA tensors."""
+"""The op by the CUDA kernels, also as ``torch.ops.lccl.conv`` on CUDA tensors."""
 
 from __future__ import annotations
 
@@ -40,13 +40,16 @@ def run(
         config: the id of a configuration; 0: the one with the smallest predicted time.
         stream: a cudaStream_t; None: PyTorch's current one.
         workspace: a uint8 tensor of at least ``Library.workspace`` bytes; None: new memory.
-        layout: the layout of the tensors in memory; None: see :func:`lccl.backends.torch.cuda.calls.layout_of`.
+        layout: the layout of the tensors in memory; None: see
+            :func:`lccl.backends.torch.cuda.calls.layout_of`.
 
     Returns:
-        Y [N, K, Ho, Wo] of X's type; in NHWC a channels_last view of memory [N, Ho, Wo, K padded to 8].
+        Y [N, K, Ho, Wo] of X's type; in NHWC a channels_last view of memory [N, Ho, Wo, K padded to
+        8].
 
     Raises:
-        ContractError: types, shapes or attributes that the kernels, or this configuration, do not support.
+        ContractError: types, shapes or attributes that the kernels, or this configuration, do not
+            support.
         UserError: the workspace is too small, or CUDA refused a launch.
     """
     with _on_stream(inputs["X"], stream):
@@ -60,7 +63,7 @@ def run(
 
 
 def _on_stream(x: Tensor, stream: int | None) -> AbstractContextManager[Any]:
-    """Make copies and new memory belong to the call's stream, so that the allocator does not reuse them too early."""
+    """Bind new memory to the call's stream, so that the allocator does not reuse it too early."""
     if stream is None or not x.is_cuda:
         return nullcontext()
     external: Any = torch.cuda.ExternalStream
@@ -80,7 +83,7 @@ def device_of(device: torch.device) -> Device:
 
 
 class _Kernel:
-    """``torch.ops.lccl.conv`` on one type of device: the kernels, or PyTorch's own ops with one warning per reason."""
+    """``torch.ops.lccl.conv`` on one type of device, by the kernels or by PyTorch's own ops."""
 
     def __init__(self, library: Library | None, device: Device | None) -> None:
         self._given = library
@@ -144,7 +147,8 @@ def _installed() -> Library | None:
     """Load the library once; None if the package has none and the environment names none.
 
     Raises:
-        UserError: the library that the environment names is missing, or the one found is not this version's.
+        UserError: the library that the environment names is missing, or the one found is not this
+            version's.
     """
     return None if why_none() else load()
 
@@ -152,13 +156,13 @@ def _installed() -> Library | None:
 def register(library: Library | None = None, device_type: str = "cuda", device: Device | None = None) -> None:
     """Make the kernels the implementation of ``torch.ops.lccl.conv`` for a type of device.
 
-    Calls that the kernels do not support (of float64, for example) run in PyTorch's own ops, with one warning for each
-    reason. Gradients do not change: the kernels compute the forward pass only, and the backward pass repeats it in
-    PyTorch's ops.
+    Calls that the kernels do not support (of float64, for example) run in PyTorch's own ops, with
+    one warning for each reason. Gradients do not change: the kernels compute the forward pass only,
+    and the backward pass repeats it in PyTorch's ops.
 
     Args:
-        library: the kernels' library; None: the one that ``lccl.backends.torch.cuda.library.load`` finds at the first
-            call.
+        library: the kernels' library; None: the one that ``lccl.backends.torch.cuda.library.load``
+            finds at the first call.
         device_type: "cuda", or "cpu" with the emulator's library.
         device: the device to plan for; None: the device of the tensors.
     """

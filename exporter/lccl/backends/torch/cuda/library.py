@@ -1,7 +1,7 @@
 """The kernels' shared library: lookup, loading, and its C functions as Python methods.
 
-``liblccl_cuda.so`` takes device pointers. ``liblccl_emulator.so`` has the same functions, takes host pointers and runs
-the same kernels on the CPU. Both load here.
+``liblccl_cuda.so`` takes device pointers. ``liblccl_emulator.so`` has the same functions, takes
+host pointers and runs the same kernels on the CPU. Both load here.
 """
 
 from __future__ import annotations
@@ -272,7 +272,7 @@ def _read_config(library: Library, index: int) -> Config:
 
 
 def library_path(path: str | Path | None = None) -> Path:
-    """Return the library's path: ``path``, else the one in LCCL_CUDA_LIBRARY, else the package's own."""
+    """Return the path given, else the one in LCCL_CUDA_LIBRARY, else the package's own."""
     return Path(path or os.environ.get(ENVIRONMENT) or PACKAGED)
 
 

@@ -1,4 +1,4 @@
-"""Descriptions of calls for the kernels, without tensors: sizes, attributes, and which inputs are neutral."""
+"""Descriptions of calls for the kernels, without tensors: sizes, attributes, neutral inputs."""
 
 from __future__ import annotations
 
@@ -54,8 +54,9 @@ def default_layout(dtype: Dtype) -> Layout:
 def real_inputs(shapes: Mapping[str, Sequence[int]], attributes: Attributes) -> frozenset[str]:
     """Return the names of the inputs that the kernels are given; the others are neutral.
 
-    A gate or residual is given if it has its full shape, which is also the neutral shape for a map of one pixel. gate_W
-    is neutral if the gate is external. post_scale and post_bias are always given: one element serves all channels.
+    A gate or residual is given if it has its full shape, which is also the neutral shape for a map
+    of one pixel. gate_W is neutral if the gate is external. post_scale and post_bias are always
+    given: one element serves all channels.
     """
     n, k, ho, wo = output_shape(shapes, attributes)
     real = set(INPUT_NAMES)
@@ -80,7 +81,8 @@ def conv_params(
         layout: the layout of x, residual and y; None: :func:`default_layout`.
 
     Raises:
-        ContractError: shapes that version 1 does not allow, or a number that does not fit into 32 bits.
+        ContractError: shapes that version 1 does not allow, or a number that does not fit into 32
+            bits.
     """
     a = attributes
     real = real_inputs(shapes, a)
@@ -158,7 +160,8 @@ def layer_attributes(
     Args:
         kernel: (R, S).
         stride: along both axes.
-        pads: top, left, bottom, right; None: half the kernel's extent, which keeps the size at stride 1.
+        pads: top, left, bottom, right; None: half the kernel's extent, which keeps the size at
+            stride 1.
         dilation: along both axes.
         grid: G, the side of a block of output pixels.
         gate_kernel: (Rg, Sg).
@@ -189,11 +192,12 @@ def parse_device(text: str) -> Device:
     """Read a device from text.
 
     Args:
-        text: "9.0x132" (compute capability x multiprocessors), or "9.0x132x232448x233472" with the bytes of shared memory
-            of a block and of a multiprocessor.
+        text: "9.0x132" (compute capability x multiprocessors), or "9.0x132x232448x233472" with the
+            bytes of shared memory of a block and of a multiprocessor.
 
     Raises:
-        UserError: the text has another form, or the shared memory of the compute capability is unknown.
+        UserError: the text has another form, or the shared memory of the compute capability is
+            unknown.
     """
     version, *numbers = text.lower().split("x")
     major, dot, minor = version.partition(".")
