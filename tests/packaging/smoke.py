@@ -21,7 +21,7 @@ import onnxruntime
 import lccl
 
 MODEL = Path(__file__).parents[2] / "samples" / "session" / "gated.onnx"
-COMMANDS = ("lccl-export", "lccl-build-engine", "lccl-build-plugin", "lccl-compare")
+COMMANDS = ("lccl", "lccl-export", "lccl-build-engine", "lccl-build-plugin", "lccl-compare")
 SCRIPTS = Path(sysconfig.get_path("scripts"))
 
 

@@ -78,6 +78,7 @@ def nothing_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ("torch", "lccl-export", "lccl-export needs PyTorch: pip install 'lccl[export]'"),
         ("onnx_graphsurgeon", "lccl-export", "lccl-export needs PyTorch: pip install 'lccl[export]'"),
+        ("torch", "lccl export", "lccl export needs PyTorch: pip install 'lccl[export]'"),
         ("torch", "lccl.train", "lccl.train needs PyTorch: pip install 'lccl[train]'"),
         (
             "onnx_graphsurgeon",
