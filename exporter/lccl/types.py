@@ -1,4 +1,4 @@
-"""The types of what callers pass: networks, factories, batches. Only names; importing this module loads nothing."""
+"""The types of what callers pass: networks, factories, data. Only names; importing this module loads nothing."""
 
 from __future__ import annotations
 

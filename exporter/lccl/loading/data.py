@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias, TypeGuard
+from typing import TypeAlias, TypeGuard, cast
 
 import numpy as np
 
@@ -13,12 +13,8 @@ from lccl.errors import UserError, first_line
 from lccl.files import require_file
 from lccl.loading.factory import import_object
 from lccl.numerics import Array, float32, require_finite
+from lccl.types import Batch, SupportsArray
 
-if TYPE_CHECKING:
-    from lccl.types import Batch, SupportsArray
-
-DataSource: TypeAlias = "str | Path | Data | Batch | Iterable[Batch]"
-"""Data to check, calibrate or compare with: an ``.npz`` file, "pkg.module:loader", a batch, or batches."""
 LABEL_NAMES = ("labels", "label", "y", "targets", "target")
 
 
@@ -51,6 +47,10 @@ class Data:
         return {name: np.ascontiguousarray(self.inputs[name][start:stop]) for name in names}
 
 
+DataSource: TypeAlias = "str | Path | Data | Batch | Iterable[Batch]"
+"""Data to check, calibrate or compare with: an ``.npz`` file, "pkg.module:loader", a batch, or batches."""
+
+
 def read_data(source: DataSource) -> Data:
     """Any source of data -> its inputs and labels.
 
@@ -77,7 +77,7 @@ def load_data(source: str | Path) -> Data:
     if ":" in text and not Path(text).exists():
         loader = import_object(text, "loader")
         try:
-            return as_data(loader() if callable(loader) else loader)
+            return as_data(cast("Data | Batch", loader() if callable(loader) else loader))
         except (UserError, KeyboardInterrupt):
             raise
         except BaseException as error:  # a SystemExit too: the loader must not choose this program's exit code
