@@ -35,7 +35,7 @@ ELSEWHERE = {
     "make test": "would be this run again; that it collects is seen below",
     "make train-digits": "overwrites the committed files; one epoch of it is run below",
     "lccl-build-plugin": "minutes of nvcc; tests/native builds the libraries, and for one GPU by this command",
-    "cmake --preset emulator": "minutes on the emulated machine; tests/unit/cuda/test_gpu_command.py rehearses with this command",
+    "cmake --preset emulator": "minutes on the emulated machine; tests/unit/bench/test_gpu_command.py rehearses with this command",
     "lccl build-plugin": "minutes of nvcc; tests/native builds the libraries, and for one GPU by this command",
     "trtexec": "needs TensorRT and a GPU; tests/trt builds and runs engines where they are",
     "cmake -S samples/cpp_runtime": "needs TensorRT's headers; tests/trt compiles the sample where they are",
