@@ -129,7 +129,9 @@ def test_a_branch_on_the_batch_is_refused(tmp_path: Path, branch: str) -> None:
 
 
 def test_a_shape_is_no_example(small_model: nn.Module, tmp_path: Path) -> None:
-    with pytest.raises(lccl.UserError, match=r"an example input is a tensor, not its shape: pass args=torch.zeros\(1, 1, 16, 16\)"):
+    with pytest.raises(
+        lccl.UserError, match=r"an example input is a tensor, not its shape: pass args=torch.zeros\(1, 1, 16, 16\)"
+    ):
         lccl.export(small_model, (1, 1, 16, 16), tmp_path / "m.onnx")
 
 
