@@ -17,7 +17,7 @@ help:
 	@echo "make demo          real images -> trained LCCL network -> ONNX -> engine -> comparison"
 	@echo "make check         the linters and the quick tests: what to run after each change"
 	@echo "make test          install what tests need, run all of them"
-	@echo "make coverage      all tests, with the lines of the package that they run (COVERED=... for some of them)"
+	@echo "make coverage      all tests, with the lines of the package that they run"
 	@echo "make ort           build ONNX Runtime's library of the CPU kernels; needs g++ and CMake (make demo does it)"
 	@echo "make kernels       build the CUDA kernels and the TensorRT plugin; needs nvcc and CMake, no GPU (CAPABILITY=8.9 for one GPU)"
 	@echo "make lint          ruff, mypy, clang-format, names of C++ constants"
@@ -60,10 +60,10 @@ demo: ort
 	@echo "-- 3/3 gated against dense, on the held-out images"
 	$(BIN)/lccl-compare $(DIGITS)/lccl.pt $(OUT)/lccl.onnx $(OUT)/lccl.engine --baseline $(DIGITS)/dense.pt --data $(DATA) --min-agreement 1 --max-accuracy-drop 0.5 --allow-skipped
 
-# One test process for each core, and one thread in each, or they take each other's cores. A file's tests stay in one process, so
-# that what they share is made once; files go out in the order of their names: those that compile come first, small ones last.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
-SPREAD := -n $(JOBS) --dist loadfile --no-loadscope-reorder
+# Two runs side by side, one for each core: what needs no PyTorch (native code above all), and the rest. One thread in each, or
+# they take each other's cores.
+FIRST := tests/cpu tests/emulator tests/native tests/ort tests/packaging tests/trt tests/unit/graph
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python
 QUICK := tests/unit tests/gpu -m "not slow and not native and not download"
 
 # The linters run beside the tests; what they say comes first.
@@ -71,23 +71,30 @@ check: $(VENV)/.installed-dev
 	@mkdir -p build
 	@log=build/lint-$$$$.log; $(MAKE) --no-print-directory lint > $$log 2>&1 & lint=$$!; \
 	trap 'kill $$lint 2>/dev/null' INT TERM; \
-	$(PYTEST) -q $(QUICK); quick=$$?; \
+	$(PYTEST) -m pytest -q $(QUICK); quick=$$?; \
 	wait $$lint; lint=$$?; cat $$log; rm $$log; [ $$quick -eq 0 ] && [ $$lint -eq 0 ]
 
-# PYTEST_ARGS=... is a run with these arguments.
+# What the first half says comes after the second. PYTEST_ARGS=... is one run with these arguments.
+define both_halves
+	@mkdir -p build/coverage
+	@log=build/first-half-$$$$.log; echo "-- the tests that need no PyTorch run meanwhile, into $$log"; \
+	$(PYTEST) $(1) -m pytest -o cache_dir=build/first-half $(FIRST) > $$log 2>&1 & first=$$!; \
+	trap 'kill $$first 2>/dev/null' INT TERM; \
+	$(PYTEST) $(1) -m pytest $(FIRST:%=--ignore=%); second=$$?; \
+	wait $$first; first=$$?; cat $$log; rm $$log; [ $$second -eq 0 ] && [ $$first -eq 0 ]
+endef
+
 test: $(VENV)/.installed-dev
 ifdef PYTEST_ARGS
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 else
-	$(PYTEST) $(SPREAD)
+	$(call both_halves)
 endif
 
-# A command that a test starts is measured too.
-COVERED ?= tests
+# All tests, with the lines of the package that they run. A command that a test starts is measured too.
 coverage: $(VENV)/.installed-dev
-	@mkdir -p build/coverage
 	@$(BIN)/coverage erase
-	OMP_NUM_THREADS=1 $(BIN)/coverage run -m pytest $(SPREAD) $(COVERED)
+	$(call both_halves,-m coverage run)
 	@$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report --skip-covered
 	$(BIN)/python tests/support/coverage_by_package.py

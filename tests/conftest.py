@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -49,8 +49,6 @@ NATIVE_FIXTURES = {
 }
 """Of ``support.builds``; a fixture over one of them counts by it."""
 DOWNLOADING_FIXTURES = {"lean", "other_onnxruntime"}
-TOGETHER = "tests/packaging/"
-"""Files that share what takes a minute to make: one process runs them all."""
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -63,21 +61,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("native")
         if fixtures & DOWNLOADING_FIXTURES:
             item.add_marker("download")
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Give each file's tests to one process, and the files of ``TOGETHER`` to one of them."""
-    if config.getoption("dist") != "loadfile":
-        return None
-    from xdist.scheduler import LoadFileScheduling
-
-    class ByFile(LoadFileScheduling):
-        def _split_scope(self, nodeid: str) -> str:
-            file: str = super()._split_scope(nodeid)
-            return TOGETHER if file.startswith(TOGETHER) else file
-
-    return ByFile(config, log)
 
 
 @dataclass(frozen=True)
