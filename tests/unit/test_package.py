@@ -129,7 +129,6 @@ SHARED = {
     "requires": {"errors"},
     "text": set(),
     "torch_calls": set(),
-    "types": set(),
     "version": set(),
     "weights": {"errors", "files", "numerics"},
 }
@@ -138,7 +137,7 @@ SHARED = {
 
 @pytest.mark.parametrize("layer", [*MAY_IMPORT, *SHARED])
 def test_dependencies_point_one_way(layer: str) -> None:
-    allowed = {f"lccl.{name}" for name in (MAY_IMPORT | SHARED)[layer] | {"deprecation", "requires", "types", "version"}}
+    allowed = {f"lccl.{name}" for name in (MAY_IMPORT | SHARED)[layer] | {"deprecation", "requires", "version"}}
     paths = list((PACKAGE / layer).rglob("*.py")) if layer in MAY_IMPORT else [PACKAGE / f"{layer}.py"]
     assert paths
     for path in paths:
