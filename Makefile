@@ -9,11 +9,14 @@ JOBS ?= $(shell getconf _NPROCESSORS_ONLN)
 DIGITS := samples/digits
 DATA := samples.digits.data:held_out
 CXX_SOURCES = $(shell find contract ort_op trt_plugin samples tests bench -name "*.cpp" -o -name "*.h" -o -name "*.cu" -o -name "*.cuh")
+LINT = $(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy \
+	&& $(BIN)/clang-format --dry-run --Werror $(CXX_SOURCES) && $(BIN)/python tests/native/cpp_constants.py
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .PHONY: help demo check test coverage docs pictures ort kernels lint format train-digits clean
 
 help:
+	@echo "make help          this list"
 	@echo "make demo          real images -> trained LCCL network -> ONNX -> engine -> comparison"
 	@echo "make check         the linters and the quick tests: what to run after each change"
 	@echo "make test          install what tests need, run all of them"
@@ -43,13 +46,16 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 	@touch $@
 
 # The package of a checkout has the library only if it is built. What is missing ends no demo: the function runs everywhere.
+# Tests build in the same folder, under the same lock.
+ORT_LOCK := $(if $(shell command -v flock),flock build/ort/tests.lock)
 ort: $(VENV)/.installed
 	@echo "-- compiling ONNX Runtime's library of the CPU kernels (half a minute the first time)"
-	@mkdir -p build
-	@{ cmake --preset ort && cmake --build --preset ort --parallel $(JOBS) && cmake --install build/ort --component python; } > build/ort.log 2>&1 \
-		|| { rm -f exporter/lccl/lib/liblccl_ort.so; echo "-- without liblccl_ort.so: ONNX Runtime computes closed pixels too, through the function in the model."; \
+	@mkdir -p build/ort
+	@$(ORT_LOCK) sh -c '{ cmake --preset ort && cmake --build --preset ort --parallel $(JOBS) && cmake --install build/ort --component python; } > build/ort.log 2>&1 \
+		&& ! grep -q "Without liblccl_ort.so" build/ort.log || rm -f exporter/lccl/lib/liblccl_ort.so'
+	@grep "Without liblccl_ort.so" build/ort.log || [ -f exporter/lccl/lib/liblccl_ort.so ] \
+		|| { echo "-- without liblccl_ort.so: ONNX Runtime computes closed pixels too, through the function in the model."; \
 		     echo "   It needs g++, CMake 3.25 or newer and, to get ONNX Runtime's header, the network; build/ort.log says what failed"; }
-	@! grep "Without liblccl_ort.so" build/ort.log || rm -f exporter/lccl/lib/liblccl_ort.so
 
 demo: ort
 	@mkdir -p $(OUT)
@@ -65,25 +71,27 @@ demo: ort
 FIRST := tests/cpu tests/emulator tests/native tests/ort tests/packaging tests/trt tests/unit/graph
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python
 QUICK := tests/unit tests/gpu -m "not slow and not native and not download"
+OWN_GROUP := $(BIN)/python -c 'import os, sys; os.setsid(); os.execvp(sys.argv[1], sys.argv[1:])'
 
-# The linters run beside the tests; what they say comes first.
-check: $(VENV)/.installed-dev
-	@mkdir -p build
-	@log=build/lint-$$$$.log; $(MAKE) --no-print-directory lint > $$log 2>&1 & lint=$$!; \
-	trap 'kill $$lint 2>/dev/null' INT TERM; \
-	$(PYTEST) -m pytest -q $(QUICK); quick=$$?; \
-	wait $$lint; lint=$$?; cat $$log; rm $$log; [ $$quick -eq 0 ] && [ $$lint -eq 0 ]
-
-# What the first half says comes after the second. PYTEST_ARGS=... is one run with these arguments.
-define both_halves
-	@mkdir -p build/coverage
-	@log=build/first-half-$$$$.log; echo "-- the tests that need no PyTorch run meanwhile, into $$log"; \
-	$(PYTEST) $(1) -m pytest -o cache_dir=build/first-half $(FIRST) > $$log 2>&1 & first=$$!; \
-	trap 'kill $$first 2>/dev/null' INT TERM; \
-	$(PYTEST) $(1) -m pytest $(FIRST:%=--ignore=%); second=$$?; \
-	wait $$first; first=$$?; cat $$log; rm $$log; [ $$second -eq 0 ] && [ $$first -eq 0 ]
+# Runs $(1) in the background and $(2) here; the target fails if either does. What $(1) says goes into $$log, and comes at the end.
+# An interrupt ends both, and all that they started: the background has a process group of its own.
+define side_by_side
+	@mkdir -p build/coverage; log=build/$@-$$$$.log; background=; \
+	trap 'exit 130' INT TERM; trap '[ -z "$$background" ] || kill -- -$$background 2>/dev/null; rm -f $$log' EXIT; \
+	$(OWN_GROUP) sh -c '$(1)' > $$log 2>&1 & background=$$!; \
+	echo "-- $(3), into $$log"; \
+	$(2); here=$$?; \
+	wait $$background; there=$$?; background=; cat $$log; [ $$here -eq 0 ] && [ $$there -eq 0 ]
 endef
 
+check: $(VENV)/.installed-dev
+	$(call side_by_side,$(LINT),$(PYTEST) -m pytest -q $(QUICK),the linters run meanwhile)
+
+define both_halves
+	$(call side_by_side,$(PYTEST) $(1) -m pytest -o cache_dir=build/first-half $(FIRST),$(PYTEST) $(1) -m pytest $(FIRST:%=--ignore=%),the tests that need no PyTorch run meanwhile)
+endef
+
+# PYTEST_ARGS=... is one run with these arguments.
 test: $(VENV)/.installed-dev
 ifdef PYTEST_ARGS
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
@@ -104,11 +112,7 @@ kernels: $(VENV)/.installed
 	$(BIN)/lccl-build-plugin --compute-capability $(CAPABILITY) --jobs $(JOBS)
 
 lint: $(VENV)/.installed-dev
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/mypy
-	$(BIN)/clang-format --dry-run --Werror $(CXX_SOURCES)
-	$(BIN)/python tests/native/cpp_constants.py
+	$(LINT)
 
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .
