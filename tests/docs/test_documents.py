@@ -214,6 +214,32 @@ def test_the_map_names_every_folder() -> None:
     assert {name for name in folders if f"exporter/lccl/{name}/" not in text} == set()
 
 
+RENAMED_ELSEWHERE = (
+    ("LCCL_CPU_LEVEL", "LCCL_CPU_ISA"),
+    ("level", "isa"),
+    ("level_asked", "isa_asked"),
+    ("engine", "math"),
+    ("lccl_cpu_level", "lccl_cpu_isa"),
+    ("lccl_cpu_level_count", "lccl_cpu_isa_count"),
+    ("lccl_cpu_level_at", "lccl_cpu_isa_at"),
+    ("lccl_cpu_level_runs", "lccl_cpu_isa_runs"),
+    ("lccl_engine", "lccl_math"),
+)
+"""Old and new names that no declaration in the package's Python tells: a variable, keys of JSON, names in C."""
+MOVED = {
+    "bench/cpu_layers.py": "bench/cpu/layers.py",
+    "bench/cpu_models.py": "bench/cpu/models.py",
+    "bench/cpu_targets.py": "bench/cpu/targets.py",
+    "bench/recognise_large.py": "bench/cpu/recognise_large.py",
+    "bench/gpu_layers.py": "bench/gpu/layers.py",
+    "bench/gpu_targets.py": "bench/gpu/targets.py",
+    "scripts/gpu_check.py": "bench/gpu/check.py",
+    "scripts/gpu_fit.py": "bench/gpu/fit.py",
+    "scripts/gpu_verdict.py": "bench/gpu/verdict.py",
+}
+"""Scripts of documented commands -> where they are now."""
+
+
 def test_every_old_spelling_is_on_the_page_of_renames() -> None:
     """What the package still accepts, as its sources declare it."""
     sources = {path: path.read_text() for path in sorted((ROOT / "exporter" / "lccl").rglob("*.py"))}
@@ -227,10 +253,19 @@ def test_every_old_spelling_is_on_the_page_of_renames() -> None:
     assert len(keywords) >= 5
     assert len(names) >= 3
     assert len(options) >= 8
-    rows = [
-        re.findall(r"`([^`]+)`", line)
-        for line in (ROOT / "docs" / "renamed.md").read_text().splitlines()
-        if line.startswith("|")
-    ]
+    page = (ROOT / "docs" / "renamed.md").read_text()
+    rows = [re.findall(r"`([^`]+)`", line) for line in page.splitlines() if line.startswith("|")]
     told = {(old.rstrip("=").split(".")[-1], new.rstrip("=").split(".")[-1]) for row in rows for old, new in pairwise(row)}
-    assert {pair for pair in (*keywords, *names, *options) if pair not in told} == set()
+    assert {pair for pair in (*keywords, *names, *options, *RENAMED_ELSEWHERE) if pair not in told} == set()
+    assert "`min-dense-agreement` is `min-baseline-agreement`" in page
+    for old, new in MOVED.items():
+        assert f"| `{old}` | `{new}` |" in page
+        assert (ROOT / new).exists()
+        assert not (ROOT / old).exists()
+
+
+def test_make_help_names_every_target() -> None:
+    phony = re.findall(r"^\.PHONY: (.+)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    targets = {target for line in phony for target in line.split()}
+    told = {line.split()[1] for line in run(["make", "--no-print-directory", "help"], ROOT).splitlines()}
+    assert told == targets

@@ -96,8 +96,8 @@ def test_the_readmes_machine_and_command_are_the_measurements(pictures: ModuleTy
 
     facts = json.loads(pictures.MEASURED.read_text())["facts"]
     text = (ROOT / "README.md").read_text()
-    command = facts["command"].partition(" --seconds")[0].replace("cpu_models", "cpu/models")
-    assert f"`python {command}" in text
+    assert f"`{facts['command']}`" in text
+    assert "the script is `bench/cpu/models.py` now" in text
     assert f"{facts['cpu']} virtual machine" in text
     assert f"ONNX Runtime {facts['onnxruntime']}, {facts['date'][:10]}" in text
 

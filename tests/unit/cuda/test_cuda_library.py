@@ -90,6 +90,7 @@ def test_configurations(emulator_library: Library) -> None:
     assert {(c.family, c.math) for c in configs} == {(f, e) for f in Family for e in Math}
     assert all(c.tile_m > 0 and c.shared_bytes > 0 and 0 < c.max_registers <= 255 for c in configs)
     assert configs[0].as_dict()["family"] == configs[0].family.name.lower()
+    assert configs[0].as_dict()["engine"] == configs[0].as_dict()["math"] == configs[0].math.name.lower()
 
 
 def test_a_row_by_id_or_name(emulator_library: Library) -> None:

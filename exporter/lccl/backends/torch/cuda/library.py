@@ -69,8 +69,12 @@ class Config:
     blocks_per_sm: int
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the configuration as plain values for JSON."""
-        return asdict(self) | {"family": self.family.name.lower(), "math": self.math.name.lower()}
+        """Return the configuration as plain values for JSON.
+
+        ``engine`` is the old name of ``math``, until 0.3.
+        """
+        math = self.math.name.lower()
+        return asdict(self) | {"family": self.family.name.lower(), "math": math, "engine": math}
 
 
 @dataclass(frozen=True)
