@@ -16,6 +16,8 @@ from conftest import ROOT
 PACKAGE = ROOT / "exporter" / "lccl"
 MOST_FLOORS = 10
 """Of the package: the longest chain of imports from the commands down."""
+MOST_ARROWS = 139
+"""Of the package: pairs of parts of which one imports the other."""
 HEAVY = (
     "torch",
     "onnx",
@@ -200,21 +202,32 @@ def test_the_map_has_the_order_of_dependencies() -> None:
         assert all(place[below] < place[layer] for below in allowed & set(MAY_IMPORT) - {layer}), layer
 
 
-def floors() -> dict[str, int]:
-    """Each part of the package -> the longest chain of imports down from it, itself included."""
+def arrows() -> dict[str, set[str]]:
+    """Each part of the package, a folder or a module beside the folders -> the parts that it imports."""
     parts = {p.stem for p in PACKAGE.glob("*.py")} | {p.parent.name for p in PACKAGE.glob("*/__init__.py")}
     below: dict[str, set[str]] = {part: set() for part in parts}
     for path in PACKAGE.rglob("*.py"):
         part = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
         below[part] |= {m.split(".")[1] for m in imports_of(path) if "." in m} & parts - {part}
+    return below
+
+
+def floors() -> dict[str, int]:
+    """Each part of the package -> the longest chain of imports down from it, itself included."""
+    below = arrows()
 
     @cache
     def floor(part: str) -> int:
         return 1 + max((floor(other) for other in below[part]), default=0)
 
-    return {part: floor(part) for part in parts}
+    return {part: floor(part) for part in below}
 
 
 def test_chains_of_imports_stay_short() -> None:
     found = floors()
     assert max(found.values()) <= MOST_FLOORS, sorted(found.items(), key=lambda item: -item[1])
+
+
+def test_parts_know_few_others() -> None:
+    below = arrows()
+    assert sum(map(len, below.values())) <= MOST_ARROWS, sorted(below.items(), key=lambda item: -len(item[1]))

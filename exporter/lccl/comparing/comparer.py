@@ -11,8 +11,8 @@ from pathlib import Path
 from lccl.backends.batches import CHUNK
 from lccl.comparing.candidates import Candidate, Opening, open_networks
 from lccl.comparing.limits import Limits, check_limits, require_speedup_runner
-from lccl.comparing.measure import LatencyPlan, all_outputs, latencies, top1
-from lccl.comparing.references import Outputs, against_references, require_finite_references, with_speedup
+from lccl.comparing.measure import LatencyPlan, all_outputs, latencies
+from lccl.comparing.references import Outputs, against_references, require_finite_references, top1, with_speedup
 from lccl.comparing.results import Comparison, Environment, Row
 from lccl.deprecation import renamed_keywords
 from lccl.errors import Fix, UserError
@@ -20,7 +20,8 @@ from lccl.graph.feeds import input_types
 from lccl.loading.data import Data, DataSource, read_data
 from lccl.loading.types import Factory, Network
 from lccl.op.onnx_op import is_lccl_node, register_schema
-from lccl.profiling import NetworkProfile, profile
+from lccl.profiling import NetworkProfile
+from lccl.profiling.of_onnx import profile_canonical
 from lccl.progress import Progress, silent
 
 
@@ -151,8 +152,7 @@ def _profile(candidates: Sequence[Candidate], data: Data, progress: Progress) ->
     if proto is None:
         return None
     progress("counting density and MACs")
-    names = tuple(input_types(proto))
-    return profile(proto, [data.feed(names, start, start + CHUNK) for start in range(0, len(data), CHUNK)])
+    return profile_canonical(proto, data.chunks(tuple(input_types(proto)), CHUNK))
 
 
 def _cpu() -> str:

@@ -34,8 +34,7 @@ def all_outputs(runner: Runner, data: Data) -> list[Array]:
     Raises:
         UserError: an output without an axis for the samples.
     """
-    names = runner.input_names
-    chunks = [list(infer_all(runner, data.feed(names, i, i + CHUNK)).values()) for i in range(0, len(data), CHUNK)]
+    chunks = [list(infer_all(runner, feed).values()) for feed in data.chunks(runner.input_names, CHUNK)]
     if any(value.ndim == 0 for value in chunks[0]):
         raise UserError(f"an output of the network in {runner.name} is one number for all samples: leave it out of the model")
     return [np.concatenate(parts) for parts in zip(*chunks, strict=True)]
@@ -76,32 +75,3 @@ def latencies(runners: Sequence[Runner], data: Data, plan: LatencyPlan, progress
         if round_ >= plan.warmup + 10 and time.perf_counter() - began > plan.max_seconds:
             break
     return [Latency(float(np.median(t)), float(np.percentile(t, 95)), len(t)) for t in times]
-
-
-def predictions(outputs: Sequence[Array]) -> Array | None:
-    """The classes that the first output predicts along axis 1; None where it has no such axis.
-
-    A sample with a score that is not finite has class -1.
-    """
-    first = outputs[0]
-    if first.ndim < 2 or first.shape[1] < 2:
-        return None
-    return np.where(np.isfinite(first).all(axis=1), first.argmax(axis=1), -1)
-
-
-def top1(outputs: Sequence[Array], labels: Array | None) -> float | None:
-    """The fraction of samples whose predicted class is the label; None without labels for these outputs.
-
-    Raises:
-        UserError: a label that is no class of the network.
-    """
-    classes = predictions(outputs)
-    if classes is None or labels is None or classes.shape != np.shape(labels):
-        return None
-    known = np.arange(outputs[0].shape[1])
-    impossible = labels[~np.isin(labels, known)] if labels.dtype.kind in "biuf" else labels
-    if impossible.size:
-        raise UserError(
-            f"the data has the label {impossible.flat[0]}, but labels are the network's classes, whole numbers from 0 to {known[-1]}"
-        )
-    return float(np.mean(classes == labels))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias, TypeGuard, cast
@@ -45,6 +45,10 @@ class Data:
         if missing:
             raise UserError(f"the data has inputs {', '.join(self.inputs)}, but the model needs {', '.join(missing)}")
         return {name: np.ascontiguousarray(self.inputs[name][start:stop]) for name in names}
+
+    def chunks(self, names: tuple[str, ...], size: int) -> Iterator[dict[str, Array]]:
+        """Give all samples in order as feeds of at most ``size`` samples; see :meth:`feed`."""
+        return (self.feed(names, start, start + size) for start in range(0, len(self), size))
 
 
 DataSource: TypeAlias = "str | Path | Data | Batch | Iterable[Batch]"

@@ -30,6 +30,11 @@ def profile_onnx(model: onnx.ModelProto | str | Path, batches: Iterable[object])
         model = load_onnx(model)
     if any(is_lccl_node(n) for n in model.graph.node):
         model = canonical(model)
+    return profile_canonical(model, batches)
+
+
+def profile_canonical(model: onnx.ModelProto, batches: Iterable[object]) -> NetworkProfile:
+    """Profile a canonical model, or one without LCCLConv nodes, as :func:`lccl.profiling.profile` does."""
     probing, probes = with_gate_outputs(model)
     inputs = input_types(model)
     present = {*inputs, *(o.name for o in probing.graph.output)}

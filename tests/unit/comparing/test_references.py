@@ -15,8 +15,7 @@ import lccl
 from lccl.backends.tensorrt.library import ENVIRONMENT
 from lccl.comparing import Comparison, Environment, Latency, Row
 from lccl.comparing.candidates import plugin_of
-from lccl.comparing.measure import predictions, top1
-from lccl.comparing.references import equal_predictions, errors, with_speedup
+from lccl.comparing.references import equal_predictions, errors, predictions, top1, with_speedup
 from lccl.data import Data, as_data
 from lccl.files import sha256
 

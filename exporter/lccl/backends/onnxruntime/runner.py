@@ -44,6 +44,9 @@ class OnnxRuntimeRunner:
         self._model, self._threads, self._optimize, self._library = model, threads, optimize, library
         self.name = PLAIN if library is None else WITH_LIBRARY
         self._session: Any = None
+        self._outputs: list[str] = []
+        self.input_names: tuple[str, ...] = ()
+        self.batches = Batches()
 
     def __enter__(self) -> Self:
         import onnxruntime
@@ -57,6 +60,11 @@ class OnnxRuntimeRunner:
         if self._library is not None:
             register_library(options, self._library)
         self._session = open_session(self._model, options)
+        self._outputs = [o.name for o in self._session.get_outputs()]
+        inputs = self._session.get_inputs()
+        self.input_names = tuple(i.name for i in inputs)
+        first = [i.shape[0] for i in inputs if i.shape]
+        self.batches = common_batches([Batches(size, size) for size in first if isinstance(size, int)])
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -64,26 +72,14 @@ class OnnxRuntimeRunner:
         if isinstance(self._model, onnx.ModelProto) and weight_file(self._model) is not None:
             trim_memory()
 
-    @property
-    def input_names(self) -> tuple[str, ...]:
-        """The names of the model's inputs."""
-        return tuple(i.name for i in self._session.get_inputs())
-
-    @property
-    def batches(self) -> Batches:
-        """The batch sizes that every input accepts."""
-        first = [i.shape[0] for i in self._session.get_inputs() if i.shape]
-        return common_batches([Batches(size, size) for size in first if isinstance(size, int)])
-
     def infer(self, feed: Mapping[str, Array]) -> dict[str, Array]:
         """Run the model on inputs by name and return its outputs by name.
 
         Raises:
             UserError: the inputs do not fit the model.
         """
-        names = [o.name for o in self._session.get_outputs()]
         try:
-            return dict(zip(names, self._session.run(names, dict(feed)), strict=True))
+            return dict(zip(self._outputs, self._session.run(self._outputs, dict(feed)), strict=True))
         except Exception as error:
             raise UserError(f"ONNX Runtime cannot run {_label(self._model)} on these inputs: {_one_line(error)}") from error
 
