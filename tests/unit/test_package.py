@@ -53,6 +53,7 @@ def test_the_one_command_loads_nothing_heavy(words: list[str]) -> None:
     assert loaded_by(f"from lccl.cli.main import dispatch\ndispatch({words!r})") == set()
 
 
+@pytest.mark.slow
 def test_public_names_are_functions_whatever_was_imported_before() -> None:
     """A submodule of the same name would take a function's place."""
     code = "import lccl, lccl.exporting, lccl.comparing, lccl.profiling, lccl.engine\n" + "".join(
@@ -65,6 +66,7 @@ def test_public_names_are_functions_whatever_was_imported_before() -> None:
         _ = lccl.nothing
 
 
+@cache
 def imports_of(path: Path) -> set[str]:
     """Modules of this package that a file imports, wherever in it."""
     found = set()

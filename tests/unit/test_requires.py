@@ -136,6 +136,7 @@ def without_extras(code: str, cwd: Path | None = None) -> subprocess.CompletedPr
     return subprocess.run([sys.executable, "-c", WITHOUT + code], capture_output=True, text=True, check=False, cwd=cwd)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("command", "words", "said"),
     [
@@ -181,6 +182,7 @@ except ImportError as error:
     assert lines[-1] == "import: lccl.nn needs PyTorch: pip install 'lccl[train]'"
 
 
+@pytest.mark.slow
 def test_a_session_opens_without_any_extra(tmp_path: Path) -> None:
     code = f"import lccl\nlccl.ort.session({str(ROOT / 'samples/session/gated.onnx')!r})\n"
     done = without_extras(code, tmp_path)

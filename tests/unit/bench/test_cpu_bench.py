@@ -115,6 +115,7 @@ def test_networks_have_their_layers(name: str, gated: int, convolutions: int, gm
     assert sum(w.dense for w in net.works) / 1e9 == pytest.approx(gmacs, rel=0.02)
 
 
+@pytest.mark.slow
 def test_a_small_networks_gates_and_outputs() -> None:
     network = NETWORKS["resnet20"]
     feeds = {key: network.feed(2, *key) for key in (("blob", 0.1), ("random", 0.5))}

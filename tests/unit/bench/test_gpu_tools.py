@@ -111,6 +111,7 @@ def test_nothing_is_planted_unless_asked_for(sanitizer: Sanitizer) -> None:
     assert {record["tool"] for record in told} == set(TOOLS)
 
 
+@pytest.mark.slow
 def test_a_planted_fault_is_seen_whatever_the_exit_code(sanitizer: Sanitizer) -> None:
     for code in (0, 1, 255):
         assert sanitizer.says({("memcheck", True): (SEEN[("memcheck", True)][0], code)})["status"] == "passed"

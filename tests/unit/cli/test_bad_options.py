@@ -70,6 +70,7 @@ def test_a_module_that_is_not_there(name: str) -> None:
         import_object(f"{name}:load", "loader")
 
 
+@pytest.mark.slow
 def test_what_a_loader_prints_is_not_the_result(
     invoke: Invoke, exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

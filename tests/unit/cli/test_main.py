@@ -52,6 +52,7 @@ def test_a_subcommand_has_its_own_help(name: str, capsys: pytest.CaptureFixture[
     assert f"\n  lccl {name}" in out.partition("examples:")[2]
 
 
+@pytest.mark.slow
 def test_a_subcommand_runs_as_the_command_does(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     import onnx
 

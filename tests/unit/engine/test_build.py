@@ -147,17 +147,20 @@ def test_tf32_is_off_unless_asked_for(tf32: bool) -> None:
     assert config.get_flag(rtx.BuilderFlag.TF32) is tf32
 
 
+@pytest.mark.slow
 def test_turing_without_fp16_says_what_to_do(exported: Path, tmp_path: Path) -> None:
     with pytest.raises(lccl.UserError, match=r"pass precision='fp16'$"):
         build_engine(exported, tmp_path / "m.engine", backend="tensorrt-rtx", compute_capabilities=["7.5"])
 
 
+@pytest.mark.slow
 def test_verbose_shows_the_builders_messages(invoke: Callable[..., Outcome], exported: Path, tmp_path: Path) -> None:
     outcome = invoke(BUILD, exported, "-o", tmp_path / "m.engine", "--backend", "tensorrt-rtx", "-v")
     assert outcome.code == 0
     assert "[TensorRT for RTX]" in outcome.err
 
 
+@pytest.mark.slow
 def test_progress_comes_from_the_builder(exported: Path, tmp_path: Path) -> None:
     seen: list[tuple[str, int | None, int | None]] = []
     build_engine(
@@ -255,6 +258,7 @@ def test_tensorrt_without_the_plugin_says_so(invoke: Callable[..., Outcome], exp
     assert len(outcome.err.strip().splitlines()) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("as_tensorrt")
 def test_tensorrt_with_no_plugin_inlines(exported: Path, tmp_path: Path) -> None:
     result = build_engine(exported, tmp_path / "m.engine", backend="tensorrt", plugin=False)
@@ -263,11 +267,13 @@ def test_tensorrt_with_no_plugin_inlines(exported: Path, tmp_path: Path) -> None
     assert "inlined" in str(result)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("as_tensorrt")
 def test_tensorrt_is_preferred_where_both_are(exported: Path, tmp_path: Path) -> None:
     assert build_engine(exported, tmp_path / "m.engine", plugin=False).backend == "tensorrt"
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("as_tensorrt")
 def test_tensorrt_has_no_targets(exported: Path, tmp_path: Path) -> None:
     with pytest.raises(lccl.UserError, match="for the GPU present"):

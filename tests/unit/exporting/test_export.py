@@ -273,6 +273,7 @@ def test_an_onnx_model_as_the_source(exported: Path, tmp_path: Path) -> None:
     assert again.graph.SerializeToString() == first.graph.SerializeToString()
 
 
+@pytest.mark.slow
 def test_weights_under_closed_gates_of_an_onnx_source_are_checked(
     exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -87,6 +87,7 @@ def test_untouched_layers_keep_their_keys(name: str) -> None:
     assert len([k for k in after if ".gate." not in k]) == len(before)
 
 
+@pytest.mark.slow
 def test_a_resnet_18_at_its_true_size() -> None:
     dense = nets.settle(nets.resnet18(), 3, 64, 64, passes=1)
     x = torch.randn(1, 3, 224, 224)

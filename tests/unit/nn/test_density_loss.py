@@ -10,6 +10,7 @@ from lccl.nn import LCCLConv2d
 from lccl.train import DensityLoss
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("start", "target"), [(3.0, 0.3), (1.0, 0.3), (-1.0, 0.5), (-3.0, 0.5)])
 def test_it_reaches_its_target(start: float, target: float) -> None:
     torch.manual_seed(0)

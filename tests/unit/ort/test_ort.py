@@ -240,6 +240,7 @@ def test_the_report(empty: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert "error: no such file: absent.so" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_report_as_a_command() -> None:
     done = subprocess.run([sys.executable, "-m", "lccl.ort", "--json"], capture_output=True, text=True, check=False, cwd=ROOT)
     said = json.loads(done.stdout)

@@ -145,6 +145,7 @@ def test_every_convolution_counts_alike_in_both(tmp_path: Path) -> None:
     assert {layer.name: layer.dense_macs for layer in of_onnx.layers} == macs
 
 
+@pytest.mark.slow
 def test_layers_of_the_same_name_stay_apart(exported: Path) -> None:
     """Other exporters leave nodes unnamed."""
     model = onnx.load(exported)
