@@ -23,7 +23,7 @@ def sentence(old: str, new: str) -> str:
 
 
 def warn(old: str, new: str, stacklevel: int = 3) -> None:
-    """Warns of an old spelling, at the line that uses it."""
+    """Warn of an old spelling, at the line that uses it."""
     warnings.warn(sentence(old, new), FutureWarning, stacklevel=stacklevel)
 
 

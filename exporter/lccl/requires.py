@@ -81,7 +81,7 @@ def how_to_install(module: str) -> str:
 
 
 def require(what: str) -> None:
-    """Looks for the packages that a public name or a command cannot do without, and imports none of them.
+    """Check that what a public name or a command needs is installed, without importing it.
 
     Args:
         what: "lccl.export" or "lccl-export".

@@ -24,10 +24,14 @@ PARSERS = ("export", "build_engine", "compare", "build_plugin")
 POSITIONAL = 6
 
 
+MODULES = ("lccl.data", "lccl.models.resnet")
+"""Faces that are no packages."""
+
+
 def faces() -> list[str]:
-    """Every package of lccl that says what is public."""
+    """Every package of lccl that says what is public, and the modules that users import."""
     names = [m.name for m in pkgutil.walk_packages(lccl.__path__, "lccl.") if m.ispkg]
-    return ["lccl", *(name for name in names if hasattr(import_module(name), "__all__"))]
+    return ["lccl", *MODULES, *(name for name in names if hasattr(import_module(name), "__all__"))]
 
 
 def public_functions() -> Iterator[tuple[str, Any]]:
@@ -52,6 +56,7 @@ FUNCTIONS = dict(public_functions())
 def test_the_faces_are_found() -> None:
     assert {"lccl", "lccl.nn", "lccl.ort", "lccl.plugin", "lccl.train", "lccl.engine", "lccl.comparing"} <= set(faces())
     assert {"lccl.export", "lccl.nn.convert", "lccl.ort.session", "lccl.nn.LCCLConv2d.forward"} <= set(FUNCTIONS)
+    assert {"lccl.data.load_data", "lccl.models.resnet.cifar_resnet"} <= set(FUNCTIONS)
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
@@ -73,7 +78,8 @@ def test_few_parameters_are_positional(name: str) -> None:
 
 def library_files() -> list[Path]:
     """All but the commands."""
-    return [p for p in PACKAGE.rglob("*.py") if "cli" not in p.relative_to(PACKAGE).parts and p.name != "__main__.py"]
+    commands = ("__main__.py", "command_line.py")
+    return [p for p in PACKAGE.rglob("*.py") if "cli" not in p.relative_to(PACKAGE).parts and p.name not in commands]
 
 
 PROGRAMS = {"--build", "--parallel", "--list-gpu-arch"}

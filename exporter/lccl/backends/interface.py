@@ -60,6 +60,9 @@ class Runner(Protocol):
 
 # ---- building -------------------------------------------------------------------------------------------------------------
 
+BACKEND_NAMES = ("tensorrt", "tensorrt-rtx")
+"""The builders of engines, in the order in which one is chosen where none is named."""
+
 Shapes = Mapping[str, Sequence[int]]
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import onnx
 
 from lccl.backends.agreement import check_view
-from lccl.backends.interface import Backend, BuildRequest, OptimizationProfile, Shapes
+from lccl.backends.interface import BACKEND_NAMES, Backend, BuildRequest, OptimizationProfile, Shapes
 from lccl.backends.profiles import make_profiles
 from lccl.engine.results import EngineResult, Plugin
 from lccl.engine.sidecar import SIDECAR_SUFFIX, write_sidecar
@@ -29,9 +29,6 @@ from lccl.loading.onnx import load_onnx
 from lccl.op.onnx_op import is_lccl_node, register_schema
 from lccl.progress import Progress, silent
 from lccl.version import __version__
-
-BACKEND_NAMES = ("tensorrt", "tensorrt-rtx")
-"""The backends, in the order in which one is chosen where none is named."""
 
 
 def make_backend(name: str) -> Backend:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+from lccl.backends.interface import BACKEND_NAMES
 from lccl.engine.results import EngineResult
 from lccl.errors import UserError
 from lccl.files import sha256
@@ -62,6 +63,6 @@ def read_sidecar(engine: str | Path) -> dict[str, object]:
 def _well_formed(content: Mapping[str, object]) -> bool:
     return (
         {"backend", "layers", "engine"} <= set(content)
-        and content["backend"] in ("tensorrt", "tensorrt-rtx")
+        and content["backend"] in BACKEND_NAMES
         and isinstance(content["engine"], dict)
     )

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 MAX_FILE_BYTES = 2**31 - 2**20
 """Protobuf's limit for one file, with room for the twins' metadata."""
 
-Args: TypeAlias = "SupportsArray | Sequence[SupportsArray]"
+PositionalArgs: TypeAlias = "SupportsArray | Sequence[SupportsArray]"
 """Positional example inputs, as ``torch.onnx.export`` takes them."""
 
 
@@ -65,7 +65,7 @@ class _Request:
 @renamed_keywords(dense="dense_twin", inputs="data")
 def export(
     model: Network | ExportedProgram,
-    args: Args | None = None,
+    args: PositionalArgs | None = None,
     path: str | Path | None = None,
     *,
     dynamic_hw: bool = False,
@@ -223,7 +223,7 @@ def _samples(feeds: list[dict[str, Array]]) -> int:
 
 def _make_source(
     model: Network | ExportedProgram,
-    args: Args | None,
+    args: PositionalArgs | None,
     names: tuple[Sequence[str] | None, Sequence[str] | None],
     dynamic_hw: bool,
     weights: WeightFile,
@@ -266,7 +266,7 @@ def _require_none(given: Mapping[str, object], what: str) -> None:
             raise UserError(f"{what} has its shapes and names in it; they cannot be chosen", leave_out(name))
 
 
-def _as_sequence(args: Args) -> Sequence[SupportsArray]:
+def _as_sequence(args: PositionalArgs) -> Sequence[SupportsArray]:
     return args if isinstance(args, Sequence) else (args,)
 
 

@@ -18,6 +18,7 @@ import support.networks.dense_pixels as pixel_nets
 from lccl.errors import UserError
 from lccl.nn import LCCLConv2d
 from lccl.nn.converting.recipes import recipe
+from lccl.nn.gate import GATE_CURVES
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*cannot be traced:UserWarning")
 
@@ -99,7 +100,7 @@ def test_a_resnet_18_at_its_true_size() -> None:
 
 
 @pytest.mark.parametrize("order", ["paper", "released"])
-@pytest.mark.parametrize("activation", ["relu", "hardtanh", "binary"])
+@pytest.mark.parametrize("activation", GATE_CURVES)
 def test_training_mode_starts_from_the_dense_network_too(order: str, activation: str) -> None:
     """Norms see the same batches and collect the same statistics."""
     dense = nets.settle(nets.resnet18(4), 3, 32, 32).train()

@@ -15,7 +15,7 @@ from lccl.errors import UserError, first_line
 from lccl.text import count, kind_of
 from lccl.torch_calls import evaluating, flatten, layer_macs
 
-Args = Tensor | Sequence[object] | Mapping[str, object]
+ExampleArgs = Tensor | Sequence[object] | Mapping[str, object]
 """An example input as a caller gives it; see :func:`inputs_of`."""
 TOLERANCE = 1e-4
 """Allowed error of a converted network's outputs in float32, relative to max(0.01, largest
@@ -44,7 +44,7 @@ class Inputs:
     kwargs: Mapping[str, object] = field(default_factory=dict)
 
 
-def inputs_of(args: Args, model: nn.Module) -> Inputs:
+def inputs_of(args: ExampleArgs, model: nn.Module) -> Inputs:
     """Turn an example input, as a caller gives it, into the arguments of a call.
 
     Args:
