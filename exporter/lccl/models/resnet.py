@@ -9,10 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from torch import Tensor, nn
-
 from lccl.errors import UserError
-from lccl.nn import LCCLConv2d
+from lccl.requires import needing
+
+with needing("lccl.models"):
+    from torch import Tensor, nn
+
+    from lccl.nn import LCCLConv2d
 
 Gated = Literal["none", "first", "both"]
 

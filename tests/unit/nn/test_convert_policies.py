@@ -273,10 +273,10 @@ def test_the_order_is_that_of_eval_mode() -> None:
         ({"gate": "grid"}, "needs gate_size"),
         ({"gate_activation": "sigmoid"}, "gate_activation is one of"),
         ({"order": "mine"}, "order is"),
-        ({"density": 2}, "density is the share"),
-        ({"density": "low"}, "density is the share"),
+        ({"density": 2}, "density is the fraction"),
+        ({"density": "low"}, "density is the fraction"),
         ({"gate": "grid", "gate_size": "a"}, "gate_size is a whole number, not 'a'"),
-        ({"example": torch.randn(1, 5, 8, 8)}, "does not run on the example"),
+        ({"example": torch.randn(1, 5, 8, 8)}, "does not run on args"),
         ({"example": 224}, "an example is an input with its batch or the shape of one, .* not an int"),
         ({"example": "x"}, "an example is .* not a str"),
         (

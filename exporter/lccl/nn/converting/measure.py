@@ -90,7 +90,7 @@ def run(model: nn.Module, inputs: Inputs) -> tuple[Tensor, ...]:
     except UserError:
         raise
     except Exception as error:  # whatever the network's code raises
-        raise UserError(f"the network does not run on the example: {first_line(error)}") from error
+        raise UserError(f"the network does not run on args: {first_line(error)}") from error
 
 
 @contextmanager
