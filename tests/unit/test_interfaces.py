@@ -152,6 +152,24 @@ def test_an_error_says_its_fixes_behind_its_sentence() -> None:
     assert str(UserError("a sentence")) == "a sentence"
 
 
+def handlers_of_user_errors(tree: ast.AST) -> Iterator[ast.ExceptHandler]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ExceptHandler) and node.name and node.type is not None:
+            if {n.id for n in ast.walk(node.type) if isinstance(n, ast.Name)} & {"UserError", "ContractError", "NotSoundError"}:
+                yield node
+
+
+def test_no_sentence_has_an_errors_fix_in_its_midst() -> None:
+    """A sentence around an error has its ``message``, and its ``fixes`` beside: ``str`` ends in them."""
+    for path in PACKAGE.rglob("*.py"):
+        for handler in handlers_of_user_errors(ast.parse(path.read_text())):
+            for node in ast.walk(handler):
+                inner = node.value if isinstance(node, ast.FormattedValue) else None
+                if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("str", "first_line"):
+                    inner = node.args[0]
+                assert not (isinstance(inner, ast.Name) and inner.id == handler.name), f"{path}:{node.lineno}"
+
+
 def test_json_has_the_fix_as_data(capsys: pytest.CaptureFixture[str]) -> None:
     import json
 

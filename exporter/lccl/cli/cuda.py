@@ -101,7 +101,7 @@ def _first_device(library: Any) -> Any:
     try:
         return library.device()
     except UserError as error:
-        raise UserError(f"{error}; say which GPU to plan for by --device, such as 9.0x132") from None
+        raise UserError(f"{error.message}; say which GPU to plan for by --device, such as 9.0x132", error.fixes) from None
 
 
 def _layer(library: Any, options: argparse.Namespace) -> tuple[dict[str, Any], str]:

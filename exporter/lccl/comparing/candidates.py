@@ -174,7 +174,7 @@ def _with_library(proto: onnx.ModelProto, name: str, opening: Opening) -> Candid
             with runner:
                 pass
         except UserError as error:  # a kernel that is too large, for one
-            reason = str(error)
+            reason = error.message
     return Candidate(name, opening.role, runner, reason or None, proto, optional=True)
 
 

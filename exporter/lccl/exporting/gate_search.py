@@ -14,7 +14,7 @@ from onnx import helper
 
 from lccl.backends.batches import infer_all
 from lccl.backends.onnxruntime.runner import OnnxRuntimeRunner
-from lccl.errors import Fix, UserError, first_line
+from lccl.errors import Fix, UserError
 from lccl.graph.checks import default_tolerance
 from lccl.graph.recognise import NearMiss, RecognisedLayer, Recognition, recognise
 from lccl.graph.variants.canonical import canonical
@@ -178,7 +178,7 @@ def _check(
         raise
     except UserError as error:
         _require_sound(before, fed)
-        reason = f"put back: the graph with it cannot be run ({first_line(error)})"
+        reason = f"put back: the graph with it cannot be run ({error.message.rstrip('.')})"
         return [(layer, reason) for layer in _unrunnable(before, found, fed, recognise_without)], (None, None)
 
 
@@ -234,7 +234,9 @@ def _require_sound(model: onnx.ModelProto, feeds: Feeds) -> None:
         outputs, again = _outputs(model, [feeds[0], feeds[0]], optimize=False)
     except UserError as error:
         shape = next(iter(feeds[0].values())).shape
-        raise NotSoundError(f"{error}; if the network takes inputs of other sizes, say which", Fix("args", shape)) from None
+        raise NotSoundError(
+            f"{error.message}; if the network takes inputs of other sizes, say which", (Fix("args", shape), *error.fixes)
+        ) from None
     broken = not_finite(outputs)
     if broken is not None:
         raise NotSoundError(

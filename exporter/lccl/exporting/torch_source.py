@@ -79,7 +79,8 @@ class TorchSource:
             unbatched = [list(a.shape) for a in self.args if a.dim() == 3]
             if not unbatched:
                 raise
-            raise UserError(f"{error}; an example input has the batch in it", Fix("args", (1, *unbatched[0]))) from None
+            fixes = (Fix("args", (1, *unbatched[0])), *error.fixes)
+            raise UserError(f"{error.message}; an example input has the batch in it", fixes) from None
 
     def to_onnx(self) -> onnx.ModelProto:
         """The traced model."""

@@ -132,4 +132,4 @@ def gate_module(module: nn.Module, recipe: Sequence[object], path: Path) -> None
     try:
         apply_recipe(module, recipe)
     except UserError as error:
-        raise UserError(f"{path}: {error}") from None
+        raise UserError(f"{path}: {error.message}", error.fixes) from None

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Never
 
 import numpy as np
 import onnx
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 import lccl
 from conftest import Outcome
 from lccl.backends.onnxruntime.runner import OnnxRuntimeRunner
-from lccl.errors import UserError
+from lccl.errors import Fix, UserError
 from lccl.exporting import export, gate_search, torch_source
 from lccl.exporting.gate_search import NothingToGainError, NotSoundError, find_layers
 from lccl.nn import LCCLConv2d
@@ -361,6 +361,20 @@ def test_a_network_that_is_not_finite_is_the_callers_to_mend() -> None:
     feed = {"x": np.random.default_rng(0).standard_normal((2, 5, 16, 16)).astype(np.float32)}
     with pytest.raises(NotSoundError, match="holds NaN or infinity"):
         find_layers(net.model(), [feed], None, True, silent)
+
+
+def test_a_network_that_does_not_run_keeps_the_fix_of_the_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> Never:
+        raise UserError("it cannot run", Fix("threads", 1))
+
+    monkeypatch.setattr(gate_search, "_outputs", refuse)
+    net = Net()
+    x = net.input("x", ["N", 5, 16, 16])
+    net.output(net.op("Mul", net.conv(x, 5, 4), net.op("Relu", net.conv(x, 5, 1, shift=0.3))))
+    with pytest.raises(NotSoundError) as caught:
+        find_layers(net.model(), [{"x": np.zeros((2, 5, 16, 16), np.float32)}], None, True, silent)
+    assert caught.value.message == "it cannot run; if the network takes inputs of other sizes, say which"
+    assert [fix.option for fix in caught.value.fixes] == ["args", "threads"]
 
 
 def test_a_network_of_random_numbers_is_the_callers_to_mend() -> None:

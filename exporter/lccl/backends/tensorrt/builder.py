@@ -66,7 +66,7 @@ class TensorRT:
         try:
             import_tensorrt()
         except UserError as error:
-            return str(error)
+            return error.message
         return None
 
     def build(self, request: BuildRequest, progress: Progress) -> Built:

@@ -253,7 +253,7 @@ def _with_gate(info: ConvInfo, conv: nn.Conv2d, work: Work | None, options: Gate
         with torch.device("meta"):
             gate = layer_like(conv, options).gate
     except UserError as error:
-        return replace(info, refusal=str(error))
+        return replace(info, refusal=error.message)
     if work is None or gate is None:
         return info
     _, c, r, s = gate.conv.weight.shape
