@@ -95,13 +95,16 @@ class Comparison:
         return all(check.passed for check in self.checks)
 
     def as_dict(self) -> dict[str, object]:
-        """Plain values for JSON."""
+        """Plain values for JSON; what was renamed is also there by its old name, until 0.3."""
+        environment = asdict(self.environment)
         return {
             "passed": bool(self),
-            "environment": asdict(self.environment),
+            "environment": environment,
             "rows": [asdict(row) for row in self.rows],
-            "checks": [asdict(check) for check in self.checks],
+            "checks": [asdict(check) | {"held": check.passed} for check in self.checks],
             "profile": self.profile.as_dict() if self.profile else None,
+            "held": bool(self),
+            "setting": environment,
         }
 
     def __str__(self) -> str:

@@ -33,7 +33,7 @@ Invoke = Callable[..., Outcome]
 
 
 def test_a_module_that_exits_on_import(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """argparse at a module's top level would end this program with 2, which CI reads as "fell short"."""
+    """argparse at a module's top level would end this program with 2, which CI reads as a failed limit."""
     (tmp_path / "exits_on_import.py").write_text("import argparse\nargparse.ArgumentParser().error('no such option')\n")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(lccl.UserError, match="importing exits_on_import raised SystemExit"):

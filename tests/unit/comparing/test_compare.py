@@ -17,7 +17,7 @@ import lccl
 from conftest import Outcome
 from lccl.backends.interface import Batches
 from lccl.backends.tensorrt.runner import gpu_missing
-from lccl.comparing import LatencyPlan, Limits
+from lccl.comparing import Check, Comparison, Environment, LatencyPlan, Limits
 from lccl.comparing.measure import latencies
 from lccl.data import as_data, load_data
 from lccl.models.resnet import cifar_resnet
@@ -127,6 +127,17 @@ def test_text_and_json_tell_the_environment(comparison: Any) -> None:
     assert len(values["rows"]) == 6
     assert values["profile"]["layers"]
     assert values["environment"]["cpu"]
+    assert values["setting"] == values["environment"], "by its old name too, until 0.3"
+    assert values["held"] is values["passed"]
+
+
+def test_json_has_the_old_names_of_keys_until_0_3() -> None:
+    environment = Environment(images=1, threads=1, batch=1, cpu="a CPU")
+    checks = (Check("min-agreement", 1.0, 0.9, True), Check("min-speedup", 0.5, 1.0, False))
+    values = Comparison((), None, checks, environment).as_dict()
+    assert values["held"] is values["passed"] is False
+    assert values["setting"] == values["environment"]
+    assert [(c["held"], c["passed"]) for c in values["checks"]] == [(True, True), (False, False)]  # type: ignore[attr-defined]
 
 
 @pytest.mark.slow
