@@ -96,7 +96,8 @@ def fixes() -> set[str]:
                 first = node.args[0]
                 if isinstance(first, ast.Constant):
                     found.add(first.value)
-    return found | {"factory", "baseline_factory", "dynamic_hw", "input_names", "output_names"}
+    keys = {"state_dict_key", "baseline_state_dict_key"}
+    return found | keys | {"factory", "baseline_factory", "dynamic_hw", "input_names", "output_names"}
 
 
 PYTHON_ONLY = {"input_names", "output_names"}

@@ -53,6 +53,10 @@ class Opening:
     data: Data
     """For the export of a module, and the names of its inputs."""
     factory: Factory | None
+    state_dict_key: str | None
+    """The key of the state dict in a nested checkpoint."""
+    unsafe_pickle: bool
+    """Whether a checkpoint may run code from the file."""
     threads: int
     dense_twin: bool
     """Add the dense twin of an ONNX model with gates."""
@@ -61,9 +65,9 @@ class Opening:
     progress: Progress
 
     @property
-    def factory_option(self) -> str:
-        """The keyword that names the factory."""
-        return "baseline_factory" if self.role == "baseline" else "factory"
+    def option_prefix(self) -> str:
+        """What the keywords of this network alone begin with."""
+        return "baseline_" if self.role == "baseline" else ""
 
 
 def open_networks(networks: Sequence[Network], opening: Opening) -> list[Candidate]:
@@ -78,11 +82,12 @@ def open_networks(networks: Sequence[Network], opening: Opening) -> list[Candida
     Raises:
         UserError: a file that cannot be read or is of no known kind.
     """
-    if opening.factory is not None and not any(map(_is_torch_file, networks)):
-        raise UserError(
-            f"a factory for the {opening.role} network goes with a checkpoint, and none is named",
-            leave_out(opening.factory_option),
-        )
+    for name, what in (("factory", "factory"), ("state_dict_key", "key of a state dict")):
+        if getattr(opening, name) is not None and not any(map(_is_torch_file, networks)):
+            raise UserError(
+                f"a {what} for the {opening.role} network goes with a checkpoint, and none is named",
+                leave_out(f"{opening.option_prefix}{name}"),
+            )
     found: list[Candidate] = []
     to_onnx = not any(isinstance(n, onnx.ModelProto) or str(n).endswith(".onnx") for n in networks)
     for network in networks:
@@ -108,8 +113,14 @@ def _of_file(path: Path, opening: Opening, to_onnx: bool) -> list[Candidate]:
     if path.suffix in ENGINE_SUFFIXES:
         return [_of_engine(path, opening)]
     if path.suffix in TORCH_SUFFIXES:
-        module = load_model(path, opening.factory, factory_option=opening.factory_option).module
-        return _of_module(module, path.name, opening, to_onnx)
+        loaded = load_model(
+            path,
+            opening.factory,
+            state_dict_key=opening.state_dict_key,
+            unsafe_pickle=opening.unsafe_pickle,
+            option_prefix=opening.option_prefix,
+        )
+        return _of_module(loaded.module, path.name, opening, to_onnx)
     if path.suffix == ".onnx":
         return _of_onnx(load_onnx(path), path.name, opening)
     raise UserError(f"{path}: a network is a .pt, .onnx or .engine file")

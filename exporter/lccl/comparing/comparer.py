@@ -32,6 +32,9 @@ def compare(
     baseline: Network | Sequence[Network] | None = None,
     factory: Factory | None = None,
     baseline_factory: Factory | None = None,
+    state_dict_key: str | None = None,
+    baseline_state_dict_key: str | None = None,
+    unsafe_pickle: bool = False,
     dense_twin: bool = True,
     threads: int = 1,
     latency: LatencyPlan | None = LatencyPlan(),  # noqa: B008 - frozen
@@ -52,6 +55,10 @@ def compare(
         factory: builds the LCCL network of a checkpoint that does not name its own factory: "pkg.module:callable", or the
             callable.
         baseline_factory: builds the baseline, in the same way.
+        state_dict_key: the key of the state dict in a nested checkpoint of the LCCL network.
+        baseline_state_dict_key: the key of the state dict in a nested checkpoint of the baseline.
+        unsafe_pickle: allow pickled modules, torch.export archives and TorchScript among the ``.pt`` files of both networks,
+            which run code from the file.
         dense_twin: also run the LCCL network with every gate taken as 1, for latency.
         threads: CPU threads of each runtime. With 1 the runtimes cannot disturb each other in one process.
         latency: how to measure; None: do not.
@@ -70,9 +77,11 @@ def compare(
     register_schema()
     inputs = read_data(data)
     plugin = Path(plugin_library) if plugin_library else None
-    opening = Opening("lccl", inputs, factory, threads, dense_twin, plugin, progress)
+    opening = Opening("lccl", inputs, factory, state_dict_key, unsafe_pickle, threads, dense_twin, plugin, progress)
     candidates = open_networks(_as_list(networks), opening)
-    opening = replace(opening, role="baseline", factory=baseline_factory, dense_twin=False)
+    opening = replace(
+        opening, role="baseline", factory=baseline_factory, state_dict_key=baseline_state_dict_key, dense_twin=False
+    )
     candidates += open_networks(_as_list(baseline), opening)
     _require_one_tensorrt(candidates)
     _require_running(candidates, limits, allow_skipped)

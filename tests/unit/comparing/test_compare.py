@@ -20,6 +20,7 @@ from lccl.backends.tensorrt.runner import gpu_missing
 from lccl.comparing import Check, Comparison, Environment, LatencyPlan, Limits
 from lccl.comparing.measure import latencies
 from lccl.data import as_data, load_data
+from lccl.errors import Fix
 from lccl.models.resnet import cifar_resnet
 from support.graphs.models import run
 
@@ -309,3 +310,67 @@ def test_float64_is_taken_as_float32(exported: Path) -> None:
     data = as_data(np.zeros((2, 1, 16, 16)))
     assert data.inputs["input"].dtype == np.float32
     assert lccl.compare(exported, data, latency=None)
+
+
+# ---- checkpoints of other forms -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def nested(small_model: torch.nn.Module, dense_checkpoint: Path, tmp_path: Path) -> tuple[Path, Path]:
+    """A gated and a dense checkpoint, each with two state dicts of which "ema" fits."""
+    paths = tmp_path / "gated.pt", tmp_path / "baseline.pt"
+    for path, weights in zip(paths, (small_model.state_dict(), lccl.load_checkpoint(dense_checkpoint).state_dict()), strict=True):
+        torch.save({"raw": {"w": torch.zeros(1)}, "ema": weights}, path)
+    return paths
+
+
+def gated_network() -> torch.nn.Module:
+    return cifar_resnet(8, 4, in_channels=1, gated="both")
+
+
+def dense_network() -> torch.nn.Module:
+    return cifar_resnet(8, 4, in_channels=1, gated="none")
+
+
+@pytest.mark.slow
+def test_each_nested_checkpoint_has_its_own_key(nested: tuple[Path, Path], samples: Path) -> None:
+    gated, dense = nested
+    options: dict[str, Any] = {"factory": gated_network, "baseline_factory": dense_network, "latency": None}
+    with pytest.raises(lccl.UserError, match="holds several state dicts") as caught:
+        lccl.compare(gated, samples, baseline=dense, **options)
+    assert caught.value.fixes == (Fix("state_dict_key", "raw"),)
+    with pytest.raises(lccl.UserError, match="holds several state dicts") as caught:
+        lccl.compare(gated, samples, baseline=dense, state_dict_key="ema", **options)
+    assert caught.value.fixes == (Fix("baseline_state_dict_key", "raw"),)
+    keys = {"state_dict_key": "ema", "baseline_state_dict_key": "ema"}
+    assert len(lccl.compare(gated, samples, baseline=dense, **keys, **options).rows) == 6
+
+
+def test_a_key_of_a_network_without_a_checkpoint(exported: Path, checkpoint: Path, samples: Path) -> None:
+    with pytest.raises(lccl.UserError, match=r"goes with a checkpoint, and none is named: leave out baseline_state_dict_key$"):
+        lccl.compare(checkpoint, samples, baseline=exported, baseline_state_dict_key="ema")
+    with pytest.raises(lccl.UserError, match=r"with one state dict: leave out state_dict_key$"):
+        lccl.compare(checkpoint, samples, state_dict_key="ema")
+
+
+@pytest.mark.slow
+def test_the_command_loads_what_its_message_names(
+    invoke: Invoke, small_model: torch.nn.Module, dense_checkpoint: Path, samples: Path, tmp_path: Path
+) -> None:
+    torch.save(small_model, tmp_path / "gated.pt")
+    torch.save(lccl.load_checkpoint(dense_checkpoint), tmp_path / "dense.pt")
+    words = (tmp_path / "gated.pt", "--baseline", tmp_path / "dense.pt", "--data", samples, "--runs", "0")
+    refused = invoke(COMPARE, *words)
+    assert (refused.code, "--unsafe-pickle if you trust the file" in refused.err) == (1, True)
+    assert invoke(COMPARE, *words, "--unsafe-pickle").code == 0
+
+
+def test_the_command_has_a_key_for_each_network(invoke: Invoke, nested: tuple[Path, Path], checkpoint: Path, samples: Path) -> None:
+    gated, dense = nested
+    build = "lccl.models.resnet:cifar_resnet"
+    of_gated = invoke(COMPARE, gated, "--factory", build, "--data", samples)
+    assert "pass --state-dict-key raw" in of_gated.err
+    assert "has no state dict under 'x'" in invoke(COMPARE, gated, "--factory", build, "--data", samples, "--state-dict-key", "x").err
+    of_dense = (COMPARE, checkpoint, "--baseline", dense, "--baseline-factory", build, "--data", samples)
+    assert "pass --baseline-state-dict-key raw" in invoke(*of_dense).err
+    assert "has no state dict under 'x'" in invoke(*of_dense, "--baseline-state-dict-key", "x").err
