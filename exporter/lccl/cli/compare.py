@@ -38,7 +38,9 @@ def parser(prog: str = PROG) -> Parser:
     p.add_argument("--data", required=True, metavar="FILE.npz|PKG.MODULE:LOADER", help="inputs, with labels if there are any")
     p.add_argument("--factory", metavar="PKG.MODULE:FACTORY", help="builds the LCCL network of a checkpoint, as for an export")
     p.add_argument("--baseline-factory", metavar="PKG.MODULE:FACTORY", help="builds the baseline of a checkpoint")
-    p.add_argument("--state-dict-key", metavar="KEY", help="which entry of a nested checkpoint is the LCCL network's state dict")
+    p.add_argument(
+        "--state-dict-key", metavar="KEY", help="which entry of a nested checkpoint is the LCCL network's state dict"
+    )
     p.add_argument("--baseline-state-dict-key", metavar="KEY", help="the same for a nested checkpoint of the baseline")
     p.add_argument(
         "--unsafe-pickle",

@@ -52,7 +52,9 @@ def parser(prog: str = PROG) -> Parser:
 
 
 def _require_shape(p: Parser, options: argparse.Namespace) -> None:
-    """Check that options of a layer come with the layer: the table of configurations would ignore them.
+    """Check that options of a layer come with the layer.
+
+    The table of configurations would ignore them.
 
     Raises:
         UserError: they do not.

@@ -1,4 +1,4 @@
-"""``python -m lccl.plugin``: the plugin's library, the TensorRT versions here, and what they say to it."""
+"""``python -m lccl.plugin``: the plugin's library, and what each TensorRT here says to it."""
 
 from __future__ import annotations
 

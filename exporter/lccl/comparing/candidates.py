@@ -42,7 +42,8 @@ class Candidate:
     proto: onnx.ModelProto | None = None
     """The ONNX model, where the runtime runs one."""
     optional: bool = False
-    """Another way to run a network that also runs without it: limits can be checked on the network where this is skipped."""
+    """Another way to run a network that also runs without it: limits can be checked on the network
+    where this is skipped."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,8 @@ def open_networks(networks: Sequence[Network], opening: Opening) -> list[Candida
     A network that is given in PyTorch only is also exported, to run in ONNX Runtime.
 
     Args:
-        networks: ``.pt``, ``.onnx`` or ``.engine`` files, modules or ONNX models, all of the same network.
+        networks: ``.pt``, ``.onnx`` or ``.engine`` files, modules or ONNX models, all of the same
+            network.
         opening: how they are opened.
 
     Raises:
@@ -212,7 +214,8 @@ def _of_engine(path: Path, opening: Opening) -> Candidate:
 def plugin_of(engine: Path, sidecar: Mapping[str, object], given: Path | None) -> Path | None:
     """The library that an engine needs; None if it needs none.
 
-    The library is never one that the side-car leads to: that would run code of whoever wrote the file.
+    The library is never one that the side-car leads to: that would run code of whoever wrote the
+    file.
 
     Raises:
         UserError: the library is not here.

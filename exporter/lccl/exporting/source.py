@@ -37,7 +37,8 @@ class Source(Protocol):
     checks: tuple[GateMode, ...]
     """The states of the gates that the source can be run with, besides as built."""
     example_hw: tuple[tuple[int, ...], ...] | None
-    """Height and width of each example input where the export makes them dynamic; None where it does not."""
+    """Height and width of each example input where the export makes them dynamic; None where it
+    does not."""
 
     def to_onnx(self) -> onnx.ModelProto:
         """The network as ONNX, not yet canonical."""
@@ -54,7 +55,8 @@ class OnnxSource:
 
     Args:
         model: the model.
-        shapes: of random inputs, in the inputs' order; needed only where sizes besides the batch are dynamic.
+        shapes: of random inputs, in the inputs' order; needed only where sizes besides the batch
+            are dynamic.
 
     Raises:
         UserError: shapes that do not fit the inputs.
@@ -100,20 +102,23 @@ def check_against_source(
 ) -> tuple[Agreement, Agreement | None]:
     """Hold the model in ONNX Runtime against its source, as built on all feeds.
 
-    On the first feed it is also checked with relaxed gates where some are hard, since hard gates may differ at their edges;
-    and with open gates, since nothing else shows the weights under a closed gate.
+    On the first feed it is also checked with relaxed gates where some are hard, since hard gates
+    may differ at their edges; and with open gates, since nothing else shows the weights under a
+    closed gate.
 
     Args:
         model: the exported model.
         source: the network that it was exported from.
         feeds: the inputs.
-        tolerance: allowed error, relative to max(0.01, largest output); None: by the model's precision.
+        tolerance: allowed error, relative to max(0.01, largest output); None: by the model's
+            precision.
         progress: called with each step.
-        own: the network with the gates that the source knows: the model itself, where no gate was recognised in it. None
-            where the source knows no gate.
+        own: the network with the gates that the source knows: the model itself, where no gate was
+            recognised in it. None where the source knows no gate.
 
     Returns:
-        The agreement as built, and with the gates of ``own`` open, where the source can run that way.
+        The agreement as built, and with the gates of ``own`` open, where the source can run that
+        way.
 
     Raises:
         UserError: they differ.
@@ -184,7 +189,8 @@ def real_feeds(model: onnx.ModelProto, inputs: Mapping[str, Array]) -> list[dict
     """Cut the given inputs into slices that fit in memory.
 
     Raises:
-        UserError: the inputs do not fit the model's in name, rank, size or type, or hold NaN or infinity.
+        UserError: the inputs do not fit the model's in name, rank, size or type, or hold NaN or
+            infinity.
     """
     wanted = input_types(model)
     if set(inputs) != set(wanted):

@@ -20,7 +20,8 @@ from lccl.torch_calls import evaluating, flatten, unsound_weight
 from lccl.types import SupportsArray
 
 CHECK_BATCH = 3
-"""Random samples of a check, one more if the example has as many: a batch size frozen into the graph then shows."""
+"""Random samples of a check, one more if the example has as many: a batch size frozen into the
+graph then shows."""
 
 
 class TorchSource:
@@ -118,7 +119,10 @@ class TorchSource:
             raise UserError(f"the model does not run on {what} of shape {shapes}: {first_line(error)}") from error
 
     def _random(self, names: list[str], factor: int) -> dict[str, Array]:
-        """Every size times the factor: inputs of several sizes keep their ratio, which models may need."""
+        """Every size times the factor.
+
+        Inputs of several sizes keep their ratio, which models may need.
+        """
         generator = torch.Generator().manual_seed(factor)
         batch = CHECK_BATCH + (self.args[0].dim() > 0 and len(self.args[0]) == CHECK_BATCH)
         feed = {}
@@ -139,6 +143,6 @@ class TorchSource:
 
 
 def _fixes_a_batch_of_1(model: onnx.ModelProto) -> bool:
-    """Whether torch took a batch of 1 for a fixed size somewhere, although it is named as dynamic."""
+    """Whether torch took a batch of 1 for a fixed size somewhere, although it is dynamic."""
     shapes = [value.type.tensor_type.shape.dim for value in model.graph.output]
     return any(dims and dims[0].HasField("dim_value") and dims[0].dim_value == 1 for dims in shapes)

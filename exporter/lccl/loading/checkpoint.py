@@ -95,9 +95,7 @@ def _three_sizes(shape: Any) -> list[int]:
     return sizes
 
 
-def read_checkpoint(
-    content: object, path: Path, key: str | None = None, key_option: str = "state_dict_key"
-) -> Checkpoint:
+def read_checkpoint(content: object, path: Path, key: str | None = None, key_option: str = "state_dict_key") -> Checkpoint:
     """Read a checkpoint from content: lccl's own format, or a state dict, bare or nested.
 
     Args:

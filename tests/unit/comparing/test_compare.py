@@ -319,7 +319,9 @@ def test_float64_is_taken_as_float32(exported: Path) -> None:
 def nested(small_model: torch.nn.Module, dense_checkpoint: Path, tmp_path: Path) -> tuple[Path, Path]:
     """A gated and a dense checkpoint, each with two state dicts of which "ema" fits."""
     paths = tmp_path / "gated.pt", tmp_path / "baseline.pt"
-    for path, weights in zip(paths, (small_model.state_dict(), lccl.load_checkpoint(dense_checkpoint).state_dict()), strict=True):
+    for path, weights in zip(
+        paths, (small_model.state_dict(), lccl.load_checkpoint(dense_checkpoint).state_dict()), strict=True
+    ):
         torch.save({"raw": {"w": torch.zeros(1)}, "ema": weights}, path)
     return paths
 
@@ -365,12 +367,25 @@ def test_the_command_loads_what_its_message_names(
     assert invoke(COMPARE, *words, "--unsafe-pickle").code == 0
 
 
-def test_the_command_has_a_key_for_each_network(invoke: Invoke, nested: tuple[Path, Path], checkpoint: Path, samples: Path) -> None:
+@pytest.mark.slow
+def test_a_baseline_in_torchscript(exported: Path, dense_checkpoint: Path, samples: Path, tmp_path: Path) -> None:
+    traced = torch.jit.trace(lccl.load_checkpoint(dense_checkpoint), torch.zeros(1, 1, 16, 16))  # type: ignore[no-untyped-call]
+    traced.save(str(tmp_path / "dense.pt"))
+    result = lccl.compare(exported, samples, baseline=tmp_path / "dense.pt", latency=None, unsafe_pickle=True)
+    assert [r.runner for r in result.rows if r.role == "baseline"] == ["torch", "onnxruntime"]
+
+
+def test_the_command_has_a_key_for_each_network(
+    invoke: Invoke, nested: tuple[Path, Path], checkpoint: Path, samples: Path
+) -> None:
     gated, dense = nested
     build = "lccl.models.resnet:cifar_resnet"
     of_gated = invoke(COMPARE, gated, "--factory", build, "--data", samples)
     assert "pass --state-dict-key raw" in of_gated.err
-    assert "has no state dict under 'x'" in invoke(COMPARE, gated, "--factory", build, "--data", samples, "--state-dict-key", "x").err
+    assert (
+        "has no state dict under 'x'"
+        in invoke(COMPARE, gated, "--factory", build, "--data", samples, "--state-dict-key", "x").err
+    )
     of_dense = (COMPARE, checkpoint, "--baseline", dense, "--baseline-factory", build, "--data", samples)
     assert "pass --baseline-state-dict-key raw" in invoke(*of_dense).err
     assert "has no state dict under 'x'" in invoke(*of_dense, "--baseline-state-dict-key", "x").err

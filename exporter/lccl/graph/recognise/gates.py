@@ -97,7 +97,7 @@ def _at_least_zero(tensor: gs.Tensor, context: Context) -> bool:
     return lower_bound(tensor, context.sizes) >= 0 or mask_input(tensor, context) is not None
 
 
-# ---- a gate that the op computes ------------------------------------------------------------------------------------
+# ---- a gate that the op computes -----------------------------------------------------------------
 
 
 def fused_gate(candidate: GateCandidate, gated: GatedBranch, context: Context) -> FusedGate | None:
@@ -176,7 +176,7 @@ def _fused(
     return FusedGate(conv, function.scale, function.shift, 1.0, min(function.high, FLT_MAX), threshold, grid, fitted)
 
 
-# ---- a gate that the op is given ------------------------------------------------------------------------------------
+# ---- a gate that the op is given -----------------------------------------------------------------
 
 
 def external_gate(tensor: gs.Tensor, gated: GatedBranch, context: Context) -> ExternalGate:
@@ -248,7 +248,7 @@ def _why_no_map(operand: gs.Tensor, gated: GatedBranch, context: Context) -> str
     return f"its other factor, {who}, of shape {list(shape)}, is not one map [N, 1, {height}, {width}]"
 
 
-# ---- all gates of a product -----------------------------------------------------------------------------------------
+# ---- all gates of a product ----------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
