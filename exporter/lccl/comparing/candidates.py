@@ -87,7 +87,7 @@ def open_networks(networks: Sequence[Network], opening: Opening) -> list[Candida
     for name, what in (("factory", "factory"), ("state_dict_key", "key of a state dict")):
         if getattr(opening, name) is not None and not any(map(_is_torch_file, networks)):
             raise UserError(
-                f"a {what} for the {opening.role} network goes with a checkpoint, and none is named",
+                f"a {what} for the {opening.role} network needs a checkpoint, but none is given",
                 leave_out(f"{opening.option_prefix}{name}"),
             )
     found: list[Candidate] = []
@@ -157,8 +157,8 @@ def _of_onnx(proto: onnx.ModelProto, name: str, opening: Opening) -> list[Candid
         proto = canonical(proto)
     elif opening.role == "lccl" and not _is_decomposed(proto):
         raise UserError(
-            f"{name} has no LCCLConv node, so it is not the LCCL network: export it with lccl-export, or compare with it as a "
-            "dense network",
+            f"{name} has no LCCLConv node, so it is not the LCCL network: export it with lccl-export, or give it as "
+            "the baseline",
             Fix("baseline", name),
         )
     found = [Candidate(name, opening.role, OnnxRuntimeRunner(proto, opening.threads), proto=proto)]
@@ -172,7 +172,7 @@ def _of_onnx(proto: onnx.ModelProto, name: str, opening: Opening) -> list[Candid
 
 
 def _gated_baseline(name: str) -> UserError:
-    return UserError(f"{name} has gates, so it is no dense network: name it among the files of the LCCL network")
+    return UserError(f"{name} has gates, so it is not a dense network: give it among the files of the LCCL network")
 
 
 def _with_library(proto: onnx.ModelProto, name: str, opening: Opening) -> Candidate:

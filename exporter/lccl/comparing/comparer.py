@@ -125,7 +125,8 @@ def _require_running(candidates: Sequence[Candidate], limits: Limits, allow_skip
     skipped = [c for c in candidates if c.skipped and not c.optional]
     if skipped and limits != Limits() and not allow_skipped:
         raise UserError(
-            f"not every network can run here ({_reasons(skipped)}), so the limits prove nothing of it", Fix("allow_skipped")
+            f"not every network can run here ({_reasons(skipped)}), so the limits would not cover all of them",
+            Fix("allow_skipped"),
         )
     running = list(dict.fromkeys(c.runner.name for c in own if not c.skipped))
     require_speedup_runner(limits, running, {c.runner.name: c.skipped for c in own if c.skipped})

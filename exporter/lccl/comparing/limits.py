@@ -49,14 +49,14 @@ def require_speedup_runner(limits: Limits, running: Sequence[str], skipped: Mapp
         return
     if limits.min_speedup is None:
         raise UserError(
-            f"the runner {name} is named for a limit on the speed-up, but there is no such limit", Fix("min_speedup", 1.0)
+            f"the runner {name} is named for a limit on the speed-up, but no such limit is set", Fix("min_speedup", 1.0)
         )
     if name in running:
         return
     if name in skipped:
         raise UserError(f"{name} does not run here: {skipped[name]}")
     raise UserError(
-        f"the runner of the least speed-up is one that the LCCL network runs in here ({', '.join(running)}), not {name}"
+        f"the limit on the speed-up needs a runner that the LCCL network runs in here ({', '.join(running)}), not {name}"
     )
 
 

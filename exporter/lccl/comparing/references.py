@@ -26,7 +26,7 @@ def require_finite_references(rows: Sequence[Row], outputs: Outputs) -> None:
     for role, i in _references(rows).items():
         if role != "dense twin" and not_finite({str(k): value for k, value in enumerate(outputs[i] or ())}) is not None:
             raise UserError(
-                f"{rows[i].label} gives NaN or infinity on this data, so nothing can be held against it: check its weights "
+                f"{rows[i].label} gives NaN or infinity on this data, so nothing can be compared with it: check its weights "
                 "and the range of the data"
             )
 

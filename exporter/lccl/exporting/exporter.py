@@ -125,7 +125,7 @@ def export(
         "tensorrt": _twin_path(target, tensorrt, "tensorrt"),
     }
     if tolerance is not None and not 0 <= tolerance < float("inf"):
-        raise UserError(f"the tolerance is a number from 0, not {tolerance}")
+        raise UserError(f"the tolerance is a number of at least 0, not {tolerance}")
     _require_targets(targets, model)
     register_schema()
     with WeightFile(target) as weights:
@@ -271,7 +271,7 @@ def _require_none(given: Mapping[str, object], what: str) -> None:
     """
     for name, value in given.items():
         if value:
-            raise UserError(f"{what} has its shapes and names in it; they cannot be chosen", leave_out(name))
+            raise UserError(f"{what} already has its shapes and names; they cannot be chosen", leave_out(name))
 
 
 def _as_sequence(args: Args) -> Sequence[SupportsArray]:

@@ -129,7 +129,7 @@ def explained(near_misses: Sequence[NearMiss]) -> str:
     """Return the near misses as a table, or a sentence if there are none."""
     if not near_misses:
         return "No product looks like a gated convolution without being one."
-    return table(("product", "why it is no gated convolution"), [(miss.node, miss.reason) for miss in near_misses])
+    return table(("product", "why it is not a gated convolution"), [(miss.node, miss.reason) for miss in near_misses])
 
 
 def _nothing_found(misses: Sequence[NearMiss]) -> str:
@@ -235,16 +235,16 @@ def _require_sound(model: onnx.ModelProto, feeds: Feeds) -> None:
     except UserError as error:
         shape = next(iter(feeds[0].values())).shape
         raise NotSoundError(
-            f"{error.message}; if the network takes inputs of other sizes, say which", (Fix("args", shape), *error.fixes)
+            f"{error.message}; if the network takes other input sizes, give them", (Fix("args", shape), *error.fixes)
         ) from None
     broken = not_finite(outputs)
     if broken is not None:
         raise NotSoundError(
-            f"the network's output {broken} holds NaN or infinity, so that nothing can be held against it: check its weights "
+            f"the network's output {broken} holds NaN or infinity, so nothing can be compared with it: check its weights "
             "and the range of its inputs"
         )
     if any(not np.array_equal(values, again[name]) for name, values in outputs.items()):
-        raise NotSoundError("the network gives other outputs each time it is run: export it without its random numbers")
+        raise NotSoundError("the network gives different outputs each time it runs: export it without random numbers")
 
 
 def _tolerance(model: onnx.ModelProto) -> float:

@@ -64,7 +64,9 @@ class ExportResult:
         if not self.closed_layers:
             return ""
         layers = f"layer{'s' if len(self.closed_layers) > 1 else ''} {', '.join(self.closed_layers)}"
-        which = "these inputs, the given ones among them" if self.given_inputs else "these random inputs; check it on real data"
+        which = (
+            "these inputs, which include the given ones" if self.given_inputs else "these random inputs; check it on real data"
+        )
         return f"no gate of {layers} opened on {which}"
 
     def as_dict(self) -> dict[str, object]:

@@ -67,7 +67,7 @@ class TorchSource:
             raise UserError("the op has no float64: export the model in float32, after model.float(), with inputs of float32")
         broken = unsound_weight(model)
         if broken is not None:
-            raise UserError(f"the model's {broken}; the training went wrong, take an earlier checkpoint")
+            raise UserError(f"the model's {broken}; the training went wrong: use an earlier checkpoint")
         progress("running the model once")
         outputs = self._run_example()
         if self._output_names is None and isinstance(outputs, Mapping) and all(isinstance(v, Tensor) for v in outputs.values()):
@@ -81,7 +81,7 @@ class TorchSource:
             if not unbatched:
                 raise
             fixes = (Fix("args", (1, *unbatched[0])), *error.fixes)
-            raise UserError(f"{error.message}; an example input has the batch in it", fixes) from None
+            raise UserError(f"{error.message}; an example input includes the batch", fixes) from None
 
     def to_onnx(self) -> onnx.ModelProto:
         """The traced model."""

@@ -105,7 +105,7 @@ def build_module(checkpoint: Checkpoint, factory: Factory | None, path: Path, op
         )
     name = label_of(chosen)
     if not factory and name not in TRUSTED_FACTORIES:
-        raise UserError(f"{path} asks to run {name}; if you trust it, say so", Fix(option, name))
+        raise UserError(f"{path} asks to run {name}; if you trust it, name it", Fix(option, name))
     kwargs = dict(checkpoint.kwargs) if chosen == checkpoint.factory else {}
     build = import_object(chosen, "factory") if isinstance(chosen, str) else chosen
     if not callable(build):

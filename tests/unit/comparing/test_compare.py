@@ -287,7 +287,7 @@ def test_a_loader_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_a_gated_network_is_no_dense_one(checkpoint: Path, exported: Path, samples: Path) -> None:
     for network in (checkpoint, exported):
-        with pytest.raises(lccl.UserError, match="has gates, so it is no dense network"):
+        with pytest.raises(lccl.UserError, match="has gates, so it is not a dense network"):
             lccl.compare(exported, samples, baseline=network, latency=None)
 
 
@@ -349,7 +349,7 @@ def test_each_nested_checkpoint_has_its_own_key(nested: tuple[Path, Path], sampl
 
 
 def test_a_key_of_a_network_without_a_checkpoint(exported: Path, checkpoint: Path, samples: Path) -> None:
-    with pytest.raises(lccl.UserError, match=r"goes with a checkpoint, and none is named: leave out baseline_state_dict_key$"):
+    with pytest.raises(lccl.UserError, match=r"needs a checkpoint, but none is given: leave out baseline_state_dict_key$"):
         lccl.compare(checkpoint, samples, baseline=exported, baseline_state_dict_key="ema")
     with pytest.raises(lccl.UserError, match=r"with one state dict: leave out state_dict_key$"):
         lccl.compare(checkpoint, samples, state_dict_key="ema")

@@ -373,7 +373,7 @@ def test_a_network_that_does_not_run_keeps_the_fix_of_the_error(monkeypatch: pyt
     net.output(net.op("Mul", net.conv(x, 5, 4), net.op("Relu", net.conv(x, 5, 1, shift=0.3))))
     with pytest.raises(NotSoundError) as caught:
         find_layers(net.model(), [{"x": np.zeros((2, 5, 16, 16), np.float32)}], None, True, silent)
-    assert caught.value.message == "it cannot run; if the network takes inputs of other sizes, say which"
+    assert caught.value.message == "it cannot run; if the network takes other input sizes, give them"
     assert [fix.option for fix in caught.value.fixes] == ["args", "threads"]
 
 
@@ -385,7 +385,7 @@ def test_a_network_of_random_numbers_is_the_callers_to_mend() -> None:
     noise = net.op("RandomNormalLike", net.conv(dense, 5, 1))
     net.output(net.op("Mul", net.conv(dense, 5, 4), net.op("Relu", net.op("Add", net.conv(dense, 5, 1), noise))))
     feed = {"x": np.random.default_rng(0).standard_normal((2, 5, 16, 16)).astype(np.float32)}
-    with pytest.raises(NotSoundError, match="other outputs each time"):
+    with pytest.raises(NotSoundError, match="different outputs each time"):
         find_layers(net.model(), [feed], None, True, silent)
 
 
@@ -514,7 +514,7 @@ def test_only_the_layer_that_cannot_be_run_is_put_back(monkeypatch: pytest.Monke
 
 def test_a_network_that_does_not_run_is_the_callers_to_mend() -> None:
     model = named("dynamic batch, height and width")
-    with pytest.raises(UserError, match=r"say which: pass args=torch\.zeros\("):
+    with pytest.raises(UserError, match=r"give them: pass args=torch\.zeros\("):
         find_layers(model, [{"x": np.zeros((1, 5, 1), np.float32)}], None, True, silent)
 
 
