@@ -14,10 +14,12 @@ import onnx
 from lccl.backends.agreement import check_view
 from lccl.deprecation import renamed_keywords
 from lccl.errors import Fix, UserError, leave_out
+from lccl.exporting.checking import check_against_source, real_feeds, with_own_gates
 from lccl.exporting.gate_search import find_layers, masked
+from lccl.exporting.onnx_source import OnnxSource
 from lccl.exporting.reasons import layers_with_reasons
 from lccl.exporting.results import ExportResult
-from lccl.exporting.source import OnnxSource, Source, check_against_source, real_feeds, with_own_gates
+from lccl.exporting.source import Source
 from lccl.files import atomic_path, require_writable
 from lccl.graph.checks import check_model, default_tolerance
 from lccl.graph.feeds import input_types
