@@ -79,7 +79,7 @@ def invoke(capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
     def call(module: str, *arguments: object) -> Outcome:
         from importlib import import_module
 
-        from lccl.cli.common import execute
+        from lccl.command_line import execute
 
         capsys.readouterr()
         try:

@@ -13,13 +13,13 @@ from lccl.version import __version__
 
 if TYPE_CHECKING:
     from lccl import nn, ort, plugin, train
-    from lccl.backends.tensorrt.library import load_plugin, plugin_path
     from lccl.comparing import Comparison, LatencyPlan, Limits, compare
     from lccl.engine import EngineResult, build_engine
     from lccl.errors import ContractError, Fix, UserError
     from lccl.exporting import ExportResult, export
     from lccl.loading.checkpoint import save_checkpoint
     from lccl.loading.torch_file import load_checkpoint
+    from lccl.plugin import load_plugin, plugin_path
     from lccl.profiling import NetworkProfile, profile
 
 _PACKAGES = ("nn", "ort", "plugin", "train")

@@ -16,7 +16,7 @@ import pytest
 
 import lccl
 from conftest import ROOT
-from lccl.cli.common import option
+from lccl.command_line import option
 from lccl.errors import Fix, UserError, leave_out, spelled
 
 PACKAGE = ROOT / "exporter" / "lccl"
@@ -174,7 +174,7 @@ def test_no_sentence_has_an_errors_fix_in_its_midst() -> None:
 def test_json_has_the_fix_as_data(capsys: pytest.CaptureFixture[str]) -> None:
     import json
 
-    from lccl.cli.common import execute
+    from lccl.command_line import execute
 
     def command(_: object) -> int:
         raise UserError("it cannot run", (Fix("allow_skipped"), leave_out("factory")))

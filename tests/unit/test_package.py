@@ -89,9 +89,9 @@ MAY_IMPORT = {
         "weights",
         "backends",
     },
-    "cuda": {"backends", "errors", "text"},
-    "ort": {"backends", "errors", "files"},
-    "plugin": {"backends", "errors", "files"},
+    "cuda": {"backends", "command_line", "errors", "text"},
+    "ort": {"backends", "command_line", "errors", "files"},
+    "plugin": {"backends", "command_line", "errors", "files"},
     "nn": {"backends", "errors", "op", "quiet", "text", "torch_calls", "nn"},
     "models": {"errors", "nn", "models"},
     "train": {"nn", "train"},
@@ -118,6 +118,7 @@ MAY_IMPORT = {
 
 
 SHARED = {
+    "command_line": {"errors", "files"},
     "data": {"loading"},
     "deprecation": {"errors"},
     "errors": set(),
@@ -128,7 +129,6 @@ SHARED = {
     "requires": {"errors"},
     "text": set(),
     "torch_calls": set(),
-    "types": set(),
     "version": set(),
     "weights": {"errors", "files", "numerics"},
 }
@@ -137,23 +137,23 @@ SHARED = {
 
 @pytest.mark.parametrize("layer", [*MAY_IMPORT, *SHARED])
 def test_dependencies_point_one_way(layer: str) -> None:
-    allowed = {f"lccl.{name}" for name in (MAY_IMPORT | SHARED)[layer] | {"deprecation", "requires", "types", "version"}}
+    allowed = {f"lccl.{name}" for name in (MAY_IMPORT | SHARED)[layer] | {"deprecation", "requires", "version"}}
     paths = list((PACKAGE / layer).rglob("*.py")) if layer in MAY_IMPORT else [PACKAGE / f"{layer}.py"]
     assert paths
     for path in paths:
-        for module in imports_of(path) if path.name != "__main__.py" else ():
+        for module in imports_of(path):
             assert any(module == a or module.startswith(a + ".") for a in allowed), f"{path.name} imports {module}"
 
 
 def test_every_part_of_the_package_has_its_rule() -> None:
     """comparing and cli stand on top: they may import all that is below."""
     parts = {p.stem for p in PACKAGE.glob("*.py")} | {p.parent.name for p in PACKAGE.glob("*/__init__.py")}
-    assert parts - {"__init__", "__main__", "comparing", "cli"} == set(MAY_IMPORT) | set(SHARED)
+    assert parts - {"__init__", "comparing", "cli"} == set(MAY_IMPORT) | set(SHARED)
 
 
 def test_nothing_imports_the_commands() -> None:
     for path in PACKAGE.rglob("*.py"):
-        if path.parent.name != "cli" and path.name != "__main__.py":
+        if path.parent.name != "cli":
             assert not any(m.startswith("lccl.cli") for m in imports_of(path)), path
 
 
@@ -202,9 +202,9 @@ def test_the_map_has_the_order_of_dependencies() -> None:
 
 def floors() -> dict[str, int]:
     """Each part of the package -> the longest chain of imports down from it, itself included."""
-    parts = {p.stem for p in PACKAGE.glob("*.py")} | {p.parent.name for p in PACKAGE.glob("*/__init__.py")} - {"__main__"}
+    parts = {p.stem for p in PACKAGE.glob("*.py")} | {p.parent.name for p in PACKAGE.glob("*/__init__.py")}
     below: dict[str, set[str]] = {part: set() for part in parts}
-    for path in (p for p in PACKAGE.rglob("*.py") if p.name != "__main__.py"):
+    for path in PACKAGE.rglob("*.py"):
         part = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
         below[part] |= {m.split(".")[1] for m in imports_of(path) if "." in m} & parts - {part}
 

@@ -150,7 +150,7 @@ def without_extras(code: str, cwd: Path | None = None) -> subprocess.CompletedPr
 )
 def test_a_command_says_which_extra_it_needs(command: str, words: list[str], said: str, tmp_path: Path) -> None:
     (tmp_path / "m.onnx").write_bytes((ROOT / "samples/session/gated.onnx").read_bytes())
-    code = f"from lccl.cli.{command} import command\nfrom lccl.cli.common import execute\n"
+    code = f"from lccl.cli.{command} import command\nfrom lccl.command_line import execute\n"
     done = without_extras(f"{code}sys.exit(execute(command, {words!r}))", tmp_path)
     assert (done.returncode, done.stdout, done.stderr) == (1, "", f"error: {said}\n")
     done = without_extras(f"{code}sys.exit(execute(command, {[*words, '--json']!r}))", tmp_path)

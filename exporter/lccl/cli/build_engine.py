@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from lccl.cli.common import EXIT_OK, Parser, parse_named_shapes, recorded, run, show
+from lccl.command_line import EXIT_OK, Parser, parse_named_shapes, recorded, run, show
 from lccl.errors import UserError
 from lccl.files import require_file
 from lccl.progress import on_terminal

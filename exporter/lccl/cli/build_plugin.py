@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from lccl.cli.common import EXIT_OK, Parser, run, show
+from lccl.command_line import EXIT_OK, Parser, run, show
 from lccl.errors import UserError
 from lccl.progress import on_terminal
 

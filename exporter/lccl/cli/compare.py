@@ -11,7 +11,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import NoReturn
 
-from lccl.cli.common import EXIT_LIMIT_FAILED, EXIT_OK, Parser, fraction, number, run, seconds, show, stdout_kept
+from lccl.command_line import EXIT_LIMIT_FAILED, EXIT_OK, Parser, fraction, number, run, seconds, show, stdout_kept
 from lccl.errors import UserError
 from lccl.files import require_file
 from lccl.progress import on_terminal

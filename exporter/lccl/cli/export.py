@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from lccl.cli.common import EXIT_OK, Parser, parse_shape, recorded, run, show, stdout_kept
+from lccl.command_line import EXIT_OK, Parser, parse_shape, recorded, run, show, stdout_kept
 from lccl.errors import Fix, UserError
 from lccl.files import require_file, require_writable
 from lccl.progress import Progress, on_terminal

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import NoReturn
 
-from lccl.cli.common import EXIT_OK, execute, handle_signals
+from lccl.command_line import EXIT_OK, execute, handle_signals
 from lccl.errors import UserError
 from lccl.version import __version__
 

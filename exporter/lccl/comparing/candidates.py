@@ -20,9 +20,9 @@ from lccl.graph.variants.dense import dense_twin
 from lccl.loading.data import Data
 from lccl.loading.onnx import load_onnx
 from lccl.loading.torch_file import TORCH_SUFFIXES, load_model
+from lccl.loading.types import Factory, Network
 from lccl.op.onnx_op import is_lccl_node
 from lccl.progress import Progress
-from lccl.types import Factory, Network
 
 if TYPE_CHECKING:
     from torch import nn

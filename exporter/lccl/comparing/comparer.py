@@ -18,10 +18,10 @@ from lccl.deprecation import renamed_keywords
 from lccl.errors import Fix, UserError
 from lccl.graph.feeds import input_types
 from lccl.loading.data import Data, DataSource, read_data
+from lccl.loading.types import Factory, Network
 from lccl.op.onnx_op import is_lccl_node, register_schema
 from lccl.profiling import NetworkProfile, profile
 from lccl.progress import Progress, silent
-from lccl.types import Factory, Network
 
 
 @renamed_keywords(dense="baseline", dense_factory="baseline_factory", twin="dense_twin")

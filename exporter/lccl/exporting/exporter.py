@@ -32,13 +32,13 @@ from lccl.graph.variants.stripped import stripped
 from lccl.graph.variants.upcast import upcast
 from lccl.loading.data import LABEL_NAMES, DataSource, read_data
 from lccl.loading.onnx import files_of_onnx, load_onnx
+from lccl.loading.types import Network, SupportsArray
 from lccl.numerics import Array
 from lccl.op.contract import QUALIFIED_NAME, VERSION
 from lccl.op.onnx_op import register_schema
 from lccl.profiling import profile
 from lccl.progress import Progress, silent
 from lccl.text import kind_of
-from lccl.types import Network, SupportsArray
 from lccl.version import __version__
 from lccl.weights import WeightFile, whole_size, write_whole
 

@@ -11,13 +11,13 @@ from torch import Tensor, nn
 
 from lccl.errors import Fix, UserError, first_line
 from lccl.graph.feeds import input_types
+from lccl.loading.types import SupportsArray
 from lccl.nn.conv import GateMode, LCCLConv2d, plain_maths
 from lccl.nn.folded import FoldedLCCLConv2d
 from lccl.nn.translate import to_onnx
 from lccl.numerics import Array
 from lccl.progress import Progress
 from lccl.torch_calls import evaluating, flatten, unsound_weight
-from lccl.types import SupportsArray
 
 CHECK_BATCH = 3
 """Random samples of a check, one more if the example has as many: a batch size frozen into the

@@ -12,8 +12,8 @@ import numpy as np
 from lccl.errors import UserError, first_line
 from lccl.files import require_file
 from lccl.loading.factory import import_object
+from lccl.loading.types import Batch, SupportsArray
 from lccl.numerics import Array, float32, require_finite
-from lccl.types import Batch, SupportsArray
 
 LABEL_NAMES = ("labels", "label", "y", "targets", "target")
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 from lccl.errors import Fix, UserError, first_line
 from lccl.loading.checkpoint import Checkpoint
+from lccl.loading.types import Factory
 from lccl.text import kind_of
-from lccl.types import Factory
 
 if TYPE_CHECKING:
     from torch import nn

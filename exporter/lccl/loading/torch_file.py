@@ -16,7 +16,7 @@ from lccl.loading.checkpoint import RECIPE_KEY, read_checkpoint
 from lccl.loading.factory import build_module, current_folder_last, gate_module, label_of
 from lccl.loading.pickle_scan import pickled_classes
 from lccl.loading.soundness import require_no_nan, require_sound
-from lccl.types import Factory
+from lccl.loading.types import Factory
 
 if TYPE_CHECKING:
     from torch import nn

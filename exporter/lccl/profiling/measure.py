@@ -13,7 +13,7 @@ from lccl.profiling.profiles import NetworkProfile
 from lccl.requires import needing
 
 if TYPE_CHECKING:
-    from lccl.types import Network
+    from lccl.loading.types import Network
 
 _CHUNK = 64
 """Images per batch, where the data does not come in batches."""

@@ -444,7 +444,7 @@ def test_interrupted_while_writing(tmp_path: Path, number: signal.Signals) -> No
     """Also from inside code that is run by ``exec``, as libraries do."""
     program = (
         "import sys, time\n"
-        "from lccl.cli.common import run\n"
+        "from lccl.command_line import run\n"
         "from lccl.files import atomic_path\n"
         "def command(arguments):\n"
         "    with atomic_path(arguments[0]) as temporary:\n"

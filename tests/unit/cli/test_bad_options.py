@@ -20,7 +20,7 @@ from test_bad_input import COMPARE, EXPORT, refused
 
 import lccl
 from conftest import Outcome
-from lccl.cli.common import recorded, show, stdout_kept
+from lccl.command_line import recorded, show, stdout_kept
 from lccl.loading.factory import import_object
 from lccl.loading.onnx import load_onnx
 from lccl.loading.pickle_scan import pickled_globals
@@ -98,7 +98,7 @@ def test_what_a_library_prints_is_not_the_result(capfd: pytest.CaptureFixture[st
 def test_buffered_words_of_a_library_go_with_the_others() -> None:
     """C's stream and Python's own hold back what they print to a pipe."""
     program = (
-        "import ctypes, sys\nfrom lccl.cli.common import stdout_kept\n"
+        "import ctypes, sys\nfrom lccl.command_line import stdout_kept\n"
         "with stdout_kept():\n    ctypes.CDLL(None).printf(b'in C\\n')\n    sys.__stdout__.write('in Python\\n')\nprint('result')\n"
     )
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}

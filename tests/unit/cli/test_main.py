@@ -70,7 +70,7 @@ def test_each_command_is_a_subcommand_and_a_script() -> None:
     assert scripts == {f"lccl-{name}": f"{subcommand.module}:main" for name, subcommand in SUBCOMMANDS.items()}
 
 
-def test_python_m_lccl() -> None:
-    done = subprocess.run([sys.executable, "-m", "lccl", "exprt"], capture_output=True, text=True, check=False)
+def test_the_module_runs_as_the_command() -> None:
+    done = subprocess.run([sys.executable, "-m", "lccl.cli.main", "exprt"], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (1, "")
     assert "did you mean export?" in done.stderr

@@ -16,7 +16,7 @@ from lccl.backends.torch.cuda import planning
 from lccl.backends.torch.cuda.interface import ConvParams, Device, Dtype, Family, Math
 from lccl.backends.torch.cuda.library import ENVIRONMENT, Library, library_path, load
 from lccl.backends.torch.cuda.planning import conv_params, layer_attributes, layer_shapes
-from lccl.cli.cuda import EPILOG
+from lccl.cuda.__main__ import EPILOG
 from lccl.errors import ContractError, UserError
 
 H200 = Device(90, 132, 232448, 233472)
@@ -75,7 +75,7 @@ def test_a_library_is_loaded_once(emulator_library: Library, monkeypatch: pytest
 
 
 def test_loading_needs_neither_pytorch_nor_numpy() -> None:
-    code = "import lccl.backends.torch.cuda.library, lccl.cli.cuda, sys; print(*(m for m in ('torch', 'numpy', 'onnx') if m in sys.modules))"
+    code = "import lccl.backends.torch.cuda.library, lccl.cuda.__main__, sys; print(*(m for m in ('torch', 'numpy', 'onnx') if m in sys.modules))"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert out.split() == []
 

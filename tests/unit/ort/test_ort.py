@@ -21,8 +21,8 @@ from conftest import ROOT
 from lccl.backends.onnxruntime import library as op_library
 from lccl.backends.onnxruntime import session as op_session
 from lccl.backends.onnxruntime.library import ENVIRONMENT, LIBRARY, check_library, cpu_isa, find_library
-from lccl.cli import ort as command
-from lccl.cli.common import execute
+from lccl.command_line import execute
+from lccl.ort import __main__ as command
 from support.cases.op_cases import CASES
 from support.graphs.models import case_model
 

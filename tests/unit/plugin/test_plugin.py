@@ -19,8 +19,8 @@ from conftest import Outcome
 from lccl.backends.tensorrt import compiler
 from lccl.backends.tensorrt import library as plugin_library
 from lccl.backends.tensorrt.library import ENVIRONMENT, LIBRARY, find_plugin, load_plugin, plugin_path
-from lccl.cli import plugin as command
-from lccl.cli.common import execute
+from lccl.command_line import execute
+from lccl.plugin import __main__ as command
 
 COMMAND = "lccl.cli.build_plugin"
 
