@@ -73,7 +73,8 @@ def test_few_parameters_are_positional(name: str) -> None:
 
 def library_files() -> list[Path]:
     """All but the commands."""
-    return [p for p in PACKAGE.rglob("*.py") if "cli" not in p.relative_to(PACKAGE).parts and p.name != "__main__.py"]
+    commands = ("__main__.py", "command_line.py")
+    return [p for p in PACKAGE.rglob("*.py") if "cli" not in p.relative_to(PACKAGE).parts and p.name not in commands]
 
 
 PROGRAMS = {"--build", "--parallel", "--list-gpu-arch"}
