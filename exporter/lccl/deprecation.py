@@ -1,4 +1,4 @@
-"""Old spellings that go on working for one release: of keywords, of names in a module, of fields."""
+"""Old spellings of keywords, fields and names in a module, which work for one more release."""
 
 from __future__ import annotations
 

@@ -102,7 +102,8 @@ def fixes() -> set[str]:
                 first = node.args[0]
                 if isinstance(first, ast.Constant):
                     found.add(first.value)
-    return found | {"factory", "baseline_factory", "dynamic_hw", "input_names", "output_names"}
+    keys = {"state_dict_key", "baseline_state_dict_key"}
+    return found | keys | {"factory", "baseline_factory", "dynamic_hw", "input_names", "output_names"}
 
 
 PYTHON_ONLY = {"input_names", "output_names"}
@@ -156,6 +157,24 @@ def test_an_error_says_its_fixes_behind_its_sentence() -> None:
     said = "it has no plugins: leave out --plugin-library, or pass --backend tensorrt, or --no-plugin to go on"
     assert spelled(error.message, error.fixes, option) == said
     assert str(UserError("a sentence")) == "a sentence"
+
+
+def handlers_of_user_errors(tree: ast.AST) -> Iterator[ast.ExceptHandler]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ExceptHandler) and node.name and node.type is not None:
+            caught = {n.id for n in ast.walk(node.type) if isinstance(n, ast.Name)}
+            yield from [node] if caught & {"UserError", "ContractError", "NotSoundError"} else []
+
+
+def test_no_sentence_has_an_errors_fix_in_its_midst() -> None:
+    """A sentence around an error has its ``message``, and its ``fixes`` beside: ``str`` ends in them."""
+    for path in PACKAGE.rglob("*.py"):
+        for handler in handlers_of_user_errors(ast.parse(path.read_text())):
+            for node in ast.walk(handler):
+                inner = node.value if isinstance(node, ast.FormattedValue) else None
+                if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("str", "first_line"):
+                    inner = node.args[0]
+                assert not (isinstance(inner, ast.Name) and inner.id == handler.name), f"{path}:{node.lineno}"
 
 
 def test_json_has_the_fix_as_data(capsys: pytest.CaptureFixture[str]) -> None:

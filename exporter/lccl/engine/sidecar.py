@@ -55,7 +55,7 @@ def read_sidecar(engine: str | Path) -> dict[str, object]:
         raise UserError(f"{sidecar} cannot be read: build the engine again with lccl-build-engine")
     if content["engine"].get("sha256") != sha256(path):
         raise UserError(
-            f"{sidecar} is of another engine than {path}: build again with lccl-build-engine, and keep the two together"
+            f"{sidecar} belongs to another engine than {path}: build again with lccl-build-engine, and keep the two together"
         )
     return content
 

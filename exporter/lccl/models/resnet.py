@@ -9,12 +9,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal, TypedDict, Unpack
 
-from torch import Tensor, nn
-
 from lccl.errors import UserError
-from lccl.nn import LCCLConv2d
-from lccl.nn.conv import GateKind, Order
-from lccl.nn.gate import GateActivation
+from lccl.requires import needing
+
+with needing("lccl.models"):
+    from torch import Tensor, nn
+
+    from lccl.nn import LCCLConv2d
+    from lccl.nn.conv import GateKind, Order
+    from lccl.nn.gate import GateActivation
 
 __all__ = ["CifarResNet", "cifar_resnet"]
 

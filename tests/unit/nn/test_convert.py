@@ -323,7 +323,9 @@ def test_a_forward_that_looks_inside_is_found_and_undone() -> None:
     dense = nets.settle(Scaled(), 3, 8, 8)
     x = torch.randn(1, 3, 8, 8)
     before = dense(x)
-    with pytest.raises(UserError, match=r"outputs differ from the dense network's by .* list as where"):
+    with pytest.raises(
+        UserError, match=r"outputs differ from the dense network's by .* give where as a list of those to convert"
+    ):
         lccl.nn.convert(dense, args=x, inplace=True)
     assert type(dense.conv) is nn.Conv2d
     torch.testing.assert_close(dense(x), before, rtol=0, atol=0)

@@ -169,7 +169,7 @@ def check_branch(branch: Branch, context: Context) -> tuple[Shape, ...]:
     if shapes is None or any(len(shape) != 4 for shape in shapes):
         raise _not_taken(f"the shape of what {who} computes is not known: export with known sizes")
     if weight[0] == 1:
-        raise RefusalError(f"{who} has one output channel, as much work as a gate", MatchStage.GATE_AS_BRANCH)
+        raise RefusalError(f"{who} has one output channel, so a gate would cost as much as it saves", MatchStage.GATE_AS_BRANCH)
     if any(a.size not in (1, weight[0]) for a in (branch.affine.scale, branch.affine.shift)):
         raise _not_taken(f"what follows {who} is not one affine per channel")
     return shapes
