@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+import lccl
+
 if TYPE_CHECKING:
     import torch
 
@@ -49,6 +51,13 @@ NATIVE_FIXTURES = {
 }
 """Of ``support.builds``; a fixture over one of them counts by it."""
 DOWNLOADING_FIXTURES = {"lean", "other_onnxruntime"}
+
+
+def pytest_configure() -> None:
+    """Refuse to test another clone's package."""
+    package = Path(lccl.__file__).resolve().parent
+    if not package.is_relative_to(ROOT.resolve() / "exporter"):
+        raise pytest.UsageError(f"this environment's lccl is {package}, not this checkout's: run pip install -e {ROOT}")
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -110,8 +119,6 @@ def small_model() -> torch.nn.Module:
 @pytest.fixture(scope="session")
 def checkpoint(small_model: torch.nn.Module, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The small model's checkpoint, which names its own factory."""
-    import lccl
-
     path = tmp_path_factory.mktemp("checkpoint") / "small.pt"
     kwargs = {"depth": 8, "width": 4, "in_channels": 1, "gated": "both"}
     lccl.save_checkpoint(path, small_model, "lccl.models.resnet:cifar_resnet", kwargs, (1, 16, 16))
@@ -121,8 +128,6 @@ def checkpoint(small_model: torch.nn.Module, tmp_path_factory: pytest.TempPathFa
 @pytest.fixture(scope="session")
 def exported(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The small model exported with its twins beside it."""
-    import lccl
-
     path = tmp_path_factory.mktemp("exported") / "small.onnx"
     import torch
 

@@ -38,7 +38,7 @@ LIKE."""
 NETWORK = "resnet18"
 NETWORK_PARTS = {0.1: 0.85, 0.2: 0.85, 0.3: 0.85, 0.5: 0.93, 0.6: 0.93, 0.7: 0.93}
 """Density -> the least part of the ideal for the whole of NETWORK, batch 1, one thread."""
-HELD, SHORT, NOT_MEASURED, NOT_JUDGED = "held", "fell short", "not measured", "not judged: the machine was busy"
+PASSED, FAILED, NOT_MEASURED, NOT_JUDGED = "passed", "failed", "not measured", "not judged: the machine was busy"
 LEAST_CPU_SHARE = 0.85
 """Of the time that passed, with one thread: a setting in which others had the core for longer says
 nothing."""
@@ -56,7 +56,7 @@ class Target:
 
 @dataclass(frozen=True)
 class Outcome:
-    """A target beside what was measured; true when it was held."""
+    """A target beside what was measured; true when it passed."""
 
     target: str
     least: float
@@ -68,11 +68,11 @@ class Outcome:
 
     @property
     def short_by(self) -> float | None:
-        """Part of the target that is missing; None where it was held or not measured."""
-        return 1 - self.measured / self.least if self.result == SHORT and self.measured is not None else None
+        """Part of the target that is missing; None where it passed or was not measured."""
+        return 1 - self.measured / self.least if self.result == FAILED and self.measured is not None else None
 
     def __bool__(self) -> bool:
-        return self.result == HELD
+        return self.result == PASSED
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self) | {"short_by": self.short_by}
@@ -117,7 +117,7 @@ def _efficiency(row: Row) -> float:
 
 
 def outcomes(rows: Sequence[Row]) -> list[Outcome]:
-    """Each target of a kind that the rows are of (layers, networks), and whether it was held."""
+    """Each target of a kind that the rows are of (layers, networks), and whether it passed."""
     networks = {row.kind == "network" for row in rows}
     return [_outcome(t, rows) for t in targets() if (t.value is _efficiency) in networks]
 
@@ -129,7 +129,7 @@ def _outcome(target: Target, rows: Sequence[Row]) -> Outcome:
     measured, where = min(values)
     if any(row.cpu_share is not None and row.cpu_share < LEAST_CPU_SHARE for row in rows if target.covers(row)):
         return Outcome(target.words, target.least, measured, where, NOT_JUDGED)
-    return Outcome(target.words, target.least, measured, where, HELD if measured >= target.least else SHORT)
+    return Outcome(target.words, target.least, measured, where, PASSED if measured >= target.least else FAILED)
 
 
 def markdown(results: Sequence[Outcome]) -> list[str]:
@@ -140,10 +140,10 @@ def markdown(results: Sequence[Outcome]) -> list[str]:
     if told:
         lines += ["| target | at least | measured | mask | |", "|---|---|---|---|---|"]
     for o in told:
-        words = o.result if o.short_by is None else f"{o.result} by {o.short_by:.1%}".replace("%", " %")
+        words = o.result if o.short_by is None else f"{o.result}, {o.short_by:.1%} short".replace("%", " %")
         lines.append(f"| {o.target} | {o.least:g} | {o.measured:.2f} | {o.where} | {words} |")
-    held, short = sum(map(bool, told)), sum(o.result == SHORT for o in told)
-    busy = len(told) - held - short
+    passed, failed = sum(map(bool, told)), sum(o.result == FAILED for o in told)
+    busy = len(told) - passed - failed
     if told:
-        lines += ["", f"{held} held, {short} fell short, {f'{busy} not judged, ' if busy else ''}{missing} not measured."]
+        lines += ["", f"{passed} passed, {failed} failed, {f'{busy} not judged, ' if busy else ''}{missing} not measured."]
     return lines

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 COMPUTE_CAPABILITY = "9.0"
 """That the targets are for."""
-HELD, SHORT, NOT_MEASURED = "held", "fell short", "not measured"
+PASSED, FAILED, NOT_MEASURED = "passed", "failed", "not measured"
 WITHIN_REACH, WAITS = "within reach", "waits for the Hopper kernels"
 DEVICE = "9.0x132"
 """H100 SXM, H200."""
@@ -85,7 +85,7 @@ TARGETS = (
 
 @dataclass(frozen=True)
 class Outcome:
-    """A target beside what was measured; true when it was held."""
+    """A target beside what was measured; true when it passed."""
 
     target: str
     least: float
@@ -97,14 +97,14 @@ class Outcome:
     result: str
 
     def __bool__(self) -> bool:
-        return self.result == HELD
+        return self.result == PASSED
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
 
 
 def outcomes(rows: Sequence[Row], compute_capability: str) -> list[Outcome]:
-    """Each target and whether it was held; none for another GPU than they are for."""
+    """Each target and whether it passed; none for another GPU than they are for."""
     if compute_capability != COMPUTE_CAPABILITY:
         return []
     chosen = [row for row in rows if row.chosen]
@@ -122,7 +122,7 @@ def _outcome(target: Target, rows: Sequence[Row]) -> Outcome:
     if not values:
         return Outcome(target.words, target.least, None, "", 0, NOT_MEASURED)
     least, where = min(values)
-    return Outcome(target.words, target.least, least, where, len(values), HELD if least >= target.least else SHORT)
+    return Outcome(target.words, target.least, least, where, len(values), PASSED if least >= target.least else FAILED)
 
 
 def _ratios(target: Target, rows: Sequence[Row]) -> list[tuple[float, str]]:
@@ -210,7 +210,7 @@ def reach(rows: Sequence[Any]) -> list[str]:
         "|---|---|---|---|---|---|",
     ]
     for target, o in zip(TARGETS, outcomes(rows, COMPUTE_CAPABILITY), strict=True):
-        said = {HELD: WITHIN_REACH, SHORT: WAITS}.get(o.result, "no setting says it")
+        said = {PASSED: WITHIN_REACH, FAILED: WAITS}.get(o.result, "no setting says it")
         predicted = "-" if o.measured is None else f"{o.measured:.2f}"
         reached = sum(value >= target.least for value, _ in _values(target, rows))
         lines.append(f"| {o.target} | {o.least} | {predicted} | {reached} of {o.settings} | {o.where} | {said} |")

@@ -1,4 +1,4 @@
-"""LCCL: gated convolutions from PyTorch to ONNX and TensorRT engines, with a proof of what they cost and gain.
+"""LCCL: gated convolutions from PyTorch to ONNX and TensorRT, with a proof of what they gain.
 
 ``import lccl`` loads nothing heavy; each name below is imported when it is first used.
 """

@@ -1,7 +1,7 @@
 """What every command shares: its parser, its exit codes, its errors.
 
-An error is one sentence on stderr. With ``--json`` it is an object on stdout too, with the sentence under "error" and what
-mends it, where that is an option, under "fix". The exit code is 1.
+An error is one sentence on stderr. With ``--json`` it is an object on stdout too, with the sentence
+under "error" and what mends it, where that is an option, under "fix". The exit code is 1.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ from lccl.requires import needing
 from lccl.version import __version__
 
 Command = Callable[..., int]
-"""Takes its words, and the name that it was called by where that is not its own; gives the exit code."""
+"""Takes its words, and the name that it was called by where that is not its own; gives the exit
+code."""
 EXIT_OK, EXIT_FAILED, EXIT_LIMIT_FAILED = 0, 1, 2
 INTERRUPTED = "interrupted: no file was left half-written"
 
@@ -63,7 +64,7 @@ class Report:
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse with this project's exit code for wrong usage, and the options that every command has."""
+    """argparse with this project's exit code for wrong usage, and every command's options."""
 
     def __init__(self, prog: str, description: str, epilog: str, progress: bool = True) -> None:
         super().__init__(prog, description=description, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -76,7 +77,10 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f"{message} (see {self.prog} --help)")
 
     def keep_old_spelling(self, old: str, new: str) -> None:
-        """Accept ``old`` for ``new``, an option of this parser, with a warning; both together are an error."""
+        """Accept ``old`` for ``new``, an option of this parser, with a warning.
+
+        Both together are an error.
+        """
         action = next(action for action in self._actions if new in action.option_strings)
 
         class Old(argparse.Action):
@@ -193,8 +197,9 @@ def _failed(message: str, as_json: bool, details: Mapping[str, object] | None = 
 def _abandon(_number: int, _frame: FrameType | None) -> NoReturn:
     """Ctrl-C and a request to terminate end the process where it stands, with its files put right.
 
-    Not by an exception: one that is raised while PyTorch's C++ code calls Python (its import does) aborts the process,
-    and one that meets code run by ``exec`` makes Python end itself by the signal whatever the exit code should be.
+    Not by an exception: one that is raised while PyTorch's C++ code calls Python (its import does)
+    aborts the process, and one that meets code run by ``exec`` makes Python end itself by the
+    signal whatever the exit code should be.
     """
     discard_unfinished()
     progress = "\r\x1b[2K\x1b[?25h" if os.isatty(2) else ""
@@ -224,13 +229,19 @@ def _plain(value: object) -> object:
 
 
 def recorded(words: Sequence[str]) -> list[str]:
-    """A command's words for a file that others read: paths without their folders, which are this machine's own."""
+    """A command's words for a file that others read.
+
+    Paths lose their folders, which are this machine's own.
+    """
     return [re.sub(r"^(--?[\w-]+=)?.*[/\\](?=.)", r"\1", word) for word in words]
 
 
 @contextlib.contextmanager
 def stdout_kept() -> Iterator[None]:
-    """Send what the user's code or a library prints within the block to stderr: stdout is for the result."""
+    """Send what the user's code or a library prints within the block to stderr.
+
+    stdout is for the result.
+    """
     with contextlib.redirect_stdout(sys.stderr), contextlib.ExitStack() as stack:
         try:
             out, err = sys.__stdout__.fileno(), sys.__stderr__.fileno()  # type: ignore[union-attr]
@@ -267,7 +278,7 @@ def parse_shape(text: str) -> tuple[int, ...]:
 
 
 def parse_named_shapes(texts: Sequence[str] | None) -> dict[str, tuple[int, ...]]:
-    """ "input:1x3x224x224" (several, or one with commas between, as trtexec has it) -> name -> shape.
+    """Read "input:1x3x224x224", several or one with commas between, as name -> shape.
 
     Raises:
         UserError: another form.

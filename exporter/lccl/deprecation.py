@@ -1,4 +1,4 @@
-"""Old spellings that go on working for one release: of keywords, of names in a module, of fields."""
+"""Old spellings of keywords, fields and names in a module, which work for one more release."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def sentence(old: str, new: str) -> str:
 
 
 def warn(old: str, new: str, stacklevel: int = 3) -> None:
-    """Warns of an old spelling, at the line that uses it."""
+    """Warn of an old spelling, at the line that uses it."""
     warnings.warn(sentence(old, new), FutureWarning, stacklevel=stacklevel)
 
 

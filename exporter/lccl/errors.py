@@ -48,8 +48,9 @@ def spelled(message: str, fixes: Iterable[Fix], spell: Callable[[Fix], str] = st
 class UserError(Exception):
     """Something that the caller has to change: a file, an option, an installation.
 
-    The message is one sentence. Where an option mends it, the sentence does not name it: ``fixes`` does, and ``str`` spells
-    them for Python. The commands spell them as options, print no traceback and exit with 1.
+    The message is one sentence. Where an option mends it, the sentence does not name it: ``fixes``
+    does, and ``str`` spells them for Python. The commands spell them as options, print no traceback
+    and exit with 1.
 
     Args:
         message: the sentence, without the fix.
@@ -73,7 +74,10 @@ class ContractError(UserError, ValueError):
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's message without its full stop, or its type where it has no message."""
+    """The first line of an error's message without its full stop.
+
+    It is the error's type where there is no message.
+    """
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0].rstrip(".:") if lines else type(error).__name__
 

@@ -1,7 +1,7 @@
-"""Which package of others belongs to which extra of this one, and the sentence for a package that is not installed.
+"""Which package belongs to which extra, and the sentence for one that is not installed.
 
-The base install opens sessions: NumPy, onnx, ONNX Runtime. Everything else comes with an extra. This module imports nothing
-of others, so that ``import lccl`` stays light.
+The base install opens sessions: NumPy, onnx, ONNX Runtime. Everything else comes with an extra.
+This module imports nothing of others, so that ``import lccl`` stays light.
 """
 
 from __future__ import annotations
@@ -68,11 +68,15 @@ NEEDS = {
     "nn": _TORCH,
     "train": _TORCH,
 }
-"""By the part of ``lccl.<name>`` or ``lccl-<name>`` behind ``lccl``; what is not here needs no more than the base install."""
+"""By the part of ``lccl.<name>`` or ``lccl-<name>`` behind ``lccl``; what is not here needs no more
+than the base install."""
 
 
 class MissingPackageError(UserError, ModuleNotFoundError):
-    """A package that an extra brings is not installed. It is an ImportError too, so that ``except ImportError`` sees it."""
+    """A package that an extra brings is not installed.
+
+    It is an ImportError too, so that ``except ImportError`` sees it.
+    """
 
 
 def how_to_install(module: str) -> str:
@@ -81,7 +85,7 @@ def how_to_install(module: str) -> str:
 
 
 def require(what: str) -> None:
-    """Looks for the packages that a public name or a command cannot do without, and imports none of them.
+    """Check that what a public name or a command needs is installed, without importing it.
 
     Args:
         what: "lccl.export" or "lccl-export".
@@ -96,7 +100,9 @@ def require(what: str) -> None:
 
 
 def as_missing_package(error: BaseException, what: str) -> MissingPackageError | None:
-    """The error of an import, as the sentence that says which extra ``what`` needs; None for every other error.
+    """The error of an import, as the sentence that says which extra ``what`` needs.
+
+    None for every other error.
 
     A package that no extra brings, and a part of one that is installed, stay errors of the import.
 
@@ -113,7 +119,10 @@ def as_missing_package(error: BaseException, what: str) -> MissingPackageError |
 
 @contextmanager
 def needing(what: str) -> Iterator[None]:
-    """Within the block a package that is not installed is a :class:`MissingPackageError`, as of :func:`as_missing_package`."""
+    """Raise a :class:`MissingPackageError` for a package that the block needs and that is missing.
+
+    :func:`as_missing_package` makes it.
+    """
     try:
         yield
     except ModuleNotFoundError as error:

@@ -54,6 +54,15 @@ def forward_parameters(model: nn.Module) -> dict[str, bool]:
     return {name: p.default is not p.empty for name, p in inspect.signature(model.forward).parameters.items()}
 
 
+def required_parameters(model: nn.Module) -> tuple[str, ...]:
+    """Return the names of the parameters of ``forward`` that every call passes."""
+    required = [name for name, has_default in forward_parameters(model).items() if not has_default]
+    if isinstance(model, torch.jit.ScriptModule):
+        return tuple(required)
+    parameters = inspect.signature(model.forward).parameters
+    return tuple(name for name in required if parameters[name].kind is inspect.Parameter.POSITIONAL_OR_KEYWORD)
+
+
 def unsound_weight(model: nn.Module) -> str | None:
     """Describe the first parameter or statistic that is not finite, or is a negative variance.
 

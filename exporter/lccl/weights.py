@@ -116,7 +116,10 @@ class WeightFile:
         return self._stored(TensorProto(name=name, data_type=kind, dims=values.shape), _as_bytes(values))
 
     def _in_memory(self, tensor: TensorProto, folder: str | Path | None) -> TensorProto:
-        """Return the tensor with its data, unless the data is in this file."""
+        """Load the tensor's data from another file.
+
+        A tensor whose data is in this file stays as it is.
+        """
         outside = tensor.data_location == TensorProto.EXTERNAL and tensor.external_data
         return _loaded(tensor, folder) if outside and file_of(tensor) is not self else tensor
 

@@ -37,8 +37,8 @@ struct Pass
     int64_t sumsPitch;
     float const* gate; //!< [tile rows]
     bool first;
-    float const* ahead;       //!< weights of the next pass, of which this tile's share is brought to the second cache
-    int64_t aheadStep;        //!< floats of it per step of this pass
+    float const* ahead;       //!< the next pass's weights; each tile prefetches its share into L2
+    int64_t aheadStep;        //!< floats to prefetch in each step
     Epilogue const* epilogue; //!< null: other passes follow
 };
 

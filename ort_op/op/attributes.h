@@ -38,7 +38,7 @@ class AttributeSource
 public:
     virtual ~AttributeSource() = default;
 
-    //! Each returns whether the node has the attribute as that kind.
+    //! Reads an attribute. Returns false if the node has none of this kind.
     //! \throw Failure if ONNX Runtime shows that the attribute is of another kind
     virtual bool read(char const* name, std::vector<int64_t>& values) const = 0;
     virtual bool read(char const* name, std::vector<float>& values) const = 0;

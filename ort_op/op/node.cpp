@@ -70,7 +70,8 @@ bool isZero(void const* data, size_t bytes)
     return std::all_of(begin, begin + bytes, [](unsigned char byte) { return byte == 0; });
 }
 
-//! \throw std::invalid_argument unless all inputs are there
+//! Requires all nine inputs.
+//! \throw std::invalid_argument if one is missing
 void requireInputs(bool areThere)
 {
     require(areThere, "all nine inputs must be there, with their neutral values where a form lacks them");

@@ -257,7 +257,7 @@ def test_every_old_spelling_is_on_the_page_of_renames() -> None:
     rows = [re.findall(r"`([^`]+)`", line) for line in page.splitlines() if line.startswith("|")]
     told = {(old.rstrip("=").split(".")[-1], new.rstrip("=").split(".")[-1]) for row in rows for old, new in pairwise(row)}
     assert {pair for pair in (*keywords, *names, *options, *RENAMED_ELSEWHERE) if pair not in told} == set()
-    assert "`min-dense-agreement` is `min-baseline-agreement`" in page
+    assert "`min-dense-agreement` is named `min-baseline-agreement`" in page
     for old, new in MOVED.items():
         assert f"| `{old}` | `{new}` |" in page
         assert (ROOT / new).exists()

@@ -1,4 +1,4 @@
-"""Everything that the READMEs of version 0.2 name goes on working: names, calls, commands, options, checkpoints, side-cars.
+"""Everything that the READMEs of version 0.1.0 name goes on working: names, calls, commands, options, checkpoints, side-cars.
 
 What is renamed keeps its old spelling for one release. The files in ``documented/`` were written by that version.
 """
@@ -186,7 +186,7 @@ def test_a_walk_through_the_commands(invoke: Callable[..., Outcome], tmp_path: P
 
 
 def test_checkpoints_load_with_their_recipes(tmp_path: Path) -> None:
-    """One of lccl's own, and one of another format that holds the recipe; the numbers are what 0.2 gave."""
+    """One of lccl's own, and one of another format that holds the recipe; the numbers are what 0.1.0 gave."""
     content = torch.load(GATED, weights_only=True)
     own = tmp_path / "own.pt"
     torch.save({"state_dict": content["state_dict"], "lccl_recipe": content["lccl_recipe"]}, own)
@@ -229,6 +229,7 @@ def test_export_run_and_compare(tmp_path: Path) -> None:
     assert lccl.profile(model, [x]).images == 3
     comparison = lccl.compare([model, path], x, dense=None, factory=None, dense_factory=None, twin=False, latency=None)
     assert bool(comparison)
+    assert {row.role for row in comparison.rows} == {"lccl"}
     limits = lccl.comparing.Limits(min_dense_agreement=0.5)  # type: ignore[attr-defined]
     assert limits.min_dense_agreement == 0.5
 
@@ -264,6 +265,12 @@ def test_convert_train_and_save(tmp_path: Path) -> None:
     loss.close()
     lccl.save_checkpoint(tmp_path / "gated.pt", model, "mynet:build", input_shape=(3, 8, 8))
     assert lccl.nn.recipe(model)
+
+
+def test_a_gate_takes_its_activation_and_norm_by_position() -> None:
+    gate = lccl.nn.Gate(4, (3, 3), (1, 1), (1, 1, 1, 1), (1, 1), "hardtanh", True)
+    assert gate.activation == "hardtanh"
+    assert isinstance(gate.norm, torch.nn.BatchNorm2d)
 
 
 def test_libraries() -> None:

@@ -24,10 +24,14 @@ PARSERS = ("export", "build_engine", "compare", "build_plugin")
 POSITIONAL = 6
 
 
+MODULES = ("lccl.data", "lccl.models.resnet")
+"""Faces that are no packages."""
+
+
 def faces() -> list[str]:
-    """Every package of lccl that says what is public."""
+    """Every package of lccl that says what is public, and the modules that users import."""
     names = [m.name for m in pkgutil.walk_packages(lccl.__path__, "lccl.") if m.ispkg]
-    return ["lccl", *(name for name in names if hasattr(import_module(name), "__all__"))]
+    return ["lccl", *MODULES, *(name for name in names if hasattr(import_module(name), "__all__"))]
 
 
 def public_functions() -> Iterator[tuple[str, Any]]:
@@ -52,6 +56,7 @@ FUNCTIONS = dict(public_functions())
 def test_the_faces_are_found() -> None:
     assert {"lccl", "lccl.nn", "lccl.ort", "lccl.plugin", "lccl.train", "lccl.engine", "lccl.comparing"} <= set(faces())
     assert {"lccl.export", "lccl.nn.convert", "lccl.ort.session", "lccl.nn.LCCLConv2d.forward"} <= set(FUNCTIONS)
+    assert {"lccl.data.load_data", "lccl.models.resnet.cifar_resnet"} <= set(FUNCTIONS)
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
@@ -73,7 +78,8 @@ def test_few_parameters_are_positional(name: str) -> None:
 
 def library_files() -> list[Path]:
     """All but the commands."""
-    return [p for p in PACKAGE.rglob("*.py") if "cli" not in p.relative_to(PACKAGE).parts and p.name != "__main__.py"]
+    commands = ("__main__.py", "command_line.py")
+    return [p for p in PACKAGE.rglob("*.py") if "cli" not in p.relative_to(PACKAGE).parts and p.name not in commands]
 
 
 PROGRAMS = {"--build", "--parallel", "--list-gpu-arch"}
@@ -96,7 +102,8 @@ def fixes() -> set[str]:
                 first = node.args[0]
                 if isinstance(first, ast.Constant):
                     found.add(first.value)
-    return found | {"factory", "baseline_factory", "dynamic_hw", "input_names", "output_names"}
+    keys = {"state_dict_key", "baseline_state_dict_key"}
+    return found | keys | {"factory", "baseline_factory", "dynamic_hw", "input_names", "output_names"}
 
 
 PYTHON_ONLY = {"input_names", "output_names"}
@@ -150,6 +157,24 @@ def test_an_error_says_its_fixes_behind_its_sentence() -> None:
     said = "it has no plugins: leave out --plugin-library, or pass --backend tensorrt, or --no-plugin to go on"
     assert spelled(error.message, error.fixes, option) == said
     assert str(UserError("a sentence")) == "a sentence"
+
+
+def handlers_of_user_errors(tree: ast.AST) -> Iterator[ast.ExceptHandler]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ExceptHandler) and node.name and node.type is not None:
+            caught = {n.id for n in ast.walk(node.type) if isinstance(n, ast.Name)}
+            yield from [node] if caught & {"UserError", "ContractError", "NotSoundError"} else []
+
+
+def test_no_sentence_has_an_errors_fix_in_its_midst() -> None:
+    """A sentence around an error has its ``message``, and its ``fixes`` beside: ``str`` ends in them."""
+    for path in PACKAGE.rglob("*.py"):
+        for handler in handlers_of_user_errors(ast.parse(path.read_text())):
+            for node in ast.walk(handler):
+                inner = node.value if isinstance(node, ast.FormattedValue) else None
+                if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("str", "first_line"):
+                    inner = node.args[0]
+                assert not (isinstance(inner, ast.Name) and inner.id == handler.name), f"{path}:{node.lineno}"
 
 
 def test_json_has_the_fix_as_data(capsys: pytest.CaptureFixture[str]) -> None:

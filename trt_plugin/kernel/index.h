@@ -270,9 +270,8 @@ LCCL_HOST_DEVICE int32_t placeOfInactive(
 
 // ---- simulated gates ---------------------------------------------------------------------------
 
-//! A number from 0 to 1 for each cell, the same for neighbours: one for 4 x 4 pixels, since gates
-//! close areas, or for each block of a grid gate. Cells whose number is under a density are about
-//! that share of all.
+//! A number in [0, 1) for each cell, shared by 4 x 4 pixels (gates close areas) or by a block of a
+//! grid gate. About a share d of the cells lie below d.
 //! \param line row of the gate map, counted through all images
 LCCL_HOST_DEVICE constexpr float simulatedShare(int32_t line, int32_t column, int32_t grid)
 {

@@ -11,7 +11,7 @@ namespace lccl
 namespace
 {
 
-//! What the model has for one kind of GPU, a clock near the boost clock assumed.
+//! The time model's constants for one kind of GPU, near its boost clock.
 struct Kind
 {
     double tensorFlopsPerClock; //!< of one multiprocessor

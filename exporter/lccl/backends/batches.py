@@ -31,10 +31,12 @@ def common_batches(ranges: Sequence[Batches]) -> Batches:
 def infer_all(runner: Runner, feed: Mapping[str, Array]) -> dict[str, Array]:
     """The outputs of all samples of the feed, in as many inferences as the runner's batches need.
 
-    Where fewer samples are left than the runner takes, the last one is repeated, and the outputs of the copies are dropped.
+    Where fewer samples are left than the runner takes, the last one is repeated, and the outputs of
+    the copies are dropped.
 
     Raises:
-        UserError: an output whose rows are not the samples, where the samples do not fit one inference.
+        UserError: an output whose rows are not the samples, where the samples do not fit one
+            inference.
     """
     count = len(next(iter(feed.values())))
     if count in runner.batches:

@@ -15,12 +15,15 @@ if TYPE_CHECKING:
 
     from lccl.numerics import Array
 
-# ---- running --------------------------------------------------------------------------------------------------------------
+# ---- running -------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Batches:
-    """How many samples one inference takes; ``least`` and ``most`` are the same where the batch is fixed."""
+    """How many samples one inference takes.
+
+    ``least`` and ``most`` are the same where the batch is fixed.
+    """
 
     least: int = 1
     most: int | None = None
@@ -38,11 +41,13 @@ class Batches:
 class Runner(Protocol):
     """A network in one runtime. Resources live within the with-block.
 
-    ``infer`` takes arrays by input name and returns arrays by output name; it returns when the work is done.
+    ``infer`` takes arrays by input name and returns arrays by output name; it returns when the work
+    is done.
     """
 
     name: str
-    """The runtime's name: "torch", "onnxruntime", "onnxruntime-lccl", "tensorrt", "tensorrt-rtx"."""
+    """The runtime's name: "torch", "onnxruntime", "onnxruntime-lccl", "tensorrt",
+    "tensorrt-rtx"."""
     device: str
 
     @property
@@ -58,7 +63,10 @@ class Runner(Protocol):
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None: ...
 
 
-# ---- building -------------------------------------------------------------------------------------------------------------
+# ---- building ------------------------------------------------------------------------------------
+
+BACKEND_NAMES = ("tensorrt", "tensorrt-rtx")
+"""The builders of engines, in the order in which one is chosen where none is named."""
 
 Shapes = Mapping[str, Sequence[int]]
 
@@ -99,7 +107,8 @@ class LayerPath:
     name: str
     op: str
     path: str
-    """"plugin", "plugin, residual in place", "inlined" (LCCLConv in standard ops, every pixel computed) or "native"."""
+    """"plugin", "plugin, residual in place", "inlined" (LCCLConv in standard ops, every pixel
+    computed) or "native"."""
 
 
 @dataclass(frozen=True)
@@ -128,5 +137,6 @@ class Backend(Protocol):
         """Build the engine.
 
         Raises:
-            UserError: an option that this backend does not have, or a failed build with the builder's reason.
+            UserError: an option that this backend does not have, or a failed build with the
+                builder's reason.
         """

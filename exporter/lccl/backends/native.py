@@ -27,7 +27,9 @@ def find_native(given: str | Path | None, environment: str, packaged: Path) -> P
         try:
             return require_file(named).absolute()  # the loader looks for a bare name elsewhere
         except UserError as error:
-            raise (error if given is not None else UserError(f"{error}, which {environment} names")) from None
+            raise (
+                error if given is not None else UserError(f"{error.message}, which {environment} names", error.fixes)
+            ) from None
     return packaged if packaged.is_file() else None
 
 

@@ -16,7 +16,8 @@ def make_profiles(request: BuildRequest) -> tuple[OptimizationProfile, ...]:
     """One range per input with dynamic dimensions; a dynamic batch is 1 to 8 unless told otherwise.
 
     Raises:
-        UserError: a dimension other than the batch without a shape, an unknown input, or a shape that does not fit.
+        UserError: a dimension other than the batch without a shape, an unknown input, or a shape
+            that does not fit.
     """
     inputs = {name: kind.shape.dim for name, kind in input_types(request.model).items()}
     for name in {*request.min_shapes, *request.opt_shapes, *request.max_shapes} - set(inputs):

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from lccl.backends.interface import BACKEND_NAMES
 from lccl.command_line import EXIT_OK, Parser, parse_named_shapes, recorded, run, show
 from lccl.errors import UserError
 from lccl.files import require_file
@@ -29,7 +30,7 @@ def parser(prog: str = PROG) -> Parser:
     p = Parser(prog, SUMMARY, EXAMPLES.format(prog=prog))
     p.add_argument("model", type=Path, help="the .onnx file that lccl-export wrote")
     p.add_argument("-o", "--output", type=Path, help="the engine to write (default: the model's name with .engine)")
-    p.add_argument("--backend", choices=("tensorrt", "tensorrt-rtx"), help="default: the first that is installed")
+    p.add_argument("--backend", choices=BACKEND_NAMES, help="default: the first that is installed")
     for name in ("min", "opt", "max"):
         p.add_argument(f"--{name}-shapes", nargs="+", metavar="INPUT:NxCxHxW", help=f"{name} shape of each dynamic input")
     precision = p.add_mutually_exclusive_group()

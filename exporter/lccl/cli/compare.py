@@ -39,6 +39,15 @@ def parser(prog: str = PROG) -> Parser:
     p.add_argument("--factory", metavar="PKG.MODULE:FACTORY", help="builds the LCCL network of a checkpoint, as for an export")
     p.add_argument("--baseline-factory", metavar="PKG.MODULE:FACTORY", help="builds the baseline of a checkpoint")
     p.add_argument(
+        "--state-dict-key", metavar="KEY", help="which entry of a nested checkpoint is the LCCL network's state dict"
+    )
+    p.add_argument("--baseline-state-dict-key", metavar="KEY", help="the same for a nested checkpoint of the baseline")
+    p.add_argument(
+        "--unsafe-pickle",
+        action="store_true",
+        help="load pickled modules, archives and TorchScript of both networks, which RUNS CODE from the files",
+    )
+    p.add_argument(
         "--no-dense-twin", action="store_true", help="leave out the dense twin (the LCCL network with every gate taken as 1)"
     )
     p.add_argument("--threads", type=int, default=1, help="CPU threads of each runtime (default: %(default)s)")
@@ -98,6 +107,9 @@ def command(arguments: Sequence[str], prog: str = PROG) -> int:
             baseline=options.baseline,
             factory=options.factory,
             baseline_factory=options.baseline_factory,
+            state_dict_key=options.state_dict_key,
+            baseline_state_dict_key=options.baseline_state_dict_key,
+            unsafe_pickle=options.unsafe_pickle,
             dense_twin=not options.no_dense_twin,
             threads=options.threads,
             latency=LatencyPlan(options.batch, options.warmup, options.runs, options.max_seconds) if options.runs else None,

@@ -42,7 +42,8 @@ class Candidate:
     proto: onnx.ModelProto | None = None
     """The ONNX model, where the runtime runs one."""
     optional: bool = False
-    """Another way to run a network that also runs without it: limits can be checked on the network where this is skipped."""
+    """Another way to run a network that also runs without it: limits can be checked on the network
+    where this is skipped."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,10 @@ class Opening:
     data: Data
     """For the export of a module, and the names of its inputs."""
     factory: Factory | None
+    state_dict_key: str | None
+    """The key of the state dict in a nested checkpoint."""
+    unsafe_pickle: bool
+    """Whether a checkpoint may run code from the file."""
     threads: int
     dense_twin: bool
     """Add the dense twin of an ONNX model with gates."""
@@ -61,9 +66,9 @@ class Opening:
     progress: Progress
 
     @property
-    def factory_option(self) -> str:
-        """The keyword that names the factory."""
-        return "baseline_factory" if self.role == "baseline" else "factory"
+    def option_prefix(self) -> str:
+        """What the keywords of this network alone begin with."""
+        return "baseline_" if self.role == "baseline" else ""
 
 
 def open_networks(networks: Sequence[Network], opening: Opening) -> list[Candidate]:
@@ -72,17 +77,19 @@ def open_networks(networks: Sequence[Network], opening: Opening) -> list[Candida
     A network that is given in PyTorch only is also exported, to run in ONNX Runtime.
 
     Args:
-        networks: ``.pt``, ``.onnx`` or ``.engine`` files, modules or ONNX models, all of the same network.
+        networks: ``.pt``, ``.onnx`` or ``.engine`` files, modules or ONNX models, all of the same
+            network.
         opening: how they are opened.
 
     Raises:
         UserError: a file that cannot be read or is of no known kind.
     """
-    if opening.factory is not None and not any(map(_is_torch_file, networks)):
-        raise UserError(
-            f"a factory for the {opening.role} network goes with a checkpoint, and none is named",
-            leave_out(opening.factory_option),
-        )
+    for name, what in (("factory", "factory"), ("state_dict_key", "key of a state dict")):
+        if getattr(opening, name) is not None and not any(map(_is_torch_file, networks)):
+            raise UserError(
+                f"a {what} for the {opening.role} network needs a checkpoint, but none is given",
+                leave_out(f"{opening.option_prefix}{name}"),
+            )
     found: list[Candidate] = []
     to_onnx = not any(isinstance(n, onnx.ModelProto) or str(n).endswith(".onnx") for n in networks)
     for network in networks:
@@ -108,8 +115,14 @@ def _of_file(path: Path, opening: Opening, to_onnx: bool) -> list[Candidate]:
     if path.suffix in ENGINE_SUFFIXES:
         return [_of_engine(path, opening)]
     if path.suffix in TORCH_SUFFIXES:
-        module = load_model(path, opening.factory, factory_option=opening.factory_option).module
-        return _of_module(module, path.name, opening, to_onnx)
+        loaded = load_model(
+            path,
+            opening.factory,
+            state_dict_key=opening.state_dict_key,
+            unsafe_pickle=opening.unsafe_pickle,
+            option_prefix=opening.option_prefix,
+        )
+        return _of_module(loaded.module, path.name, opening, to_onnx)
     if path.suffix == ".onnx":
         return _of_onnx(load_onnx(path), path.name, opening)
     raise UserError(f"{path}: a network is a .pt, .onnx or .engine file")
@@ -144,8 +157,8 @@ def _of_onnx(proto: onnx.ModelProto, name: str, opening: Opening) -> list[Candid
         proto = canonical(proto)
     elif opening.role == "lccl" and not _is_decomposed(proto):
         raise UserError(
-            f"{name} has no LCCLConv node, so it is not the LCCL network: export it with lccl-export, or compare with it as a "
-            "dense network",
+            f"{name} has no LCCLConv node, so it is not the LCCL network: export it with lccl-export, or give it as "
+            "the baseline",
             Fix("baseline", name),
         )
     found = [Candidate(name, opening.role, OnnxRuntimeRunner(proto, opening.threads), proto=proto)]
@@ -159,7 +172,7 @@ def _of_onnx(proto: onnx.ModelProto, name: str, opening: Opening) -> list[Candid
 
 
 def _gated_baseline(name: str) -> UserError:
-    return UserError(f"{name} has gates, so it is no dense network: name it among the files of the LCCL network")
+    return UserError(f"{name} has gates, so it is not a dense network: give it among the files of the LCCL network")
 
 
 def _with_library(proto: onnx.ModelProto, name: str, opening: Opening) -> Candidate:
@@ -174,7 +187,7 @@ def _with_library(proto: onnx.ModelProto, name: str, opening: Opening) -> Candid
             with runner:
                 pass
         except UserError as error:  # a kernel that is too large, for one
-            reason = str(error)
+            reason = error.message
     return Candidate(name, opening.role, runner, reason or None, proto, optional=True)
 
 
@@ -201,7 +214,8 @@ def _of_engine(path: Path, opening: Opening) -> Candidate:
 def plugin_of(engine: Path, sidecar: Mapping[str, object], given: Path | None) -> Path | None:
     """The library that an engine needs; None if it needs none.
 
-    The library is never one that the side-car leads to: that would run code of whoever wrote the file.
+    The library is never one that the side-car leads to: that would run code of whoever wrote the
+    file.
 
     Raises:
         UserError: the library is not here.

@@ -1,4 +1,4 @@
-"""Runs a gated network and dense ones over the same inputs, and holds what was measured to limits."""
+"""Runs of a gated network and dense ones over the same inputs, and limits on the results."""
 
 from __future__ import annotations
 
@@ -33,6 +33,9 @@ def compare(
     baseline: Network | Sequence[Network] | None = None,
     factory: Factory | None = None,
     baseline_factory: Factory | None = None,
+    state_dict_key: str | None = None,
+    baseline_state_dict_key: str | None = None,
+    unsafe_pickle: bool = False,
     dense_twin: bool = True,
     threads: int = 1,
     latency: LatencyPlan | None = LatencyPlan(),  # noqa: B008 - frozen
@@ -44,36 +47,47 @@ def compare(
     """Run the LCCL network and dense ones over the same inputs.
 
     Args:
-        networks: the LCCL network as one or several of: a module, an ONNX model, a ``.pt``, ``.onnx`` or ``.engine``
-            file. Errors are against the first. A network that is given in PyTorch only is exported and run in ONNX Runtime
-            too. In ONNX Runtime it runs through the function body and, where the CPU op's library is here, with that, which
-            skips closed pixels.
-        data: a path to an ``.npz`` file, "pkg.module:loader", arrays, (inputs, labels), or an iterable of batches.
+        networks: the LCCL network as one or several of: a module, an ONNX model, a ``.pt``,
+            ``.onnx`` or ``.engine`` file. Errors are against the first. A network that is given in
+            PyTorch only is exported and run in ONNX Runtime too. In ONNX Runtime it runs through
+            the function body and, where the CPU op's library is here, with that, which skips closed
+            pixels.
+        data: a path to an ``.npz`` file, "pkg.module:loader", arrays, (inputs, labels), or an
+            iterable of batches.
         baseline: the dense network to beat, as ``networks``.
-        factory: builds the LCCL network of a checkpoint that does not name its own factory: "pkg.module:callable", or the
-            callable.
+        factory: builds the LCCL network of a checkpoint that does not name its own factory:
+            "pkg.module:callable", or the callable.
         baseline_factory: builds the baseline, in the same way.
+        state_dict_key: the key of the state dict in a nested checkpoint of the LCCL network.
+        baseline_state_dict_key: the key of the state dict in a nested checkpoint of the baseline.
+        unsafe_pickle: allow pickled modules, torch.export archives and TorchScript among the
+            ``.pt`` files of both networks, which run code from the file.
         dense_twin: also run the LCCL network with every gate taken as 1, for latency.
-        threads: CPU threads of each runtime. With 1 the runtimes cannot disturb each other in one process.
+        threads: CPU threads of each runtime. With 1 the runtimes cannot disturb each other in one
+            process.
         latency: how to measure; None: do not.
         limits: what has to be reached for the result to be true.
-        allow_skipped: hold to the limits although a named network could not run here; else that is an error.
-        plugin_library: the TensorRT plugin that engines need; by default the one that the environment names, or the installed
-            one.
+        allow_skipped: hold to the limits although a named network could not run here; else that is
+            an error.
+        plugin_library: the TensorRT plugin that engines need; by default the one that the
+            environment names, or the installed one.
         progress: called with each step.
 
     Returns:
         A row for each network in each runtime, the LCCL network's profile, and the limits.
 
     Raises:
-        UserError: inputs or files that do not fit, or a limit for which nothing here can be measured.
+        UserError: inputs or files that do not fit, or a limit for which nothing here can be
+            measured.
     """
     register_schema()
     inputs = read_data(data)
     plugin = Path(plugin_library) if plugin_library else None
-    opening = Opening("lccl", inputs, factory, threads, dense_twin, plugin, progress)
+    opening = Opening("lccl", inputs, factory, state_dict_key, unsafe_pickle, threads, dense_twin, plugin, progress)
     candidates = open_networks(_as_list(networks), opening)
-    opening = replace(opening, role="baseline", factory=baseline_factory, dense_twin=False)
+    opening = replace(
+        opening, role="baseline", factory=baseline_factory, state_dict_key=baseline_state_dict_key, dense_twin=False
+    )
     candidates += open_networks(_as_list(baseline), opening)
     _require_one_tensorrt(candidates)
     _require_running(candidates, limits, allow_skipped)
@@ -103,7 +117,8 @@ def _require_running(candidates: Sequence[Candidate], limits: Limits, allow_skip
     """Check that what the limits are about can run here.
 
     Raises:
-        UserError: the LCCL network runs nowhere, or a limit is given and a named network cannot run.
+        UserError: the LCCL network runs nowhere, or a limit is given and a named network cannot
+            run.
     """
     own = [c for c in candidates if c.role == "lccl"]
     if all(c.skipped for c in own):
@@ -111,7 +126,8 @@ def _require_running(candidates: Sequence[Candidate], limits: Limits, allow_skip
     skipped = [c for c in candidates if c.skipped and not c.optional]
     if skipped and limits != Limits() and not allow_skipped:
         raise UserError(
-            f"not every network can run here ({_reasons(skipped)}), so the limits prove nothing of it", Fix("allow_skipped")
+            f"not every network can run here ({_reasons(skipped)}), so the limits would not cover all of them",
+            Fix("allow_skipped"),
         )
     running = list(dict.fromkeys(c.runner.name for c in own if not c.skipped))
     require_speedup_runner(limits, running, {c.runner.name: c.skipped for c in own if c.skipped})

@@ -22,10 +22,11 @@ class Limits:
     max_accuracy_drop: float | None = None
     """Top-1 of the baseline minus that of the LCCL network, in points (0.5 is half a percent)."""
     min_speedup: float | None = None
-    """Median latency of the baseline / that of the LCCL network in the same runtime on the same device; every LCCL row with
-    a baseline in its runtime has to reach it."""
+    """Median latency of the baseline / that of the LCCL network in the same runtime on the same
+    device; every LCCL row with a baseline in its runtime has to reach it."""
     min_speedup_runner: str | None = None
-    """The only runner whose rows have to reach ``min_speedup``, such as "onnxruntime-lccl"; None: those of all runners."""
+    """The only runner whose rows have to reach ``min_speedup``, such as "onnxruntime-lccl"; None:
+    those of all runners."""
 
 
 BASELINE = Fix("baseline", "FILE")
@@ -40,21 +41,22 @@ def require_speedup_runner(limits: Limits, running: Sequence[str], skipped: Mapp
         skipped: those in which it does not -> why.
 
     Raises:
-        UserError: there is no limit on the speed-up, or the LCCL network does not run in that runner.
+        UserError: there is no limit on the speed-up, or the LCCL network does not run in that
+            runner.
     """
     name = limits.min_speedup_runner
     if name is None:
         return
     if limits.min_speedup is None:
         raise UserError(
-            f"the runner {name} is named for a limit on the speed-up, but there is no such limit", Fix("min_speedup", 1.0)
+            f"the runner {name} is named for a limit on the speed-up, but no such limit is set", Fix("min_speedup", 1.0)
         )
     if name in running:
         return
     if name in skipped:
         raise UserError(f"{name} does not run here: {skipped[name]}")
     raise UserError(
-        f"the runner of the least speed-up is one that the LCCL network runs in here ({', '.join(running)}), not {name}"
+        f"the limit on the speed-up needs a runner that the LCCL network runs in here ({', '.join(running)}), not {name}"
     )
 
 

@@ -25,7 +25,8 @@ class LatencyPlan:
     warmup: int = 10
     runs: int = 200
     max_seconds: float = 20.0
-    """Limit of the whole measurement, which ends early at a full round, but not before 10 rounds."""
+    """Limit of the whole measurement, which ends early at a full round, but not before 10
+    rounds."""
 
 
 def all_outputs(runner: Runner, data: Data) -> list[Array]:
@@ -43,8 +44,9 @@ def all_outputs(runner: Runner, data: Data) -> list[Array]:
 def latencies(runners: Sequence[Runner], data: Data, plan: LatencyPlan, progress: Progress) -> list[Latency]:
     """Measure the latency of each runner.
 
-    Every round times each of them once on the same batch, in a random order, so that a drift of the machine's speed meets
-    all alike. An untimed run before it fills the caches with the runner's own data.
+    Every round times each of them once on the same batch, in a random order, so that a drift of the
+    machine's speed meets all alike. An untimed run before it fills the caches with the runner's own
+    data.
 
     Raises:
         UserError: a runner that does not take this batch.

@@ -19,12 +19,13 @@ def require_finite_references(rows: Sequence[Row], outputs: Outputs) -> None:
     """Check the rows that others are held against.
 
     Raises:
-        UserError: one gives NaN or infinity, with which a row that is wrong in the same way would agree.
+        UserError: one gives NaN or infinity, with which a row that is wrong in the same way would
+            agree.
     """
     for role, i in _references(rows).items():
         if role != "dense twin" and not_finite({str(k): value for k, value in enumerate(outputs[i] or ())}) is not None:
             raise UserError(
-                f"{rows[i].label} gives NaN or infinity on this data, so nothing can be held against it: check its weights "
+                f"{rows[i].label} gives NaN or infinity on this data, so nothing can be compared with it: check its weights "
                 "and the range of the data"
             )
 
@@ -71,7 +72,9 @@ def predictions(outputs: Sequence[Array]) -> Array | None:
 
 
 def top1(outputs: Sequence[Array], labels: Array | None) -> float | None:
-    """The fraction of samples whose predicted class is the label; None without labels for these outputs.
+    """The fraction of samples whose predicted class is the label.
+
+    None without labels for these outputs.
 
     Raises:
         UserError: a label that is no class of the network.
@@ -89,7 +92,10 @@ def top1(outputs: Sequence[Array], labels: Array | None) -> float | None:
 
 
 def equal_predictions(a: Sequence[Array], b: Sequence[Array]) -> float | None:
-    """The fraction of samples with the same prediction; None where the predictions cannot be compared."""
+    """The fraction of samples with the same prediction.
+
+    None where the predictions cannot be compared.
+    """
     first, second = predictions(a), predictions(b)
     if first is None or second is None or first.shape != second.shape:
         return None
@@ -114,7 +120,8 @@ def errors(a: Sequence[Array], b: Sequence[Array]) -> tuple[float, float]:
 def with_speedup(row: Row, rows: Sequence[Row]) -> Row:
     """An LCCL row with its speed-ups, in the same runtime on the same device.
 
-    One is over the baseline, or the dense twin where there is no baseline; the other is always over the dense twin.
+    One is over the baseline, or the dense twin where there is no baseline; the other is always over
+    the dense twin.
     """
     if row.role != "lccl":
         return row
@@ -124,7 +131,10 @@ def with_speedup(row: Row, rows: Sequence[Row]) -> Row:
 
 
 def _speedup(row: Row, rows: Sequence[Row], role: Role) -> tuple[float, str] | None:
-    """The speed-up over the first row of that role in this row's runtime and device, and that row's label."""
+    """The speed-up over the first row of that role, and that row's label.
+
+    Only rows in this row's runtime and on its device count.
+    """
     for other in rows:
         same = (other.role, other.runtime, other.device) == (role, row.runtime, row.device)
         if same and row.latency is not None and other.latency is not None:

@@ -11,7 +11,8 @@ from lccl.profiling import NetworkProfile
 from lccl.text import count, table
 
 Role = Literal["lccl", "baseline", "dense twin"]
-"""Which network a row is of: the gated one, the dense one to beat, or the gated one with every gate taken as 1."""
+"""Which network a row is of: the gated one, the dense one to beat, or the gated one with every gate
+taken as 1."""
 
 
 @dataclass(frozen=True)
@@ -34,17 +35,20 @@ class Row:
     skipped: str | None = None
     """Why it did not run; nothing else is known of it then."""
     accuracy: float | None = None
-    """Top-1, where there are labels. A dense twin was not trained with its gates at 1, so its accuracy says nothing."""
+    """Top-1, where there are labels. A dense twin was not trained with its gates at 1, so its
+    accuracy says nothing."""
     reference: str | None = None
-    """The row that errors and agreement are against: the first of the same network, or, for the first, the baseline."""
+    """The row that errors and agreement are against: the first of the same network, or, for the
+    first, the baseline."""
     agreement: float | None = None
     """Fraction of equal predictions."""
     max_error: float | None = None
     mean_error: float | None = None
     latency: Latency | None = None
     speedup: float | None = None
-    """Median latency of the baseline, or of the dense twin where there is none, in the same runtime on the same device /
-    median latency of this row. ONNX Runtime is one runtime, with the CPU op and without."""
+    """Median latency of the baseline, or of the dense twin where there is none, in the same runtime
+    on the same device / median latency of this row. ONNX Runtime is one runtime, with the CPU op
+    and without."""
     speedup_over: str | None = None
     speedup_over_twin: float | None = None
     """The speed-up over the dense twin, whether there is a baseline or not."""
@@ -56,7 +60,10 @@ class Row:
 
     @property
     def runtime(self) -> str:
-        """The runtime of the dense network to beat: it has no gates, so the CPU op does not run in it."""
+        """The runtime of the dense network to beat.
+
+        It has no gates, so the CPU op does not run in it.
+        """
         return PLAIN if self.runner == WITH_LIBRARY else self.runner
 
 
@@ -95,13 +102,16 @@ class Comparison:
         return all(check.passed for check in self.checks)
 
     def as_dict(self) -> dict[str, object]:
-        """Plain values for JSON."""
+        """Plain values for JSON; what was renamed is also there by its old name, until 0.3."""
+        environment = asdict(self.environment)
         return {
             "passed": bool(self),
-            "environment": asdict(self.environment),
+            "environment": environment,
             "rows": [asdict(row) for row in self.rows],
-            "checks": [asdict(check) for check in self.checks],
+            "checks": [asdict(check) | {"held": check.passed} for check in self.checks],
             "profile": self.profile.as_dict() if self.profile else None,
+            "held": bool(self),
+            "setting": environment,
         }
 
     def __str__(self) -> str:

@@ -1,1 +1,1 @@
-"""The command ``python -m lccl.cuda``: the kernels' configurations, and what is chosen for a layer."""
+"""``python -m lccl.cuda``: the kernels' configurations, and what is chosen for a layer."""

@@ -52,7 +52,9 @@ def parser(prog: str = PROG) -> Parser:
 
 
 def _require_shape(p: Parser, options: argparse.Namespace) -> None:
-    """Check that options of a layer come with the layer: the table of configurations would ignore them.
+    """Check that options of a layer come with the layer.
+
+    The table of configurations would ignore them.
 
     Raises:
         UserError: they do not.
@@ -101,7 +103,7 @@ def _first_device(library: Any) -> Any:
     try:
         return library.device()
     except UserError as error:
-        raise UserError(f"{error}; say which GPU to plan for by --device, such as 9.0x132") from None
+        raise UserError(f"{error.message}; say which GPU to plan for by --device, such as 9.0x132", error.fixes) from None
 
 
 def _layer(library: Any, options: argparse.Namespace) -> tuple[dict[str, Any], str]:

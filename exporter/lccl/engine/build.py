@@ -12,7 +12,7 @@ from pathlib import Path
 import onnx
 
 from lccl.backends.agreement import check_view
-from lccl.backends.interface import Backend, BuildRequest, OptimizationProfile, Shapes
+from lccl.backends.interface import BACKEND_NAMES, Backend, BuildRequest, OptimizationProfile, Shapes
 from lccl.backends.profiles import make_profiles
 from lccl.engine.results import EngineResult, Plugin
 from lccl.engine.sidecar import SIDECAR_SUFFIX, write_sidecar
@@ -29,9 +29,6 @@ from lccl.loading.onnx import load_onnx
 from lccl.op.onnx_op import is_lccl_node, register_schema
 from lccl.progress import Progress, silent
 from lccl.version import __version__
-
-BACKEND_NAMES = ("tensorrt", "tensorrt-rtx")
-"""The backends, in the order in which one is chosen where none is named."""
 
 
 def make_backend(name: str) -> Backend:
@@ -95,20 +92,22 @@ def build_engine(
     """Build an engine from an exported model and write it with its side-car ``<engine>.json``.
 
     Args:
-        model: an exported ONNX file, or any other with LCCLConv nodes; a dense model is built as it is.
+        model: an exported ONNX file, or any other with LCCLConv nodes; a dense model is built as it
+            is.
         path: the engine to write; by default beside the model, with the suffix ``.engine``.
         backend: "tensorrt" or "tensorrt-rtx"; by default the first that is installed.
-        min_shapes, opt_shapes, max_shapes: input name -> shape, of every input with dynamic dimensions; of one that is left
-            out, a dynamic batch is 1 (min), max's or min's (opt), 8 or opt's (max); other dynamic dimensions have to be
-            given at least once.
+        min_shapes, opt_shapes, max_shapes: input name -> shape, of every input with dynamic
+            dimensions; of one that is left out, a dynamic batch is 1 (min), max's or min's (opt), 8
+            or opt's (max); other dynamic dimensions have to be given at least once.
         precision: "fp16" or "bf16" converts feature maps and weights; gates stay float32.
         workspace: the limit of scratch memory in MiB.
         timing_cache: a file of tactic timings, read if present and updated (tensorrt).
         compute_capabilities: such as "8.9"; targets of an ahead-of-time build (tensorrt-rtx).
-        plugin: run LCCLConv by the plugin (tensorrt); False: by standard ops, which compute every pixel.
+        plugin: run LCCLConv by the plugin (tensorrt); False: by standard ops, which compute every
+            pixel.
         plugin_library: the plugin's library; by default the installed one.
-        alias_residual: let a layer write over its residual where nothing else reads it (tensorrt, with the plugin). This
-            needs a preview feature of TensorRT.
+        alias_residual: let a layer write over its residual where nothing else reads it (tensorrt,
+            with the plugin). This needs a preview feature of TensorRT.
         tf32: let float32 convolutions, those of gates too, round their inputs to TF32 on the GPU.
         verbose: print the builder's own messages on stderr.
         command: the words that the side-car records as the command.
@@ -187,9 +186,9 @@ def _check(
 ) -> None:
     """Hold what is built against the file as it was given, in standard ops.
 
-    ONNX Runtime has no bfloat16 on the CPU. For bfloat16 the float32 model is held against the file, and only the types of
-    the converted model are checked. Rounding flips gates that jump at their edge, so a lower precision is checked without the
-    jump.
+    ONNX Runtime has no bfloat16 on the CPU. For bfloat16 the float32 model is held against the
+    file, and only the types of the converted model are checked. Rounding flips gates that jump at
+    their edge, so a lower precision is checked without the jump.
 
     Raises:
         UserError: they differ.

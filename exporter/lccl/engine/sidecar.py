@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+from lccl.backends.interface import BACKEND_NAMES
 from lccl.engine.results import EngineResult
 from lccl.errors import UserError
 from lccl.files import sha256
@@ -54,7 +55,7 @@ def read_sidecar(engine: str | Path) -> dict[str, object]:
         raise UserError(f"{sidecar} cannot be read: build the engine again with lccl-build-engine")
     if content["engine"].get("sha256") != sha256(path):
         raise UserError(
-            f"{sidecar} is of another engine than {path}: build again with lccl-build-engine, and keep the two together"
+            f"{sidecar} belongs to another engine than {path}: build again with lccl-build-engine, and keep the two together"
         )
     return content
 
@@ -62,6 +63,6 @@ def read_sidecar(engine: str | Path) -> dict[str, object]:
 def _well_formed(content: Mapping[str, object]) -> bool:
     return (
         {"backend", "layers", "engine"} <= set(content)
-        and content["backend"] in ("tensorrt", "tensorrt-rtx")
+        and content["backend"] in BACKEND_NAMES
         and isinstance(content["engine"], dict)
     )

@@ -1,4 +1,4 @@
-"""Module or ONNX -> the canonical ONNX file and its twins, checked before any of them is written."""
+"""Module or ONNX -> the canonical ONNX file and its twins, each checked before it is written."""
 
 from __future__ import annotations
 
@@ -14,10 +14,12 @@ import onnx
 from lccl.backends.agreement import check_view
 from lccl.deprecation import renamed_keywords
 from lccl.errors import Fix, UserError, leave_out
+from lccl.exporting.checking import check_against_source, real_feeds, with_own_gates
 from lccl.exporting.gate_search import find_layers, masked
+from lccl.exporting.onnx_source import OnnxSource
 from lccl.exporting.reasons import layers_with_reasons
 from lccl.exporting.results import ExportResult
-from lccl.exporting.source import OnnxSource, Source, check_against_source, real_feeds, with_own_gates
+from lccl.exporting.source import Source
 from lccl.files import atomic_path, require_writable
 from lccl.graph.checks import check_model, default_tolerance
 from lccl.graph.feeds import input_types
@@ -46,7 +48,7 @@ if TYPE_CHECKING:
 MAX_FILE_BYTES = 2**31 - 2**20
 """Protobuf's limit for one file, with room for the twins' metadata."""
 
-Args: TypeAlias = "SupportsArray | Sequence[SupportsArray]"
+PositionalArgs: TypeAlias = "SupportsArray | Sequence[SupportsArray]"
 """Positional example inputs, as ``torch.onnx.export`` takes them."""
 
 
@@ -65,7 +67,7 @@ class _Request:
 @renamed_keywords(dense="dense_twin", inputs="data")
 def export(
     model: Network | ExportedProgram,
-    args: Args | None = None,
+    args: PositionalArgs | None = None,
     path: str | Path | None = None,
     *,
     dynamic_hw: bool = False,
@@ -83,24 +85,28 @@ def export(
     """Export a network with LCCL layers to ONNX.
 
     Args:
-        model: a module with :class:`lccl.nn.LCCLConv2d` layers or gates in code of its own, a program of ``torch.export``,
-            or an ONNX model, with LCCLConv nodes or in standard ops. The path of an ONNX file takes less memory than the
-            model.
-        args: positional example inputs for tracing a module, [N, C, H, W], as ``torch.onnx.export`` takes them. An ONNX model
-            needs none, unless sizes besides the batch are dynamic and not any size will do: arrays of a shape that it takes.
+        model: a module with :class:`lccl.nn.LCCLConv2d` layers or gates in code of its own, a
+            program of ``torch.export``, or an ONNX model, with LCCLConv nodes or in standard ops.
+            The path of an ONNX file takes less memory than the model.
+        args: positional example inputs for tracing a module, [N, C, H, W], as ``torch.onnx.export``
+            takes them. An ONNX model needs none, unless sizes besides the batch are dynamic and not
+            any size will do: arrays of a shape that it takes.
         path: the canonical file: nodes and model-local function, opset 18, dynamic batch.
         dynamic_hw: make height and width dynamic too.
-        dense_twin: write the dense twin as well (every gate taken as 1): True for ``<stem>.dense.onnx``, or its path.
-        decomposed: write the same maths in standard ops as well: True for ``<stem>.decomposed.onnx``, or its path.
-        tensorrt: write the network without the function as well, for trtexec and others with the plugin: True for
-            ``<stem>.tensorrt.onnx``, or its path.
-        data: real inputs, for the check besides random ones, and to calibrate each node's density: arrays by name, an
-            ``.npz`` file, "pkg.module:loader", arrays, (inputs, labels), or an iterable of batches.
+        dense_twin: write the dense twin as well (every gate taken as 1): True for
+            ``<stem>.dense.onnx``, or its path.
+        decomposed: write the same maths in standard ops as well: True for
+            ``<stem>.decomposed.onnx``, or its path.
+        tensorrt: write the network without the function as well, for trtexec and others with the
+            plugin: True for ``<stem>.tensorrt.onnx``, or its path.
+        data: real inputs, for the check besides random ones, and to calibrate each node's density:
+            arrays by name, an ``.npz`` file, "pkg.module:loader", arrays, (inputs, labels), or an
+            iterable of batches.
         input_names: names of the ONNX model's inputs; by default the parameters of ``forward``.
         output_names: names of the ONNX model's outputs; by default torch's own names.
         fuse: take BatchNorm, activation and added branch behind a recognised layer into its node.
-        tolerance: allowed error against the source, relative to max(0.01, largest output); by default 1e-4 for float32
-            and 2e-2 for lower precision.
+        tolerance: allowed error against the source, relative to max(0.01, largest output); by
+            default 1e-4 for float32 and 2e-2 for lower precision.
         metadata: added to the file's metadata.
         progress: called with each step.
 
@@ -108,7 +114,8 @@ def export(
         Paths, layers and the measured error.
 
     Raises:
-        UserError: the model has no gate, cannot be exported, fails a check, or cannot be written; nothing is written.
+        UserError: the model has no gate, cannot be exported, fails a check, or cannot be written;
+            nothing is written.
     """
     if path is None:
         raise TypeError("export() needs the path of the file to write")
@@ -120,7 +127,7 @@ def export(
         "tensorrt": _twin_path(target, tensorrt, "tensorrt"),
     }
     if tolerance is not None and not 0 <= tolerance < float("inf"):
-        raise UserError(f"the tolerance is a number from 0, not {tolerance}")
+        raise UserError(f"the tolerance is a number of at least 0, not {tolerance}")
     _require_targets(targets, model)
     register_schema()
     with WeightFile(target) as weights:
@@ -145,7 +152,10 @@ def _require_targets(targets: Mapping[str, Path | None], model: object) -> None:
 
 
 def _export(source: Source, weights: WeightFile, request: _Request) -> ExportResult:
-    """Trace, recognise, check and write; the models here are small, with their weights in a file."""
+    """Trace, recognise, check and write.
+
+    The models here are small, with their weights in a file.
+    """
     progress, targets = request.progress, request.targets
     traced = weights.externalize(source.to_onnx())
     given = None if request.data is None else _inputs_by_name(request.data, tuple(input_types(traced)))
@@ -223,7 +233,7 @@ def _samples(feeds: list[dict[str, Array]]) -> int:
 
 def _make_source(
     model: Network | ExportedProgram,
-    args: Args | None,
+    args: PositionalArgs | None,
     names: tuple[Sequence[str] | None, Sequence[str] | None],
     dynamic_hw: bool,
     weights: WeightFile,
@@ -263,10 +273,10 @@ def _require_none(given: Mapping[str, object], what: str) -> None:
     """
     for name, value in given.items():
         if value:
-            raise UserError(f"{what} has its shapes and names in it; they cannot be chosen", leave_out(name))
+            raise UserError(f"{what} already has its shapes and names; they cannot be chosen", leave_out(name))
 
 
-def _as_sequence(args: Args) -> Sequence[SupportsArray]:
+def _as_sequence(args: PositionalArgs) -> Sequence[SupportsArray]:
     return args if isinstance(args, Sequence) else (args,)
 
 

@@ -14,7 +14,7 @@ from onnx import helper
 
 from lccl.backends.batches import infer_all
 from lccl.backends.onnxruntime.runner import OnnxRuntimeRunner
-from lccl.errors import Fix, UserError, first_line
+from lccl.errors import Fix, UserError
 from lccl.graph.checks import default_tolerance
 from lccl.graph.recognise import NearMiss, RecognisedLayer, Recognition, recognise
 from lccl.graph.variants.canonical import canonical
@@ -129,7 +129,7 @@ def explained(near_misses: Sequence[NearMiss]) -> str:
     """Return the near misses as a table, or a sentence if there are none."""
     if not near_misses:
         return "No product looks like a gated convolution without being one."
-    return table(("product", "why it is no gated convolution"), [(miss.node, miss.reason) for miss in near_misses])
+    return table(("product", "why it is not a gated convolution"), [(miss.node, miss.reason) for miss in near_misses])
 
 
 def _nothing_found(misses: Sequence[NearMiss]) -> str:
@@ -151,7 +151,7 @@ def _negative_masks(found: Recognition, given: Mapping[str, Array] | None) -> Re
     ]
 
 
-# ---- the check ------------------------------------------------------------------------------------------------------
+# ---- the check -----------------------------------------------------------------------------------
 
 
 def _check(
@@ -178,7 +178,7 @@ def _check(
         raise
     except UserError as error:
         _require_sound(before, fed)
-        reason = f"put back: the graph with it cannot be run ({first_line(error)})"
+        reason = f"put back: the graph with it cannot be run ({error.message.rstrip('.')})"
         return [(layer, reason) for layer in _unrunnable(before, found, fed, recognise_without)], (None, None)
 
 
@@ -234,15 +234,17 @@ def _require_sound(model: onnx.ModelProto, feeds: Feeds) -> None:
         outputs, again = _outputs(model, [feeds[0], feeds[0]], optimize=False)
     except UserError as error:
         shape = next(iter(feeds[0].values())).shape
-        raise NotSoundError(f"{error}; if the network takes inputs of other sizes, say which", Fix("args", shape)) from None
+        raise NotSoundError(
+            f"{error.message}; if the network takes other input sizes, give them", (Fix("args", shape), *error.fixes)
+        ) from None
     broken = not_finite(outputs)
     if broken is not None:
         raise NotSoundError(
-            f"the network's output {broken} holds NaN or infinity, so that nothing can be held against it: check its weights "
+            f"the network's output {broken} holds NaN or infinity, so nothing can be compared with it: check its weights "
             "and the range of its inputs"
         )
     if any(not np.array_equal(values, again[name]) for name, values in outputs.items()):
-        raise NotSoundError("the network gives other outputs each time it is run: export it without its random numbers")
+        raise NotSoundError("the network gives different outputs each time it runs: export it without random numbers")
 
 
 def _tolerance(model: onnx.ModelProto) -> float:

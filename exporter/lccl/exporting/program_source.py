@@ -1,4 +1,7 @@
-"""A program of ``torch.export`` as the source of an export. It runs on inputs of its own example's shapes."""
+"""A program of ``torch.export`` as the source of an export.
+
+It runs on inputs of its own example's shapes.
+"""
 
 from __future__ import annotations
 

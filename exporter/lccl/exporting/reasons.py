@@ -17,7 +17,8 @@ from lccl.op.onnx_op import is_lccl_node
 def layers_with_reasons(model: onnx.ModelProto, near_misses: Sequence[NearMiss]) -> tuple[LayerReport, ...]:
     """Return every convolution of the canonical model in order.
 
-    A dense one has the reason of its near miss, or says whose gate it computes.
+    A dense convolution carries its near miss's reason, or the name of the layer whose gate it
+    computes.
     """
     nodes = [node for node in model.graph.node if is_lccl_node(node) or _is_convolution(node)]
     refused = {miss.conv or miss.node: miss.reason for miss in reversed(near_misses)}

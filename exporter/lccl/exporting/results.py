@@ -22,11 +22,11 @@ class ExportResult:
     checked: Agreement
     """The written model in ONNX Runtime against its source: PyTorch, or the given ONNX model."""
     checked_open: Agreement | None = None
-    """The same with the gates of the source's own LCCL layers open; None where it has none, or is folded. The source does not
-    know the gates of recognised layers, so these are as built."""
+    """The same with the gates of the source's own LCCL layers open; None where it has none, or is
+    folded. The source does not know the gates of recognised layers, so these are as built."""
     recognised_open: Agreement | None = None
-    """With every gate 1, against the graph in which layers were recognised; None where none was, or where the graph's gates
-    cannot be opened."""
+    """With every gate 1, against the graph in which layers were recognised; None where none was, or
+    where the graph's gates cannot be opened."""
     given_inputs: int = 0
     """How many of the checked inputs the caller gave."""
     random_inputs: int = 0
@@ -49,7 +49,7 @@ class ExportResult:
 
     @property
     def warning(self) -> str | None:
-        """What the check could not see: weights under a gate that is closed everywhere, negative masks."""
+        """What the check could not see: weights under a closed gate, negative masks."""
         said = [self._masks_said(), self._closed_said()]
         return ". ".join(filter(None, said)) or None
 
@@ -64,7 +64,9 @@ class ExportResult:
         if not self.closed_layers:
             return ""
         layers = f"layer{'s' if len(self.closed_layers) > 1 else ''} {', '.join(self.closed_layers)}"
-        which = "these inputs, the given ones among them" if self.given_inputs else "these random inputs; check it on real data"
+        which = (
+            "these inputs, which include the given ones" if self.given_inputs else "these random inputs; check it on real data"
+        )
         return f"no gate of {layers} opened on {which}"
 
     def as_dict(self) -> dict[str, object]:

@@ -20,7 +20,8 @@ from lccl.progress import Progress
 from lccl.torch_calls import evaluating, flatten, unsound_weight
 
 CHECK_BATCH = 3
-"""Random samples of a check, one more if the example has as many: a batch size frozen into the graph then shows."""
+"""Random samples of a check, one more if the example has as many: a batch size frozen into the
+graph then shows."""
 
 
 class TorchSource:
@@ -66,7 +67,7 @@ class TorchSource:
             raise UserError("the op has no float64: export the model in float32, after model.float(), with inputs of float32")
         broken = unsound_weight(model)
         if broken is not None:
-            raise UserError(f"the model's {broken}; the training went wrong, take an earlier checkpoint")
+            raise UserError(f"the model's {broken}; the training went wrong: use an earlier checkpoint")
         progress("running the model once")
         outputs = self._run_example()
         if self._output_names is None and isinstance(outputs, Mapping) and all(isinstance(v, Tensor) for v in outputs.values()):
@@ -79,7 +80,8 @@ class TorchSource:
             unbatched = [list(a.shape) for a in self.args if a.dim() == 3]
             if not unbatched:
                 raise
-            raise UserError(f"{error}; an example input has the batch in it", Fix("args", (1, *unbatched[0]))) from None
+            fixes = (Fix("args", (1, *unbatched[0])), *error.fixes)
+            raise UserError(f"{error.message}; an example input includes the batch", fixes) from None
 
     def to_onnx(self) -> onnx.ModelProto:
         """The traced model."""
@@ -117,7 +119,10 @@ class TorchSource:
             raise UserError(f"the model does not run on {what} of shape {shapes}: {first_line(error)}") from error
 
     def _random(self, names: list[str], factor: int) -> dict[str, Array]:
-        """Every size times the factor: inputs of several sizes keep their ratio, which models may need."""
+        """Every size times the factor.
+
+        Inputs of several sizes keep their ratio, which models may need.
+        """
         generator = torch.Generator().manual_seed(factor)
         batch = CHECK_BATCH + (self.args[0].dim() > 0 and len(self.args[0]) == CHECK_BATCH)
         feed = {}
@@ -138,6 +143,6 @@ class TorchSource:
 
 
 def _fixes_a_batch_of_1(model: onnx.ModelProto) -> bool:
-    """Whether torch took a batch of 1 for a fixed size somewhere, although it is named as dynamic."""
+    """Whether torch took a batch of 1 for a fixed size somewhere, although it is dynamic."""
     shapes = [value.type.tensor_type.shape.dim for value in model.graph.output]
     return any(dims and dims[0].HasField("dim_value") and dims[0].dim_value == 1 for dims in shapes)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import onnx
 
+from lccl.errors import UserError
 from lccl.numerics import Array
 
 Feed = dict[str, Array]
@@ -43,3 +46,15 @@ def random_feed(model: onnx.ModelProto, shapes: dict[str, tuple[int, ...]] | Non
         else:
             feed[name] = generator.standard_normal(dims).astype(dtype) if is_float else np.zeros(dims, dtype)
     return feed
+
+
+def require_shape(name: str, shape: Sequence[int], kind: onnx.TypeProto.Tensor, any_batch: bool = False) -> None:
+    """Check that the model takes an input of this shape.
+
+    Raises:
+        UserError: another rank or size; another batch too, unless ``any_batch``.
+    """
+    dims = [d.dim_value if d.HasField("dim_value") else (d.dim_param or "?") for d in kind.shape.dim]
+    pairs = list(zip(dims, shape, strict=False))[int(any_batch) :]
+    if len(shape) != len(dims) or any(isinstance(d, int) and d != s for d, s in pairs):
+        raise UserError(f"input {name} is {list(shape)}, but the model takes {dims}")

@@ -12,7 +12,7 @@ from lccl.graph.surgery import constant, producer, replace_output, value_of
 
 
 def fold_batch_norms(graph: gs.Graph) -> int:
-    """Fold each BatchNormalization that is the only reader of a Conv, and return their number."""
+    """Fold each BatchNormalization that alone reads a Conv; return how many were folded."""
     folded = 0
     for norm in [n for n in graph.nodes if n.op == "BatchNormalization"]:
         conv = _foldable(graph, norm)

@@ -1,4 +1,4 @@
-"""Questions about one node: is it a copy, an affine, an activation, a constant?"""
+"""Questions about one node: whether it is a copy, an affine, an activation, a constant."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 Ops = frozenset[str]
 
-# ---- layers with weights --------------------------------------------------------------------------------------------
+# ---- layers with weights -------------------------------------------------------------------------
 
 REPORTED_CONVOLUTIONS: Ops = frozenset({"Conv", "ConvTranspose"})
 """Convolutions of floats: each has a row in an export's report."""
@@ -20,13 +20,13 @@ not."""
 WEIGHTED: Ops = REPORTED_CONVOLUTIONS | {"Gemm", "MatMul"}
 """Weighted sums of floats."""
 
-# ---- normalizations -------------------------------------------------------------------------------------------------
+# ---- normalizations ------------------------------------------------------------------------------
 
 PIXEL_NORMS: Ops = frozenset({"InstanceNormalization", "GroupNormalization", "LayerNormalization"})
 """They take means over the pixels that they normalize, so that every pixel has to be computed."""
 NORMS: Ops = PIXEL_NORMS | {"BatchNormalization"}
 
-# ---- arithmetic -----------------------------------------------------------------------------------------------------
+# ---- arithmetic ----------------------------------------------------------------------------------
 
 SUMS: Ops = frozenset({"Add", "Sub", "Sum"})
 BINARY_AFFINE: Ops = frozenset({"Add", "Sub", "Mul", "Div"})
@@ -48,7 +48,7 @@ POINTWISE: Ops = frozenset(
 """Steps that activations such as SiLU and GELU are written in. Fewer than all elementwise ops:
 those that decide whether ``x * f(x)`` is an activation."""
 
-# ---- conditions -----------------------------------------------------------------------------------------------------
+# ---- conditions ----------------------------------------------------------------------------------
 
 GREATER: Ops = frozenset({"Greater", "GreaterOrEqual"})
 LESS: Ops = frozenset({"Less", "LessOrEqual"})
@@ -57,7 +57,7 @@ COMPARISONS: Ops = GREATER | LESS
 CONDITIONS: Ops = COMPARISONS | {"Equal", "Not", "And", "Or", "Xor"}
 """Their result is true or false."""
 
-# ---- ops that move values and change none ---------------------------------------------------------------------------
+# ---- ops that move values and change none --------------------------------------------------------
 
 COPIES: Ops = frozenset({"Identity", "Dropout"})
 """The output is the input; of Dropout, outside of training."""
@@ -83,7 +83,7 @@ BOUND_KEEPING: Ops = VIEWS | {
 """Every output value lies between the least and the greatest input value: views, and means and
 extremes."""
 
-# ---- others ---------------------------------------------------------------------------------------------------------
+# ---- others --------------------------------------------------------------------------------------
 
 SHAPE_READERS: Ops = frozenset({"Shape", "Size"})
 """They read a tensor's shape and none of its values."""

@@ -95,13 +95,14 @@ def _three_sizes(shape: Any) -> list[int]:
     return sizes
 
 
-def read_checkpoint(content: object, path: Path, key: str | None = None) -> Checkpoint:
+def read_checkpoint(content: object, path: Path, key: str | None = None, key_option: str = "state_dict_key") -> Checkpoint:
     """Read a checkpoint from content: lccl's own format, or a state dict, bare or nested.
 
     Args:
         content: what ``torch.load`` returned.
         path: the file's path, for messages.
         key: which entry of a nested checkpoint is the state dict.
+        key_option: the keyword that a message names for the key.
 
     Raises:
         UserError: there is no state dict in it, or there are several and no ``key`` to choose.
@@ -113,9 +114,9 @@ def read_checkpoint(content: object, path: Path, key: str | None = None) -> Chec
                 f"{GATED_VERSION}: update lccl"
             )
         if key is not None:
-            raise UserError(f"{path} is a checkpoint of lccl's own, with one state dict", leave_out("state_dict_key"))
+            raise UserError(f"{path} is a checkpoint of lccl's own, with one state dict", leave_out(key_option))
         return _own_format(content, path)
-    return Checkpoint(_find_state_dict(content, path, key), recipe=_recipe(content, path))
+    return Checkpoint(_find_state_dict(content, path, key, key_option), recipe=_recipe(content, path))
 
 
 def _recipe(content: Any, path: Path) -> Sequence[Any] | None:
@@ -149,7 +150,7 @@ def _is_state_dict(value: Any) -> bool:
     )
 
 
-def _find_state_dict(content: Any, path: Path, key: str | None) -> Mapping[str, Tensor]:
+def _find_state_dict(content: Any, path: Path, key: str | None, key_option: str) -> Mapping[str, Tensor]:
     if key is not None:
         if not isinstance(content, Mapping) or not _is_state_dict(content.get(key)):
             raise UserError(f"{path} has no state dict under {key!r}; it holds {_keys(content)}")
@@ -166,7 +167,7 @@ def _find_state_dict(content: Any, path: Path, key: str | None) -> Mapping[str, 
     if len(nested) == 1:
         return next(iter(nested.values()))
     if nested:
-        raise UserError(f"{path} holds several state dicts ({', '.join(nested)})", Fix("state_dict_key", next(iter(nested))))
+        raise UserError(f"{path} holds several state dicts ({', '.join(nested)})", Fix(key_option, next(iter(nested))))
     raise UserError(f"{path} holds no state dict; it holds {_keys(content)}: save model.state_dict() alone")
 
 

@@ -105,7 +105,7 @@ def build_module(checkpoint: Checkpoint, factory: Factory | None, path: Path, op
         )
     name = label_of(chosen)
     if not factory and name not in TRUSTED_FACTORIES:
-        raise UserError(f"{path} asks to run {name}; if you trust it, say so", Fix(option, name))
+        raise UserError(f"{path} asks to run {name}; if you trust it, name it", Fix(option, name))
     kwargs = dict(checkpoint.kwargs) if chosen == checkpoint.factory else {}
     build = import_object(chosen, "factory") if isinstance(chosen, str) else chosen
     if not callable(build):
@@ -132,4 +132,4 @@ def gate_module(module: nn.Module, recipe: Sequence[object], path: Path) -> None
     try:
         apply_recipe(module, recipe)
     except UserError as error:
-        raise UserError(f"{path}: {error}") from None
+        raise UserError(f"{path}: {error.message}", error.fixes) from None

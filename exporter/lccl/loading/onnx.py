@@ -31,7 +31,7 @@ def load_onnx(path: str | Path, weights: WeightFile | None = None) -> onnx.Model
     Raises:
         UserError: the file is missing, is no ONNX model, or has weights that are not finite.
     """
-    source = require_file(path)
+    source = _require_onnx(path)
     with _reading_onnx(source):
         import onnx
 
@@ -50,11 +50,25 @@ def onnx_structure(path: str | Path) -> onnx.ModelProto:
     Raises:
         UserError: the file is missing or is no ONNX model.
     """
-    source = require_file(path)
+    source = _require_onnx(path)
     with _reading_onnx(source):
         import onnx
 
         return onnx.load(str(source), load_external_data=False)
+
+
+def _require_onnx(path: str | Path) -> Path:
+    """Return the path of a file that may be an ONNX model.
+
+    Raises:
+        UserError: there is no such file, or its first bytes are those of a PyTorch file.
+    """
+    source = require_file(path)
+    with source.open("rb") as file:
+        start = file.read(4)
+    if start in (b"PK\x03\x04", b"\x80\x02}q"):
+        raise UserError(f"{source} is a PyTorch file, not an ONNX model: load it with lccl.load_checkpoint and export it first")
+    return source
 
 
 def files_of_onnx(path: str | Path) -> frozenset[Path]:

@@ -17,7 +17,7 @@ def bad_weight(path: Path, name: str, what: str) -> UserError:
 
     ``what`` says what it holds, such as "NaN".
     """
-    return UserError(f"{path}: {name} holds {what}; the training went wrong, take an earlier checkpoint")
+    return UserError(f"{path}: {name} holds {what}; the training went wrong: use an earlier checkpoint")
 
 
 def require_no_nan(state: Mapping[str, object], path: Path) -> None:
@@ -43,4 +43,4 @@ def require_sound(module: nn.Module, path: Path) -> None:
 
     broken = unsound_weight(module)
     if broken is not None:
-        raise UserError(f"{path}: {broken}; the training went wrong, take an earlier checkpoint")
+        raise UserError(f"{path}: {broken}; the training went wrong: use an earlier checkpoint")

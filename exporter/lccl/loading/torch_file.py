@@ -43,7 +43,7 @@ def load_model(
     *,
     state_dict_key: str | None = None,
     unsafe_pickle: bool = False,
-    factory_option: str = "factory",
+    option_prefix: str = "",
 ) -> LoadedModel:
     """Load the network of a torch file, with its weights, in eval mode.
 
@@ -55,8 +55,8 @@ def load_model(
         state_dict_key: the key of the state dict in a nested checkpoint.
         unsafe_pickle: allow a pickled module, a torch.export archive or TorchScript, which run code
             from the file.
-        factory_option: the keyword that a message names for the factory, where the caller has
-            several.
+        option_prefix: what the caller's own keywords for the factory and the key begin with, for
+            messages, such as "baseline_".
 
     Raises:
         UserError: the file cannot be read, names no network, does not fit it, or has unsound
@@ -65,9 +65,10 @@ def load_model(
     from torch import nn
 
     source = require_file(path)
+    factory_option, key_option = f"{option_prefix}factory", f"{option_prefix}state_dict_key"
     content = _read_torch_file(source, unsafe_pickle, factory_option)
     if (isinstance(content, nn.Module) or _is_program(content)) and (factory or state_dict_key):
-        given = [name for name, value in ((factory_option, factory), ("state_dict_key", state_dict_key)) if value]
+        given = [name for name, value in ((factory_option, factory), (key_option, state_dict_key)) if value]
         raise UserError(f"{source} is a whole pickled module, with its code and its weights", map(leave_out, given))
     if _is_program(content):
         require_no_nan(content.state_dict, source)
@@ -76,7 +77,7 @@ def load_model(
         require_no_nan(content.state_dict(), source)
         require_sound(content, source)
         return LoadedModel(content.eval(), str(source), None)
-    checkpoint = read_checkpoint(content, source, state_dict_key)
+    checkpoint = read_checkpoint(content, source, state_dict_key, key_option)
     require_no_nan(checkpoint.state_dict, source)
     module = build_module(checkpoint, factory, source, factory_option)
     if checkpoint.recipe:

@@ -6,30 +6,54 @@ The layout follows He et al. 2016 (arXiv 1512.03385, section 4.2): three stages 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Literal
-
-from torch import Tensor, nn
+from collections.abc import Sequence
+from typing import Literal, TypedDict, Unpack
 
 from lccl.errors import UserError
-from lccl.nn import LCCLConv2d
+from lccl.requires import needing
+
+with needing("lccl.models"):
+    from torch import Tensor, nn
+
+    from lccl.nn import LCCLConv2d
+    from lccl.nn.conv import GateKind, Order
+    from lccl.nn.gate import GateActivation
+
+__all__ = ["CifarResNet", "cifar_resnet"]
 
 Gated = Literal["none", "first", "both"]
+
+
+class LayerOptions(TypedDict, total=False):
+    """Options of :class:`lccl.nn.LCCLConv2d` that a network's gated layers share.
+
+    Their activations are the block's own.
+    """
+
+    gate: GateKind
+    gate_size: int
+    gate_kernel_size: int | Sequence[int] | None
+    gate_activation: GateActivation
+    gate_norm: bool | None
+    gate_threshold: float
+    order: Order
+    norm: bool
+    bias: bool | None
 
 
 class BasicBlock(nn.Module):
     """Two 3 x 3 convolutions and a shortcut; ``gated`` says which of the two have a gate."""
 
-    def __init__(self, channels: int, out_channels: int, stride: int, gated: Gated, gate: Mapping[str, Any]) -> None:
+    def __init__(self, channels: int, out_channels: int, stride: int, gated: Gated, options: LayerOptions) -> None:
         super().__init__()
         self.conv1: nn.Module
         self.conv2: nn.Module
         if gated == "none":
             self.conv1 = ConvNorm(channels, out_channels, 3, stride, activation=True)
         else:
-            self.conv1 = LCCLConv2d(channels, out_channels, 3, stride, 1, **gate)
+            self.conv1 = LCCLConv2d(channels, out_channels, 3, stride, 1, **options)
         if gated == "both":
-            self.conv2 = LCCLConv2d(out_channels, out_channels, 3, 1, 1, activation=None, post_activation="relu", **gate)
+            self.conv2 = LCCLConv2d(out_channels, out_channels, 3, 1, 1, activation=None, post_activation="relu", **options)
         else:
             self.conv2 = ConvNorm(out_channels, out_channels, 3, 1, activation=False)
         self.shortcut: nn.Module = nn.Identity()
@@ -59,9 +83,7 @@ class ConvNorm(nn.Sequential):
 class CifarResNet(nn.Module):
     """A CIFAR ResNet, which :func:`cifar_resnet` builds."""
 
-    def __init__(
-        self, depth: int, width: int, in_channels: int, num_classes: int, gated: Gated, gate: Mapping[str, Any]
-    ) -> None:
+    def __init__(self, depth: int, width: int, in_channels: int, num_classes: int, gated: Gated, options: LayerOptions) -> None:
         super().__init__()
         if depth < 8 or (depth - 2) % 6:
             raise UserError(f"depth is 6 * n + 2 (8, 14, 20, 32, ...), not {depth}")
@@ -73,7 +95,7 @@ class CifarResNet(nn.Module):
             blocks = []
             for i in range((depth - 2) // 6):
                 stride = 2 if stage > 0 and i == 0 else 1
-                blocks.append(BasicBlock(channels, width << stage, stride, gated, gate))
+                blocks.append(BasicBlock(channels, width << stage, stride, gated, options))
                 channels = width << stage
             stages.append(nn.Sequential(*blocks))
         self.stages = nn.Sequential(*stages)
@@ -93,7 +115,7 @@ def cifar_resnet(
     in_channels: int = 3,
     num_classes: int = 10,
     gated: Gated = "first",
-    **gate: Any,
+    **options: Unpack[LayerOptions],
 ) -> CifarResNet:
     """Build a CIFAR ResNet.
 
@@ -104,9 +126,9 @@ def cifar_resnet(
         num_classes: the number of logits.
         gated: which 3 x 3 convolutions of every block have a gate: "none" (the dense network),
             "first" or "both".
-        **gate: options of :class:`lccl.nn.LCCLConv2d` for the gated ones, such as ``gate="1x1"``.
+        **options: of :class:`lccl.nn.LCCLConv2d`, for the gated ones, such as ``gate="1x1"``.
 
     Raises:
         UserError: a depth or ``gated`` of another form, or gate options that do not go together.
     """
-    return CifarResNet(depth, width, in_channels, num_classes, gated, gate)
+    return CifarResNet(depth, width, in_channels, num_classes, gated, options)

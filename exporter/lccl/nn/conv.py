@@ -191,7 +191,7 @@ class LCCLConv2d(nn.Module):
         try:
             pads = gate_pads(kernel, self.pads, self.dilation, self.stride, size, self.gate_size, gate_dilations=dilation)
         except ContractError as error:
-            raise UserError(f'gate="{kind}": {error}') from None
+            raise UserError(f'gate="{kind}": {error.message}', error.fixes) from None
         return Gate(self.conv.in_channels, size, self.gate_strides, pads, dilation, activation=activation, norm=norm)
 
     @property

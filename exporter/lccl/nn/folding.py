@@ -3,21 +3,45 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from lccl.errors import ContractError, UserError
+from lccl.nn.gate import Gate
 from lccl.op.contract import Attributes, gate_pads
 from lccl.op.torch_op import lccl_conv, neutral
 
-if TYPE_CHECKING:
-    from lccl.nn.conv import LCCLConv2d
+
+class FoldableLayer(Protocol):
+    """What folding reads of a layer, which is :class:`lccl.nn.LCCLConv2d`."""
+
+    conv: nn.Conv2d
+    gate: Gate | None
+    stride: tuple[int, int]
+    dilation: tuple[int, int]
+    pads: tuple[int, int, int, int]
+    gate_size: int
+    gate_threshold: float
+    activation_alpha: float
+    post_alpha: float
+
+    @property
+    def norm(self) -> nn.Module: ...
+
+    @property
+    def order(self) -> str: ...
+
+    @property
+    def kernel_size(self) -> tuple[int, int]: ...
+
+    @property
+    def gate_strides(self) -> tuple[int, int]: ...
 
 
-def constants_of(layer: LCCLConv2d) -> dict[str, Tensor]:
+def constants_of(layer: FoldableLayer) -> dict[str, Tensor]:
     """Fold a layer's norms in float64 and return the op's constant inputs by name.
 
     Returns:
@@ -46,7 +70,7 @@ def constants_of(layer: LCCLConv2d) -> dict[str, Tensor]:
     return constants | _gate_constants(layer)
 
 
-def attributes_of(layer: LCCLConv2d) -> Attributes:
+def attributes_of(layer: FoldableLayer) -> Attributes:
     """Return the attributes of a layer's node.
 
     Raises:
@@ -74,7 +98,7 @@ def attributes_of(layer: LCCLConv2d) -> Attributes:
     )
 
 
-def _gate_constants(layer: LCCLConv2d) -> dict[str, Tensor]:
+def _gate_constants(layer: FoldableLayer) -> dict[str, Tensor]:
     weight = layer.conv.weight
     if layer.gate is None:
         k, c = weight.shape[:2]
@@ -99,7 +123,7 @@ class _GateGeometry:
     dilations: tuple[int, int] = (1, 1)
 
 
-def _neutral_gate_geometry(layer: LCCLConv2d) -> _GateGeometry:
+def _neutral_gate_geometry(layer: FoldableLayer) -> _GateGeometry:
     """Return the geometry of a gate_W of zeros whose map has the right size.
 
     A 1 x 1 kernel does where the convolution is padded enough; otherwise it is the convolution's

@@ -56,7 +56,6 @@ class Gate(nn.Module):
         stride: tuple[int, int],
         pads: tuple[int, int, int, int],
         dilation: tuple[int, int] = (1, 1),
-        *,
         activation: GateActivation = "relu",
         norm: bool | None = None,
     ) -> None:

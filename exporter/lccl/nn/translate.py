@@ -136,7 +136,7 @@ def _dynamic(arg: Tensor, dynamic_hw: bool, suffix: str) -> dict[int, str]:
 
 
 def _name_nodes(model: onnx.ModelProto) -> None:
-    """Name nodes after their layers in the PyTorch model, and remove traces with paths of this machine."""
+    """Name nodes after their layers in the PyTorch model, and remove paths of this machine."""
     stored = {t.name for t in model.graph.initializer}
     taken = {node.name for node in model.graph.node}
     for node in model.graph.node:

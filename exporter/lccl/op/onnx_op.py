@@ -124,7 +124,7 @@ def _infer(context: Any) -> None:
         try:
             dims: list[int | str | None] = list(output_shape(known, attributes))  # type: ignore[arg-type]
         except ContractError as error:
-            raise onnx.shape_inference.InferenceError(str(error)) from None
+            raise onnx.shape_inference.InferenceError(error.message) from None
     else:
         dims = _symbolic_output(shapes[0], shapes[1], attributes)
     for dim in dims:

@@ -1,7 +1,8 @@
-"""The CPU op of ``lccl::LCCLConv`` for ONNX Runtime: where its library is, and sessions that use it.
+"""The CPU op of ``lccl::LCCLConv`` for ONNX Runtime: its library, and sessions that use it.
 
-With the library registered, ONNX Runtime computes a gated convolution only where its gate is open. Without it, the same file
-runs through the function body, which computes every pixel. ``python -m lccl.ort`` prints what is here.
+With the library registered, ONNX Runtime computes a gated convolution only where its gate is open.
+Without it, the same file runs through the function body, which computes every pixel. ``python -m
+lccl.ort`` prints what is here.
 """
 
 from lccl.backends.onnxruntime.library import LibraryCheck, check_library, cpu_isa, find_library, library_path

@@ -67,7 +67,11 @@ def parser(prog: str = PROG) -> Parser:
 
 
 def command(arguments: Sequence[str], prog: str = PROG) -> int:
-    """Run the command; 0 if closed pixels are skipped with the instruction set that is asked for, else 1."""
+    """Run the command.
+
+    Returns:
+        0 if closed pixels are skipped with the instruction set that is asked for, else 1.
+    """
     options = parser(prog).parse_args(arguments)
     said = report(options.library)
     show(Report(said, _text(said)), options.json)

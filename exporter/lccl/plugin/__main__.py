@@ -1,4 +1,4 @@
-"""``python -m lccl.plugin``: the plugin's library, the TensorRT versions here, and what they say to it."""
+"""``python -m lccl.plugin``: the plugin's library, and what each TensorRT here says to it."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from lccl.command_line import EXIT_FAILED, EXIT_OK, Parser, Report, execute, handle_signals, show
-from lccl.errors import UserError, first_line
+from lccl.command_line import EXIT_FAILED, EXIT_OK, Parser, Report, execute, handle_signals, option, show
+from lccl.errors import UserError, first_line, spelled
 from lccl.requires import how_to_install
 from lccl.version import __version__
 
@@ -57,7 +57,7 @@ def _registry(name: str, library: Path | None) -> dict[str, Any]:
             load_plugin(library, tensorrt=trt)
             said |= {"holds_plugin": True, "reason": ""}
         except UserError as error:
-            said["reason"] = str(error)
+            said["reason"] = spelled(error.message, error.fixes, option)
     return said
 
 

@@ -73,10 +73,7 @@ def profile_canonical(model: onnx.ModelProto, batches: Iterable[object]) -> Netw
 
 
 def _measured(node: onnx.NodeProto) -> tuple[str, ...]:
-    """Return the tensors whose shapes decide a node's MACs.
-
-    Empty for a node that does not multiply.
-    """
+    """Return the tensors whose shapes give a node's MACs, or none if it has no MACs."""
     if node.op_type == "ConvTranspose":
         return node.input[0], node.output[0]
     return (node.output[0],) if node.op_type in ("Conv", "Gemm", "MatMul") else ()

@@ -281,11 +281,11 @@ def results_of(rows: list[Row]) -> dict[str, str]:
 def test_targets_are_held_or_not() -> None:
     rows = [row(density, ratio) for density, ratio in HELD.items()]
     names = [f"64@56, density {density:g}" for density in HELD]
-    assert [results_of(rows)[name] for name in names] == ["held"] * 4
+    assert [results_of(rows)[name] for name in names] == ["passed"] * 4
     assert results_of(rows)["128@28, density 0.1"] == "not measured"
     found = {o.target: o for o in cpu_targets.outcomes([*rows, row(0.1, 5.2, mask="random")])}
     short = found["64@56, density 0.1"]
-    assert (short.result, short.measured, short.where, bool(short)) == ("fell short", pytest.approx(5.2), "random", False)
+    assert (short.result, short.measured, short.where, bool(short)) == ("failed", pytest.approx(5.2), "random", False)
     assert short.short_by == pytest.approx(0.2)
     assert found["64@56, density 0.3"].short_by is None
 
@@ -300,7 +300,7 @@ def test_targets_are_held_or_not() -> None:
     ],
 )
 def test_other_shapes_gates_and_threads_have_targets_of_their_own(others: dict[str, Any], target: str, least: float) -> None:
-    for ratio, result in ((least + 0.01, "held"), (least - 0.01, "fell short")):
+    for ratio, result in ((least + 0.01, "passed"), (least - 0.01, "failed")):
         found = results_of([row(0.1, ratio, **others)])
         assert found[target] == result
         assert [name for name, said in found.items() if said != "not measured"] == [target]
@@ -311,9 +311,9 @@ def test_a_busy_machine_gets_no_verdict() -> None:
     rows = [row(0.1, 15.0, cpu_share=0.4), row(0.3, 1.0, cpu_share=0.5), row(0.5, 1.9, cpu_share=0.96)]
     results = cpu_targets.outcomes(rows)
     found = {o.target: o for o in results}
-    assert [found[f"64@56, density {d:g}"].result for d in (0.1, 0.3, 0.5)] == [cpu_targets.NOT_JUDGED] * 2 + ["held"]
+    assert [found[f"64@56, density {d:g}"].result for d in (0.1, 0.3, 0.5)] == [cpu_targets.NOT_JUDGED] * 2 + ["passed"]
     assert not found["64@56, density 0.1"]
-    assert cpu_targets.markdown(results)[-1].startswith("1 held, 0 fell short, 2 not judged, ")
+    assert cpu_targets.markdown(results)[-1].startswith("1 passed, 0 failed, 2 not judged, ")
 
 
 def test_only_batch_1_counts() -> None:
@@ -323,8 +323,8 @@ def test_only_batch_1_counts() -> None:
 def test_networks_are_held_to_a_part_of_the_ideal() -> None:
     rows = [row(d, 0.9 * 2, subject="resnet18", kind="network", ideal=2.0) for d in (0.3, 0.5)]
     found = results_of(rows)
-    assert found["resnet18, part of the ideal, density 0.3"] == "held"
-    assert found["resnet18, part of the ideal, density 0.5"] == "fell short"
+    assert found["resnet18, part of the ideal, density 0.3"] == "passed"
+    assert found["resnet18, part of the ideal, density 0.5"] == "failed"
     assert not any(name.startswith("64@56") for name in found), "layers are another benchmark's"
 
 
@@ -344,8 +344,8 @@ def test_the_report() -> None:
     assert (
         "| 0.5 (0.510) | 300 (270 to 360) | 600 (540 to 720) | 2.00 | 1.90 | 105 % | 0.91 | 900 (800 to 950) | 3.00 |" in text
     )
-    assert "| 64@56, density 0.1 | 6.5 | 6.00 | blob | fell short by 7.7 % |" in text
-    assert "| 64@56, density 0.5 | 1.75 | 2.00 | blob | held |" in text
+    assert "| 64@56, density 0.1 | 6.5 | 6.00 | blob | failed, 7.7 % short |" in text
+    assert "| 64@56, density 0.5 | 1.75 | 2.00 | blob | passed |" in text
     assert "* a setting: wrong" in text
     said = cpu_report.report(FACTS, bench)
     (even,) = said["break_even"]

@@ -33,7 +33,7 @@ Invoke = Callable[..., Outcome]
 
 
 def test_a_module_that_exits_on_import(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """argparse at a module's top level would end this program with 2, which CI reads as "fell short"."""
+    """argparse at a module's top level would end this program with 2, which CI reads as a failed limit."""
     (tmp_path / "exits_on_import.py").write_text("import argparse\nargparse.ArgumentParser().error('no such option')\n")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(lccl.UserError, match="importing exits_on_import raised SystemExit"):
@@ -157,7 +157,7 @@ def test_a_key_into_our_own_checkpoint(checkpoint: Path) -> None:
 
 @pytest.mark.parametrize("option", ["--factory", "--baseline-factory"])
 def test_a_factory_without_a_checkpoint(invoke: Invoke, exported: Path, samples: Path, option: str) -> None:
-    refused(invoke(COMPARE, exported, "--data", samples, option, "mine:build"), option, "goes with a checkpoint")
+    refused(invoke(COMPARE, exported, "--data", samples, option, "mine:build"), option, "needs a checkpoint, but none is given")
 
 
 @pytest.mark.parametrize("value", ["nan", "-1", "inf"])
@@ -171,7 +171,7 @@ def test_a_superscript_is_no_number(invoke: Invoke, checkpoint: Path, tmp_path: 
 
 def test_a_decomposed_network_is_no_dense_one(invoke: Invoke, exported: Path, samples: Path) -> None:
     decomposed = exported.with_suffix(".decomposed.onnx")
-    refused(invoke(COMPARE, exported, "--baseline", decomposed, "--data", samples), "has gates, so it is no dense network")
+    refused(invoke(COMPARE, exported, "--baseline", decomposed, "--data", samples), "has gates, so it is not a dense network")
 
 
 # ---- files ----------------------------------------------------------------------------------------------------------
@@ -225,7 +225,7 @@ def test_weights_that_no_training_should_leave(
     content = torch.load(checkpoint, weights_only=True)
     content["state_dict"][name].view(-1)[0] = value
     torch.save(content, tmp_path / "broken.pt")
-    refused(invoke(EXPORT, tmp_path / "broken.pt", "-o", tmp_path / "m.onnx"), f"{name} {words}", "take an earlier checkpoint")
+    refused(invoke(EXPORT, tmp_path / "broken.pt", "-o", tmp_path / "m.onnx"), f"{name} {words}", "use an earlier checkpoint")
     module = pickle.loads(pickle.dumps(small_model))
     module.state_dict()[name].view(-1)[0] = value
     with pytest.raises(lccl.UserError, match=f"the model's {name} {words}"):

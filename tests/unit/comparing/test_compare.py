@@ -17,9 +17,10 @@ import lccl
 from conftest import Outcome
 from lccl.backends.interface import Batches
 from lccl.backends.tensorrt.runner import gpu_missing
-from lccl.comparing import LatencyPlan, Limits
+from lccl.comparing import Check, Comparison, Environment, LatencyPlan, Limits
 from lccl.comparing.measure import latencies
 from lccl.data import as_data, load_data
+from lccl.errors import Fix
 from lccl.models.resnet import cifar_resnet
 from support.graphs.models import run
 
@@ -127,6 +128,17 @@ def test_text_and_json_tell_the_environment(comparison: Any) -> None:
     assert len(values["rows"]) == 6
     assert values["profile"]["layers"]
     assert values["environment"]["cpu"]
+    assert values["setting"] == values["environment"], "by its old name too, until 0.3"
+    assert values["held"] is values["passed"]
+
+
+def test_json_has_the_old_names_of_keys_until_0_3() -> None:
+    environment = Environment(images=1, threads=1, batch=1, cpu="a CPU")
+    checks = (Check("min-agreement", 1.0, 0.9, True), Check("min-speedup", 0.5, 1.0, False))
+    values = Comparison((), None, checks, environment).as_dict()
+    assert values["held"] is values["passed"] is False
+    assert values["setting"] == values["environment"]
+    assert [(c["held"], c["passed"]) for c in values["checks"]] == [(True, True), (False, False)]  # type: ignore[attr-defined]
 
 
 @pytest.mark.slow
@@ -275,7 +287,7 @@ def test_a_loader_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_a_gated_network_is_no_dense_one(checkpoint: Path, exported: Path, samples: Path) -> None:
     for network in (checkpoint, exported):
-        with pytest.raises(lccl.UserError, match="has gates, so it is no dense network"):
+        with pytest.raises(lccl.UserError, match="has gates, so it is not a dense network"):
             lccl.compare(exported, samples, baseline=network, latency=None)
 
 
@@ -298,3 +310,82 @@ def test_float64_is_taken_as_float32(exported: Path) -> None:
     data = as_data(np.zeros((2, 1, 16, 16)))
     assert data.inputs["input"].dtype == np.float32
     assert lccl.compare(exported, data, latency=None)
+
+
+# ---- checkpoints of other forms -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def nested(small_model: torch.nn.Module, dense_checkpoint: Path, tmp_path: Path) -> tuple[Path, Path]:
+    """A gated and a dense checkpoint, each with two state dicts of which "ema" fits."""
+    paths = tmp_path / "gated.pt", tmp_path / "baseline.pt"
+    for path, weights in zip(
+        paths, (small_model.state_dict(), lccl.load_checkpoint(dense_checkpoint).state_dict()), strict=True
+    ):
+        torch.save({"raw": {"w": torch.zeros(1)}, "ema": weights}, path)
+    return paths
+
+
+def gated_network() -> torch.nn.Module:
+    return cifar_resnet(8, 4, in_channels=1, gated="both")
+
+
+def dense_network() -> torch.nn.Module:
+    return cifar_resnet(8, 4, in_channels=1, gated="none")
+
+
+@pytest.mark.slow
+def test_each_nested_checkpoint_has_its_own_key(nested: tuple[Path, Path], samples: Path) -> None:
+    gated, dense = nested
+    options: dict[str, Any] = {"factory": gated_network, "baseline_factory": dense_network, "latency": None}
+    with pytest.raises(lccl.UserError, match="holds several state dicts") as caught:
+        lccl.compare(gated, samples, baseline=dense, **options)
+    assert caught.value.fixes == (Fix("state_dict_key", "raw"),)
+    with pytest.raises(lccl.UserError, match="holds several state dicts") as caught:
+        lccl.compare(gated, samples, baseline=dense, state_dict_key="ema", **options)
+    assert caught.value.fixes == (Fix("baseline_state_dict_key", "raw"),)
+    keys = {"state_dict_key": "ema", "baseline_state_dict_key": "ema"}
+    assert len(lccl.compare(gated, samples, baseline=dense, **keys, **options).rows) == 6
+
+
+def test_a_key_of_a_network_without_a_checkpoint(exported: Path, checkpoint: Path, samples: Path) -> None:
+    with pytest.raises(lccl.UserError, match=r"needs a checkpoint, but none is given: leave out baseline_state_dict_key$"):
+        lccl.compare(checkpoint, samples, baseline=exported, baseline_state_dict_key="ema")
+    with pytest.raises(lccl.UserError, match=r"with one state dict: leave out state_dict_key$"):
+        lccl.compare(checkpoint, samples, state_dict_key="ema")
+
+
+@pytest.mark.slow
+def test_the_command_loads_what_its_message_names(
+    invoke: Invoke, small_model: torch.nn.Module, dense_checkpoint: Path, samples: Path, tmp_path: Path
+) -> None:
+    torch.save(small_model, tmp_path / "gated.pt")
+    torch.save(lccl.load_checkpoint(dense_checkpoint), tmp_path / "dense.pt")
+    words = (tmp_path / "gated.pt", "--baseline", tmp_path / "dense.pt", "--data", samples, "--runs", "0")
+    refused = invoke(COMPARE, *words)
+    assert (refused.code, "--unsafe-pickle if you trust the file" in refused.err) == (1, True)
+    assert invoke(COMPARE, *words, "--unsafe-pickle").code == 0
+
+
+@pytest.mark.slow
+def test_a_baseline_in_torchscript(exported: Path, dense_checkpoint: Path, samples: Path, tmp_path: Path) -> None:
+    traced = torch.jit.trace(lccl.load_checkpoint(dense_checkpoint), torch.zeros(1, 1, 16, 16))  # type: ignore[no-untyped-call]
+    traced.save(str(tmp_path / "dense.pt"))
+    result = lccl.compare(exported, samples, baseline=tmp_path / "dense.pt", latency=None, unsafe_pickle=True)
+    assert [r.runner for r in result.rows if r.role == "baseline"] == ["torch", "onnxruntime"]
+
+
+def test_the_command_has_a_key_for_each_network(
+    invoke: Invoke, nested: tuple[Path, Path], checkpoint: Path, samples: Path
+) -> None:
+    gated, dense = nested
+    build = "lccl.models.resnet:cifar_resnet"
+    of_gated = invoke(COMPARE, gated, "--factory", build, "--data", samples)
+    assert "pass --state-dict-key raw" in of_gated.err
+    assert (
+        "has no state dict under 'x'"
+        in invoke(COMPARE, gated, "--factory", build, "--data", samples, "--state-dict-key", "x").err
+    )
+    of_dense = (COMPARE, checkpoint, "--baseline", dense, "--baseline-factory", build, "--data", samples)
+    assert "pass --baseline-state-dict-key raw" in invoke(*of_dense).err
+    assert "has no state dict under 'x'" in invoke(*of_dense, "--baseline-state-dict-key", "x").err

@@ -490,7 +490,7 @@ def test_a_layer_that_no_input_opens_is_told(tmp_path: Path) -> None:
     assert "\nWarning: no gate of layer 1 opened on these random inputs; check it on real data.\n" in str(result)
     assert result.as_dict()["warning"] == result.warning
     still = lccl.export(model, x, tmp_path / "m.onnx", data={"input": np.zeros((1, 1, 8, 8), np.float32)})
-    assert still.warning == "no gate of layer 1 opened on these inputs, the given ones among them"
+    assert still.warning == "no gate of layer 1 opened on these inputs, which include the given ones"
     opened = lccl.export(model, x, tmp_path / "m.onnx", data={"input": np.full((2, 1, 8, 8), 1e4, np.float32)})
     assert opened.warning is opened.as_dict()["warning"] is None
     assert "over 2 given and 3 random inputs" in str(opened)

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Never
 
 import numpy as np
 import onnx
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 import lccl
 from conftest import Outcome
 from lccl.backends.onnxruntime.runner import OnnxRuntimeRunner
-from lccl.errors import UserError
+from lccl.errors import Fix, UserError
 from lccl.exporting import export, gate_search, torch_source
 from lccl.exporting.gate_search import NothingToGainError, NotSoundError, find_layers
 from lccl.nn import LCCLConv2d
@@ -363,6 +363,20 @@ def test_a_network_that_is_not_finite_is_the_callers_to_mend() -> None:
         find_layers(net.model(), [feed], None, True, silent)
 
 
+def test_a_network_that_does_not_run_keeps_the_fix_of_the_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> Never:
+        raise UserError("it cannot run", Fix("threads", 1))
+
+    monkeypatch.setattr(gate_search, "_outputs", refuse)
+    net = Net()
+    x = net.input("x", ["N", 5, 16, 16])
+    net.output(net.op("Mul", net.conv(x, 5, 4), net.op("Relu", net.conv(x, 5, 1, shift=0.3))))
+    with pytest.raises(NotSoundError) as caught:
+        find_layers(net.model(), [{"x": np.zeros((2, 5, 16, 16), np.float32)}], None, True, silent)
+    assert caught.value.message == "it cannot run; if the network takes other input sizes, give them"
+    assert [fix.option for fix in caught.value.fixes] == ["args", "threads"]
+
+
 def test_a_network_of_random_numbers_is_the_callers_to_mend() -> None:
     net = Net()
     x = net.input("x", ["N", 5, 16, 16])
@@ -371,7 +385,7 @@ def test_a_network_of_random_numbers_is_the_callers_to_mend() -> None:
     noise = net.op("RandomNormalLike", net.conv(dense, 5, 1))
     net.output(net.op("Mul", net.conv(dense, 5, 4), net.op("Relu", net.op("Add", net.conv(dense, 5, 1), noise))))
     feed = {"x": np.random.default_rng(0).standard_normal((2, 5, 16, 16)).astype(np.float32)}
-    with pytest.raises(NotSoundError, match="other outputs each time"):
+    with pytest.raises(NotSoundError, match="different outputs each time"):
         find_layers(net.model(), [feed], None, True, silent)
 
 
@@ -500,7 +514,7 @@ def test_only_the_layer_that_cannot_be_run_is_put_back(monkeypatch: pytest.Monke
 
 def test_a_network_that_does_not_run_is_the_callers_to_mend() -> None:
     model = named("dynamic batch, height and width")
-    with pytest.raises(UserError, match=r"say which: pass args=torch\.zeros\("):
+    with pytest.raises(UserError, match=r"give them: pass args=torch\.zeros\("):
         find_layers(model, [{"x": np.zeros((1, 5, 1), np.float32)}], None, True, silent)
 
 

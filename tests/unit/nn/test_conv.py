@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import numpy as np
 import pytest
@@ -10,8 +10,10 @@ import torch
 from torch import nn
 
 from lccl.errors import UserError
+from lccl.models.resnet import LayerOptions
 from lccl.nn import FoldedLCCLConv2d, LCCLConv2d, fold
 from lccl.nn.conv import plain_maths
+from lccl.nn.gate import GATE_CURVES, Gate, GateActivation, open_gate
 from lccl.op.contract import BINARY_SLOPE, FLT_MAX
 
 FORMS: dict[str, dict[str, Any]] = {
@@ -100,14 +102,33 @@ def test_every_parameter_is_trained(name: str) -> None:
 
 
 def test_attributes_of_the_gate_activations() -> None:
-    curves = {
-        name: LCCLConv2d(4, 4, 3, padding=1, gate_activation=name).eval().fold()[1] for name in ("relu", "hardtanh", "binary")
-    }
+    curves = {name: LCCLConv2d(4, 4, 3, padding=1, gate_activation=name).eval().fold()[1] for name in get_args(GateActivation)}
     assert {k: (a.gate_slope, a.gate_max) for k, a in curves.items()} == {
         "relu": (1.0, pytest.approx(FLT_MAX)),
         "hardtanh": (1.0, 1.0),
         "binary": (BINARY_SLOPE, 1.0),
     }
+
+
+def test_a_networks_options_are_those_of_its_layers() -> None:
+    own = get_type_hints(LCCLConv2d.__init__)
+    keywords = LCCLConv2d.__init__.__kwdefaults__.keys() - {"activation", "post_activation", "groups", "padding_mode"}
+    assert get_type_hints(LayerOptions) == {name: own[name] for name in keywords}
+
+
+def test_each_gate_activation_has_its_curve() -> None:
+    assert set(get_args(GateActivation)) == set(GATE_CURVES)
+
+
+@pytest.mark.parametrize("name", GATE_CURVES)
+def test_each_curve_is_1_at_logit_1(name: str) -> None:
+    """An open gate's logits are 1, and its map has to be 1 with them."""
+    curve = GATE_CURVES[name]
+    assert min(max(curve.slope, 0), curve.bound) == 1
+    gate = Gate(3, (1, 1), (1, 1), (0, 0, 0, 0), activation=name).eval()  # type: ignore[arg-type]
+    open_gate(gate)
+    x = torch.randn(2, 3, 4, 4)
+    assert torch.equal(gate.activate(gate(x)), torch.ones(2, 1, 4, 4))
 
 
 def test_the_threshold_is_a_knob_of_deployment() -> None:

@@ -18,6 +18,7 @@ import support.networks.dense_pixels as pixel_nets
 from lccl.errors import UserError
 from lccl.nn import LCCLConv2d
 from lccl.nn.converting.recipes import recipe
+from lccl.nn.gate import GATE_CURVES
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*cannot be traced:UserWarning")
 
@@ -100,7 +101,7 @@ def test_a_resnet_18_at_its_true_size() -> None:
 
 
 @pytest.mark.parametrize("order", ["paper", "released"])
-@pytest.mark.parametrize("activation", ["relu", "hardtanh", "binary"])
+@pytest.mark.parametrize("activation", GATE_CURVES)
 def test_training_mode_starts_from_the_dense_network_too(order: str, activation: str) -> None:
     """Norms see the same batches and collect the same statistics."""
     dense = nets.settle(nets.resnet18(4), 3, 32, 32).train()
@@ -323,7 +324,9 @@ def test_a_forward_that_looks_inside_is_found_and_undone() -> None:
     dense = nets.settle(Scaled(), 3, 8, 8)
     x = torch.randn(1, 3, 8, 8)
     before = dense(x)
-    with pytest.raises(UserError, match=r"outputs differ from the dense network's by .* list as where"):
+    with pytest.raises(
+        UserError, match=r"outputs differ from the dense network's by .* give where as a list of those to convert"
+    ):
         lccl.nn.convert(dense, args=x, inplace=True)
     assert type(dense.conv) is nn.Conv2d
     torch.testing.assert_close(dense(x), before, rtol=0, atol=0)

@@ -257,15 +257,15 @@ def test_the_order_is_that_of_eval_mode() -> None:
     ("options", "message"),
     [
         ({"where": "first"}, 'where takes first-of-block, .*, not "first"'),
-        ({"where": "regex:nothing"}, "matches no convolution; their names are like conv1"),
-        ({"where": "regex:("}, "no regular expression"),
+        ({"where": "regex:nothing"}, "matches no convolution; the convolutions have names such as conv1"),
+        ({"where": "regex:("}, "is not a regular expression"),
         ({"where": "min-channels:many"}, "needs a number"),
         ({"where": "min-channels:-1"}, 'needs a number from 0 after the colon, as "min-channels:64"'),
         ({"where": "min-channels:nan"}, "needs a number from 0"),
         ({"where": "min-macs:inf"}, "needs a number from 0"),
         ({"where": "min-channels:4096"}, "gates none of the network's 20 convolutions: dry_run=True lists why"),
-        ({"where": ["layer1.0.conv3"]}, "no convolution of the network; did you mean layer1.0.conv"),
-        ({"where": ["fc"]}, "'fc', which is no convolution"),
+        ({"where": ["layer1.0.conv3"]}, "not a convolution of the network; did you mean layer1.0.conv"),
+        ({"where": ["fc"]}, "'fc', which is not a convolution"),
         ({"where": []}, "where takes"),
         ({"where": 3}, "where takes"),
         ({"where": lambda conv: conv.nothing}, "raised AttributeError"),
@@ -273,15 +273,15 @@ def test_the_order_is_that_of_eval_mode() -> None:
         ({"gate": "grid"}, "needs gate_size"),
         ({"gate_activation": "sigmoid"}, "gate_activation is one of"),
         ({"order": "mine"}, "order is"),
-        ({"density": 2}, "density is the share"),
-        ({"density": "low"}, "density is the share"),
+        ({"density": 2}, "density is the fraction of open pixels"),
+        ({"density": "low"}, "density is the fraction of open pixels"),
         ({"gate": "grid", "gate_size": "a"}, "gate_size is a whole number, not 'a'"),
-        ({"example": torch.randn(1, 5, 8, 8)}, "does not run on the example"),
+        ({"example": torch.randn(1, 5, 8, 8)}, "does not run on args"),
         ({"example": 224}, "an example is an input with its batch or the shape of one, .* not an int"),
         ({"example": "x"}, "an example is .* not a str"),
         (
             {"example": (1, 3, 0, 32)},
-            r"the shape of an example has numbers above 0, as \(1, 3, 224, 224\), not \(1, 3, 0, 32\)",
+            r"the shape of an example has numbers above 0, such as \(1, 3, 224, 224\), not \(1, 3, 0, 32\)",
         ),
     ],
 )
@@ -345,7 +345,7 @@ def test_a_convolution_to_one_channel_is_left_alone(where: str) -> None:
     """Its gate would need as much work as the convolution."""
     model = nn.Sequential(nn.Conv2d(3, 8, 3), SpatialAttention(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 2))
     assert gated(model, where) == ["1.conv"]
-    assert whys(model, where)["1.attention"] == "one output channel, as much work as a gate"
+    assert whys(model, where)["1.attention"] == "one output channel, so a gate would cost as much as it saves"
     assert gated(model, ["1.attention"]) == ["1.attention"]
 
 

@@ -90,7 +90,7 @@ def test_a_network_of_our_own_needs_no_factory(invoke: Callable[..., Outcome], s
 def test_the_files_factory_is_not_run_unasked(invoke: Callable[..., Outcome], saved: Path, tmp_path: Path) -> None:
     outcome = invoke("lccl.cli.export", saved, "-o", tmp_path / "model.onnx")
     assert outcome.code == 1
-    assert f"asks to run {FACTORY}; if you trust it, say so: --factory {FACTORY}" in outcome.err
+    assert f"asks to run {FACTORY}; if you trust it, name it: pass --factory {FACTORY}" in outcome.err
 
 
 @pytest.mark.slow

@@ -83,7 +83,7 @@ def test_outputs_in_both_modes(extra: Training) -> None:
 @pytest.mark.parametrize(
     ("extra", "message"),
     [
-        ("reads", "^bn stays after the gate, as training runs other code there$"),
+        ("reads", "^bn stays after the gate, because training runs other code there$"),
         ("branches", r"^the network \(Switched\) cannot be traced in training mode \(.*\): norms directly inside stay after"),
     ],
 )

@@ -159,7 +159,7 @@ def test_tracing_leaves_nothing_in_the_network(build: Callable[[], Keeping], dry
     assert list(vars(model)) == keys
 
 
-@pytest.mark.filterwarnings("ignore:.*cannot be traced .it makes layers as it runs:UserWarning")
+@pytest.mark.filterwarnings("ignore:.*cannot be traced .it creates layers while it runs:UserWarning")
 def test_a_network_that_makes_layers_as_it_runs() -> None:
     class Making(Small):
         def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -84,7 +84,7 @@ def check_library(library: str | Path | None = None) -> LibraryCheck:
     except UserError as error:
         named = library is None and os.environ.get(ENVIRONMENT)
         fix = f"{ENVIRONMENT} names it: unset that" if named else HOW_TO_GET
-        return LibraryCheck(path, f"{error}; is it {LIBRARY}, built for this machine? {fix}")
+        return LibraryCheck(path, f"{error.message}; is it {LIBRARY}, built for this machine? {fix}")
     return LibraryCheck(path)
 
 

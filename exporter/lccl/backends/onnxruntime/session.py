@@ -65,10 +65,10 @@ def session(
         try:
             return open_session(model, chosen, providers)
         except UserError as error:
-            names_isa = any(name in str(error) for name in (ISA_ENVIRONMENT, OLD_ISA_ENVIRONMENT))
+            names_isa = any(name in error.message for name in (ISA_ENVIRONMENT, OLD_ISA_ENVIRONMENT))
             if options is not None or names_isa or not _has_nodes(model):
                 raise
-            reason = str(error)
+            reason = error.message
         chosen = onnxruntime.SessionOptions()
         if threads is not None:
             chosen.intra_op_num_threads = threads
@@ -78,7 +78,7 @@ def session(
         if found:
             raise UserError(reason) from error
         if _has_nodes(model):
-            raise UserError(f"{error}; the op's library could not help ({reason})") from error
+            raise UserError(f"{error.message}; the op's library could not help ({reason})", error.fixes) from error
         raise
     if not _state["warned"] and _has_nodes(model):
         _state["warned"] = True

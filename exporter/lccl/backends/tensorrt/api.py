@@ -1,4 +1,4 @@
-"""The part of the Python API that TensorRT and TensorRT for RTX share: parse, configure, build, watch."""
+"""The Python API that TensorRT and TensorRT for RTX share: parse, configure, build, watch."""
 
 from __future__ import annotations
 
@@ -70,14 +70,18 @@ def parse(trt: ModuleType, builder: Any, model: onnx.ModelProto, logger: Any) ->
 
 
 def plugin_error(logger: Any) -> str | None:
-    """The plugin's own message, which comes before the runtime's more general one: "LCCLConv <layer>: ..."."""
+    """The plugin's own message, "LCCLConv <layer>: ...".
+
+    It comes before the runtime's more general one.
+    """
     return next((first_line(ValueError(text)) for text in logger.errors if f"{OP_TYPE} " in text), None)
 
 
 def make_config(trt: ModuleType, builder: Any, workspace: int | None, tf32: bool) -> Any:
     """A builder configuration.
 
-    Without ``tf32`` float32 convolutions are computed in float32, so that no gate flips by a rounding to TF32.
+    Without ``tf32`` float32 convolutions are computed in float32, so that no gate flips by a
+    rounding to TF32.
     """
     config = builder.create_builder_config()
     if workspace is not None:
@@ -128,7 +132,10 @@ def build_serialized(trt: ModuleType, builder: Any, network: Any, config: Any, l
 
 @contextmanager
 def _cancelling(monitor: Any) -> Iterator[None]:
-    """Ctrl-C asks the builder to stop: an exception must not be thrown into the builder's own frames."""
+    """Let Ctrl-C ask the builder to stop.
+
+    An exception must not be thrown into the builder's own frames.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -144,7 +151,10 @@ def _cancelling(monitor: Any) -> Iterator[None]:
 
 
 def make_monitor(trt: ModuleType, progress: Progress) -> Any:
-    """An IProgressMonitor that reports "phase, step i of n"; Ctrl-C cancels the build at the next step."""
+    """An IProgressMonitor that reports "phase, step i of n".
+
+    Ctrl-C cancels the build at the next step.
+    """
 
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc, name-defined]
         def __init__(self) -> None:
@@ -206,7 +216,10 @@ def parse_capability(text: str) -> tuple[int, int]:
 
 
 def count_plugin_layers(trt: ModuleType, network: Any) -> int:
-    """Count the plugin layers of a parsed network: they show that the parser took the plugin and not the function."""
+    """Count the plugin layers of a parsed network.
+
+    They show that the parser took the plugin and not the function.
+    """
     kinds = [network.get_layer(i).type for i in range(network.num_layers)]
     return sum(kind == trt.LayerType.PLUGIN_V3 for kind in kinds)
 

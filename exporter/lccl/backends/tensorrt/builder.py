@@ -1,4 +1,4 @@
-"""TensorRT 10.13+ and 11: the op by its plugin, or in standard ops where the plugin is not wanted."""
+"""TensorRT 10.13+ and 11: the op by its plugin, or in standard ops without it."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class TensorRT:
         try:
             import_tensorrt()
         except UserError as error:
-            return str(error)
+            return error.message
         return None
 
     def build(self, request: BuildRequest, progress: Progress) -> Built:
@@ -118,7 +118,11 @@ class TensorRT:
 
     @staticmethod
     def _in_place(trt: ModuleType, request: BuildRequest, config: Any) -> tuple[str, ...]:
-        """Let TensorRT's plugins write over inputs; the outputs that may take their residual's memory."""
+        """Let TensorRT's plugins write over inputs.
+
+        Returns:
+        The outputs that may take their residual's memory.
+        """
         if not request.alias_residual:
             return ()
         feature = getattr(getattr(trt, "PreviewFeature", None), "ALIASED_PLUGIN_IO_10_03", None)

@@ -1,4 +1,4 @@
-"""Compiling the native libraries on the user's machine: the TensorRT plugin, and its kernels for PyTorch."""
+"""Compilation of the native libraries here: the TensorRT plugin, and its kernels for PyTorch."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class BuiltPlugin:
 
 
 def source_folder() -> Path:
-    """The folder of CMakeLists.txt and the native sources, in the installed package or the checkout around it.
+    """The folder of CMakeLists.txt and the native sources, of the package or the checkout.
 
     Raises:
         UserError: they are in neither.
@@ -88,7 +88,7 @@ def _number(capability: str) -> int:
 
 
 def capabilities_for(asked: Sequence[str]) -> tuple[str, ...]:
-    """The compute capabilities to compile for: those asked for, or those of the GPUs in this machine.
+    """The compute capabilities to compile for: those asked for, or those of this machine.
 
     Raises:
         UserError: nothing was asked for and there is no GPU, or one that the kernels do not run on.
@@ -122,7 +122,8 @@ def build_plugin(
     Args:
         folder: by default the package's own, where everything looks for them.
         compute_capabilities: such as "8.9", or "all"; by default those of the GPUs in this machine.
-        tensorrt_root: folder with TensorRT's include/NvInferRuntime.h; without it the project's own declaration serves.
+        tensorrt_root: folder with TensorRT's include/NvInferRuntime.h; without it the project's own
+            declaration serves.
         jobs: compilers at once; by default one per core.
 
     Raises:

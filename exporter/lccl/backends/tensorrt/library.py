@@ -17,12 +17,15 @@ LIBRARY = "liblccl_trt_plugin.so"
 ENVIRONMENT = "LCCL_TRT_PLUGIN"
 PACKAGED = FOLDER / LIBRARY
 _loaded: dict[str, Path] = {}
-"""TensorRT's module -> the library that its registry holds: a registry keeps the first creator of a name."""
+"""TensorRT's module -> the library that its registry holds: a registry keeps the first creator of a
+name."""
 HOW_TO_GET = "build it with lccl-build-plugin"
 
 
 def find_plugin(library: str | Path | None = None) -> Path | None:
-    """Find the plugin's library: the given one, else the one that LCCL_TRT_PLUGIN names, else the package's own.
+    """Find the plugin's library.
+
+    It is the given one, else the one that LCCL_TRT_PLUGIN names, else the package's own.
 
     Returns:
         The library's path; None if there is none.

@@ -44,7 +44,9 @@ def gpu_name() -> str | None:
 
 @contextlib.contextmanager
 def _polygraphy_for(backend: str) -> Iterator[None]:
-    """Let Polygraphy, imported within the block, take that backend's module; it keeps it for the whole process.
+    """Let Polygraphy, imported within the block, take that backend's module.
+
+    It keeps it for the whole process.
 
     Raises:
         UserError: it took the other one's before, or the module is not there.
@@ -110,7 +112,7 @@ class TensorRTRunner:
 
     @property
     def batches(self) -> Batches:
-        """From the shapes of the inputs, or from the engine's first profile where they are dynamic."""
+        """The batches of the inputs' shapes, or of the first profile where these are dynamic."""
         return common_batches([self._batches_of(name) for name in self.input_names if len(self._shape(name))])
 
     def _batches_of(self, name: str) -> Batches:

@@ -59,7 +59,7 @@ class TensorRTRTX:
         try:
             import_rtx()
         except UserError as error:
-            return str(error)
+            return error.message
         return None
 
     def build(self, request: BuildRequest, progress: Progress) -> Built:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import Any, Self
@@ -13,7 +12,7 @@ from torch import nn
 from lccl.backends.interface import Batches
 from lccl.errors import UserError, first_line
 from lccl.numerics import Array
-from lccl.torch_calls import evaluating, flatten
+from lccl.torch_calls import evaluating, flatten, forward_parameters, required_parameters
 
 
 class TorchRunner:
@@ -33,7 +32,7 @@ class TorchRunner:
         tensors = [*model.parameters(), *model.buffers()]
         self._device = tensors[0].device if tensors else torch.device("cpu")
         self.device = torch.cuda.get_device_name(self._device) if self._device.type == "cuda" else "CPU"
-        self._parameters = inspect.signature(model.forward).parameters
+        self._parameters = forward_parameters(model)
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
@@ -49,8 +48,7 @@ class TorchRunner:
     @property
     def input_names(self) -> tuple[str, ...]:
         """The required parameters of the module's ``forward``."""
-        parameters = self._parameters.values()
-        return tuple(p.name for p in parameters if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD)
+        return required_parameters(self._model)
 
     def infer(self, feed: Mapping[str, Array]) -> dict[str, Array]:
         """Run the module on inputs by name and return its outputs as "output_0", "output_1", ...

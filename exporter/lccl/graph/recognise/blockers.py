@@ -72,8 +72,8 @@ def _reason(node: gs.Node, conv: gs.Node, context: Context) -> str | None:
         return f"{who} takes means over all pixels of what {behind} computes, so none can be skipped: use a BatchNorm"
     if is_op(node, *SUMS):
         return (
-            f"{who} adds to what {behind} computes before the product, the op only after it: multiply the gate "
-            "onto the convolution, then add"
+            f"{who} adds to what {behind} computes before the product, but the op adds after it: multiply by "
+            "the gate first, then add"
         )
     if is_op(node, *QUANTIZERS):
         return quantized(conv, context, node)

@@ -19,14 +19,14 @@ from lccl.numerics import Array
 
 
 @dataclass(frozen=True)
-class Affine:
+class ChannelAffine:
     """scale * x + shift, each of one value or of one per channel."""
 
     scale: Array
     shift: Array
 
 
-_IDENTITY = Affine(np.ones(1), np.zeros(1))
+_IDENTITY = ChannelAffine(np.ones(1), np.zeros(1))
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class _Way:
     """What lies between the product and a tensor on the way to the convolution."""
 
     alpha: float = 1.0
-    affine: Affine | None = None
+    affine: ChannelAffine | None = None
     gates: tuple[gs.Tensor, ...] = ()
     links: tuple[tuple[gs.Tensor, gs.Node], ...] = ()
 
@@ -46,7 +46,7 @@ class Branch:
     conv: gs.Node
     alpha: float
     """Slope below 0 of the activation between convolution and product."""
-    affine: Affine
+    affine: ChannelAffine
     """The affines between convolution and activation, as one."""
     gates: tuple[gs.Tensor, ...]
     """The other operands of products further in."""
@@ -95,7 +95,7 @@ def _walk(tensor: gs.Tensor, reader: gs.Node, way: _Way, context: Context) -> It
     if step is not None:
         inner, (a, b) = step
         outer = way.affine or _IDENTITY
-        composed = Affine(outer.scale * a, outer.scale * b + outer.shift)
+        composed = ChannelAffine(outer.scale * a, outer.scale * b + outer.shift)
         yield from _walk(inner, node, replace(way, affine=composed), context)
         return
     if is_op(node, "Mul") and len(node.inputs) == 2 and all(map(is_computed, node.inputs)):
@@ -125,7 +125,7 @@ def _through_product(mul: gs.Node, way: _Way, context: Context) -> Iterator[Bran
         raise refusal
 
 
-def _require_positive_factor(affine: Affine | None, node: gs.Node, context: Context) -> None:
+def _require_positive_factor(affine: ChannelAffine | None, node: gs.Node, context: Context) -> None:
     """Refuse an affine behind an activation or product, unless it is a positive factor.
 
     Such a factor commutes with them.
@@ -169,7 +169,7 @@ def check_branch(branch: Branch, context: Context) -> tuple[Shape, ...]:
     if shapes is None or any(len(shape) != 4 for shape in shapes):
         raise _not_taken(f"the shape of what {who} computes is not known: export with known sizes")
     if weight[0] == 1:
-        raise RefusalError(f"{who} has one output channel, as much work as a gate", MatchStage.GATE_AS_BRANCH)
+        raise RefusalError(f"{who} has one output channel, so a gate would cost as much as it saves", MatchStage.GATE_AS_BRANCH)
     if any(a.size not in (1, weight[0]) for a in (branch.affine.scale, branch.affine.shift)):
         raise _not_taken(f"what follows {who} is not one affine per channel")
     return shapes

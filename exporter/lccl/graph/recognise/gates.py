@@ -97,7 +97,7 @@ def _at_least_zero(tensor: gs.Tensor, context: Context) -> bool:
     return lower_bound(tensor, context.sizes) >= 0 or mask_input(tensor, context) is not None
 
 
-# ---- a gate that the op computes ------------------------------------------------------------------------------------
+# ---- a gate that the op computes -----------------------------------------------------------------
 
 
 def fused_gate(candidate: GateCandidate, gated: GatedBranch, context: Context) -> FusedGate | None:
@@ -176,7 +176,7 @@ def _fused(
     return FusedGate(conv, function.scale, function.shift, 1.0, min(function.high, FLT_MAX), threshold, grid, fitted)
 
 
-# ---- a gate that the op is given ------------------------------------------------------------------------------------
+# ---- a gate that the op is given -----------------------------------------------------------------
 
 
 def external_gate(tensor: gs.Tensor, gated: GatedBranch, context: Context) -> ExternalGate:
@@ -206,7 +206,7 @@ def _closes_nothing(tensor: gs.Tensor, who: str, low: float, context: Context) -
     of = hardly_zero(tensor)
     if of is None:
         return ""
-    return f"its gate, {who}, is 0 only where {context.label(of)} is exactly 0, so hardly a pixel can be skipped"
+    return f"its gate, {who}, is 0 only where {context.label(of)} is exactly 0, so almost no pixel can be skipped"
 
 
 def _maps_of(operand: gs.Tensor, gated: GatedBranch, context: Context) -> tuple[dict[int, GivenMap], gs.Tensor]:
@@ -244,11 +244,11 @@ def _why_no_map(operand: gs.Tensor, gated: GatedBranch, context: Context) -> str
     if len(shape) == 4 and shape[1] == channels != 1:
         if shape[2:] == (1, 1):
             return f"its other factor, {who}, is a mask per channel (squeeze-and-excitation), not per pixel"
-        return f"its other factor, {who}, has a mask for each of {channels} channels (the paper's option 1): no pixel is closed in all"
+        return f"its other factor, {who}, has a mask for each of {channels} channels (the paper's option 1), not one for all channels"
     return f"its other factor, {who}, of shape {list(shape)}, is not one map [N, 1, {height}, {width}]"
 
 
-# ---- all gates of a product -----------------------------------------------------------------------------------------
+# ---- all gates of a product ----------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

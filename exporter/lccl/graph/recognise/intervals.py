@@ -262,7 +262,7 @@ _RULES: dict[str, Rule] = {
 }
 
 
-# ---- whether it is 0 anywhere ---------------------------------------------------------------------------------------
+# ---- whether it is 0 anywhere --------------------------------------------------------------------
 
 _SMOOTH = WEIGHTED | NORMS
 """They give any number, and one given number, such as 0, at single pixels at most."""

@@ -27,22 +27,28 @@ from lccl.graph.surgery import producer, value_of
 
 
 class Origin:
-    """The way from the copy back to the graph that it was made of."""
+    """The way from the copy back to the graph that it was made of.
+
+    Each id is kept with the object that has it: the copy loses nodes and tensors while it is
+    respelled, and a freed object's id may go to a new one.
+    """
 
     def __init__(self, graph: gs.Graph, copy: gs.Graph) -> None:
         self.graph = graph
         pairs = list(_pairs(graph, copy))
-        self._nodes = {id(copied): node for node, copied in pairs}
-        self._tensors = {
-            id(copied): tensor
-            for node, twin in pairs
-            for tensor, copied in zip((*node.inputs, *node.outputs), (*twin.inputs, *twin.outputs), strict=True)
-        }
-        self._tensors |= {id(copied): tensor for tensor, copied in zip(graph.inputs, copy.inputs, strict=True)}
+        self._nodes = {id(copied): (copied, node) for node, copied in pairs}
+        self._tensors: dict[int, tuple[gs.Tensor, gs.Tensor]] = {}
+        for node, copied in pairs:
+            self._keep((*copied.inputs, *copied.outputs), (*node.inputs, *node.outputs))
+        self._keep(copy.inputs, graph.inputs)
+
+    def _keep(self, copies: Sequence[gs.Tensor], tensors: Sequence[gs.Tensor]) -> None:
+        for copied, tensor in zip(copies, tensors, strict=True):
+            self._tensors[id(copied)] = (copied, tensor)
 
     def node(self, copied: gs.Node) -> gs.Node:
         """Return the graph's node for one of the copy that both have."""
-        return self._nodes[id(copied)]
+        return self._nodes[id(copied)][1]
 
     def tensor(self, copied: gs.Tensor) -> gs.Tensor:
         """Return the graph's tensor for one of the copy.
@@ -50,14 +56,13 @@ class Origin:
         The nodes of a tensor that only the copy has, such as the Cast of a condition, are added to
         the graph.
         """
-        found = self._tensors.get(id(copied))
-        if found is None:
+        if id(copied) not in self._tensors:
             made = copied.inputs[0]
-            found = gs.Variable(copied.name)
+            added = gs.Variable(copied.name)
             inputs = [self.tensor(t) for t in made.inputs]
-            self.graph.nodes.append(gs.Node(made.op, made.name, dict(made.attrs), inputs, [found]))
-            self._tensors[id(copied)] = found
-        return found
+            self.graph.nodes.append(gs.Node(made.op, made.name, dict(made.attrs), inputs, [added]))
+            self._keep((copied,), (added,))
+        return self._tensors[id(copied)][1]
 
 
 def _pairs(graph: gs.Graph, copy: gs.Graph) -> Iterator[tuple[gs.Node, gs.Node]]:

@@ -75,7 +75,7 @@ def _layer(mul: gs.Node, branch: Branch, other: gs.Tensor, context: Context) -> 
         without = combine(list(itertools.chain(*inner)), gated, context)
         if without.grid > gates.grid or (without.fused is not None and gates.fused is None):
             reason = (
-                f"the factor of {context.label(mul)} closes nothing, and with it the gate further in could not be the op's own"
+                f"the factor of {context.label(mul)} closes no pixel, and the op cannot apply it together with the inner gate"
             )
             raise RefusalError(reason, MatchStage.GEOMETRY)
     if context.sizes.of(mul.outputs[0]) not in (shapes, None):

@@ -61,7 +61,7 @@ def _complete(node: gs.Node) -> None:
             raise ContractError(f"{OP_TYPE} takes all {len(INPUTS)} inputs, not {len(node.inputs)}")
         _check_shapes({spec.name: _shape(t) for spec, t in zip(INPUTS, node.inputs, strict=True)}, attributes)
     except ContractError as error:
-        raise UserError(f"node {node.name}: {error}") from None
+        raise UserError(f"node {node.name}: {error.message}", error.fixes) from None
     node.attrs = {k: list(v) if isinstance(v, tuple) else v for k, v in attributes.as_dict().items()}
 
 

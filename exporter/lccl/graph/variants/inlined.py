@@ -59,7 +59,7 @@ def _name_inlined_nodes(flat: onnx.ModelProto, model: onnx.ModelProto) -> set[st
     return names
 
 
-# ---- rules: each returns the tensor that replaces the node's output, or None ----------------------------------------
+# ---- rules: each returns the tensor that replaces the node's output, or None ---------------------
 
 
 def _cast_like(node: gs.Node) -> gs.Tensor | None:

@@ -21,7 +21,7 @@ from lccl.nn.converting.measure import (
     LOW_PRECISION,
     TOLERANCE,
     TOLERANCE_LOW_PRECISION,
-    Args,
+    ExampleArgs,
     Inputs,
     Work,
     calls,
@@ -57,7 +57,7 @@ def convert(
     gate_activation: GateActivation = ...,
     gate_norm: bool | None = ...,
     order: Order = ...,
-    args: Args | None = ...,
+    args: ExampleArgs | None = ...,
     density: float = ...,
     inplace: bool = ...,
     dry_run: Literal[False] = ...,
@@ -75,7 +75,7 @@ def convert(
     gate_activation: GateActivation = ...,
     gate_norm: bool | None = ...,
     order: Order = ...,
-    args: Args | None = ...,
+    args: ExampleArgs | None = ...,
     density: float = ...,
     inplace: bool = ...,
     dry_run: Literal[True],
@@ -93,7 +93,7 @@ def convert(
     gate_activation: GateActivation = "relu",
     gate_norm: bool | None = None,
     order: Order = "paper",
-    args: Args | None = None,
+    args: ExampleArgs | None = None,
     density: float = 0.3,
     inplace: bool = False,
     dry_run: bool = False,
@@ -253,7 +253,7 @@ def _with_gate(info: ConvInfo, conv: nn.Conv2d, work: Work | None, options: Gate
         with torch.device("meta"):
             gate = layer_like(conv, options).gate
     except UserError as error:
-        return replace(info, refusal=str(error))
+        return replace(info, refusal=error.message)
     if work is None or gate is None:
         return info
     _, c, r, s = gate.conv.weight.shape
@@ -292,8 +292,8 @@ def _run_converted(model: nn.Module, inputs: Inputs) -> tuple[Tensor, ...]:
             raise
         name = next((name for name, module in model.named_modules() if module is cause.obj), "a layer")
         raise UserError(
-            f"the network's code reads {cause.name} of {name}, which a gated layer has replaced; name the convolutions "
-            "to convert in a list as where, without that one"
+            f"the network's code reads {cause.name} of {name}, which a gated layer has replaced; give where as a "
+            "list of the convolutions to convert, without that one"
         ) from error
 
 
@@ -302,7 +302,7 @@ def _require_called(layers: Iterable[str], called: Container[str]) -> None:
     if idle:
         raise UserError(
             f"the network's code does not call {idle[0]} under its name ({count(len(idle), 'such layer')}), so a gate there "
-            "does nothing: call the attribute itself, or name other layers in a list as where"
+            "does nothing: call the attribute itself, or give where as a list of other layers"
         )
 
 

@@ -15,7 +15,7 @@ from lccl.errors import UserError, first_line
 from lccl.text import count, kind_of
 from lccl.torch_calls import evaluating, flatten, layer_macs
 
-Args = Tensor | Sequence[object] | Mapping[str, object]
+ExampleArgs = Tensor | Sequence[object] | Mapping[str, object]
 """An example input as a caller gives it; see :func:`inputs_of`."""
 TOLERANCE = 1e-4
 """Allowed error of a converted network's outputs in float32, relative to max(0.01, largest
@@ -44,7 +44,7 @@ class Inputs:
     kwargs: Mapping[str, object] = field(default_factory=dict)
 
 
-def inputs_of(args: Args, model: nn.Module) -> Inputs:
+def inputs_of(args: ExampleArgs, model: nn.Module) -> Inputs:
     """Turn an example input, as a caller gives it, into the arguments of a call.
 
     Args:
@@ -67,7 +67,7 @@ def inputs_of(args: Args, model: nn.Module) -> Inputs:
     if not args or len(shape) < len(args):
         return Inputs(tuple(map(_tensor, args)))
     if min(shape) < 1:
-        raise UserError(f"the shape of an example has numbers above 0, as (1, 3, 224, 224), not {tuple(shape)}")
+        raise UserError(f"the shape of an example has numbers above 0, such as (1, 3, 224, 224), not {tuple(shape)}")
     like = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
     return Inputs((torch.randn(*shape, generator=torch.Generator().manual_seed(0)).to(like.device, like.dtype),))
 
@@ -90,7 +90,7 @@ def run(model: nn.Module, inputs: Inputs) -> tuple[Tensor, ...]:
     except UserError:
         raise
     except Exception as error:  # whatever the network's code raises
-        raise UserError(f"the network does not run on the example: {first_line(error)}") from error
+        raise UserError(f"the network does not run on args: {first_line(error)}") from error
 
 
 @contextmanager
@@ -164,13 +164,13 @@ def require_same_outputs(expected: Sequence[Tensor], got: Sequence[Tensor], tole
     for before, after in zip(expected, got, strict=True):
         if before.is_floating_point() and before.numel():
             if bool(before.isnan().any()):
-                raise UserError("the network gives NaN for the example, which proves nothing: take another example")
+                raise UserError("the network gives NaN for the example, so its outputs cannot be compared: use another example")
             error = float(_difference(before, after).max()) if before.shape == after.shape else float("inf")
             finite = before[before.isfinite()].abs()
             if not error <= tolerance * max(0.01, float(finite.max()) if finite.numel() else 0.0):
                 raise UserError(
                     f"the converted network's outputs differ from the dense network's by {error:.2g}: its code uses a "
-                    "convolution or norm in another way than by calling it; name those to convert in a list as where"
+                    "convolution or norm in another way than by calling it; give where as a list of those to convert"
                 )
 
 

@@ -97,7 +97,7 @@ class ConversionPlan:
         }
 
     def __str__(self) -> str:
-        head = ["convolution", "kernel", "channels", "gate", "why", "norm in it"]
+        head = ["convolution", "kernel", "channels", "gate", "why", "norm moved in"]
         rows = [
             [
                 layer.name,

@@ -53,7 +53,7 @@ def _policy_named(where: str) -> Policy:
         try:
             return partial(_by_regex, re.compile(value))
         except re.error as error:
-            raise UserError(f'where="{where}" is no regular expression: {error}') from None
+            raise UserError(f'where="{where}" is not a regular expression: {error}') from None
     if colon and kind in ("min-channels", "min-macs"):
         try:
             limit = float(value)
@@ -73,7 +73,7 @@ def _barred(conv: ConvInfo) -> str | None:
     return (
         conv.refusal
         or _ROLES.get(conv.role)
-        or ("one output channel, as much work as a gate" if conv.out_channels == 1 else None)
+        or ("one output channel, so a gate would cost as much as it saves" if conv.out_channels == 1 else None)
     )
 
 
@@ -122,7 +122,7 @@ def _pointwise(convs: Sequence[ConvInfo]) -> Choices:
     def choose(conv: ConvInfo) -> Choice:
         why = _barred(conv) or (conv.kernel if conv.spatial else None)
         if why is None and members[conv.block] > 1 and conv.block not in larger:
-            why = "in a block of 1x1 only, as squeeze-and-excitation"
+            why = "in a block of 1x1 convolutions only, such as squeeze-and-excitation"
         return Choice(why is None, why or "1x1")
 
     return {conv.name: choose(conv) for conv in convs}
@@ -131,7 +131,7 @@ def _pointwise(convs: Sequence[ConvInfo]) -> Choices:
 def _by_regex(pattern: re.Pattern[str], convs: Sequence[ConvInfo]) -> Choices:
     if not any(pattern.search(conv.name) for conv in convs):
         names = ", ".join(conv.name for conv in convs[:3])
-        raise UserError(f'where="regex:{pattern.pattern}" matches no convolution; their names are like {names}')
+        raise UserError(f'where="regex:{pattern.pattern}" matches no convolution; the convolutions have names such as {names}')
     return {conv.name: _if_possible(conv, pattern.search(conv.name) is not None, "matches", "does not match") for conv in convs}
 
 
@@ -160,8 +160,8 @@ def _by_names(names: tuple[str, ...], convs: Sequence[ConvInfo]) -> Choices:
     for name in names:
         if name not in known:
             near = difflib.get_close_matches(name, known, 1)
-            hint = f"did you mean {near[0]}?" if near else "names are as model.named_modules() has them"
-            raise UserError(f"where names {name!r}, which is no convolution of the network; {hint}")
+            hint = f"did you mean {near[0]}?" if near else "use the names of model.named_modules()"
+            raise UserError(f"where names {name!r}, which is not a convolution of the network; {hint}")
         refusal = known[name].refusal
         if refusal:
             raise UserError(f"where names {name}, which cannot have a gate: {refusal}")
@@ -176,7 +176,7 @@ def _by_function(function: Callable[[ConvInfo], bool], convs: Sequence[ConvInfo]
     except Exception as error:
         raise UserError(f"the function given as where raised {type(error).__name__}: {first_line(error)}") from error
     name = getattr(function, "__name__", "the function")
-    return {conv.name: _if_possible(conv, wanted[conv.name], f"{name} says so", f"{name} says no") for conv in convs}
+    return {conv.name: _if_possible(conv, wanted[conv.name], f"chosen by {name}", f"not chosen by {name}") for conv in convs}
 
 
 def _if_possible(conv: ConvInfo, wanted: bool, yes: str, no: str) -> Choice:

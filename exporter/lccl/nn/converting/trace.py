@@ -63,7 +63,7 @@ class NetworkTrace:
         if not outside or self.training_notes:
             return self.notes + (self.training_notes if outside else ())
         stay = "stays" if len(outside) == 1 else "stay"
-        return (*self.notes, f"{_listed(outside)} {stay} after the gate, as training runs other code there")
+        return (*self.notes, f"{_listed(outside)} {stay} after the gate, because training runs other code there")
 
 
 def trace(model: nn.Module) -> NetworkTrace:
@@ -250,7 +250,7 @@ class _Reader:
                 with unchanged(module):  # code that stores what it computes would store proxies
                     graph = _ModuleGraph(module, _Tracer().trace(module))
                 if not set(module.modules()).issuperset(graph.calls):
-                    raise ValueError("it makes layers as it runs")
+                    raise ValueError("it creates layers while it runs")
             except Exception as error:  # tracing runs the network's code, which may raise anything
                 what = f"{name or 'the network'} ({type(module).__name__})"
                 self._untraceable.setdefault(_reason(error), []).append(what)

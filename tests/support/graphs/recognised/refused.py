@@ -204,9 +204,7 @@ REFUSED = (
         "refused", "InstanceNorm", branch_by(_instance_norm), layers=0, reason="node_instancenormalization1 takes means over"
     ),
     Graph("refused", "GroupNorm", branch_by(_group_norm), layers=0, reason="takes means over all pixels of what Conv"),
-    Graph(
-        "refused", "sum before the product", branch_by(_added), layers=0, reason="multiply the gate onto the convolution, then"
-    ),
+    Graph("refused", "sum before the product", branch_by(_added), layers=0, reason="multiply by the gate first, then add"),
     Graph("refused", "channels last", product(_channels_last), layers=0, reason="export with channels first (NCHW)"),
     Graph("refused", "quantised and back", branch_by(_in_integers), layers=0, reason="is quantised (DequantizeLinear"),
     Graph(

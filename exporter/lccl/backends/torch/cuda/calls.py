@@ -65,7 +65,7 @@ def image_view(memory: Tensor, shape: Shape, layout: Layout) -> Tensor:
 
 
 def as_image(tensor: Tensor, layout: Layout) -> Tensor:
-    """Return the tensor [n, channels, h, w] if it is in the kernels' memory, else such a copy."""
+    """Return the tensor [n, channels, h, w] if in the kernels' memory, else a copy that is."""
     shape = tuple(tensor.shape)
     dense = torch.channels_last if layout == Layout.NHWC else torch.contiguous_format
     whole = layout == Layout.NCHW or padded(shape[1]) == shape[1]
@@ -76,7 +76,7 @@ def as_image(tensor: Tensor, layout: Layout) -> Tensor:
 
 
 def _as_row(tensor: Tensor) -> Tensor:
-    """Return the tensor if it is contiguous in aligned memory, else such a copy."""
+    """Return the tensor if it is contiguous in aligned memory, else a copy that is."""
     tensor = tensor.contiguous()
     return tensor if tensor.data_ptr() % ALIGNMENT == 0 else tensor.clone()
 

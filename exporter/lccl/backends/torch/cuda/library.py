@@ -68,7 +68,7 @@ class Config:
     max_registers: int
     blocks_per_sm: int
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, object]:
         """Return the configuration as plain values for JSON.
 
         ``engine`` is the old name of ``math``, until 0.3.
@@ -87,7 +87,7 @@ class Support:
     def __bool__(self) -> bool:
         return not self.reason
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, object]:
         """Return the answer as plain values for JSON."""
         return {"supported": bool(self), "reason": self.reason}
 
