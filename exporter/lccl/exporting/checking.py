@@ -13,13 +13,13 @@ from lccl.backends.batches import CHUNK, infer_all
 from lccl.backends.onnxruntime.runner import OnnxRuntimeRunner
 from lccl.errors import Fix, UserError
 from lccl.exporting.source import Source
+from lccl.fixed_sizes import DYNAMIC_HW, FIXED_BATCH, FIXED_HW
 from lccl.graph.checks import default_tolerance
 from lccl.graph.feeds import input_types, require_shape
 from lccl.graph.variants.canonical import canonical
 from lccl.graph.variants.dense import dense_twin
 from lccl.graph.variants.relaxed import has_hard_gates, with_relaxed_gates
 from lccl.graph.variants.upcast import upcast
-from lccl.nn.translate import DYNAMIC_HW, FIXED_BATCH, FIXED_HW
 from lccl.numerics import Agreement, Array, merge, require_finite
 from lccl.op.onnx_op import is_lccl_node
 from lccl.progress import Progress

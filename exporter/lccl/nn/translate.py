@@ -12,7 +12,8 @@ import torch
 from onnxscript.values import Op, Opset
 from torch import Tensor, nn
 
-from lccl.errors import Fix, UserError, first_line, innermost, leave_out
+from lccl.errors import Fix, UserError, first_line, innermost
+from lccl.fixed_sizes import DYNAMIC_HW, FIXED_BATCH, FIXED_HW
 from lccl.nn.folded import fold
 from lccl.op.contract import DOMAIN, INPUT_NAMES, OP_TYPE, VERSION
 from lccl.op.onnx_op import OPSET, register_schema
@@ -20,9 +21,6 @@ from lccl.op.torch_op import OP, TORCH_ATTRIBUTES, unpack
 from lccl.quiet import quiet
 from lccl.torch_calls import forward_parameters
 
-FIXED_BATCH = "the exported batch is dynamic, so the model must not fix its size"
-FIXED_HW = "the network fixes its input's height and width"
-DYNAMIC_HW = leave_out("dynamic_hw")
 _WEIGHTED_OPS = ("Conv", "ConvTranspose", "Gemm", OP_TYPE)
 
 
