@@ -127,7 +127,7 @@ def checkpoint(small_model: torch.nn.Module, tmp_path_factory: pytest.TempPathFa
 
 @pytest.fixture(scope="session")
 def exported(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The small model exported with its twins beside it."""
+    """The small model exported with its variants beside it."""
     path = tmp_path_factory.mktemp("exported") / "small.onnx"
     import torch
 

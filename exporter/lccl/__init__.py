@@ -8,7 +8,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from lccl.requires import needing, require
+from lccl.requires import is_ready, needing, require
 from lccl.version import __version__
 
 if TYPE_CHECKING:
@@ -68,6 +68,9 @@ __all__ = [
     "train",
 ]
 
+if not TYPE_CHECKING:  # from lccl import *: the names that work with what is installed
+    __all__ = [name for name in __all__ if is_ready(f"lccl.{name}")]
+
 
 def __getattr__(name: str) -> object:
     """Import a public name when it is first used."""
@@ -83,4 +86,4 @@ def __getattr__(name: str) -> object:
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    return sorted(("__version__", *_PACKAGES, *_LAZY))

@@ -68,6 +68,8 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, prog: str, description: str, epilog: str, progress: bool = True) -> None:
         super().__init__(prog, description=description, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter)
+        self.old_spellings: dict[str, str] = {}
+        """Options that were renamed: old -> new."""
         self.add_argument("--version", action="version", version=f"lccl {__version__}")
         self.add_argument("--json", action="store_true", help="print the result as JSON instead of a table")
         if progress:
@@ -81,34 +83,50 @@ class Parser(argparse.ArgumentParser):
 
         Both together are an error.
         """
-        action = next(action for action in self._actions if new in action.option_strings)
+        self.old_spellings[old] = new
 
-        class Old(argparse.Action):
-            def __call__(
-                self,
-                parser: argparse.ArgumentParser,
-                namespace: argparse.Namespace,
-                values: Any,
-                option_string: str | None = None,
-            ) -> None:
-                print(f"warning: {sentence(old, new)}", file=sys.stderr)
-                action(parser, namespace, values, option_string)
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse has it, after old spellings are replaced."""
+        return super().parse_args(self._renamed(args), namespace)
 
-        kept = self.add_argument(
-            old,
-            action=Old,
-            dest=action.dest,
-            nargs=action.nargs,
-            default=action.default,
-            type=action.type or str,
-            help=argparse.SUPPRESS,
-        )
-        groups = [group for group in self._mutually_exclusive_groups if action in group._group_actions]
-        if not groups:
-            groups = [self.add_mutually_exclusive_group()]
-            groups[0]._group_actions.append(action)
-        for group in groups:
-            group._group_actions.append(kept)
+    def parse_intermixed_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse has it, after old spellings are replaced."""
+        return super().parse_intermixed_args(self._renamed(args), namespace)
+
+    def _renamed(self, args: Sequence[str] | None) -> list[str]:
+        """The words with old options, whole or cut short, in their new spelling."""
+        words = list(sys.argv[1:] if args is None else args)
+        end = words.index("--") if "--" in words else len(words)
+        found: dict[str, str] = {}
+        given = set()
+        for i, word in enumerate(words[:end]):
+            name, equals, value = word.partition("=")
+            whole = self._whole(name) if name.startswith("--") else None
+            if whole in self.old_spellings:
+                found[whole] = self.old_spellings[whole]
+                words[i] = f"{found[whole]}{equals}{value}"
+            elif whole:
+                given.add(whole)
+        for old, new in found.items():
+            if new in given:
+                self.error(f"argument {new}: not allowed with argument {old}, its old spelling")
+            print(f"warning: {sentence(old, new)}", file=sys.stderr)
+        return words
+
+    def _whole(self, name: str) -> str | None:
+        """The option that a word names.
+
+        That is the whole word, else the only option that begins so; present ones come before old
+        ones.
+        """
+        for options in (self._option_string_actions, self.old_spellings):
+            if name in options:
+                return name
+        for options in (self._option_string_actions, self.old_spellings):
+            longer = [known for known in options if known.startswith(name)]
+            if longer:
+                return longer[0] if len(longer) == 1 else None
+        return None
 
 
 def run(command: Command) -> NoReturn:
@@ -167,6 +185,8 @@ def option(fix: Fix) -> str:
         return f"--{fix.value}"
     if fix.option == "latency":
         return "--runs 0"
+    if fix.option == "args" and isinstance(fix.value, tuple):
+        return f"{SPELLINGS['args']} {'x'.join(map(str, fix.value))}"
     name = SPELLINGS.get(fix.option, f"--{fix.option.replace('_', '-')}")
     if fix.leave_out or fix.value is True:
         return name

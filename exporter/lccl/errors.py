@@ -6,6 +6,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
+OWNERS = {"latency": "LatencyPlan", "limits": "Limits"}
+"""Keywords that take an object with options of its own -> its class in ``lccl``."""
+
 
 @dataclass(frozen=True)
 class Fix:
@@ -14,19 +17,22 @@ class Fix:
     option: str
     """The keyword's name in Python, such as "allow_skipped"."""
     value: object = True
-    """True switches the option on, False switches it off."""
+    """True switches the option on, False off. A shape may have letters for sizes to choose."""
     purpose: str = ""
     """What the fix does, where its name does not say it: "to compute every pixel"."""
     leave_out: bool = False
     """Whether the option has to go; the value says nothing then."""
+    owner: str = ""
+    """The keyword whose object has the option as a field, where Python has it so: "limits"."""
 
     def __str__(self) -> str:
         """The fix in Python's spelling: ``allow_skipped=True``."""
         if self.leave_out:
             return self.option
-        if self.option == "args":
-            return f"args=torch.zeros{self.value!r}"
-        return f"{self.option}={self.value!r}"
+        if self.option == "args" and isinstance(self.value, tuple):
+            return f"args=torch.zeros({', '.join(map(str, self.value))})"
+        own = f"{self.option}={self.value!r}"
+        return f"{self.owner}=lccl.{OWNERS[self.owner]}({own})" if self.owner else own
 
 
 def leave_out(option: str) -> Fix:

@@ -19,7 +19,7 @@ from lccl.errors import UserError
 class Package:
     """A package that an extra brings."""
 
-    title: str
+    label: str
     """Its name for people."""
     distribution: str
     """Its name for pip, as pyproject.toml has it."""
@@ -99,6 +99,12 @@ def require(what: str) -> None:
         raise _missing(missing, what)
 
 
+def is_ready(what: str) -> bool:
+    """Whether the packages of :func:`require` are installed."""
+    need = NEEDS.get(_key(what))
+    return need is None or not any(map(_is_missing, need.modules))
+
+
 def as_missing_package(error: BaseException, what: str) -> MissingPackageError | None:
     """The error of an import, as the sentence that says which extra ``what`` needs.
 
@@ -145,7 +151,7 @@ def _is_missing(module: str) -> bool:
 def _missing(module: str, what: str) -> MissingPackageError:
     package, need = PACKAGES[module], NEEDS.get(_key(what))
     extras = tuple(extra for extra in need.extras if extra in package.extras) if need else ()
-    error = MissingPackageError(f"{what} needs {package.title}: {_command(extras or package.extras)}")
+    error = MissingPackageError(f"{what} needs {package.label}: {_command(extras or package.extras)}")
     error.name = module
     return error
 

@@ -1,8 +1,11 @@
-"""Plain-text tables and numbers for terminals, logs and documents."""
+"""Plain text: tables, numbers, and sentences that several parts of the package say."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+
+FIXED_BATCH = "the exported batch is dynamic, so the model must not fix its size"
+FIXED_HW = "the network fixes its input's height and width"
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], right: Sequence[int] = ()) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import ModuleType
 
 import pytest
@@ -62,6 +62,21 @@ def test_old_fields() -> None:
     assert caught[0].filename == __file__
     with pytest.raises(lccl.UserError, match="give one of them"):
         Limits(old_least=0.5, least=0.5)  # type: ignore[call-arg]
+
+
+def test_replace_takes_an_old_field() -> None:
+    """It passes every field, the new name of this one among them."""
+    limits = Limits(0.5)
+    with pytest.warns(FutureWarning, match="old_least= is now least=") as caught:
+        assert replace(limits, old_least=0.4) == Limits(0.4)  # type: ignore[call-arg]
+    assert caught[0].filename == __file__
+    with pytest.warns(FutureWarning):
+        assert replace(limits, old_least=None) == Limits()  # type: ignore[call-arg]
+    with pytest.raises(lccl.UserError, match="give one of them"):
+        replace(limits, old_least=0.4, least=0.3)  # type: ignore[call-arg]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert replace(limits, least=0.3) == Limits(0.3)
 
 
 def test_old_names_of_a_module(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import dataclasses
 import inspect
 import pkgutil
 import re
+import shlex
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
@@ -17,10 +19,9 @@ import pytest
 import lccl
 from conftest import ROOT
 from lccl.command_line import option
-from lccl.errors import Fix, UserError, leave_out, spelled
+from lccl.errors import OWNERS, Fix, UserError, leave_out, spelled
 
 PACKAGE = ROOT / "exporter" / "lccl"
-PARSERS = ("export", "build_engine", "compare", "build_plugin")
 POSITIONAL = 6
 
 
@@ -77,7 +78,7 @@ def test_few_parameters_are_positional(name: str) -> None:
 
 
 def library_files() -> list[Path]:
-    """All but the commands."""
+    """All but the commands and what they share."""
     commands = ("__main__.py", "command_line.py")
     return [p for p in PACKAGE.rglob("*.py") if "cli" not in p.relative_to(PACKAGE).parts and p.name not in commands]
 
@@ -93,41 +94,144 @@ def test_the_library_does_not_speak_a_commands_words() -> None:
                 assert not re.search(r"(^|[\s(\"'`])--([a-z]|$)", node.value), f"{path}:{node.lineno}: {node.value[:80]}"
 
 
-def fixes() -> set[str]:
-    """The options that the library's fixes name."""
-    found = set()
-    for path in library_files():
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("Fix", "leave_out"):
-                first = node.args[0]
-                if isinstance(first, ast.Constant):
-                    found.add(first.value)
-    keys = {"state_dict_key", "baseline_state_dict_key"}
-    return found | keys | {"factory", "baseline_factory", "dynamic_hw", "input_names", "output_names"}
+COMPILER = import_module("lccl.backends.tensorrt.compiler")
+FUNCTIONS_OF = {
+    "export()": lccl.export,
+    "compare()": lccl.compare,
+    "build_engine()": lccl.build_engine,
+    "build_plugin()": COMPILER.build_plugin,
+    "load_checkpoint()": lccl.load_checkpoint,
+}
+COMMANDS_OF = {
+    "lccl export": ("export", ["m.pt", "-o", "m.onnx"]),
+    "lccl compare": ("compare", ["m.onnx", "--data", "x.npz"]),
+    "lccl build-engine": ("build_engine", ["m.onnx"]),
+    "lccl build-plugin": ("build_plugin", []),
+}
+"""The module of a command, and the words that it cannot do without."""
+EXPORT, COMPARE = ("export()", "lccl export"), ("compare()", "lccl compare")
+ENGINE, PLUGIN = ("build_engine()", "lccl build-engine"), ("build_plugin()", "lccl build-plugin")
+LOAD = ("load_checkpoint()", "lccl export", *COMPARE)
+RAISED_FROM = {
+    "backends/profiles.py": ENGINE,
+    "backends/tensorrt/api.py": ENGINE,
+    "backends/tensorrt/builder.py": ENGINE,
+    "backends/tensorrt/compiler.py": PLUGIN,
+    "backends/tensorrt_rtx/builder.py": ENGINE,
+    "cli/export.py": ("lccl export",),
+    "comparing/candidates.py": COMPARE,
+    "comparing/comparer.py": COMPARE,
+    "comparing/limits.py": COMPARE,
+    "comparing/measure.py": COMPARE,
+    "engine/build.py": ENGINE,
+    "exporting/checking.py": EXPORT,
+    "exporting/exporter.py": EXPORT,
+    "exporting/gate_search.py": EXPORT,
+    "exporting/torch_source.py": EXPORT,
+    "graph/variants/precision.py": ENGINE,
+    "loading/checkpoint.py": LOAD,
+    "loading/factory.py": LOAD,
+    "loading/torch_file.py": LOAD,
+    "nn/translate.py": EXPORT,
+}
+"""A module that makes a Fix -> the functions and commands whose callers read it. A new one has to be named here."""
+ONLY_FOR = {
+    "input_names": ("export()",),
+    "output_names": ("export()",),
+    "baseline_factory": COMPARE,
+    "baseline_state_dict_key": COMPARE,
+}
+"""Options that just these callers can have been given, whatever else the module serves."""
+VARIABLES = {
+    "f'{opening.option_prefix}{name}'": ("factory", "state_dict_key", "baseline_factory", "baseline_state_dict_key"),
+    "factory_option": ("factory", "baseline_factory"),
+    "key_option": ("state_dict_key", "baseline_state_dict_key"),
+    "name": ("dynamic_hw", "input_names", "output_names"),
+    "option": ("factory", "baseline_factory"),
+}
+"""What a Fix names by an expression."""
+SAMPLES: dict[str, object] = {
+    "args": (1, 3, 8, 8),
+    "batch": 1,
+    "latency": None,
+    "min_baseline_agreement": 0.5,
+    "opt_shapes": {"x": (1, 3)},
+    "compute_capabilities": ("8.9",),
+    "plugin": False,
+    "precision": "fp16",
+    **dict.fromkeys(("dynamic_hw", "alias_residual"), True),
+}
+"""Values of options whose Fix computes its own; what is not here is text."""
 
 
-PYTHON_ONLY = {"input_names", "output_names"}
+def fixes_of(path: Path) -> Iterator[Fix]:
+    """Every Fix that a file makes."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("Fix", "leave_out")):
+            continue
+        given: dict[str, ast.expr] = dict(zip(("option", "value"), node.args, strict=False))
+        given |= {str(keyword.arg): keyword.value for keyword in node.keywords}
+        first = given["option"]
+        owner = ast.literal_eval(given["owner"]) if "owner" in given else ""
+        for name in (first.value,) if isinstance(first, ast.Constant) else VARIABLES[ast.unparse(first)]:
+            if node.func.id == "leave_out" or "leave_out" in given:
+                yield leave_out(str(name))
+                continue
+            value = SAMPLES.get(str(name), "X")
+            with contextlib.suppress(ValueError):  # computed where it is made
+                value = ast.literal_eval(given["value"]) if "value" in given else True
+            yield Fix(str(name), value, owner=owner)
 
 
-def test_each_fix_is_an_option_of_a_command_and_a_keyword_in_python() -> None:
-    options = {
-        word for name in PARSERS for a in import_module(f"lccl.cli.{name}").parser()._actions for word in a.option_strings
-    }
-    functions = (
-        lccl.export,
-        lccl.compare,
-        lccl.build_engine,
-        lccl.load_checkpoint,
-        import_module("lccl.backends.tensorrt.compiler").build_plugin,
-    )
-    keywords = {name for function in functions for name in inspect.signature(function).parameters}
-    keywords |= {field.name for kind in (lccl.Limits, lccl.LatencyPlan) for field in dataclasses.fields(kind)}
-    found = fixes()
-    assert len(found) > 15
-    assert found <= keywords
-    for name in found - PYTHON_ONLY - {"precision"}:
-        assert option(Fix(name, name != "plugin")).split()[0] in options, name
-    assert {option(Fix("precision", value)) for value in ("fp16", "bf16")} <= options
+FIXES = [
+    (file, fix)
+    for path in sorted(PACKAGE.rglob("*.py"))
+    if (file := path.relative_to(PACKAGE).as_posix()) != "errors.py"
+    for fix in fixes_of(path)
+]
+
+
+def require_takes(caller: str, fix: Fix) -> None:
+    """Check that a caller can do what a fix says, in its own spelling."""
+    if caller in FUNCTIONS_OF:
+        keywords = inspect.signature(FUNCTIONS_OF[caller]).parameters
+        assert (fix.owner or fix.option) in keywords, f"{caller} has no {fix}"
+        if fix.owner:
+            kind = getattr(lccl, OWNERS[fix.owner])
+            assert fix.option in {field.name for field in dataclasses.fields(kind)}, f"{kind} has no {fix.option}"
+        return
+    module, needed = COMMANDS_OF[caller]
+    whole = Fix(fix.option, SAMPLES.get(fix.option, "X")) if fix.leave_out else fix
+    import_module(f"lccl.cli.{module}").parser().parse_intermixed_args([*needed, *shlex.split(option(whole))])
+
+
+@pytest.mark.parametrize(("file", "fix"), FIXES, ids=lambda v: v if isinstance(v, str) else v.option)
+def test_each_fix_is_one_for_everybody_who_reads_it(file: str, fix: Fix) -> None:
+    for caller in RAISED_FROM[file]:
+        if caller in ONLY_FOR.get(fix.option, (caller,)):
+            require_takes(caller, fix)
+
+
+def test_the_fixes_are_found() -> None:
+    assert len({fix.option for _, fix in FIXES}) > 15
+    assert {file for file, _ in FIXES} == set(RAISED_FROM)
+
+
+@pytest.mark.parametrize(
+    ("caller", "fix"),
+    [
+        ("export()", Fix("precision", "bf16")),
+        ("lccl export", Fix("precision", "bf16")),
+        ("compare()", Fix("min_speedup", 1.0)),
+        ("compare()", Fix("batch", 1, owner="limits")),
+        ("compare()", Fix("plugin", False)),
+        ("lccl compare", Fix("min_speedup", "fast", owner="limits")),
+        ("lccl build-engine", Fix("plugin_library", False)),
+    ],
+)
+def test_a_fix_of_another_command_is_found_out(caller: str, fix: Fix) -> None:
+    with pytest.raises((AssertionError, UserError)):
+        require_takes(caller, fix)
 
 
 @pytest.mark.parametrize(
@@ -142,6 +246,9 @@ def test_each_fix_is_an_option_of_a_command_and_a_keyword_in_python() -> None:
         (Fix("opt_shapes", {"x": (1, 3)}), "opt_shapes={'x': (1, 3)}", "--opt-shapes x:1x3"),
         (Fix("compute_capabilities", ("8.9",)), "compute_capabilities=('8.9',)", "--compute-capability 8.9"),
         (Fix("latency", None), "latency=None", "--runs 0"),
+        (Fix("args", ("N", 3, "H", 8)), "args=torch.zeros(N, 3, H, 8)", "--input-shape Nx3xHx8"),
+        (Fix("batch", 4, owner="latency"), "latency=lccl.LatencyPlan(batch=4)", "--batch 4"),
+        (Fix("min_speedup", 1.0, owner="limits"), "limits=lccl.Limits(min_speedup=1.0)", "--min-speedup 1.0"),
         (leave_out("timing_cache"), "timing_cache", "--timing-cache"),
     ],
 )

@@ -49,7 +49,7 @@ def test_the_extras_bring_what_is_said_of_them() -> None:
     extras = {name: names_of(listed) for name, listed in PROJECT["optional-dependencies"].items()}
     for package in PACKAGES.values():
         runtime = {name for name in set(extras) - {"bench", "docs", "dev"} if package.distribution in extras[name]}
-        assert runtime == set(package.extras), package.title
+        assert runtime == set(package.extras), package.label
     assert names_of(PROJECT["dependencies"]) == {"ml_dtypes", "numpy", "onnx", "onnxruntime"}
     for need in NEEDS.values():
         assert all(set(need.extras) <= set(PACKAGES[module].extras) for module in need.modules)
@@ -163,7 +163,7 @@ def test_public_names_say_which_extra_they_need() -> None:
     done = without_extras(
         """
 import lccl
-for name in lccl.__all__:
+for name in dir(lccl):
     try:
         getattr(lccl, name)
     except lccl.UserError as error:
@@ -180,6 +180,26 @@ except ImportError as error:
     assert {"export", "compare", "profile", "build_engine", "load_checkpoint", "save_checkpoint", "nn"} <= named
     assert not {"ort", "UserError", "plugin_path", "load_plugin"} & named
     assert lines[-1] == "import: lccl.nn needs PyTorch: pip install 'lccl[train]'"
+
+
+@pytest.mark.slow
+def test_a_star_import_gives_what_works_here() -> None:
+    done = without_extras("from lccl import *\nprint(*sorted(name for name in dir() if not name.startswith('__')))")
+    assert done.returncode == 0, done.stderr
+    assert {"UserError", "ort", "plugin_path"} <= set(done.stdout.split())
+    assert not {"export", "compare", "nn", "train"} & set(done.stdout.split())
+    assert sorted(lccl.__all__) == dir(lccl)  # with all extras, nothing is left out
+
+
+def test_what_needs_no_torch_loads_none() -> None:
+    """The packages that a name needs are all that its face loads of the others."""
+    names = {name: set(NEEDS[name].modules) if name in NEEDS else set() for name in dir(lccl)}
+    for needed in ({"onnx_graphsurgeon"}, set()):
+        code = "import sys, lccl\n" + "".join(f"lccl.{name}\n" for name, own in names.items() if own == needed)
+        code += f"print(*(m for m in {tuple(PACKAGES)!r} if m in sys.modules))"
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert set(done.stdout.split()) == needed
 
 
 @pytest.mark.slow

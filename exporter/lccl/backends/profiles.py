@@ -33,14 +33,14 @@ def make_profiles(request: BuildRequest) -> tuple[OptimizationProfile, ...]:
         any_given = given[0] or given[1] or given[2]
         low = given[0] or ((1, *any_given[1:]) if any_given and fixed[0] is None else any_given) or _default(name, fixed, 1)
         best = given[1] or given[2] or low
-        high = given[2] or (_widened(best) if fixed[0] is None else best)
+        high = given[2] or (_with_larger_batch(best) if fixed[0] is None else best)
         if not all(a <= b <= c for a, b, c in zip(low, best, high, strict=True)):
             raise UserError(f"shapes of {name} must grow from min {list(low)} over opt {list(best)} to max {list(high)}")
         profiles.append(OptimizationProfile(name, tuple(low), tuple(best), tuple(high)))
     return tuple(profiles)
 
 
-def _widened(shape: Sequence[int]) -> tuple[int, ...]:
+def _with_larger_batch(shape: Sequence[int]) -> tuple[int, ...]:
     """The shape with a batch of at least 8."""
     return (max(8, shape[0]), *shape[1:])
 

@@ -1,4 +1,4 @@
-"""``lccl export``: a checkpoint or an ONNX file -> the canonical ONNX file and its twins."""
+"""``lccl export``: a checkpoint or an ONNX file -> the canonical ONNX file and its variants."""
 
 from __future__ import annotations
 

@@ -93,7 +93,7 @@ def open_networks(networks: Sequence[Network], opening: Opening) -> list[Candida
     found: list[Candidate] = []
     to_onnx = not any(isinstance(n, onnx.ModelProto) or str(n).endswith(".onnx") for n in networks)
     for network in networks:
-        opening.progress(f"loading {_title(network, opening.role)}")
+        opening.progress(f"loading {_label(network, opening.role)}")
         if isinstance(network, onnx.ModelProto):
             found += _of_onnx(network, opening.role, opening)
         elif isinstance(network, (str, Path)):
@@ -107,7 +107,7 @@ def _is_torch_file(network: Network) -> bool:
     return isinstance(network, (str, Path)) and Path(network).suffix in TORCH_SUFFIXES
 
 
-def _title(network: Network, role: Role) -> str:
+def _label(network: Network, role: Role) -> str:
     return Path(network).name if isinstance(network, (str, Path)) else f"the {role} network"
 
 
@@ -122,13 +122,13 @@ def _of_file(path: Path, opening: Opening, to_onnx: bool) -> list[Candidate]:
             unsafe_pickle=opening.unsafe_pickle,
             option_prefix=opening.option_prefix,
         )
-        return _of_module(loaded.module, path.name, opening, to_onnx)
+        return _of_module(loaded.module, path.name, opening, to_onnx, path)
     if path.suffix == ".onnx":
-        return _of_onnx(load_onnx(path), path.name, opening)
+        return _of_onnx(load_onnx(path), path.name, opening, path)
     raise UserError(f"{path}: a network is a .pt, .onnx or .engine file")
 
 
-def _of_module(module: nn.Module, name: str, opening: Opening, to_onnx: bool) -> list[Candidate]:
+def _of_module(module: nn.Module, name: str, opening: Opening, to_onnx: bool, file: Path | None = None) -> list[Candidate]:
     import torch
 
     from lccl.backends.torch.runner import TorchRunner
@@ -145,11 +145,11 @@ def _of_module(module: nn.Module, name: str, opening: Opening, to_onnx: bool) ->
         with runner:
             runner.infer(feed)
         proto = translate(module, [torch.from_numpy(v) for v in feed.values()])
-        found += _of_onnx(proto, name, opening)
+        found += _of_onnx(proto, name, opening, file)
     return found
 
 
-def _of_onnx(proto: onnx.ModelProto, name: str, opening: Opening) -> list[Candidate]:
+def _of_onnx(proto: onnx.ModelProto, name: str, opening: Opening, file: Path | None = None) -> list[Candidate]:
     gated = any(is_lccl_node(n) for n in proto.graph.node)
     if opening.role == "baseline" and (gated or _is_decomposed(proto)):
         raise _gated_baseline(name)
@@ -157,9 +157,8 @@ def _of_onnx(proto: onnx.ModelProto, name: str, opening: Opening) -> list[Candid
         proto = canonical(proto)
     elif opening.role == "lccl" and not _is_decomposed(proto):
         raise UserError(
-            f"{name} has no LCCLConv node, so it is not the LCCL network: export it with lccl-export, or give it as "
-            "the baseline",
-            Fix("baseline", name),
+            f"{name if file else 'the network'} has no LCCLConv node, so it is not the LCCL network: export it, or compare with it as the baseline",
+            Fix("baseline", str(file)) if file else (),
         )
     found = [Candidate(name, opening.role, OnnxRuntimeRunner(proto, opening.threads), proto=proto)]
     if gated:

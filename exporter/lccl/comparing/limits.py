@@ -49,7 +49,8 @@ def require_speedup_runner(limits: Limits, running: Sequence[str], skipped: Mapp
         return
     if limits.min_speedup is None:
         raise UserError(
-            f"the runner {name} is named for a limit on the speed-up, but no such limit is set", Fix("min_speedup", 1.0)
+            f"the runner {name} is named for a limit on the speed-up, but no such limit is set",
+            Fix("min_speedup", 1.0, owner="limits"),
         )
     if name in running:
         return
@@ -89,7 +90,7 @@ def _agreement(ran: Sequence[Row], limit: float | None) -> Check | None:
         raise UserError(
             "min-agreement needs a second runner of the LCCL network, such as its checkpoint beside its .onnx file; to limit "
             "the agreement with the baseline",
-            Fix("min_baseline_agreement", limit),
+            Fix("min_baseline_agreement", limit, owner="limits"),
         )
     return Check("min-agreement", min(values), limit, min(values) >= limit)
 

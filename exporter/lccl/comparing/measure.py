@@ -57,7 +57,7 @@ def latencies(runners: Sequence[Runner], data: Data, plan: LatencyPlan, progress
             raise UserError(
                 f"a network in {runner.name} takes {runner.batches} samples at a time, not {batch}, so its latency cannot be "
                 "measured with this batch",
-                (Fix("batch", runner.batches.least), Fix("latency", None, "to measure none")),
+                (Fix("batch", runner.batches.least, owner="latency"), Fix("latency", None, "to measure none")),
             )
     rng = np.random.default_rng(0)
     starts = rng.integers(0, max(1, len(data) - batch + 1), plan.warmup + plan.runs)

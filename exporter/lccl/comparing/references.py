@@ -1,4 +1,4 @@
-"""Outputs against labels, and each row against the one it is measured by: errors, agreement, speed-up."""
+"""Outputs against labels, and each row against its reference: errors, agreement, speed-up."""
 
 from __future__ import annotations
 

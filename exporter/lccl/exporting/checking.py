@@ -11,7 +11,7 @@ import onnx
 from lccl.backends.agreement import require_agreement
 from lccl.backends.batches import CHUNK, infer_all
 from lccl.backends.onnxruntime.runner import OnnxRuntimeRunner
-from lccl.errors import Fix, UserError
+from lccl.errors import Fix, UserError, leave_out
 from lccl.exporting.source import Source
 from lccl.graph.checks import default_tolerance
 from lccl.graph.feeds import input_types, require_shape
@@ -19,11 +19,10 @@ from lccl.graph.variants.canonical import canonical
 from lccl.graph.variants.dense import dense_twin
 from lccl.graph.variants.relaxed import has_hard_gates, with_relaxed_gates
 from lccl.graph.variants.upcast import upcast
-from lccl.nn.translate import DYNAMIC_HW, FIXED_BATCH, FIXED_HW
 from lccl.numerics import Agreement, Array, merge, require_finite
 from lccl.op.onnx_op import is_lccl_node
 from lccl.progress import Progress
-from lccl.text import count
+from lccl.text import FIXED_BATCH, FIXED_HW, count
 
 if TYPE_CHECKING:
     from lccl.nn.conv import GateMode
@@ -107,7 +106,7 @@ def _compare(
 def _hint(source: Source, feed: Mapping[str, Array], runner: OnnxRuntimeRunner) -> tuple[str, tuple[Fix, ...]]:
     """What about a feed the model may not take in spite of its dynamic sizes, and the fix."""
     if source.example_hw is not None and tuple(a.shape[2:] for a in feed.values()) != source.example_hw:
-        return f"; {FIXED_HW}", (DYNAMIC_HW,)
+        return f"; {FIXED_HW}", (leave_out("dynamic_hw"),)
     return (f"; {FIXED_BATCH}" if runner.batches.most is None else ""), ()
 
 

@@ -1,4 +1,4 @@
-"""Module or ONNX -> the canonical ONNX file and its twins, each checked before it is written."""
+"""Module or ONNX -> the canonical ONNX file and its variants, each checked before it is written."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
 MAX_FILE_BYTES = 2**31 - 2**20
-"""Protobuf's limit for one file, with room for the twins' metadata."""
+"""Protobuf's limit for one file, with room for the variants' metadata."""
 
 PositionalArgs: TypeAlias = "SupportsArray | Sequence[SupportsArray]"
 """Positional example inputs, as ``torch.onnx.export`` takes them."""
@@ -122,9 +122,9 @@ def export(
     target = Path(path)
     targets = {
         "model": target,
-        "dense": _twin_path(target, dense_twin, "dense"),
-        "decomposed": _twin_path(target, decomposed, "decomposed"),
-        "tensorrt": _twin_path(target, tensorrt, "tensorrt"),
+        "dense": _variant_path(target, dense_twin, "dense"),
+        "decomposed": _variant_path(target, decomposed, "decomposed"),
+        "tensorrt": _variant_path(target, tensorrt, "tensorrt"),
     }
     if tolerance is not None and not 0 <= tolerance < float("inf"):
         raise UserError(f"the tolerance is a number of at least 0, not {tolerance}")
@@ -143,7 +143,7 @@ def _require_targets(targets: Mapping[str, Path | None], model: object) -> None:
     """
     files = [file for file in targets.values() if file]
     if len({file.resolve() for file in files}) < len(files):
-        raise UserError(f"the model and its twins need different names, not {', '.join(map(str, files))}")
+        raise UserError(f"the model and its variants need different names, not {', '.join(map(str, files))}")
     given = files_of_onnx(model) if isinstance(model, (str, Path)) else frozenset()
     for file in files:
         require_writable(file)
@@ -182,13 +182,13 @@ def _export(source: Source, weights: WeightFile, request: _Request) -> ExportRes
     files = {"model": result}
     if targets["dense"]:
         progress("making the dense twin")
-        files["dense"] = _checked_twin(dense_twin_of(result), notes, "dense")
+        files["dense"] = _checked_variant(dense_twin_of(result), notes, "dense")
     if targets["decomposed"]:
         progress("decomposing")
-        files["decomposed"] = _checked_twin(inlined(result), notes, "decomposed")
+        files["decomposed"] = _checked_variant(inlined(result), notes, "decomposed")
         check_view(runs, upcast(files["decomposed"]), feeds, allowed)
     if targets["tensorrt"]:
-        files["tensorrt"] = _checked_twin(stripped(result), notes, "tensorrt")
+        files["tensorrt"] = _checked_variant(stripped(result), notes, "tensorrt")
     progress("writing")
     _write({targets[kind]: proto for kind, proto in files.items()})  # type: ignore[misc]
     assert targets["model"] is not None
@@ -280,13 +280,13 @@ def _as_sequence(args: PositionalArgs) -> Sequence[SupportsArray]:
     return args if isinstance(args, Sequence) else (args,)
 
 
-def _twin_path(target: Path, wanted: bool | str | Path, kind: str) -> Path | None:
+def _variant_path(target: Path, wanted: bool | str | Path, kind: str) -> Path | None:
     if wanted is False:
         return None
     return target.with_suffix(f".{kind}.onnx") if wanted is True else Path(wanted)
 
 
-def _checked_twin(model: onnx.ModelProto, notes: dict[str, str], kind: str) -> onnx.ModelProto:
+def _checked_variant(model: onnx.ModelProto, notes: dict[str, str], kind: str) -> onnx.ModelProto:
     set_metadata(model, __version__, {**notes, "lccl.twin": kind})
     check_model(model)
     return model

@@ -16,6 +16,7 @@ from lccl.backends.batches import infer_all
 from lccl.backends.onnxruntime.runner import OnnxRuntimeRunner
 from lccl.errors import Fix, UserError
 from lccl.graph.checks import default_tolerance
+from lccl.graph.feeds import input_types
 from lccl.graph.recognise import NearMiss, RecognisedLayer, Recognition, recognise
 from lccl.graph.variants.canonical import canonical
 from lccl.graph.variants.dense import dense_twin
@@ -233,10 +234,9 @@ def _require_sound(model: onnx.ModelProto, feeds: Feeds) -> None:
     try:
         outputs, again = _outputs(model, [feeds[0], feeds[0]], optimize=False)
     except UserError as error:
-        shape = next(iter(feeds[0].values())).shape
-        raise NotSoundError(
-            f"{error.message}; if the network takes other input sizes, give them", (Fix("args", shape), *error.fixes)
-        ) from None
+        sizes = _sizes_to_choose(model)
+        hint = "; if the network takes other input sizes, give an example of them" if sizes else ""
+        raise NotSoundError(f"{error.message}{hint}", (*sizes, *error.fixes)) from None
     broken = not_finite(outputs)
     if broken is not None:
         raise NotSoundError(
@@ -245,6 +245,21 @@ def _require_sound(model: onnx.ModelProto, feeds: Feeds) -> None:
         )
     if any(not np.array_equal(values, again[name]) for name, values in outputs.items()):
         raise NotSoundError("the network gives different outputs each time it runs: export it without random numbers")
+
+
+def _sizes_to_choose(model: onnx.ModelProto) -> tuple[Fix, ...]:
+    """Return the example input to pass, with letters for the sizes that are dynamic.
+
+    It is that of the first input with a dynamic size besides the batch; there is none without one.
+    """
+    kinds = input_types(model)
+    for name, kind in kinds.items():
+        letters = "NCHW" if len(kind.shape.dim) == 4 else "NABCDEFGH"
+        sizes = zip(kind.shape.dim, letters, strict=False)
+        shape = tuple(dim.dim_value if dim.HasField("dim_value") else letter for dim, letter in sizes)
+        if any(isinstance(size, str) for size in shape[1:]):
+            return (Fix("args", shape, f"for {name}, and an example of each other input" if len(kinds) > 1 else ""),)
+    return ()
 
 
 def _tolerance(model: onnx.ModelProto) -> float:

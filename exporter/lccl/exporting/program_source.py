@@ -15,7 +15,8 @@ from torch.export.graph_signature import InputKind
 
 from lccl.backends.batches import common_batches, infer_all
 from lccl.backends.interface import Batches
-from lccl.errors import Fix, UserError, first_line
+from lccl.errors import UserError, first_line
+from lccl.exporting.torch_source import BFLOAT16
 from lccl.graph.feeds import input_types
 from lccl.nn.translate import program_to_onnx
 from lccl.numerics import Array
@@ -43,10 +44,7 @@ class ProgramSource:
         if not args or kwargs or not all(isinstance(a, Tensor) for a in args):
             raise UserError("the program has no example inputs that are tensors by position: export it again with torch.export")
         if any(a.dtype == torch.bfloat16 for a in args):
-            raise UserError(
-                "a bfloat16 model cannot be checked in ONNX Runtime: export it in float32, and convert it when the engine is built",
-                Fix("precision", "bf16"),
-            )
+            raise UserError(BFLOAT16)
         self._args = tuple(args)
         self._runner = _ProgramRunner(program)
 

@@ -19,6 +19,10 @@ from lccl.numerics import Array
 from lccl.progress import Progress
 from lccl.torch_calls import evaluating, flatten, unsound_weight
 
+BFLOAT16 = (
+    "a bfloat16 model cannot be checked in ONNX Runtime: export it in float32, and choose bf16 as the precision when you build "
+    "the engine, with lccl build-engine or lccl.build_engine"
+)
 CHECK_BATCH = 3
 """Random samples of a check, one more if the example has as many: a batch size frozen into the
 graph then shows."""
@@ -59,10 +63,7 @@ class TorchSource:
         folded = any(isinstance(m, FoldedLCCLConv2d) for m in layers)
         self.checks: tuple[GateMode, ...] = () if folded else ("open", "relaxed")
         if any(t.dtype == torch.bfloat16 for t in (*model.parameters(), *self.args)):
-            raise UserError(
-                "a bfloat16 model cannot be checked in ONNX Runtime: export it in float32, and convert it when the engine is built",
-                Fix("precision", "bf16"),
-            )
+            raise UserError(BFLOAT16)
         if any(t.dtype == torch.float64 for m in layers for t in m.state_dict().values()):
             raise UserError("the op has no float64: export the model in float32, after model.float(), with inputs of float32")
         broken = unsound_weight(model)

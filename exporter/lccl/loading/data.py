@@ -117,7 +117,7 @@ def as_data(value: Data | Batch | Iterable[Batch]) -> Data:
 
 
 def _data_of(value: Batch | Iterable[Batch]) -> Data:
-    if _is_array(value) or isinstance(value, Mapping) or _is_pair(value):
+    if _is_array(value) or isinstance(value, Mapping) or is_pair(value):
         return _batch(value)
     if isinstance(value, Iterable):
         return _concatenate([_batch(batch) for batch in value])
@@ -130,7 +130,7 @@ def _is_array(value: object) -> TypeGuard[SupportsArray]:
     return hasattr(value, "__array__") and hasattr(value, "shape")
 
 
-def _is_pair(value: object) -> bool:
+def is_pair(value: object) -> bool:
     """Return whether the value is (inputs, labels) and not two batches."""
     return isinstance(value, (tuple, list)) and len(value) == 2 and _is_array(value[1]) and np.ndim(value[1]) <= 1
 

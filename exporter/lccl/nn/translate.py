@@ -18,11 +18,9 @@ from lccl.op.contract import DOMAIN, INPUT_NAMES, OP_TYPE, VERSION
 from lccl.op.onnx_op import OPSET, register_schema
 from lccl.op.torch_op import OP, TORCH_ATTRIBUTES, unpack
 from lccl.quiet import quiet
+from lccl.text import FIXED_BATCH, FIXED_HW
 from lccl.torch_calls import forward_parameters
 
-FIXED_BATCH = "the exported batch is dynamic, so the model must not fix its size"
-FIXED_HW = "the network fixes its input's height and width"
-DYNAMIC_HW = leave_out("dynamic_hw")
 _WEIGHTED_OPS = ("Conv", "ConvTranspose", "Gemm", OP_TYPE)
 
 
@@ -126,7 +124,7 @@ def _hint(error: BaseException, dynamic_hw: bool) -> tuple[str, tuple[Fix, ...]]
     fixed = set(re.findall(r"static shape of \d+ for dimension .*\.shape\[(\d)\]", str(error)))
     if "0" in fixed:
         return f"; {FIXED_BATCH}", ()
-    return (f"; {FIXED_HW}", (DYNAMIC_HW,)) if dynamic_hw and fixed else ("", ())
+    return (f"; {FIXED_HW}", (leave_out("dynamic_hw"),)) if dynamic_hw and fixed else ("", ())
 
 
 def _dynamic(arg: Tensor, dynamic_hw: bool, suffix: str) -> dict[int, str]:

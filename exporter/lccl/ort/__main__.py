@@ -51,7 +51,9 @@ def _isa(said: dict[str, Any]) -> str:
     asked, variable = said["isa_asked"], said["isa_asked_by"]
     if said["isa"] is None:
         return f"this machine does not run {variable}={asked}: unset it" if asked else "the library does not tell"
-    return f"{said['isa']}, as {variable} asks" if asked else str(said["isa"])
+    if asked in (None, said["isa"]):
+        return f"{said['isa']}, as {variable} asks" if asked else str(said["isa"])
+    return f"{said['isa']}, not {asked}: the library does not know {variable}"
 
 
 def parser(prog: str = PROG) -> Parser:
@@ -75,7 +77,7 @@ def command(arguments: Sequence[str], prog: str = PROG) -> int:
     options = parser(prog).parse_args(arguments)
     said = report(options.library)
     show(Report(said, _text(said)), options.json)
-    return EXIT_OK if said["takes_library"] and not (said["isa_asked"] and said["isa"] is None) else EXIT_FAILED
+    return EXIT_OK if said["takes_library"] and said["isa_asked"] in (None, said["isa"]) else EXIT_FAILED
 
 
 def main() -> NoReturn:

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lccl.deprecation import renamed_keywords
-from lccl.loading.data import Data, DataSource, load_data
+from lccl.errors import UserError
+from lccl.loading.data import Data, DataSource, is_pair, load_data
 from lccl.loading.torch_file import TORCH_SUFFIXES, load_checkpoint
 from lccl.profiling.profiles import NetworkProfile
 from lccl.requires import needing
@@ -26,8 +27,8 @@ def profile(model: Network, data: DataSource) -> NetworkProfile:
     Args:
         model: a PyTorch module (run in eval mode), an ONNX model, or a file of either.
         data: an ``.npz`` file, "pkg.module:loader", one batch as a tensor or array [N, C, H, W], or
-            an iterable of batches. A batch is a tensor or array, a tuple whose first item is one
-            (labels are ignored), or a dict of inputs by name.
+            (inputs, labels), or an iterable of batches. A batch is a tensor or array, a tuple or
+            list whose first item is one (labels are ignored), or a dict of inputs by name.
 
     Returns:
         The profile, whose densities are means over all images.
@@ -40,7 +41,12 @@ def profile(model: Network, data: DataSource) -> NetworkProfile:
 
     batches = _batches(data)
     if isinstance(model, (str, Path)) and Path(model).suffix in TORCH_SUFFIXES:
-        model = load_checkpoint(model)
+        try:
+            model = load_checkpoint(model)
+        except UserError as error:
+            if not error.fixes:
+                raise
+            raise UserError(f"{error.message}: load it with lccl.load_checkpoint, and give the module") from None
     if isinstance(model, nn.Module):
         from lccl.profiling.of_module import profile_module
 
@@ -58,7 +64,6 @@ def _batches(data: DataSource) -> Iterable[object]:
     """
     loaded = load_data(data) if isinstance(data, (str, Path)) else data
     if not isinstance(loaded, Data):
-        pair = isinstance(loaded, tuple) and len(loaded) == 2 and getattr(loaded[1], "ndim", 2) <= 1  # (inputs, labels)
-        return [loaded] if pair or isinstance(loaded, Mapping) or hasattr(loaded, "__array__") else loaded
+        return [loaded] if is_pair(loaded) or isinstance(loaded, Mapping) or hasattr(loaded, "__array__") else loaded
     chunks = [{name: a[i : i + _CHUNK] for name, a in loaded.inputs.items()} for i in range(0, len(loaded), _CHUNK)]
     return chunks if len(loaded.inputs) > 1 else [next(iter(chunk.values())) for chunk in chunks]

@@ -34,7 +34,10 @@ def profile_onnx(model: onnx.ModelProto | str | Path, batches: Iterable[object])
 
 
 def profile_canonical(model: onnx.ModelProto, batches: Iterable[object]) -> NetworkProfile:
-    """Profile a canonical model, or one without LCCLConv nodes, as :func:`lccl.profiling.profile` does."""
+    """Profile a canonical model, or one without LCCLConv nodes.
+
+    :func:`lccl.profiling.profile` says what it takes and gives.
+    """
     probing, probes = with_gate_outputs(model)
     inputs = input_types(model)
     present = {*inputs, *(o.name for o in probing.graph.output)}

@@ -527,7 +527,11 @@ def test_compare_limits_that_nothing_can_be_held_to(invoke: Invoke, exported: Pa
 
 
 def test_compare_a_dense_model_as_lccl(invoke: Invoke, exported: Path, samples: Path) -> None:
-    refused(invoke(COMPARE, exported.with_suffix(".dense.onnx"), "--data", samples), "no LCCLConv node", "--baseline")
+    refused(
+        invoke(COMPARE, exported.with_suffix(".dense.onnx"), "--data", samples),
+        "no LCCLConv node",
+        f"--baseline {exported.with_suffix('.dense.onnx')}",
+    )
 
 
 def test_compare_unknown_file(invoke: Invoke, samples: Path) -> None:

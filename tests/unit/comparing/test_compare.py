@@ -201,8 +201,9 @@ def test_the_speedup_of_one_runner(
         assert outcome.err == f"error: {json.loads(outcome.out)['error']}\n"
         assert re.search(rf"runs in here \(torch, onnxruntime(, onnxruntime-lccl)?\), not {name}\n", outcome.err)
     outcome = invoke(COMPARE, *arguments, "--runs", "0", "--min-speedup-runner", "torch")
-    assert outcome.err.endswith("but there is no such limit: pass --min-speedup 1.0\n")
-    assert json.loads(outcome.out)["fix"]["option"] == "min_speedup"
+    assert outcome.err.endswith("but no such limit is set: pass --min-speedup 1.0\n")
+    fix = json.loads(outcome.out)["fix"]
+    assert (fix["option"], fix["owner"]) == ("min_speedup", "limits")
 
 
 def test_json_command(invoke: Invoke, exported: Path, samples: Path) -> None:
@@ -289,6 +290,19 @@ def test_a_gated_network_is_no_dense_one(checkpoint: Path, exported: Path, sampl
     for network in (checkpoint, exported):
         with pytest.raises(lccl.UserError, match="has gates, so it is not a dense network"):
             lccl.compare(exported, samples, baseline=network, latency=None)
+
+
+def test_a_dense_network_is_named_as_the_caller_named_it(exported: Path, samples: Path) -> None:
+    dense = exported.with_suffix(".dense.onnx")
+    with pytest.raises(lccl.UserError, match=f"the baseline: pass baseline={re.escape(repr(str(dense)))}$"):
+        lccl.compare(dense, samples)
+    with pytest.raises(lccl.UserError, match=r"^the network has no LCCLConv node.* compare with it as the baseline$"):
+        lccl.compare(onnx.load(dense), samples)
+
+
+def test_options_of_latencies_and_limits_are_named_with_their_owner(exported: Path, samples: Path) -> None:
+    with pytest.raises(lccl.UserError, match=r"pass limits=lccl\.Limits\(min_speedup=1\.0\)$"):
+        lccl.compare(exported, samples, latency=None, limits=Limits(min_speedup_runner="onnxruntime"))
 
 
 @pytest.mark.slow

@@ -431,7 +431,11 @@ class Untraceable(nn.Module):
         (lambda: LCCLConv2d(1, 4, 3, padding=1), None, "needs an example input"),
         (lambda: NotAModule(), torch.zeros(1, 1, 4, 4), "not a NotAModule"),
         (lambda: LCCLConv2d(1, 4, 3, padding=1), torch.zeros(1, 2, 4, 4), "X has 2 channels"),
-        (lambda: LCCLConv2d(1, 4, 3, padding=1).bfloat16(), torch.zeros(1, 1, 4, 4).bfloat16(), "pass precision='bf16'"),
+        (
+            lambda: LCCLConv2d(1, 4, 3, padding=1).bfloat16(),
+            torch.zeros(1, 1, 4, 4).bfloat16(),
+            r"float32, and choose bf16 as the precision when you build the engine, with lccl build-engine or lccl\.build_engine$",
+        ),
         (Untraceable, torch.ones(1, 1, 4, 4), "torch.onnx cannot export .*; remove the branch on data, or export"),
     ],
 )

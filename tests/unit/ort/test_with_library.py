@@ -19,6 +19,7 @@ from lccl.backends.onnxruntime.library import ENVIRONMENT
 from lccl.comparing import Limits
 from lccl.files import sha256
 from lccl.graph.variants.stripped import stripped
+from lccl.ort.__main__ import command as report_command
 from support.cases.op_cases import CASES
 from support.graphs.models import case_model
 
@@ -84,6 +85,17 @@ def test_the_instruction_set_that_is_asked_for(library: Path, isa: str, code: in
     command = [sys.executable, "-m", "lccl.ort", "--library", str(library)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert (done.returncode, done.stdout.splitlines()[-1]) == (code, words)
+
+
+def test_a_library_that_ignores_the_variable_is_found_out(
+    library: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As one from before the variable had its present name, which LCCL_ORT_LIBRARY may name."""
+    monkeypatch.setenv("LCCL_CPU_ISA", "portable")
+    monkeypatch.setattr("lccl.backends.onnxruntime.library.cpu_isa", lambda _: "avx2")
+    assert report_command(["--library", str(library)]) == 1
+    said = capsys.readouterr().out.splitlines()[-1]
+    assert said == "CPU ISA       avx2, not portable: the library does not know LCCL_CPU_ISA"
 
 
 @pytest.mark.slow

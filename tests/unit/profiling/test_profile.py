@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 import lccl
+from lccl.loading.data import read_data
 from lccl.nn import LCCLConv2d, fold
 
 
@@ -195,5 +196,14 @@ def test_data_may_be_a_file_or_a_loader_and_its_old_keyword_warns(tmp_path: Path
         assert lccl.profile(model, data) == expected
     with pytest.warns(FutureWarning, match="^loader= is now data=; the old spelling goes away in"):
         assert lccl.profile(model, loader=[x]) == expected
-    for one in ((x, np.zeros(70)), {"x": x}):
+    for one in ((x, np.zeros(70)), [x, np.zeros(70)], (x, torch.zeros(70)), {"x": x}):
         assert lccl.profile(model, one) == expected
+        assert len(read_data(one)) == 70  # what the data means is the same everywhere
+    for batches in ([x[:30], x[30:]], (x[:30], x[30:])):
+        assert lccl.profile(model, batches).images == len(read_data(batches)) == 70
+
+
+def test_a_file_that_needs_more_than_its_path_is_to_be_loaded_first(tmp_path: Path) -> None:
+    torch.save(LCCLConv2d(2, 3, 3).state_dict(), tmp_path / "weights.pt")
+    with pytest.raises(lccl.UserError, match=r"but not the network: load it with lccl\.load_checkpoint, and give the module$"):
+        lccl.profile(tmp_path / "weights.pt", torch.zeros(1, 2, 8, 8))

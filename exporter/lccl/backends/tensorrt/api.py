@@ -22,7 +22,7 @@ VERBOSE = Fix("verbose", True, "to see the builder's own messages")
 _loggers: dict[tuple[str, bool], Any] = {}
 
 
-def title(trt: ModuleType) -> str:
+def label(trt: ModuleType) -> str:
     """The product behind a module of that name."""
     return "TensorRT for RTX" if "rtx" in trt.__name__ else "TensorRT"
 
@@ -43,7 +43,7 @@ def logger_of(trt: ModuleType, verbose: bool) -> Any:
                 if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):
                     self.errors.append(text)
                 if verbose:
-                    print(f"[{title(trt)}] {text}", file=sys.stderr)
+                    print(f"[{label(trt)}] {text}", file=sys.stderr)
 
         _loggers[key] = Logger()
     logger = _loggers[key]
@@ -65,7 +65,7 @@ def parse(trt: ModuleType, builder: Any, model: onnx.ModelProto, logger: Any) ->
     parser = trt.OnnxParser(network, logger)
     if not parser.parse(model.SerializeToString()):
         reasons = plugin_error(logger) or "; ".join(parser.get_error(i).desc() for i in range(parser.num_errors))
-        raise UserError(f"{title(trt)} cannot read the model: {reasons or 'no reason given'}")
+        raise UserError(f"{label(trt)} cannot read the model: {reasons or 'no reason given'}")
     return network
 
 
@@ -126,7 +126,7 @@ def build_serialized(trt: ModuleType, builder: Any, network: Any, config: Any, l
         last = first_line(ValueError(logger.errors[-1])) if logger.errors else "no reason given"
         reason = plugin_error(logger) or last
         fix = [Fix("precision", "fp16")] if turing else [] if logger.errors else [VERBOSE]
-        raise UserError(f"{title(trt)} cannot build this engine: {reason}{hint}", fix)
+        raise UserError(f"{label(trt)} cannot build this engine: {reason}{hint}", fix)
     return bytes(engine)
 
 
