@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import ctypes
+import difflib
 import inspect
 import json
 import math
@@ -76,7 +77,15 @@ class Parser(argparse.ArgumentParser):
             self.add_argument("-q", "--quiet", action="store_true", help="no progress, even on a terminal")
 
     def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message} (see {self.prog} --help)")
+        raise UserError(f"{message}{self._nearest(message)} (see {self.prog} --help)")
+
+    def _nearest(self, message: str) -> str:
+        """The option that an unknown one may stand for, as a question; empty if none is near."""
+        unknown = message.removeprefix("unrecognized arguments: ").split("=")[0].split()[0]
+        if unknown == message.split()[0]:
+            return ""
+        near = difflib.get_close_matches(unknown, self._option_string_actions, n=1, cutoff=0.7)
+        return f": did you mean {near[0]}?" if near else ""
 
     def keep_old_spelling(self, old: str, new: str) -> None:
         """Accept ``old`` for ``new``, an option of this parser, with a warning.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import sys
 import warnings
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
@@ -54,11 +53,7 @@ def renamed_fields(**renamed: str) -> Callable[[C], C]:
 
         @functools.wraps(initialise)
         def initialise_with_old_names(self: object, *args: object, **kwargs: object) -> None:
-            replaced, depth = _replaced()
-            for old, new in renamed.items():
-                if type(replaced) is kind and old in kwargs and kwargs.get(new) == getattr(replaced, new):
-                    del kwargs[new]  # dataclasses.replace fills in every field, and the caller gave this one by its old name
-            _rename(kwargs, renamed, stacklevel=4 + depth)
+            _rename(kwargs, renamed)
             initialise(self, *args, **kwargs)
 
         kind.__init__ = initialise_with_old_names  # type: ignore[misc]
@@ -95,20 +90,11 @@ def _reader(old: str, new: str) -> Callable[[object], object]:
     return read
 
 
-def _replaced() -> tuple[object, int]:
-    """The object that ``dataclasses.replace`` copies where it called, and the frames between."""
-    frame, depth, found = sys._getframe(2), 0, None
-    while frame is not None and frame.f_globals.get("__name__") in ("copy", "dataclasses"):
-        found = frame.f_locals.get("obj", frame.f_locals.get("self", found))
-        frame, depth = frame.f_back, depth + 1  # type: ignore[assignment]
-    return found, depth
-
-
-def _rename(keywords: dict[str, object], renamed: dict[str, str], stacklevel: int = 4) -> None:
+def _rename(keywords: dict[str, object], renamed: dict[str, str]) -> None:
     for old, new in renamed.items():
         if old not in keywords:
             continue
         if new in keywords:
             raise UserError(f"{old} is the old spelling of {new}: give one of them")
-        warn(f"{old}=", f"{new}=", stacklevel=stacklevel)
+        warn(f"{old}=", f"{new}=", stacklevel=4)
         keywords[new] = keywords.pop(old)

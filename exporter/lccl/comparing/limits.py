@@ -28,6 +28,17 @@ class Limits:
     """The only runner whose rows have to reach ``min_speedup``, such as "onnxruntime-lccl"; None:
     those of all runners."""
 
+    def __post_init__(self) -> None:
+        """Check the fractions.
+
+        Raises:
+            UserError: one is not between 0 and 1.
+        """
+        for name in ("min_agreement", "min_baseline_agreement"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value <= 1:
+                raise UserError(f"{name} is a fraction between 0 and 1, not {value}")
+
 
 BASELINE = Fix("baseline", "FILE")
 

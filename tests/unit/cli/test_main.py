@@ -75,3 +75,10 @@ def test_the_module_runs_as_the_command() -> None:
     done = subprocess.run([sys.executable, "-m", "lccl.cli.main", "exprt"], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (1, "")
     assert "did you mean export?" in done.stderr
+
+
+@pytest.mark.parametrize(("word", "said"), [("--dense-twn", "did you mean --dense-twin?"), ("--nothing-like-it", "")])
+def test_an_unknown_option_names_the_nearest(word: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert dispatch(["export", "a.pt", "-o", "a.onnx", word]) == 1
+    error = capsys.readouterr().err
+    assert f"unrecognized arguments: {word}{': ' if said else ''}{said} (see lccl export --help)" in error

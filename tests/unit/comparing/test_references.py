@@ -136,3 +136,9 @@ def test_each_speedup_says_what_it_is_over() -> None:
     text = str(Comparison(rows, None, (), Environment(1, 1, 1, "a CPU")))
     assert "\nSpeed-up: gated.pt over dense.pt, gated.onnx over the dense twin, in the same runtime." in text
     assert "\n1 input; latency" in text
+
+
+@pytest.mark.parametrize("value", [99, -0.1])
+def test_a_fraction_of_agreement_is_between_0_and_1(value: float) -> None:
+    with pytest.raises(lccl.UserError, match=f"min_agreement is a fraction between 0 and 1, not {value}"):
+        lccl.Limits(min_agreement=value)
