@@ -72,7 +72,8 @@ def test_one_number_for_all_samples_is_refused() -> None:
 def test_latency_of_a_batch_that_does_not_fit() -> None:
     runners: Any = [Doubling(Batches(1, 8))]
     with pytest.raises(
-        lccl.UserError, match=r"takes 1 to 8 samples at a time, not 16, .*: pass batch=1, or latency=None to measure none$"
+        lccl.UserError,
+        match=r"takes 1 to 8 samples at a time, not 16, .*: pass latency=lccl.LatencyPlan\(batch=1\), or latency=None to measure none$",
     ):
         latencies(runners, as_data(np.ones((20, 1), np.float32)), LatencyPlan(batch=16), lambda *a: None)
 
