@@ -121,7 +121,7 @@ format: $(VENV)/.installed-dev
 
 docs: $(VENV)/.installed-dev
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
-	@echo "-- build/site/index.html"
+	@echo "-- build/site/index.html; its search needs a server: python -m http.server --directory build/site"
 
 pictures: $(VENV)/.installed-dev
 	$(BIN)/python docs/pictures.py
