@@ -90,7 +90,11 @@ class Overflows(Small):
 @pytest.mark.parametrize(
     ("build", "error", "message"),
     [
-        (ReadsEps, UserError, r"^the network's code reads eps of bn, which a gated layer has replaced; give where as a list of .*"),
+        (
+            ReadsEps,
+            UserError,
+            r"^the network's code reads eps of bn, which a gated layer has replaced; give where as a list of .*",
+        ),
         (NoTensor, UserError, r"output holds no tensor to compare"),
         (Overflows, UserError, r"gives NaN for the example"),
         (MoreOutputs, UserError, r"gave 1 output before the conversion and 2 after it"),
