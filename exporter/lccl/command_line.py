@@ -138,10 +138,10 @@ class Parser(argparse.ArgumentParser):
         return None
 
 
-def run(command: Command) -> NoReturn:
-    """Run a command on this process's arguments and exit."""
+def run(command: Command, prog: str | None = None) -> NoReturn:
+    """Run a command on this process's arguments and exit; ``prog`` as in :func:`execute`."""
     handle_signals()
-    raise SystemExit(execute(command, sys.argv[1:]))
+    raise SystemExit(execute(command, sys.argv[1:], prog))
 
 
 def handle_signals() -> None:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from lccl.command_line import EXIT_OK, Parser, Report, execute, handle_signals, show
+from lccl.command_line import EXIT_OK, Parser, Report, run, show
 from lccl.errors import UserError
 
 PROG = "python -m lccl.cuda"
@@ -162,8 +161,7 @@ def command(arguments: Sequence[str], prog: str = PROG) -> int:
 
 def main() -> NoReturn:
     """Entry point."""
-    handle_signals()
-    raise SystemExit(execute(command, sys.argv[1:], PROG))
+    run(command, PROG)
 
 
 if __name__ == "__main__":

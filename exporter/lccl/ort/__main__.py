@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from lccl.command_line import EXIT_FAILED, EXIT_OK, Parser, Report, execute, handle_signals, show
+from lccl.command_line import EXIT_FAILED, EXIT_OK, Parser, Report, run, show
 from lccl.version import __version__
 
 PROG = "python -m lccl.ort"
@@ -82,8 +81,7 @@ def command(arguments: Sequence[str], prog: str = PROG) -> int:
 
 def main() -> NoReturn:
     """Entry point."""
-    handle_signals()
-    raise SystemExit(execute(command, sys.argv[1:], PROG))
+    run(command, PROG)
 
 
 if __name__ == "__main__":

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import importlib
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from lccl.command_line import EXIT_FAILED, EXIT_OK, Parser, Report, execute, handle_signals, option, show
+from lccl.command_line import EXIT_FAILED, EXIT_OK, Parser, Report, option, run, show
 from lccl.errors import UserError, first_line, spelled
 from lccl.requires import how_to_install
 from lccl.version import __version__
@@ -94,8 +93,7 @@ def command(arguments: Sequence[str], prog: str = PROG) -> int:
 
 def main() -> NoReturn:
     """Entry point."""
-    handle_signals()
-    raise SystemExit(execute(command, sys.argv[1:], PROG))
+    run(command, PROG)
 
 
 if __name__ == "__main__":
