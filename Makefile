@@ -70,7 +70,8 @@ demo: ort
 # they take each other's cores.
 FIRST := tests/cpu tests/emulator tests/native tests/ort tests/packaging tests/trt tests/unit/graph
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python
-QUICK := tests/unit tests/gpu -m "not slow and not native and not download"
+QUICK := -m "not slow and not native and not download"
+QUICK_FIRST := tests/unit/graph tests/unit/cli tests/unit/cuda tests/unit/exporting tests/unit/bench
 OWN_GROUP := $(BIN)/python -c 'import os, sys; os.setsid(); os.execvp(sys.argv[1], sys.argv[1:])'
 
 # Runs $(1) in the background and $(2) here; the target fails if either does. What $(1) says goes into $$log, and comes at the end.
@@ -85,7 +86,7 @@ define side_by_side
 endef
 
 check: $(VENV)/.installed-dev
-	$(call side_by_side,$(LINT),$(PYTEST) -m pytest -q $(QUICK),the linters run meanwhile)
+	$(call side_by_side,$(LINT) && $(PYTEST) -m pytest -q -o cache_dir=build/first-half $(QUICK_FIRST) $(QUICK),$(PYTEST) -m pytest -q tests/unit tests/gpu $(QUICK_FIRST:%=--ignore=%) $(QUICK),the linters and a part of the tests run meanwhile)
 
 define both_halves
 	$(call side_by_side,$(PYTEST) $(1) -m pytest -o cache_dir=build/first-half $(FIRST),$(PYTEST) $(1) -m pytest $(FIRST:%=--ignore=%),the tests that need no PyTorch run meanwhile)
