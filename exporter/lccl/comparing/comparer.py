@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from lccl.arguments import CALLABLE, COUNT, FACTORY, FILE, FLAG, NETWORK, NONE, TEXT, Kind, sequence_of, takes
 from lccl.backends.batches import CHUNK
 from lccl.comparing.candidates import Candidate, Opening, open_networks
 from lccl.comparing.limits import Limits, check_limits, require_speedup_runner
@@ -24,8 +25,28 @@ from lccl.profiling import NetworkProfile
 from lccl.profiling.of_onnx import profile_canonical
 from lccl.progress import Progress, silent
 
+NETWORKS = NETWORK | sequence_of(NETWORK, "a list of these")
+PLAN = Kind("a LatencyPlan", lambda value: isinstance(value, LatencyPlan))
+LIMITS = Kind("Limits", lambda value: isinstance(value, Limits))
+
 
 @renamed_keywords(dense="baseline", dense_factory="baseline_factory", twin="dense_twin")
+@takes(
+    networks=NETWORKS,
+    baseline=NETWORKS | NONE,
+    factory=FACTORY | NONE,
+    baseline_factory=FACTORY | NONE,
+    state_dict_key=TEXT | NONE,
+    baseline_state_dict_key=TEXT | NONE,
+    unsafe_pickle=FLAG,
+    dense_twin=FLAG,
+    threads=COUNT,
+    latency=PLAN | NONE,
+    limits=LIMITS,
+    allow_skipped=FLAG,
+    plugin_library=FILE | NONE,
+    progress=CALLABLE,
+)
 def compare(
     networks: Network | Sequence[Network],
     data: DataSource,

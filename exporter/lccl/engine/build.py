@@ -11,6 +11,7 @@ from pathlib import Path
 
 import onnx
 
+from lccl.arguments import CALLABLE, COUNT, FILE, FLAG, NAMES, NONE, SHAPES, TEXT, takes
 from lccl.backends.agreement import check_view
 from lccl.backends.interface import BACKEND_NAMES, Backend, BuildRequest, OptimizationProfile, Shapes
 from lccl.backends.profiles import make_profiles
@@ -69,6 +70,25 @@ def choose_backend(name: str | None) -> Backend:
     raise UserError("no engine builder is installed: " + "; ".join(reasons))
 
 
+@takes(
+    model=FILE,
+    path=FILE | NONE,
+    backend=TEXT | NONE,
+    min_shapes=SHAPES | NONE,
+    opt_shapes=SHAPES | NONE,
+    max_shapes=SHAPES | NONE,
+    precision=TEXT,
+    workspace=COUNT | NONE,
+    timing_cache=FILE | NONE,
+    compute_capabilities=NAMES,
+    plugin=FLAG,
+    plugin_library=FILE | NONE,
+    alias_residual=FLAG,
+    tf32=FLAG,
+    verbose=FLAG,
+    command=NAMES | NONE,
+    progress=CALLABLE,
+)
 def build_engine(
     model: str | Path,
     path: str | Path | None = None,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 import onnx
 
+from lccl.arguments import CALLABLE, FILE, FLAG, NAMES, NETWORK, NONE, NUMBER, TEXTS_BY_NAME, instance_of, takes
 from lccl.backends.agreement import check_view
 from lccl.deprecation import renamed_keywords
 from lccl.errors import Fix, UserError, leave_out
@@ -65,6 +66,20 @@ class _Request:
 
 
 @renamed_keywords(dense="dense_twin", inputs="data")
+@takes(
+    model=NETWORK | instance_of("torch.export", "ExportedProgram", "a program of torch.export"),
+    path=FILE | NONE,
+    dynamic_hw=FLAG,
+    dense_twin=FLAG | FILE,
+    decomposed=FLAG | FILE,
+    tensorrt=FLAG | FILE,
+    input_names=NAMES | NONE,
+    output_names=NAMES | NONE,
+    fuse=FLAG,
+    tolerance=NUMBER | NONE,
+    metadata=TEXTS_BY_NAME | NONE,
+    progress=CALLABLE,
+)
 def export(
     model: Network | ExportedProgram,
     args: PositionalArgs | None = None,

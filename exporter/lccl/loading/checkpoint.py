@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lccl.arguments import FILE, MODULE, NONE, VALUES_BY_NAME, takes
 from lccl.errors import Fix, UserError, leave_out
 from lccl.files import atomic_path
 from lccl.text import kind_of
@@ -40,6 +41,7 @@ class Checkpoint:
     """What to gate in the factory's network before the weights are loaded; None: nothing."""
 
 
+@takes(path=FILE, model=MODULE, kwargs=VALUES_BY_NAME | NONE)
 def save_checkpoint(
     path: str | Path,
     model: nn.Module,

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lccl.arguments import FACTORY, FILE, FLAG, NONE, TEXT, takes
 from lccl.errors import Fix, UserError, first_line, leave_out
 from lccl.files import require_file
 from lccl.loading.checkpoint import RECIPE_KEY, read_checkpoint
@@ -37,6 +38,7 @@ class LoadedModel:
     """The exported program that ``module`` comes from, if the file is a torch.export archive."""
 
 
+@takes(path=FILE, factory=FACTORY | NONE, state_dict_key=TEXT | NONE, unsafe_pickle=FLAG)
 def load_model(
     path: str | Path,
     factory: Factory | None = None,

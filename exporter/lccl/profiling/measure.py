@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lccl.arguments import NETWORK, takes
 from lccl.deprecation import renamed_keywords
 from lccl.errors import UserError
 from lccl.loading.data import Data, DataSource, is_pair, load_data
@@ -21,6 +22,7 @@ _CHUNK = 64
 
 
 @renamed_keywords(loader="data")
+@takes(model=NETWORK)
 def profile(model: Network, data: DataSource) -> NetworkProfile:
     """Run a model on data and count densities and multiply-accumulates (MACs) per layer.
 

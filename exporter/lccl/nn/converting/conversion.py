@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.utils import parametrize
 
+from lccl.arguments import FLAG, takes
 from lccl.deprecation import renamed_keywords
 from lccl.errors import UserError
 from lccl.nn.conv import LCCLConv2d, Order, plain_maths
@@ -83,6 +84,7 @@ def convert(
 
 
 @renamed_keywords(example="args")
+@takes(inplace=FLAG, dry_run=FLAG)
 def convert(
     model: ModelT,
     gate: OwnGateKind = "kxk",
@@ -160,7 +162,7 @@ def convert(
             "and another policy or a list of names may gate some"
         )
     for note in plan.notes:
-        warnings.warn(note, stacklevel=3)
+        warnings.warn(note, stacklevel=4)
     entries = [LayerRecipe(layer.name, layer.conv.norm, options) for layer in plan.gated]
     return _converted(model, entries, inputs, work, inplace)
 

@@ -9,6 +9,7 @@ from typing import Any, cast
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from lccl.arguments import MODULE, takes
 from lccl.errors import UserError
 from lccl.nn.conv import GateKind, LCCLConv2d, Order
 from lccl.nn.converting.trace import trace
@@ -176,6 +177,7 @@ def gate_layers(model: nn.Module, entries: Sequence[LayerRecipe]) -> Callable[[]
     return undo
 
 
+@takes(model=MODULE)
 def recipe(model: nn.Module) -> list[RecipeEntry]:
     """Describe, as plain data, what :func:`lccl.nn.convert` gated in a network or in parts of it.
 
@@ -213,6 +215,7 @@ def _unwrapped(model: nn.Module) -> nn.Module:
             return model
 
 
+@takes(model=MODULE)
 def apply_recipe(model: nn.Module, data: object) -> None:
     """Gate a dense network in place as a recipe says.
 
