@@ -11,10 +11,8 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 import onnx
 
-from lccl.arguments import CALLABLE, FILE, FLAG, NAMES, NETWORK, NONE, NUMBER, TEXTS_BY_NAME, instance_of, takes
 from lccl.backends.agreement import check_view
-from lccl.deprecation import renamed_keywords
-from lccl.errors import Fix, UserError, leave_out
+from lccl.errors import Fix, UserError, kind_of, leave_out
 from lccl.exporting.checking import check_against_source, real_feeds, with_own_gates
 from lccl.exporting.gate_search import find_layers, masked
 from lccl.exporting.onnx_source import OnnxSource
@@ -39,7 +37,8 @@ from lccl.op.contract import QUALIFIED_NAME, VERSION
 from lccl.op.onnx_op import register_schema
 from lccl.profiling import profile
 from lccl.progress import Progress, silent
-from lccl.text import kind_of
+from lccl.signatures.arguments import CALLABLE, FILE, FLAG, NAMES, NETWORK, NONE, NUMBER, TEXTS_BY_NAME, instance_of, takes
+from lccl.signatures.deprecation import renamed_keywords
 from lccl.version import __version__
 from lccl.weights import WeightFile, whole_size, write_whole
 
@@ -133,7 +132,7 @@ def export(
             nothing is written.
     """
     if path is None:
-        raise TypeError("export() needs the path of the file to write")
+        raise UserError("an export needs the file to write", Fix("path", "model.onnx"))
     target = Path(path)
     targets = {
         "model": target,

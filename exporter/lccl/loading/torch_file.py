@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lccl.arguments import FACTORY, FILE, FLAG, NONE, TEXT, takes
 from lccl.errors import Fix, UserError, first_line, leave_out
 from lccl.files import require_file
 from lccl.loading.checkpoint import RECIPE_KEY, read_checkpoint
@@ -18,6 +17,7 @@ from lccl.loading.factory import build_module, current_folder_last, gate_module,
 from lccl.loading.pickle_scan import pickled_classes
 from lccl.loading.soundness import require_no_nan, require_sound
 from lccl.loading.types import Factory
+from lccl.signatures.arguments import FACTORY, FILE, FLAG, NAME, NONE, takes
 
 if TYPE_CHECKING:
     from torch import nn
@@ -38,7 +38,7 @@ class LoadedModel:
     """The exported program that ``module`` comes from, if the file is a torch.export archive."""
 
 
-@takes(path=FILE, factory=FACTORY | NONE, state_dict_key=TEXT | NONE, unsafe_pickle=FLAG)
+@takes(path=FILE, factory=FACTORY | NONE, state_dict_key=NAME | NONE, unsafe_pickle=FLAG)
 def load_model(
     path: str | Path,
     factory: Factory | None = None,

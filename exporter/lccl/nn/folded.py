@@ -8,11 +8,11 @@ from typing import Any, Self, TypeVar
 import torch
 from torch import Tensor, nn
 
-from lccl.arguments import MODULE, takes
 from lccl.nn.conv import LCCLConv2d
 from lccl.nn.folding import call_op
 from lccl.op.contract import Attributes
 from lccl.op.torch_op import neutral
+from lccl.signatures.arguments import MODULE, takes
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
 

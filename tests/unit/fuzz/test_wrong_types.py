@@ -202,7 +202,7 @@ FUNCTIONS = {
         lambda _: {
             "model": dense(),
             "gate": "kxk",
-            "where": "all-3x3",
+            "where": ["2"],
             "gate_size": 1,
             "gate_kernel_size": None,
             "gate_activation": "relu",
@@ -252,10 +252,10 @@ FUNCTIONS = {
 }
 
 COMMANDS = {
-    "export": (export.main, ["{model}", "-o", "{out}", "--quiet"]),
-    "compare": (compare.main, ["{model}", "--data", "{data}", "--runs", "0", "--quiet"]),
-    "build-engine": (build_engine.main, ["{model}", "--backend", "no backend", "--quiet"]),
-    "build-plugin": (build_plugin.main, ["--out", "{folder}/plugin", "--cmake", "no-such-cmake"]),
+    "export": (export.command, ["{model}", "-o", "{out}", "--quiet"]),
+    "compare": (compare.command, ["{model}", "--data", "{data}", "--runs", "0", "--quiet"]),
+    "build-engine": (build_engine.command, ["{model}", "--backend", "no backend", "--quiet"]),
+    "build-plugin": (build_plugin.command, ["--out", "{folder}/plugin", "--cmake", "no-such-cmake"]),
 }
 WORDS = [
     "", "-", "--", "a\0b", "\udcff", "x" * 5000, "0", "-1", "1e400", "nan", "inf", "[]", "{}", "None", "a:b", "x:1x3", "x:0x0x0x0",

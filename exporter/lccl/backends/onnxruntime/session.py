@@ -7,9 +7,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
-from lccl.arguments import COUNT, FILE, NONE, ONNX_MODEL, instance_of, takes
 from lccl.backends.onnxruntime.library import ISA_ENVIRONMENT, OLD_ISA_ENVIRONMENT, check_library
 from lccl.errors import UserError
+from lccl.signatures.arguments import FILE, NONE, ONNX_MODEL, THREADS, instance_of, takes
 
 if TYPE_CHECKING:
     import onnx
@@ -22,7 +22,7 @@ _state = {"warned": False}
 
 @takes(
     model=FILE | ONNX_MODEL,
-    threads=COUNT | NONE,
+    threads=THREADS | NONE,
     options=instance_of("onnxruntime", "SessionOptions", "onnxruntime.SessionOptions") | NONE,
     library=FILE | NONE,
 )

@@ -9,11 +9,11 @@ from typing import Any, cast
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from lccl.arguments import MODULE, takes
 from lccl.errors import UserError
 from lccl.nn.conv import GateKind, LCCLConv2d, Order
 from lccl.nn.converting.trace import trace
 from lccl.nn.gate import GateActivation, open_gate
+from lccl.signatures.arguments import MODULE, takes
 from lccl.text import count
 
 RecipeEntry = dict[str, object]

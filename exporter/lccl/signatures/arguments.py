@@ -10,14 +10,15 @@ import functools
 import inspect
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import ParamSpec, TypeVar
 
-from lccl.errors import UserError
-from lccl.text import kind_of
+from lccl.errors import UserError, shown
 
+_LONGEST_PATH = 4095
+_LONGEST_NAME = 255
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -31,7 +32,8 @@ class Kind:
 
     def __or__(self, other: Kind) -> Kind:
         """Either of the two."""
-        return Kind(f"{self.words} or {other.words}", lambda value: self.accepts(value) or other.accepts(value))
+        before = self.words.replace(" or ", ", ") if " or " in self.words else self.words
+        return Kind(f"{before} or {other.words}", lambda value: self.accepts(value) or other.accepts(value))
 
 
 def takes(**kinds: Kind) -> Callable[[Callable[P, R]], Callable[P, R]]:
@@ -65,13 +67,7 @@ def require_kind(name: str, value: object, kind: Kind) -> None:
         UserError: it is of another kind.
     """
     if not kind.accepts(value):
-        raise UserError(f"{name} takes {kind.words}, not {_described(value)}")
-
-
-def _described(value: object) -> str:
-    """A short value as it is written, of another its type."""
-    shown = repr(value) if isinstance(value, (str, int, float, type(None))) else ""
-    return shown if 0 < len(shown) <= 40 else kind_of(value)
+        raise UserError(f"{name} takes {kind.words}, not {shown(value)}")
 
 
 def instance_of(module: str, name: str, words: str) -> Kind:
@@ -98,11 +94,11 @@ def sequence_of(kind: Kind, words: str) -> Kind:
 
 
 def _is_file(value: object) -> bool:
-    """Whether the value can name a file: not empty, not bytes, without a zero character."""
+    """Whether the value can name a file: a text of a length that systems allow, without a zero."""
     if not isinstance(value, (str, os.PathLike)):
         return False
     text = os.fspath(value)
-    return isinstance(text, str) and bool(text) and "\0" not in text
+    return isinstance(text, str) and bool(text) and "\0" not in text and len(text.encode(errors="replace")) <= _LONGEST_PATH
 
 
 def _is_whole(value: object) -> bool:
@@ -121,14 +117,17 @@ NONE = Kind("None", lambda value: value is None)
 FILE = Kind("the path of a file", _is_file)
 FLAG = Kind("True or False", lambda value: isinstance(value, bool))
 TEXT = Kind("a text", lambda value: isinstance(value, str))
-COUNT = Kind("a whole number from 1", lambda value: _is_whole(value) and value >= 1)  # type: ignore[operator]
+NAME = Kind("a name", lambda value: isinstance(value, str) and len(value) <= _LONGEST_NAME)
+WHOLE = Kind("a whole number", lambda value: _is_whole(value) and abs(value) < 2**31)  # type: ignore[arg-type]
+COUNT = Kind("a whole number from 1", lambda value: WHOLE.accepts(value) and value >= 1)  # type: ignore[operator]
+THREADS = Kind("a whole number from 1 to 1024", lambda value: COUNT.accepts(value) and value <= 1024)  # type: ignore[operator]
 NUMBER = Kind("a number", _is_number)
 CALLABLE = Kind("a callable", callable)
-FACTORY = Kind('"pkg.module:callable"', lambda value: isinstance(value, str)) | CALLABLE
+FACTORY = Kind('"pkg.module:callable"', NAME.accepts) | CALLABLE
 NAMES = sequence_of(TEXT, "a list of names")
 SIZES = Kind(
     "a list of whole numbers",
-    lambda value: isinstance(value, Iterable) and not isinstance(value, (str, bytes)) and all(map(_is_whole, value)),
+    lambda value: isinstance(value, Sequence) and not isinstance(value, (str, bytes)) and all(map(WHOLE.accepts, value)),
 )
 SHAPES = Kind("a dict of shapes by the input's name", _is_shapes)
 TEXTS_BY_NAME = Kind(
