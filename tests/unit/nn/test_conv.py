@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-
 from typing import Any, get_args, get_type_hints
 
 import numpy as np
