@@ -6,6 +6,7 @@ import warnings
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor
 from lccl.backends.torch.cuda.calls import launch, layout_of, new_workspace, place, prepare, template_of, type_refusal
 from lccl.backends.torch.cuda.interface import ConvParams, Device, Layout
 from lccl.backends.torch.cuda.library import Library, load, why_none
-from lccl.errors import ContractError
+from lccl.errors import ContractError, first_line
 from lccl.op.contract import INPUT_NAMES, Attributes, output_shape
 from lccl.op.torch_op import OP_DEFINITION, TORCH_ATTRIBUTES, compute, match_memory_format, unpack
 
@@ -99,13 +100,12 @@ class _Kernel:
 
     def _by_kernels(self, inputs: dict[str, Tensor], attributes: Attributes) -> Tensor | None:
         library = self._given or _installed()
-        if library is None:
-            self._warn_once(why_none())
-            return None
         reason = type_refusal(inputs)
         if reason:
             self._warn_once(reason)
             return None
+        if library is None:
+            return self._by_triton(inputs, attributes)
         device = self._device or device_of(inputs["X"].device)
         template = template_of(inputs, attributes, layout_of(inputs["X"]))
         choice = _choose(library, bytes(device), template.params)
@@ -113,6 +113,21 @@ class _Kernel:
             self._warn_once(choice.reason)
             return None
         return launch(library, device, place(inputs, template), choice.config, new_workspace(choice.workspace, inputs["X"]))
+
+    def _by_triton(self, inputs: dict[str, Tensor], attributes: Attributes) -> Tensor | None:
+        """Run the op by kernels that Triton compiles now, or has compiled before."""
+        if find_spec("triton") is None:
+            self._warn_once(f"{why_none()}; nor is Triton, which the CUDA builds of PyTorch for Linux bring")
+            return None
+        from lccl.backends.torch.triton.launch import run as run_compiled
+
+        try:
+            return run_compiled(inputs, attributes)
+        except ContractError as error:
+            self._warn_once(error.message)
+        except Exception as error:  # a compiler that is missing or fails; a fault of the GPU comes again below
+            self._warn_once(f"Triton cannot compile the kernels here ({first_line(error)})")
+        return None
 
     def _warn_once(self, reason: str) -> None:
         if reason not in self._warned:

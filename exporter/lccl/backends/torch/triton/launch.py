@@ -1,0 +1,164 @@
+"""The op on torch tensors by the Triton kernels: memory, arguments, launches.
+
+Importing this module imports Triton.
+"""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from functools import lru_cache
+from typing import Any
+
+import torch
+import triton
+from torch import Tensor
+from triton import language as tl
+from triton.tools.tensor_descriptor import TensorDescriptor
+
+from lccl.backends.torch.triton import kernels
+from lccl.backends.torch.triton.configurations import CONFIGURATIONS, DENSE_SHARE, SIDE, Configuration, Layer, choose, refusal
+from lccl.errors import ContractError
+from lccl.op.contract import INPUT_NAMES, Attributes, grid_hw, output_shape
+
+GATE_TILE = (64, 64)
+"""Cells and channels of the gate's tile."""
+FILL_TILE = (64, 64)
+PROGRAMS_PER_MULTIPROCESSOR = 2
+_OPERANDS = {torch.float16: tl.float16, torch.bfloat16: tl.bfloat16, torch.float32: tl.float32}
+INTERPRETED_PROGRAMS = 3
+"""Programs on a CPU; more than one, so that each has several tiles and all share the work."""
+
+
+def layer_of(inputs: dict[str, Tensor], attributes: Attributes, capability: int) -> Layer:
+    """Describe a call for the choice of its configuration."""
+    n, _, ho, wo = output_shape({name: tuple(inputs[name].shape) for name in INPUT_NAMES}, attributes)
+    k, r, s, c = inputs["W"].shape
+    hg, wg = grid_hw((ho, wo), attributes.grid)
+    return Layer(c, k, (r, s), attributes, n * hg * wg, inputs["X"].element_size(), capability)
+
+
+def run(
+    inputs: dict[str, Tensor], attributes: Attributes, *, capability: int | None = None, configuration: str | None = None
+) -> Tensor:
+    """Run the op.
+
+    Args:
+        inputs: the nine inputs under their contract names, in the contract's types, on one device:
+            CUDA, or the CPU under Triton's interpreter.
+        attributes: the node's attributes.
+        capability: compute capability to choose for, as 10 * major + minor; None: the device's.
+        configuration: the name of a configuration; None: the choice of
+            :func:`lccl.backends.torch.triton.configurations.choose`.
+
+    Returns:
+        Y [N, K, Ho, Wo] of X's type, channels_last in memory.
+
+    Raises:
+        ContractError: shapes that version 1 does not allow, or a form that no configuration, or not
+            this one, takes.
+    """
+    device = inputs["X"].device
+    layer = layer_of(inputs, attributes, capability or _capability(device))
+    chosen = choose(layer) if configuration is None else _named(configuration)
+    if chosen is None:
+        raise ContractError(refusal(layer, "rows"))
+    reason = refusal(layer, chosen.family)
+    if reason:
+        raise ContractError(f"{chosen.name} does not take this layer: {reason}")
+    with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
+        return _launch(inputs, attributes, layer, chosen)
+
+
+def _launch(inputs: dict[str, Tensor], a: Attributes, layer: Layer, chosen: Configuration) -> Tensor:
+    x, residual = _nhwc(inputs["X"]), inputs["residual"]
+    n, h, w, c = x.shape
+    _, k, ho, wo = output_shape({name: tuple(inputs[name].shape) for name in INPUT_NAMES}, a)
+    hg, wg = grid_hw((ho, wo), a.grid)
+    y = x.new_empty((n, ho, wo, k))
+    if y.numel() == 0:
+        return y.permute(0, 3, 1, 2)
+    has_residual = tuple(residual.shape) == (n, k, ho, wo)
+    added = _nhwc(residual) if has_residual else y
+    weights = {name: inputs[name].contiguous() for name in ("W", "B", "gate_W", "gate_B", "post_scale", "post_bias")}
+    external = inputs["gate"].contiguous()
+    gmap = torch.empty(layer.cells, dtype=torch.float32, device=x.device)
+    cells = torch.empty(layer.cells, dtype=torch.int32, device=x.device)
+    count = torch.zeros(1, dtype=torch.int32, device=x.device)
+    rg, sg = weights["gate_W"].shape[1:3]
+    kernels.gate_cells[(triton.cdiv(layer.cells, GATE_TILE[0]),)](
+        x, weights["gate_W"], weights["gate_B"], external, gmap, cells, count,
+        layer.cells, h, w, hg, wg, c, rg, sg, *a.gate_strides, *a.gate_pads[:2], *a.gate_dilations,
+        a.gate_slope, a.gate_max, a.gate_threshold, int(external.numel() == layer.cells),
+        FUSED=a.gate_source == "fused", BM=GATE_TILE[0], BC=GATE_TILE[1],
+    )  # fmt: skip
+    vectors = (weights["B"], weights["post_scale"], weights["post_bias"])
+    scale_stride, offset_stride = (int(weights[name].numel() == k) for name in ("post_scale", "post_bias"))
+    shape = (a.pads[0], a.pads[1], *a.dilations)
+    rest = (a.activation_alpha, a.post_alpha, scale_stride, offset_stride, DENSE_SHARE)
+    options: dict[str, Any] = {
+        "HAS_RESIDUAL": has_residual,
+        "PRECISION": "tf32x3" if x.dtype == torch.float32 else "ieee",
+        "OPERAND": _OPERANDS[x.dtype] if x.is_cuda else tl.float32,
+        "BN": chosen.tile_n,
+        "BK": chosen.tile_k,
+        "num_warps": chosen.warps,
+        "num_stages": chosen.stages,
+    }
+    r, s = layer.kernel
+    grid = (_programs(x.device, layer, chosen),)
+    if chosen.family == "rows":
+        kernels.conv_rows[grid](
+            x, weights["W"], *vectors, added, gmap, cells, count, y,
+            layer.cells, h, w, ho, wo, hg, wg, c, k, r, s, a.grid, *a.strides, *shape, *rest,
+            BM=chosen.tile_m, **options,
+        )  # fmt: skip
+    else:
+        box, tile = [1, SIDE, SIDE, chosen.tile_k], [1, SIDE, SIDE, chosen.tile_n]
+        described = (
+            TensorDescriptor.from_tensor(x, box),
+            TensorDescriptor.from_tensor(weights["W"].reshape(k, r * s, c), [chosen.tile_n, 1, chosen.tile_k]),
+            TensorDescriptor.from_tensor(added, tile),
+            TensorDescriptor.from_tensor(y, tile),
+        )
+        kernels.conv_boxes[grid](
+            *described, *vectors, gmap, cells, count, layer.cells, hg, wg, c, k, r, s, a.grid, *shape, *rest,
+            SIDE=SIDE, **options,
+        )  # fmt: skip
+    pixels = n * ho * wo
+    kernels.close_pixels[(triton.cdiv(pixels, FILL_TILE[0]), triton.cdiv(k, FILL_TILE[1]))](
+        weights["post_bias"], added, gmap, y, pixels, ho, wo, hg, wg, k, a.grid, a.post_alpha, offset_stride,
+        HAS_RESIDUAL=has_residual, BM=FILL_TILE[0], BN=FILL_TILE[1],
+    )  # fmt: skip
+    return y.permute(0, 3, 1, 2)
+
+
+def _programs(device: torch.device, layer: Layer, chosen: Configuration) -> int:
+    """The number of programs that share the tiles, at most one a tile."""
+    tiles = triton.cdiv(layer.cells * layer.attributes.grid**2, chosen.tile_m) * triton.cdiv(layer.filters, chosen.tile_n)
+    most = PROGRAMS_PER_MULTIPROCESSOR * _multiprocessors(device) if device.type == "cuda" else INTERPRETED_PROGRAMS
+    return int(max(1, min(tiles, most)))
+
+
+@lru_cache(maxsize=64)
+def _multiprocessors(device: torch.device) -> int:
+    return int(torch.cuda.get_device_properties(device).multi_processor_count)
+
+
+@lru_cache(maxsize=64)
+def _capability(device: torch.device) -> int:
+    if device.type != "cuda":
+        return 0
+    major, minor = torch.cuda.get_device_capability(device)
+    return 10 * major + minor
+
+
+def _nhwc(tensor: Tensor) -> Tensor:
+    """Return [N, H, W, C] in that order in memory; no copy of a channels_last tensor."""
+    return tensor.permute(0, 2, 3, 1).contiguous()
+
+
+def _named(name: str) -> Configuration:
+    found = next((c for c in CONFIGURATIONS if c.name == name), None)
+    if found is None:
+        raise ContractError(f"there is no configuration {name}; there are {', '.join(c.name for c in CONFIGURATIONS)}")
+    return found
