@@ -10,6 +10,9 @@ from lccl.op.contract import Attributes
 Family = Literal["rows", "boxes"]
 SIDE = 8
 """The side of a box in pixels."""
+SHARED_KIB = {80: 163, 87: 163, 90: 227, 100: 227, 103: 227}
+"""The most shared memory of a block by compute capability; 99 on the others (CUDA C++ Programming
+Guide)."""
 DENSE_SHARE = 0.85
 """Beyond this share of open cells the kernels go through all of them in order."""
 LARGEST_KERNEL = 7
@@ -33,6 +36,10 @@ class Configuration:
     tile_k: int
     warps: int
     stages: int
+
+    def shared_bytes(self, element_bytes: int) -> int:
+        """Return the shared memory of a block that its tiles of x and W take, at most."""
+        return (self.tile_m + self.tile_n) * self.tile_k * self.stages * element_bytes
 
 
 CONFIGURATIONS = (
@@ -94,7 +101,10 @@ def choose(layer: Layer) -> Configuration | None:
     for family in ("boxes", "rows"):
         if refusal(layer, family):
             continue
-        mine = [c for c in CONFIGURATIONS if c.family == family]
+        limit = SHARED_KIB.get(layer.capability, 99) * 1024
+        mine = [c for c in CONFIGURATIONS if c.family == family and c.shared_bytes(layer.element_bytes) <= limit]
+        if not mine:
+            continue
         pixels = layer.cells * layer.attributes.grid**2
         few = pixels * layer.filters < FEW_TILES * mine[0].tile_m * mine[0].tile_n
         for configuration in mine:
