@@ -171,16 +171,16 @@ def _export_onnx(options: Namespace, common: dict[str, Any], shapes: list[tuple[
             raise UserError(f"--{name.replace('_', '-')} goes with a checkpoint; an .onnx file has its network in it")
     import numpy as np
 
-    from lccl.graph.feeds import input_types
+    from lccl.graph.feeds import batch_axes, few_samples
+    from lccl.loading.data import load_data
     from lccl.loading.onnx import onnx_structure
 
     inputs = None
     if options.data:
-        kinds = input_types(onnx_structure(options.source))
-        inputs = _real_data(options.data, tuple(kinds))
-        if not shapes and inputs:
-            firsts = [kind.shape.dim[0].dim_value if kind.shape.dim else 0 for kind in kinds.values()]
-            shapes = [(first or 1, *a.shape[1:]) for first, a in zip(firsts, inputs.values(), strict=True)]
+        structure = onnx_structure(options.source)
+        axes = batch_axes(structure).inputs
+        inputs = load_data(options.data, axes).feed(tuple(axes))
+        shapes = shapes or list(few_samples(structure, inputs).values())
     return export(options.source, [np.empty(shape) for shape in shapes] or None, options.output, data=inputs, **common)
 
 

@@ -21,7 +21,7 @@ from lccl.loading.data import Data, DataSource, read_data
 from lccl.loading.types import Factory, Network
 from lccl.op.onnx_op import is_lccl_node, register_schema
 from lccl.profiling import NetworkProfile
-from lccl.profiling.of_onnx import profile_canonical
+from lccl.profiling.of_onnx import axes_of_data, profile_canonical
 from lccl.progress import Progress, silent
 
 
@@ -81,7 +81,7 @@ def compare(
             measured.
     """
     register_schema()
-    inputs = read_data(data)
+    inputs = read_data(data, axes_of_data([*_as_list(networks), *_as_list(baseline)]))
     plugin = Path(plugin_library) if plugin_library else None
     opening = Opening("lccl", inputs, factory, state_dict_key, unsafe_pickle, threads, dense_twin, plugin, progress)
     candidates = open_networks(_as_list(networks), opening)

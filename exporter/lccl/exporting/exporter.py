@@ -22,7 +22,7 @@ from lccl.exporting.results import ExportResult
 from lccl.exporting.source import Source
 from lccl.files import atomic_path, require_writable
 from lccl.graph.checks import check_model, default_tolerance
-from lccl.graph.feeds import input_types
+from lccl.graph.feeds import batch_axes, describe_values
 from lccl.graph.gate_probe import set_densities
 from lccl.graph.metadata import set_metadata
 from lccl.graph.variants.canonical import canonical
@@ -33,7 +33,7 @@ from lccl.graph.variants.upcast import upcast
 from lccl.loading.data import LABEL_NAMES, DataSource, read_data
 from lccl.loading.onnx import files_of_onnx, load_onnx
 from lccl.loading.types import Network, SupportsArray
-from lccl.numerics import Array
+from lccl.numerics import Array, Axes, count_samples
 from lccl.op.contract import QUALIFIED_NAME, VERSION
 from lccl.op.onnx_op import register_schema
 from lccl.profiling import profile
@@ -106,7 +106,8 @@ def export(
         output_names: names of the ONNX model's outputs; by default torch's own names.
         fuse: take BatchNorm, activation and added branch behind a recognised layer into its node.
         tolerance: allowed error against the source, relative to max(0.01, largest output); by
-            default 1e-4 for float32 and 2e-2 for lower precision.
+            default 1e-4 for float32, 2e-2 for lower precision, and two steps of the type of
+            a quantised network.
         metadata: added to the file's metadata.
         progress: called with each step.
 
@@ -158,7 +159,8 @@ def _export(source: Source, weights: WeightFile, request: _Request) -> ExportRes
     """
     progress, targets = request.progress, request.targets
     traced = weights.externalize(source.to_onnx())
-    given = None if request.data is None else _inputs_by_name(request.data, tuple(input_types(traced)))
+    axes = batch_axes(traced).inputs
+    given = None if request.data is None else _inputs_by_name(request.data, axes)
     recognised = find_layers(traced, source.feeds(traced), given, request.fuse, progress)
     progress("folding and completing the graph")
     result = canonical(recognised.model)
@@ -200,8 +202,9 @@ def _export(source: Source, weights: WeightFile, request: _Request) -> ExportRes
         recognised.checked_open,
         recognised=recognised.layers,
         near_misses=recognised.near_misses,
-        given_inputs=_samples(real),
-        random_inputs=_samples(random),
+        given_inputs=_samples(real, axes),
+        random_inputs=_samples(random, axes),
+        random_values=describe_values(random),
         closed_layers=tuple(name for name, density in densities.items() if density == 0),
         dense_path=targets["dense"],
         decomposed_path=targets["decomposed"],
@@ -210,16 +213,19 @@ def _export(source: Source, weights: WeightFile, request: _Request) -> ExportRes
     )
 
 
-def _inputs_by_name(data: DataSource, names: tuple[str, ...]) -> dict[str, Array]:
+def _inputs_by_name(data: DataSource, axes: Axes) -> dict[str, Array]:
     """The given data under the model's own names; a dict of arrays has these names already.
+
+    Args:
+        axes: the model's inputs, and where the samples stand in each.
 
     Raises:
         UserError: the data cannot be read, or has no input of one of these names.
     """
     if not isinstance(data, Mapping):
-        return read_data(data).feed(names)
+        return read_data(data, axes).feed(tuple(axes))
     given = {str(name): np.asarray(values) for name, values in data.items()}
-    return {name: values for name, values in given.items() if name in names or name not in LABEL_NAMES}
+    return {name: values for name, values in given.items() if name in axes or name not in LABEL_NAMES}
 
 
 def _densities(model: onnx.ModelProto, feeds: list[dict[str, Array]]) -> dict[str, float]:
@@ -227,8 +233,8 @@ def _densities(model: onnx.ModelProto, feeds: list[dict[str, Array]]) -> dict[st
     return {layer.name: layer.density for layer in profile(model, feeds).gated if layer.density is not None}
 
 
-def _samples(feeds: list[dict[str, Array]]) -> int:
-    return sum(len(next(iter(feed.values()))) for feed in feeds)
+def _samples(feeds: list[dict[str, Array]], axes: Axes) -> int:
+    return sum(count_samples(feed, axes) for feed in feeds)
 
 
 def _make_source(

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 class OnnxSource:
     """An ONNX model as it was given, in float32 where it is of bfloat16.
 
+    It runs without ONNX Runtime's optimization, which is no part of what it means: an error of that
+    would otherwise be on both sides of a comparison.
+
     Args:
         model: the model.
         shapes: of random inputs, in the inputs' order; needed only where sizes besides the batch

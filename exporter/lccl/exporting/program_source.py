@@ -17,6 +17,7 @@ from lccl.backends.batches import common_batches, infer_all
 from lccl.backends.interface import Batches
 from lccl.errors import UserError, first_line
 from lccl.exporting.torch_source import BFLOAT16
+from lccl.graph.batch_axes import find_batch_axes
 from lccl.graph.feeds import input_types
 from lccl.nn.translate import program_to_onnx
 from lccl.numerics import Array
@@ -77,9 +78,10 @@ class _ProgramRunner:
         inputs = {s.arg.name for s in program.graph_signature.input_specs if s.kind is InputKind.USER_INPUT}
         given = {n.name: n.meta["val"] for n in program.graph.nodes if n.op == "placeholder" and n.name in inputs}
         self.input_names = tuple(given)
-        self.batches = common_batches(
-            [_batches(value.shape[0], program) for value in given.values() if isinstance(value, Tensor) and value.dim()]
-        )
+        shapes = {name: value.shape if isinstance(value, Tensor) else () for name, value in given.items()}
+        self.axes = find_batch_axes({name: list(map(_size, shape)) for name, shape in shapes.items()}, {})
+        places = {name: axis for name, axis in self.axes.inputs.items() if axis is not None}
+        self.batches = common_batches([_batches(shapes[name][axis], program) for name, axis in places.items()])
 
     def __enter__(self) -> Self:
         return self
@@ -97,8 +99,13 @@ class _ProgramRunner:
         return {f"output_{i}": tensor.cpu().numpy() for i, tensor in enumerate(flatten(outputs))}
 
 
+def _size(size: int | torch.SymInt) -> int | str:
+    """A fixed size, or the name of a dynamic one."""
+    return size if isinstance(size, int) else str(size.node.expr)
+
+
 def _batches(size: int | torch.SymInt, program: torch.export.ExportedProgram) -> Batches:
-    """What a first dimension allows: its own size, or the range of its symbol."""
+    """What the batch's dimension allows: its own size, or the range of its symbol."""
     if isinstance(size, int):
         return Batches(size, size)
     limits = program.range_constraints.get(size.node.expr)

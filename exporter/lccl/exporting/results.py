@@ -31,6 +31,9 @@ class ExportResult:
     """How many of the checked inputs the caller gave."""
     random_inputs: int = 0
     """How many of the checked inputs are random."""
+    random_values: Mapping[str, str] = field(default_factory=dict)
+    """What the random inputs hold that are no floats, such as "uint8 from 0 to 255"; floats are
+    standard normal."""
     recognised: tuple[RecognisedLayer, ...] = ()
     """Layers that were recognised in standard ops."""
     near_misses: tuple[NearMiss, ...] = ()
@@ -80,9 +83,9 @@ class ExportResult:
         rows = [
             (
                 layer.name,
-                f"{layer.kernel[0]}x{layer.kernel[1]}",
-                f"{layer.in_channels} -> {layer.out_channels}",
-                "x".join(map(str, layer.strides)),
+                "x".join(map(str, layer.kernel)) or "?",
+                f"{layer.in_channels or '?'} -> {layer.out_channels or '?'}",
+                "x".join(map(str, layer.strides)) or "?",
                 f"gated, {layer.gate}" if layer.gated else "dense",
                 layer.reason,
             )
@@ -109,7 +112,8 @@ class ExportResult:
         return explained(self.near_misses)
 
     def _found(self) -> str:
-        random = count(self.random_inputs, "random input")
+        values = "; ".join(f"{name}: {told}" for name, told in self.random_values.items())
+        random = count(self.random_inputs, "random input") + (f" ({values})" if values else "")
         as_built = self.checked.over(f"{self.given_inputs} given and {random}" if self.given_inputs else random)
         gates = "the gates of its own LCCL layers" if self.recognised else "all gates"
         text = as_built + (f"; with {gates} open: max error {self.checked_open.max_error:.1e}" if self.checked_open else "")

@@ -88,6 +88,8 @@ extremes."""
 SHAPE_READERS: Ops = frozenset({"Shape", "Size"})
 """They read a tensor's shape and none of its values."""
 QUANTIZERS: Ops = frozenset({"QuantizeLinear", "DequantizeLinear"})
+ROUNDERS: Ops = frozenset({"QuantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul"})
+"""They round feature maps to few levels: a last bit before them may be a whole step behind them."""
 RANDOM_LIKE: Ops = frozenset({"RandomNormalLike", "RandomUniformLike", "Bernoulli"})
 """They give other values each time, whatever their input."""
 CONSTANT_SOURCES: Ops = frozenset({"Constant", "ConstantOfShape"})

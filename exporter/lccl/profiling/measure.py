@@ -10,6 +10,7 @@ from lccl.deprecation import renamed_keywords
 from lccl.errors import UserError
 from lccl.loading.data import Data, DataSource, is_pair, load_data
 from lccl.loading.torch_file import TORCH_SUFFIXES, load_checkpoint
+from lccl.numerics import Axes
 from lccl.profiling.profiles import NetworkProfile
 from lccl.requires import needing
 
@@ -39,7 +40,9 @@ def profile(model: Network, data: DataSource) -> NetworkProfile:
     with needing("lccl.profile"):
         from torch import nn
 
-    batches = _batches(data)
+        from lccl.profiling.of_onnx import axes_of_data
+
+    batches = _batches(data, axes_of_data([model]) if isinstance(data, (str, Path)) else None)
     if isinstance(model, (str, Path)) and Path(model).suffix in TORCH_SUFFIXES:
         try:
             model = load_checkpoint(model)
@@ -57,13 +60,13 @@ def profile(model: Network, data: DataSource) -> NetworkProfile:
     return profile_onnx(model, batches)
 
 
-def _batches(data: DataSource) -> Iterable[object]:
+def _batches(data: DataSource, axes: Axes | None) -> Iterable[object]:
     """Return the data as batches.
 
     A file's or loader's only input loses its name, which models do not know.
     """
-    loaded = load_data(data) if isinstance(data, (str, Path)) else data
+    loaded = load_data(data, axes) if isinstance(data, (str, Path)) else data
     if not isinstance(loaded, Data):
         return [loaded] if is_pair(loaded) or isinstance(loaded, Mapping) or hasattr(loaded, "__array__") else loaded
-    chunks = [{name: a[i : i + _CHUNK] for name, a in loaded.inputs.items()} for i in range(0, len(loaded), _CHUNK)]
+    chunks = list(loaded.chunks(tuple(loaded.inputs), _CHUNK))
     return chunks if len(loaded.inputs) > 1 else [next(iter(chunk.values())) for chunk in chunks]

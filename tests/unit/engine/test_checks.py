@@ -124,7 +124,8 @@ def test_the_check_runs_at_the_profiles_shape(
         shapes = {f"{k}_shapes": {"x": (n, 1, 24, 40)} for k, n in (("min", least), ("opt", best), ("max", most))}
         build_engine(tmp_path / "m.onnx", **shapes)
         assert fed.pop() == (expected, 1, 24, 40)
-    assert lccl.engine.build._example(OptimizationProfile("x", (1, 2), (9, 3), (9, 4))) == (2, 3)
+    profile = OptimizationProfile("x", (1, 2), (9, 3), (9, 4))
+    assert [lccl.engine.build._example(profile, axis) for axis in (0, 1, None)] == [(2, 3), (9, 2), (9, 3)]
 
 
 def test_the_sidecar_names_the_plugin_and_no_folder(

@@ -9,10 +9,11 @@ from typing import Any, Self
 
 import onnx
 
-from lccl.backends.batches import common_batches
+from lccl.backends.batches import common_batches_of
 from lccl.backends.interface import Batches
 from lccl.errors import UserError
 from lccl.files import require_file
+from lccl.graph.batch_axes import BatchAxes, find_batch_axes
 from lccl.numerics import Array
 from lccl.weights import trim_memory, weight_file
 
@@ -47,6 +48,7 @@ class OnnxRuntimeRunner:
         self._outputs: list[str] = []
         self.input_names: tuple[str, ...] = ()
         self.batches = Batches()
+        self.axes = BatchAxes()
 
     def __enter__(self) -> Self:
         import onnxruntime
@@ -60,11 +62,11 @@ class OnnxRuntimeRunner:
         if self._library is not None:
             register_library(options, self._library)
         self._session = open_session(self._model, options)
-        self._outputs = [o.name for o in self._session.get_outputs()]
-        inputs = self._session.get_inputs()
-        self.input_names = tuple(i.name for i in inputs)
-        first = [i.shape[0] for i in inputs if i.shape]
-        self.batches = common_batches([Batches(size, size) for size in first if isinstance(size, int)])
+        inputs = {value.name: value.shape for value in self._session.get_inputs()}
+        outputs = {value.name: value.shape for value in self._session.get_outputs()}
+        self._outputs, self.input_names = list(outputs), tuple(inputs)
+        self.axes = find_batch_axes(inputs, outputs)
+        self.batches = common_batches_of(inputs, self.axes.inputs)
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -11,6 +11,7 @@ from torch import nn
 
 from lccl.backends.interface import Batches
 from lccl.errors import UserError, first_line
+from lccl.graph.batch_axes import BatchAxes
 from lccl.numerics import Array
 from lccl.torch_calls import evaluating, flatten, forward_parameters, required_parameters
 
@@ -26,6 +27,7 @@ class TorchRunner:
 
     name = "torch"
     batches = Batches()
+    axes = BatchAxes()
 
     def __init__(self, model: nn.Module, threads: int = 1) -> None:
         self._model, self._threads = model, threads
