@@ -1,0 +1,47 @@
+"""Classes of public packages are converted, exported and compared with themselves."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import lccl
+from real.networks import NETWORKS, Network
+
+
+@pytest.mark.slow
+@pytest.mark.real_class
+@pytest.mark.parametrize("network", NETWORKS, ids=lambda network: network.name)
+def test_a_class_is_converted_exported_and_compared(packages: Path, tmp_path: Path, network: Network) -> None:
+    """Gates start open, so that the gated network gives what the dense one gives."""
+    import torch
+
+    torch.manual_seed(0)
+    dense = network.build().eval()
+    x = torch.rand(2, 3, network.size, network.size)
+    gated = lccl.nn.convert(copy.deepcopy(dense), where=network.where, args=x)
+    result = lccl.export(gated, x, tmp_path / "gated.onnx")
+    assert result.checked
+    assert result.gated >= network.gated
+    compared = lccl.compare(tmp_path / "gated.onnx", x.numpy(), baseline=dense, latency=None, dense_twin=False)
+    assert all(row.agreement in (None, 1) for row in compared.rows)
+    largest = float(np.abs(_first_output(dense, x)).max())
+    first = next(row for row in compared.rows if row.role == "lccl")
+    assert first.reference is not None
+    own = lccl.ort.session(str(tmp_path / "gated.onnx"))
+    (got, *_) = own.run(None, {own.get_inputs()[0].name: x.numpy()})
+    np.testing.assert_allclose(got, _first_output(dense, x), rtol=0, atol=1e-4 * max(0.01, largest))
+
+
+def _first_output(net: object, x: object) -> np.ndarray:
+    import torch
+
+    with torch.no_grad():
+        given = net(x)  # type: ignore[operator]
+    if isinstance(given, dict):
+        given = next(iter(given.values()))
+    first = given[0] if isinstance(given, (tuple, list)) else given
+    return np.asarray(first)
