@@ -23,6 +23,8 @@ class Network:
     """What the conversion gates."""
     gated: int = 1
     """How many layers at least have a gate then."""
+    compared: bool = False
+    """Compare with the dense network in all runtimes too, which takes as long again."""
 
 
 def _torchvision(name: str) -> Any:
@@ -103,12 +105,12 @@ def _mtcnn(name: str) -> nn.Module:
 
 
 NETWORKS = (
-    Network("ResNet of basic blocks", lambda: _resnet("BasicBlock"), gated=4),
+    Network("ResNet of basic blocks", lambda: _resnet("BasicBlock"), gated=4, compared=True),
     Network("ResNet of bottlenecks", lambda: _resnet("Bottleneck"), gated=4),
     Network("ResNeXt", lambda: _resnet("Bottleneck", groups=32, width_per_group=4), where="pointwise", gated=4),
     Network("VGG-BN", _vgg, 32, gated=1),
     Network("DenseNet", _densenet, gated=6),
-    Network("MobileNetV2", _mobilenet, where="pointwise", gated=10),
+    Network("MobileNetV2", _mobilenet, where="pointwise", gated=10, compared=True),
     Network("ConvNeXt", _convnext),
     Network("FCN", lambda: _segmentation("FCN", "FCNHead", "Bottleneck", 2048), gated=4),
     Network("DeepLabV3", lambda: _segmentation("DeepLabV3", "DeepLabHead", "BasicBlock", 512), gated=4),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from lccl.backends.interface import BuildRequest, OptimizationProfile
-from lccl.errors import Fix, UserError
+from lccl.errors import Fix, UserError, shown
 from lccl.graph.batch_axes import Dims, dims_of, is_dynamic
 from lccl.graph.feeds import batch_axes, input_types
 
@@ -30,7 +30,7 @@ def make_profiles(request: BuildRequest) -> tuple[OptimizationProfile, ...]:
     """
     inputs = {name: dims_of(kind) for name, kind in input_types(request.model).items()}
     for name in {*request.min_shapes, *request.opt_shapes, *request.max_shapes} - set(inputs):
-        raise UserError(f"the model has no input {name!r}; it has {', '.join(inputs)}")
+        raise UserError(f"the model has no input {shown(name)}; it has {', '.join(inputs)}")
     axes = batch_axes(request.model).inputs
     ranges: dict[str, Range] = {}
     for name, dims in inputs.items():

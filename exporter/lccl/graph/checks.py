@@ -8,7 +8,7 @@ import onnx
 
 from lccl.errors import UserError, first_line
 from lccl.graph.op_sets import ROUNDERS
-from lccl.weights import skeleton_of
+from lccl.protos import skeleton_of
 
 
 def check_model(model: onnx.ModelProto) -> None:
