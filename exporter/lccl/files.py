@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import secrets
@@ -73,10 +74,13 @@ def require_writable(path: str | Path) -> None:
         UserError: ``path`` cannot be written.
     """
     try:
-        target = Path(path).resolve()
-    except (OSError, RuntimeError):
+        target = _path(path).resolve()
+        is_folder = target.is_dir()
+    except (OSError, RuntimeError) as error:
+        if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+            raise UserError(f"the name {path} is too long: choose a shorter one") from None
         raise UserError(f"{path} is a symbolic link that leads nowhere: name a file") from None
-    if target.is_dir():
+    if is_folder:
         raise UserError(f"{path} is a folder: name a file in it")
     if target.exists() and not target.is_file():
         raise UserError(f"{path} is a device or a pipe, which a file cannot replace: name a file")
@@ -92,14 +96,29 @@ def require_file(path: str | Path) -> Path:
     Raises:
         UserError: it is not.
     """
-    source = Path(path)
-    if not source.exists():
+    source = _path(path)
+    try:
+        found = source.exists()
+    except OSError:  # a name that is too long
+        found = False
+    if not found:
         raise UserError(f"no such file: {source}")
     if not source.is_file():
         raise UserError(f"{source} is not a file")
     if not os.access(source, os.R_OK):
         raise UserError(f"no permission to read {source}")
     return source
+
+
+def _path(path: object) -> Path:
+    """Return a path.
+
+    Raises:
+        UserError: it is of another type.
+    """
+    if not isinstance(path, (str, os.PathLike)):
+        raise UserError(f"a file is given by its path, not by a {type(path).__name__}")
+    return Path(path)
 
 
 def sha256(path: str | Path) -> str:
