@@ -15,6 +15,7 @@ from lccl.comparing.results import Role
 from lccl.engine.sidecar import read_sidecar
 from lccl.errors import Fix, UserError, leave_out
 from lccl.files import require_file
+from lccl.graph.intake import intake
 from lccl.graph.variants.canonical import canonical
 from lccl.graph.variants.dense import dense_twin
 from lccl.loading.data import Data
@@ -150,6 +151,7 @@ def _of_module(module: nn.Module, name: str, opening: Opening, to_onnx: bool, fi
 
 
 def _of_onnx(proto: onnx.ModelProto, name: str, opening: Opening, file: Path | None = None) -> list[Candidate]:
+    proto = intake(proto)
     gated = any(is_lccl_node(n) for n in proto.graph.node)
     if opening.role == "baseline" and (gated or _is_decomposed(proto)):
         raise _gated_baseline(name)

@@ -15,6 +15,7 @@ from lccl.backends.onnxruntime.runner import OnnxRuntimeRunner
 from lccl.errors import UserError
 from lccl.graph.feeds import input_types
 from lccl.graph.gate_probe import with_gate_outputs
+from lccl.graph.intake import intake
 from lccl.graph.variants.canonical import canonical
 from lccl.numerics import Array, float32
 from lccl.op.contract import dense_macs, gate_macs, grid_hw
@@ -28,6 +29,7 @@ def profile_onnx(model: onnx.ModelProto | str | Path, batches: Iterable[object])
         from lccl.loading.onnx import load_onnx
 
         model = load_onnx(model)
+    model = intake(model)
     if any(is_lccl_node(n) for n in model.graph.node):
         model = canonical(model)
     return profile_canonical(model, batches)
