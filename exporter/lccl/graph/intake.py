@@ -96,11 +96,12 @@ def has_lost_nodes(model: onnx.ModelProto) -> bool:
 def _with_inner(nodes: Iterable[NodeProto]) -> Iterator[NodeProto]:
     for node in nodes:
         yield node
-        for graph in _graphs_of(node):
+        for graph in graphs_of(node):
             yield from _with_inner(graph.node)
 
 
-def _graphs_of(node: NodeProto) -> Iterator[GraphProto]:
+def graphs_of(node: NodeProto) -> Iterator[GraphProto]:
+    """Yield the branches and bodies of a node."""
     for attribute in node.attribute:
         yield from attribute.graphs
         if attribute.HasField("g"):
@@ -139,5 +140,5 @@ def _false_sizes(graph: GraphProto) -> Iterator[onnx.TensorShapeProto.Dimension]
         if value.name not in stored:
             yield from (d for d in value.type.tensor_type.shape.dim if d.HasField("dim_value") and d.dim_value < 1)
     for node in graph.node:
-        for inner in _graphs_of(node):
+        for inner in graphs_of(node):
             yield from _false_sizes(inner)
