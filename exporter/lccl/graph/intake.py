@@ -1,7 +1,8 @@
 """Models from outside -> models as this package reads them.
 
-Tools rename the op's function, and some exporters write a number where a size is dynamic. Every
-entry of the package puts that right first, so that no pass has to know of it.
+Tools rename the op's function or store its float32 inputs in float16, and some exporters write a
+number where a size is dynamic. Every entry of the package puts that right first, so that no pass
+has to know of it.
 """
 
 from __future__ import annotations
@@ -9,13 +10,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 import onnx
-from onnx import GraphProto, NodeProto
+from onnx import GraphProto, NodeProto, helper
 
-from lccl.op.contract import DOMAIN, OP_TYPE
+from lccl.op.contract import DOMAIN, INPUTS, OP_TYPE
 from lccl.op.onnx_op import attach_function, is_lccl_node, is_op_function, make_function
 
 STANDARD = ("", "ai.onnx")
 """The two spellings of the standard ops' domain."""
+_LOW = (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
 
 
 def intake(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -23,10 +25,18 @@ def intake(model: onnx.ModelProto) -> onnx.ModelProto:
 
     It is the model itself, not a copy, if nothing has to be changed.
     """
-    return named(_in_one_standard_domain(_without_false_sizes(model)))
+    return with_nodes(_in_one_standard_domain(_without_false_sizes(model)))
 
 
-def named(model: onnx.ModelProto) -> onnx.ModelProto:
+def with_nodes(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return the model with LCCLConv nodes of the op's own name and input types.
+
+    It is the model itself, not a copy, if nothing has to be changed.
+    """
+    return _with_float32_inputs(_named(model))
+
+
+def _named(model: onnx.ModelProto) -> onnx.ModelProto:
     """Return the model with each call of the op's function as an LCCLConv node.
 
     ``onnx.compose.add_prefix`` and ``merge_models`` rename the function, and any tool may move it
@@ -48,6 +58,33 @@ def named(model: onnx.ModelProto) -> onnx.ModelProto:
     return out
 
 
+def _with_float32_inputs(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return the model with a Cast before each float32 input of the op that is stored in float16.
+
+    Converters to float16 that do not know the op store them so. It is the model itself if there is
+    none.
+    """
+    low = {t.name for t in model.graph.initializer if t.data_type in _LOW}
+    if not any(node.input[i] in low for node in all_nodes(model) if is_lccl_node(node) for i in _float32_inputs(node)):
+        return model
+    out = onnx.ModelProto()
+    out.CopyFrom(model)
+    wide: dict[str, str] = {}
+    for node in filter(is_lccl_node, all_nodes(out)):
+        for i in _float32_inputs(node):
+            if node.input[i] in low:
+                node.input[i] = wide.setdefault(node.input[i], f"{node.input[i]}.as_float32")
+    casts = [helper.make_node("Cast", [name], [new], name=new, to=onnx.TensorProto.FLOAT) for name, new in wide.items()]
+    nodes = [*casts, *out.graph.node]
+    del out.graph.node[:]
+    out.graph.node.extend(nodes)
+    return out
+
+
+def _float32_inputs(node: NodeProto) -> Iterator[int]:
+    return (i for i, spec in enumerate(INPUTS[: len(node.input)]) if not spec.is_tensor_type)
+
+
 def _in_one_standard_domain(model: onnx.ModelProto) -> onnx.ModelProto:
     """Return the model with "" for "ai.onnx", which is the same domain."""
     if all(o.domain != "ai.onnx" for o in model.opset_import):
@@ -57,7 +94,7 @@ def _in_one_standard_domain(model: onnx.ModelProto) -> onnx.ModelProto:
     version = max(o.version for o in out.opset_import if o.domain in STANDARD)
     others = [o for o in out.opset_import if o.domain not in STANDARD]
     del out.opset_import[:]
-    out.opset_import.extend([onnx.helper.make_opsetid("", version), *others])
+    out.opset_import.extend([helper.make_opsetid("", version), *others])
     for node in all_nodes(out):
         node.domain = "" if node.domain == "ai.onnx" else node.domain
     for function in out.functions:

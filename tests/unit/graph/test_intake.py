@@ -150,6 +150,52 @@ def test_nodes_that_a_tool_replaced_are_noticed() -> None:
         assert has_lost_nodes(plain) == lost
 
 
+# ---- types -----------------------------------------------------------------------------------------
+
+
+def by_polygraphy(model: onnx.ModelProto) -> onnx.ModelProto:
+    from polygraphy.backend.onnx import convert_to_fp16
+
+    converted: onnx.ModelProto = convert_to_fp16(model)
+    return converted
+
+
+def by_the_converter(model: onnx.ModelProto) -> onnx.ModelProto:
+    from onnxconverter_common import float16
+
+    converted: onnx.ModelProto = float16.convert_float_to_float16(model, keep_io_types=True)
+    return converted
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("name", ["released", "plain"])
+@pytest.mark.parametrize("convert", [by_polygraphy, by_the_converter])
+def test_converters_that_do_not_know_the_op(convert: Change, name: str) -> None:
+    """They store its float32 inputs in float16, too, which nothing runs."""
+    model, feed = case_model(next(c for c in CASES if c.name == name))
+    half = convert(copied(model))
+    with pytest.raises(UserError, match=r"type|Type"):
+        run(half, feed)
+    found = intake(half)
+    assert intake(found) is found
+    expected = run(model, feed)
+    for view in (found, canonical(found)):
+        np.testing.assert_allclose(run(view, feed), expected, atol=1e-2 * np.abs(expected).max())
+    types = {t.name: t.data_type for t in canonical(found).graph.initializer}
+    (node,) = filter(is_lccl_node, canonical(found).graph.node)
+    assert [types[name] for name in node.input[1:5]] == [T.FLOAT16, T.FLOAT, T.FLOAT16, T.FLOAT]
+
+
+def test_a_block_list_keeps_the_op_in_float32() -> None:
+    from onnxconverter_common import float16
+
+    model, feed = case_model(CASE)
+    blocked = [*float16.DEFAULT_OP_BLOCK_LIST, OP_TYPE]
+    half = float16.convert_float_to_float16(copied(model), keep_io_types=True, op_block_list=blocked)
+    assert intake(half) is half
+    np.testing.assert_allclose(run(half, feed), run(model, feed), atol=1e-2)
+
+
 # ---- sizes -----------------------------------------------------------------------------------------
 
 

@@ -127,8 +127,7 @@ class _Given:
     """The model of a session."""
 
     model: Openable
-    """What ONNX Runtime opens: what was given, or, where that calls the op by another name, the
-    model with nodes of it."""
+    """What ONNX Runtime opens: what was given, or the model with the op's own names and types."""
     structure: onnx.ModelProto | None
     """The model as far as it was read; None if nothing in it tells of the op, or it is no model."""
     folder: Path | None = None
@@ -155,16 +154,16 @@ def _look_into(model: Model) -> _Given:
     """
     import onnx
 
-    from lccl.graph.intake import named
+    from lccl.graph.intake import with_nodes
 
     given = _openable(model)
     structure = given if isinstance(given, onnx.ModelProto) else _structure(given)
     if structure is None:
         return _Given(given, None)
-    with_nodes = named(structure)
-    if with_nodes is structure:
+    opened = with_nodes(structure)
+    if opened is structure:
         return _Given(given, structure)
-    return _Given(with_nodes, with_nodes, given.absolute().parent if isinstance(given, Path) else None)
+    return _Given(opened, opened, given.absolute().parent if isinstance(given, Path) else None)
 
 
 def _openable(model: Model) -> Openable:
