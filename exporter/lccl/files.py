@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
 import secrets
@@ -10,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from lccl.errors import UserError
+from lccl.errors import UserError, first_line, shown
 
 _unfinished: set[Path] = set()
 _abandoned: list[Callable[[], None]] = []
@@ -74,12 +73,12 @@ def require_writable(path: str | Path) -> None:
         UserError: ``path`` cannot be written.
     """
     try:
-        target = _path(path).resolve()
+        target = Path(path).resolve()
         is_folder = target.is_dir()
-    except (OSError, RuntimeError) as error:
-        if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
-            raise UserError(f"the name {path} is too long: choose a shorter one") from None
+    except RuntimeError:
         raise UserError(f"{path} is a symbolic link that leads nowhere: name a file") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{shown(str(path))} cannot be the name of a file: {_reason(error)}") from None
     if is_folder:
         raise UserError(f"{path} is a folder: name a file in it")
     if target.exists() and not target.is_file():
@@ -96,12 +95,12 @@ def require_file(path: str | Path) -> Path:
     Raises:
         UserError: it is not.
     """
-    source = _path(path)
+    source = Path(path)
     try:
-        found = source.exists()
-    except OSError:  # a name that is too long
-        found = False
-    if not found:
+        known = source.exists()
+    except (OSError, ValueError) as error:  # a name that no file system takes
+        raise UserError(f"{shown(str(path))} cannot be the name of a file: {_reason(error)}") from None
+    if not known:
         raise UserError(f"no such file: {source}")
     if not source.is_file():
         raise UserError(f"{source} is not a file")
@@ -110,21 +109,14 @@ def require_file(path: str | Path) -> Path:
     return source
 
 
-def _path(path: object) -> Path:
-    """Return a path.
-
-    Raises:
-        UserError: it is of another type.
-    """
-    if not isinstance(path, (str, os.PathLike)):
-        raise UserError(f"a file is given by its path, not by a {type(path).__name__}")
-    return Path(path)
-
-
 def sha256(path: str | Path) -> str:
     """Return the SHA-256 digest of a file in hexadecimal."""
     with open(path, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _reason(error: Exception) -> str:
+    return (error.strerror if isinstance(error, OSError) else None) or first_line(error)
 
 
 def _write_error(target: Path, error: OSError) -> UserError:

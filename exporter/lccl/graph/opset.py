@@ -13,7 +13,7 @@ from lccl.errors import UserError, first_line
 from lccl.graph.intake import STANDARD
 from lccl.op.contract import DOMAIN, OP_TYPE
 from lccl.op.onnx_op import IR_VERSION, OPSET, register_schema
-from lccl.weights import skeleton_of
+from lccl.protos import skeleton_of
 
 
 def in_own_opset(model: onnx.ModelProto) -> onnx.ModelProto:

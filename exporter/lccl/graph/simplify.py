@@ -25,8 +25,8 @@ from lccl.graph.surgery import (
     require_numbers,
     to_model,
 )
+from lccl.protos import skeleton_of
 from lccl.quiet import quiet
-from lccl.weights import skeleton_of
 
 _ROUNDS = 2
 """Rounds of folding: the second folds what the first made constant."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
@@ -91,10 +90,3 @@ def test_no_message_repeats_megabytes(given: str) -> None:
     assert str(long).startswith("the keys ")
     assert str(long).endswith(" do not fit: use another file")
     assert len(long.message) < LONGEST_MESSAGE + 10 > len(long.args[0])
-
-
-@pytest.mark.parametrize("given", [b"bytes of a model", None, 3, ["a.onnx"]])
-def test_what_is_no_path(given: Any) -> None:
-    for check in (require_file, require_writable):
-        with pytest.raises(UserError, match=f"a file is given by its path, not by a {type(given).__name__}"):
-            check(given)

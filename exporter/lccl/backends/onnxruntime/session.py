@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from lccl.backends.onnxruntime.library import ISA_ENVIRONMENT, OLD_ISA_ENVIRONMENT, check_library
 from lccl.errors import UserError
 from lccl.files import require_file
+from lccl.signatures.arguments import BYTES, FILE, NONE, ONNX_MODEL, THREADS, instance_of, takes
 
 if TYPE_CHECKING:
     import onnx
@@ -37,6 +38,12 @@ _warned: set[str] = set()
 """What this process has been warned of: "library", "lost nodes"."""
 
 
+@takes(
+    model=FILE | BYTES | ONNX_MODEL,
+    threads=THREADS | NONE,
+    options=instance_of("onnxruntime", "SessionOptions", "onnxruntime.SessionOptions") | NONE,
+    library=FILE | NONE,
+)
 def session(
     model: Model,
     *,
@@ -64,14 +71,12 @@ def session(
 
     Raises:
         UserError: a library is named and does not exist, LCCL_CPU_ISA names no instruction set of
-            this machine, the model is none of these, or ONNX Runtime cannot load it.
+            this machine, or ONNX Runtime cannot load the model.
     """
     import onnxruntime
 
     from lccl.backends.onnxruntime.runner import open_session, register_library
 
-    if threads is not None and not (isinstance(threads, int) and threads >= 1):
-        raise UserError(f"threads is a whole number from 1, not {threads!r}")
     if isinstance(providers, str):
         providers = [providers]
     chosen = onnxruntime.SessionOptions() if options is None else options
@@ -111,7 +116,7 @@ def session(
     if "library" not in _warned and given.has_nodes:
         _warned.add("library")
         warnings.warn(
-            f"gated convolutions compute every pixel, through the op's function: {reason}", RuntimeWarning, stacklevel=2
+            f"gated convolutions compute every pixel, through the op's function: {reason}", RuntimeWarning, stacklevel=3
         )
     return opened
 
@@ -119,7 +124,7 @@ def session(
 def _warn_of_lost_nodes(given: _Given) -> None:
     if "lost nodes" not in _warned and given.has_lost_nodes:
         _warned.add("lost nodes")
-        warnings.warn(LOST_NODES, RuntimeWarning, stacklevel=3)
+        warnings.warn(LOST_NODES, RuntimeWarning, stacklevel=4)
 
 
 @dataclass(frozen=True)
@@ -150,7 +155,7 @@ def _look_into(model: Model) -> _Given:
     """Look for the op in the model.
 
     Raises:
-        UserError: the model is no file, bytes or model in memory.
+        UserError: there is no such file.
     """
     import onnx
 
@@ -167,15 +172,11 @@ def _look_into(model: Model) -> _Given:
 
 
 def _openable(model: Model) -> Openable:
-    import onnx
-
     if isinstance(model, (str, os.PathLike)):
         return require_file(os.fspath(model))
     if isinstance(model, (bytes, bytearray, memoryview)):
         return bytes(model)
-    if isinstance(model, onnx.ModelProto):
-        return model
-    raise UserError(f"a model to open is a file, the bytes of one or an onnx.ModelProto, not {type(model).__name__}")
+    return model
 
 
 def _structure(model: Path | bytes) -> onnx.ModelProto | None:
