@@ -17,6 +17,8 @@ from lccl.op.onnx_op import attach_function, is_lccl_node, is_op_function, make_
 
 STANDARD = ("", "ai.onnx")
 """The two spellings of the standard ops' domain."""
+LOST_NODES = "the model was exported with gated convolutions, and a tool has put standard ops in their place"
+HOW_TO_RESTORE = "open the file that lccl.export wrote, or give this one to lccl.export again"
 _LOW = (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
 
 

@@ -30,10 +30,6 @@ _MARKS = (b"LCCLConv", b"gate_upsample", b"lccl.op", b"ThresholdedRelu")
 the op's name, an attribute that all calls have, the exporter's note, an op of the body."""
 _EXTERNAL = "session.model_external_initializers_file_folder_path"
 """ONNX Runtime's option for the folder of weights outside of a model in memory."""
-LOST_NODES = (
-    "the model was exported with gated convolutions, and a tool has put standard ops in their place, which compute every "
-    "pixel: open the file that lccl.export wrote, or give this one to lccl.export again"
-)
 _warned: set[str] = set()
 """What this process has been warned of: "library", "lost nodes"."""
 
@@ -122,9 +118,11 @@ def session(
 
 
 def _warn_of_lost_nodes(given: _Given) -> None:
+    from lccl.graph.intake import HOW_TO_RESTORE, LOST_NODES
+
     if "lost nodes" not in _warned and given.has_lost_nodes:
         _warned.add("lost nodes")
-        warnings.warn(LOST_NODES, RuntimeWarning, stacklevel=4)
+        warnings.warn(f"{LOST_NODES}, which compute every pixel: {HOW_TO_RESTORE}", RuntimeWarning, stacklevel=4)
 
 
 @dataclass(frozen=True)
