@@ -19,6 +19,8 @@ from onnx import helper
 
 from lccl.errors import UserError, first_line
 from lccl.graph.op_sets import FOLDABLE, QUANTIZERS, RANDOM_LIKE
+from lccl.graph.shape_values import computes_sizes, fold_known_sizes
+from lccl.graph.shapes import of_every_size
 from lccl.graph.surgery import (
     attach_weights,
     fold_constants,
@@ -63,8 +65,9 @@ def simplified(model: onnx.ModelProto) -> Simplified:
         skeleton = onnx.inliner.inline_selected_functions(skeleton, [(DOMAIN, OP_TYPE)], exclude=True)
     skeleton = _to_opset(skeleton)
     plain_constants(skeleton)
+    skeleton = _with_known_sizes(skeleton)
     if _hides_constants(skeleton.graph):
-        skeleton = _optimized(skeleton)
+        skeleton = _with_known_sizes(_optimized(skeleton))
     graph = import_graph(skeleton)
     attach_weights(graph, weights)
     if any(_is_of_weights(node) for node in graph.nodes):
@@ -116,8 +119,7 @@ def _without_later_ops(model: onnx.ModelProto, version: int) -> onnx.ModelProto:
     later = {n.op_type for n in model.graph.node if n.domain in ("", "ai.onnx") and _is_later(n.op_type, version)}
     if not later:
         return model
-    typed = onnx.ModelProto()
-    typed.CopyFrom(model)
+    typed = _copy(model)
     stored = [helper.make_tensor_value_info(t.name, t.data_type, list(t.dims)) for t in model.graph.initializer]
     typed.graph.value_info.extend(stored)
     with contextlib.suppress(Exception):
@@ -180,6 +182,17 @@ def _hides_constants(graph: onnx.GraphProto) -> bool:
     )
 
 
+def _with_known_sizes(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return the model with the sizes that it computes and that are known stored; else itself."""
+    if not computes_sizes(model.graph):
+        return model
+    out = _copy(model)
+    fold_known_sizes(out, of_every_size(out))
+    with contextlib.suppress(onnx.shape_inference.InferenceError, RuntimeError):
+        return onnx.shape_inference.infer_shapes(out, data_prop=True)  # outputs whose shape was lost have one now
+    return out
+
+
 def _optimized(model: onnx.ModelProto) -> onnx.ModelProto:
     """Return the model with its constants folded, or the model as it is if that fails.
 
@@ -192,8 +205,7 @@ def _optimized(model: onnx.ModelProto) -> onnx.ModelProto:
     import onnxscript.optimizer
 
     with contextlib.suppress(Exception), quiet():
-        result = onnx.ModelProto()
-        result.CopyFrom(model)
+        result = _copy(model)
         for _ in range(_ROUNDS):
             onnxscript.optimizer.fold_constants(result, onnx_shape_inference=True)
             onnxscript.optimizer.remove_unused_nodes(result)
@@ -201,6 +213,12 @@ def _optimized(model: onnx.ModelProto) -> onnx.ModelProto:
         plain_constants(result)
         return to_model(fold_constants(import_graph(result)), result)
     return model
+
+
+def _copy(model: onnx.ModelProto) -> onnx.ModelProto:
+    out = onnx.ModelProto()
+    out.CopyFrom(model)
+    return out
 
 
 def _keep(model: onnx.ModelProto, functions: list[onnx.FunctionProto]) -> None:

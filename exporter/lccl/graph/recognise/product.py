@@ -17,7 +17,7 @@ from lccl.graph.recognise.gates import GateCandidate, GatedBranch, ProductGates,
 from lccl.graph.recognise.geometry import Geometry, conv_geometry
 from lccl.graph.recognise.rearrange import rearranged
 from lccl.graph.recognise.refusal import MatchStage, Refusal, RefusalError
-from lccl.graph.surgery import producer, stored_shape
+from lccl.graph.surgery import producer
 
 
 @dataclass(frozen=True)
@@ -83,8 +83,7 @@ def _layer(mul: gs.Node, branch: Branch, other: gs.Tensor, context: Context) -> 
         raise RefusalError(reason, MatchStage.CONVOLUTION)
     check_readers(branch, context)
     inside = {id(node) for node in branch.nodes} | {id(mul)}
-    kernel = (stored_shape(branch.conv.inputs[1]) or ())[2:]
-    asking = {id(node) for node in branch.shape_readers} if geometry.keeps_size(kernel) else set()
+    asking = {id(node) for node in branch.shape_readers}  # they get the shape from the convolution's input
     if any(depends_on(given.tensor, inside, asking) for given in gates.external):
         reason = f"the gate is computed from what {context.label(branch.conv)} computes"
         raise RefusalError(reason, MatchStage.READERS)

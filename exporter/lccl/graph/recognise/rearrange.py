@@ -97,7 +97,7 @@ def _send_through(indices: Array, chain: Sequence[gs.Node], probe: int, sizes: S
             continue
         if shapes is None:
             return None
-        after = _apply(node, indices, shapes[probe])
+        after = _selection(node, indices, probe, sizes) if node.op in SELECTIONS else _apply(node, indices, shapes[probe])
         if after is None or after.shape != shapes[probe]:
             return None
         indices = after
@@ -121,12 +121,18 @@ def _apply(node: gs.Node, x: Array, shape: Shape) -> Array | None:
         return np.concatenate([x] * len(node.inputs), axis=node.attrs["axis"])
     if node.op == "Resize":
         return _nearest(node, x, shape)
-    return _selection(node, x) if node.op in SELECTIONS else None
+    return None
 
 
-def _selection(node: gs.Node, x: Array) -> Array | None:
-    """Apply a Slice or Gather with stored indices."""
-    stored = [value_of(t) for t in node.inputs[1:]]
+def _selection(node: gs.Node, x: Array, probe: int, sizes: Sizes) -> Array | None:
+    """Apply a Slice or Gather with stored indices.
+
+    Only where a Slice ends may be computed from shapes: its end decides the size that it gives,
+    which the product holds to that of the branch.
+    """
+    stored = [
+        sizes.value(t, probe) if place == 1 and node.op == "Slice" else value_of(t) for place, t in enumerate(node.inputs[1:])
+    ]
     if any(v is None for v in stored):
         return None
     if node.op == "Gather":
