@@ -101,7 +101,7 @@ RANDOM_LIKE: Ops = frozenset({"RandomNormalLike", "RandomUniformLike", "Bernoull
 """They give other values each time, whatever their input."""
 CONSTANT_SOURCES: Ops = frozenset({"Constant", "ConstantOfShape"})
 """They give a constant without reading values of another tensor."""
-CONSTANT_COPIES: Ops = frozenset({"Cast", "Expand", "Identity"})
+CONSTANT_COPIES: Ops = frozenset({"Cast", "CastLike", "Expand", "Identity"})
 """What they make of a constant is that constant: zeros stay zeros."""
 FOLDABLE: Ops = SHAPE_READERS | {
     *("CastLike", "ConstantOfShape", "If", "Loop", "Range", "SequenceAt", "SequenceConstruct", "SplitToSequence"),

@@ -34,15 +34,16 @@ class Product:
 
         A place is the tensor that the gate's product gives, and the number of the operand.
 
-        Of a Where, the condition is the gate, at place 0.
+        Of a Where, the condition is the gate, at place 0. A product within one has a place too.
         """
         muls = [self.mul, *(node for node in self.branch.nodes if is_op(node, "Mul"))]
-        return tuple(
+        found = [
             (mul.outputs[0].name, place if context.is_original(mul) else 0)
             for mul in muls
             for place, tensor in enumerate(mul.inputs)
             if is_computed(tensor) and all(tensor is not link for link, _ in self.branch.links)
-        )
+        ]
+        return (*found, *(context.guarded[id(mul)] for mul in muls if id(mul) in context.guarded))
 
 
 def read_product(mul: gs.Node, context: Context) -> Product | Refusal | None:

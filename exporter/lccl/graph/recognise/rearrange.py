@@ -34,7 +34,12 @@ def rearranged(tensor: gs.Tensor) -> gs.Tensor | None:
 
 
 def upsampling(
-    chain: Sequence[gs.Node], start: gs.Tensor, gated: gs.Tensor, outputs: Sequence[Shape], sizes: Sizes
+    chain: Sequence[gs.Node],
+    start: gs.Tensor,
+    gated: gs.Tensor,
+    outputs: Sequence[Shape],
+    sizes: Sizes,
+    wanted: int | None = None,
 ) -> int | None:
     """Return G if the chain repeats each value of ``start`` over a G x G block of the map.
 
@@ -44,6 +49,8 @@ def upsampling(
         chain: the nodes from ``start`` outwards.
         gated: the tensor that the map is multiplied onto.
         outputs: its shape [N, K, Ho, Wo] at each probe.
+        sizes: the shapes of the graph's tensors.
+        wanted: G, where it is known; else the least that covers the map.
 
     Returns:
         G, which is 1 for a chain that leaves every value where it is; None if the chain does
@@ -59,7 +66,7 @@ def upsampling(
     for probe, (shape, (batch, _, *hw)) in enumerate(zip(starts, outputs, strict=True)):
         if len(shape) != 4 or shape[:2] != (batch, 1) or not all(shape):
             return None
-        grid = -(-hw[0] // shape[2])
+        grid = wanted or max(-(-size // cells) for size, cells in zip(hw, shape[2:], strict=True))
         indices = np.arange(np.prod(shape)).reshape(shape)
         expected = indices.repeat(grid, axis=2).repeat(grid, axis=3)[:, :, : hw[0], : hw[1]]
         got = _send_through(indices, chain, probe, sizes)

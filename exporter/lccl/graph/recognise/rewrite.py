@@ -133,6 +133,7 @@ def _attributes(product: Product, shape: tuple[int, ...]) -> Attributes:
         activation_alpha=product.branch.alpha,
         gate_upsample=(1.0, 1.0, float(grid), float(grid)),
         gate_source="external" if fused is None else "fused",
+        gate_threshold=product.gates.external[0].threshold if fused is None else fused.threshold,
         **geometry,
     )
 
@@ -143,7 +144,6 @@ def _fused_geometry(fused: FusedGate) -> dict[str, Any]:
         "gate_dilations": fused.geometry.dilations,
         "gate_slope": fused.slope,
         "gate_max": fused.maximum,
-        "gate_threshold": fused.threshold,
     }
 
 
