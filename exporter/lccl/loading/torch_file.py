@@ -17,6 +17,7 @@ from lccl.loading.factory import build_module, current_folder_last, gate_module,
 from lccl.loading.pickle_scan import pickled_classes
 from lccl.loading.soundness import require_no_nan, require_sound
 from lccl.loading.types import Factory
+from lccl.signatures.arguments import FACTORY, FILE, FLAG, NAME, NONE, takes
 
 if TYPE_CHECKING:
     from torch import nn
@@ -37,6 +38,7 @@ class LoadedModel:
     """The exported program that ``module`` comes from, if the file is a torch.export archive."""
 
 
+@takes(path=FILE, factory=FACTORY | NONE, state_dict_key=NAME | NONE, unsafe_pickle=FLAG)
 def load_model(
     path: str | Path,
     factory: Factory | None = None,

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
-from lccl.deprecation import renamed_keywords
-from lccl.errors import UserError
+import numpy as np
+
+from lccl.errors import UserError, kind_of, shown
 from lccl.loading.data import Data, DataSource, is_pair, load_data
 from lccl.loading.torch_file import TORCH_SUFFIXES, load_checkpoint
+from lccl.numerics import float32
 from lccl.profiling.profiles import NetworkProfile
 from lccl.requires import needing
+from lccl.signatures.arguments import NETWORK, takes
+from lccl.signatures.deprecation import renamed_keywords
 
 if TYPE_CHECKING:
     from lccl.loading.types import Network
@@ -21,6 +25,7 @@ _CHUNK = 64
 
 
 @renamed_keywords(loader="data")
+@takes(model=NETWORK)
 def profile(model: Network, data: DataSource) -> NetworkProfile:
     """Run a model on data and count densities and multiply-accumulates (MACs) per layer.
 
@@ -64,6 +69,30 @@ def _batches(data: DataSource) -> Iterable[object]:
     """
     loaded = load_data(data) if isinstance(data, (str, Path)) else data
     if not isinstance(loaded, Data):
-        return [loaded] if is_pair(loaded) or isinstance(loaded, Mapping) or hasattr(loaded, "__array__") else loaded
+        alone = is_pair(loaded) or isinstance(loaded, Mapping) or hasattr(loaded, "__array__")
+        if not alone and not isinstance(loaded, Iterable):
+            raise UserError(f"data comes as an .npz file, arrays or batches of these, not as {kind_of(loaded)}")
+        return map(_checked, [loaded] if alone else cast("Iterable[object]", loaded))
     chunks = [{name: a[i : i + _CHUNK] for name, a in loaded.inputs.items()} for i in range(0, len(loaded), _CHUNK)]
     return chunks if len(loaded.inputs) > 1 else [next(iter(chunk.values())) for chunk in chunks]
+
+
+def _checked(batch: object) -> object:
+    """A batch of arrays of numbers, whose first axis is the image.
+
+    Of several inputs some may be no images.
+
+    Raises:
+        UserError: the batch is something else, or holds no image.
+    """
+    first = batch[0] if isinstance(batch, (tuple, list)) and batch else batch
+    inputs: dict[object, object] = dict(batch) if isinstance(batch, Mapping) else {"input": first}
+    shapes = []
+    for name, value in inputs.items():
+        if not hasattr(value, "__array__"):
+            raise UserError(f"input {name} of a batch is an array whose first axis is the image, not {shown(value)}")
+        shapes.append(np.shape(float32(value)))
+    if not any(shapes) or any(0 in shape for shape in shapes):
+        given = ", ".join(str(list(shape)) for shape in shapes) or "nothing"
+        raise UserError(f"a batch holds at least one image along the first axis of its inputs, not {given}")
+    return batch

@@ -14,7 +14,8 @@ from lccl.graph.feeds import input_types
 from lccl.graph.recognise import recognise
 from lccl.op.onnx_op import register_schema
 from lccl.progress import silent
-from lccl.weights import SMALL, WeightFile, weight_file
+from lccl.protos import SMALL
+from lccl.weights import WeightFile, weight_file
 from support.graphs.random_graphs import RandomGraph
 from support.graphs.recognised import GRAPHS, Graph
 from support.graphs.recognised_runs import SIZES
@@ -35,7 +36,7 @@ def _schema() -> None:
 def test_named_graph(graph: Graph, small: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = graph.model()
     count = len(recognise(model).layers)
-    for module in ("weights", "graph.surgery"):
+    for module in ("protos", "weights", "graph.surgery"):
         monkeypatch.setattr(f"lccl.{module}.SMALL", small)
     with WeightFile(tmp_path / "m.onnx") as file:
         slim = file.externalize(model)
