@@ -17,6 +17,8 @@ from onnx import helper
 
 from lccl.graph.op_sets import FOLDABLE, QUANTIZERS, RANDOM_LIKE
 from lccl.graph.opset import to_opset, without_other_functions
+from lccl.graph.shape_values import computes_sizes, fold_known_sizes
+from lccl.graph.shapes import of_every_size
 from lccl.graph.surgery import (
     attach_weights,
     fold_constants,
@@ -58,8 +60,9 @@ def simplified(model: onnx.ModelProto) -> Simplified:
     skeleton = without_other_functions(skeleton)
     skeleton = to_opset(skeleton)
     plain_constants(skeleton)
+    skeleton = _with_known_sizes(skeleton)
     if _hides_constants(skeleton.graph):
-        skeleton = _optimized(skeleton)
+        skeleton = _with_known_sizes(_optimized(skeleton))
     graph = import_graph(skeleton)
     attach_weights(graph, weights)
     if any(_is_of_weights(node) for node in graph.nodes):
@@ -83,6 +86,17 @@ def _hides_constants(graph: onnx.GraphProto) -> bool:
     )
 
 
+def _with_known_sizes(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return the model with the sizes that it computes and that are known stored; else itself."""
+    if not computes_sizes(model.graph):
+        return model
+    out = _copy(model)
+    fold_known_sizes(out, of_every_size(out))
+    with contextlib.suppress(onnx.shape_inference.InferenceError, RuntimeError):
+        return onnx.shape_inference.infer_shapes(out, data_prop=True)  # outputs whose shape was lost have one now
+    return out
+
+
 def _optimized(model: onnx.ModelProto) -> onnx.ModelProto:
     """Return the model with its constants folded, or the model as it is if that fails.
 
@@ -95,8 +109,7 @@ def _optimized(model: onnx.ModelProto) -> onnx.ModelProto:
     import onnxscript.optimizer
 
     with contextlib.suppress(Exception), quiet():
-        result = onnx.ModelProto()
-        result.CopyFrom(model)
+        result = _copy(model)
         for _ in range(_ROUNDS):
             onnxscript.optimizer.fold_constants(result, onnx_shape_inference=True)
             onnxscript.optimizer.remove_unused_nodes(result)
@@ -104,6 +117,12 @@ def _optimized(model: onnx.ModelProto) -> onnx.ModelProto:
         plain_constants(result)
         return to_model(fold_constants(import_graph(result)), result)
     return model
+
+
+def _copy(model: onnx.ModelProto) -> onnx.ModelProto:
+    out = onnx.ModelProto()
+    out.CopyFrom(model)
+    return out
 
 
 def _keep(model: onnx.ModelProto, functions: list[onnx.FunctionProto]) -> None:
