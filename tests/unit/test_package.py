@@ -99,7 +99,7 @@ MAY_IMPORT = {
     "nn": {"backends", "errors", "op", "quiet", "text", "torch_calls", "nn"},
     "models": {"errors", "nn", "models"},
     "train": {"nn", "train"},
-    "loading": {"errors", "files", "nn", "numerics", "text", "torch_calls", "weights", "loading"},
+    "loading": {"errors", "files", "nn", "numerics", "quiet", "requires", "text", "torch_calls", "weights", "loading"},
     "profiling": {"backends", "errors", "graph", "loading", "nn", "numerics", "op", "text", "torch_calls", "profiling"},
     "exporting": {
         "backends",

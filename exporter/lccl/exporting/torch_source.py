@@ -7,7 +7,7 @@ from typing import Any
 
 import onnx
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from lccl.errors import Fix, UserError, first_line
 from lccl.graph.feeds import input_types
@@ -16,6 +16,7 @@ from lccl.nn.conv import GateMode, LCCLConv2d, plain_maths
 from lccl.nn.folded import FoldedLCCLConv2d
 from lccl.nn.translate import to_onnx
 from lccl.numerics import Array
+from lccl.op.torch_op import OP
 from lccl.progress import Progress
 from lccl.torch_calls import evaluating, flatten, unsound_weight
 
@@ -60,8 +61,7 @@ class TorchSource:
         self._traced_with_two = False
         self.example_hw = tuple(tuple(a.shape[2:]) for a in self.args) if dynamic_hw else None
         layers = [m for m in model.modules() if isinstance(m, (LCCLConv2d, FoldedLCCLConv2d))]
-        folded = any(isinstance(m, FoldedLCCLConv2d) for m in layers)
-        self.checks: tuple[GateMode, ...] = () if folded else ("open", "relaxed")
+        self.checks: tuple[GateMode, ...] = () if any(map(_has_fixed_gates, model.modules())) else ("open", "relaxed")
         if any(t.dtype == torch.bfloat16 for t in (*model.parameters(), *self.args)):
             raise UserError(BFLOAT16)
         if any(t.dtype == torch.float64 for m in layers for t in m.state_dict().values()):
@@ -141,6 +141,13 @@ class TorchSource:
                     .numpy()
                 )
         return feed
+
+
+def _has_fixed_gates(module: nn.Module) -> bool:
+    """Whether a module calls the op by itself, so that its gates cannot be opened for a check."""
+    if isinstance(module, fx.GraphModule):
+        return any(node.target is OP for node in module.graph.nodes)
+    return isinstance(module, (FoldedLCCLConv2d, torch.jit.ScriptModule))
 
 
 def _fixes_a_batch_of_1(model: onnx.ModelProto) -> bool:

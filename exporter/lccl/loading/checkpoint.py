@@ -24,6 +24,8 @@ GATED_VERSION = 2
 """The version of a checkpoint with a recipe, which an lccl that does not know recipes refuses."""
 RECIPE_KEY = "lccl_recipe"
 """Where a checkpoint of any other format may hold what :func:`lccl.nn.recipe` returned."""
+_EXTRA_STATE = "_extra_state"
+"""Under this name PyTorch stores what a module saves besides tensors."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,8 @@ def save_checkpoint(
 
     Args:
         path: the file to write.
-        model: the network.
+        model: the network. Of DataParallel, an average (AveragedModel) and torch.compile the
+            network inside is saved.
         factory: "pkg.module:callable", called with ``kwargs`` to build the network.
         kwargs: plain values for the factory.
         input_shape: (C, H, W) of one input.
@@ -66,18 +69,20 @@ def save_checkpoint(
     import torch
 
     from lccl.nn import recipe
+    from lccl.torch_calls import unwrapped
 
     if not isinstance(factory, str) or not all(factory.partition(":")):
         raise UserError(f'a factory is named "pkg.module:callable", not {factory!r}')
     shape = None if input_shape is None else _three_sizes(input_shape)
-    gated = recipe(model)
+    network = unwrapped(model)
+    gated = recipe(network)
     content = {
         "format": FORMAT,
         "version": GATED_VERSION if gated else FORMAT_VERSION,
         "factory": factory,
         "kwargs": dict(kwargs or {}),
         "input_shape": shape,
-        "state_dict": dict(model.state_dict()),
+        "state_dict": network.state_dict(),
     }
     if gated:
         content[RECIPE_KEY] = gated
@@ -146,7 +151,7 @@ def _is_state_dict(value: Any) -> bool:
         isinstance(value, Mapping)
         and bool(value)
         and all(isinstance(k, str) for k in value)
-        and all(isinstance(v, torch.Tensor) for v in value.values())
+        and all(isinstance(v, torch.Tensor) or k.endswith(_EXTRA_STATE) for k, v in value.items())
     )
 
 

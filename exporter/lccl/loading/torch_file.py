@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import warnings
 import zipfile
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lccl.errors import Fix, UserError, first_line, leave_out
 from lccl.files import require_file
-from lccl.loading.checkpoint import RECIPE_KEY, read_checkpoint
+from lccl.loading.checkpoint import read_checkpoint
 from lccl.loading.factory import build_module, current_folder_last, gate_module, label_of
 from lccl.loading.pickle_scan import pickled_classes
 from lccl.loading.soundness import require_no_nan, require_sound
+from lccl.loading.state_dict import Weights, load_weights
 from lccl.loading.types import Factory
+from lccl.quiet import quiet
 
 if TYPE_CHECKING:
     from torch import nn
     from torch.export import ExportedProgram
 
-TORCH_SUFFIXES = (".pt", ".pth", ".ckpt")
+TORCH_SUFFIXES = (".pt", ".pth", ".ckpt", ".th", ".tar", ".bin", ".pt2", ".safetensors")
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,7 @@ def load_model(
     factory: Factory | None = None,
     *,
     state_dict_key: str | None = None,
+    state_dict_prefix: str | None = None,
     unsafe_pickle: bool = False,
     option_prefix: str = "",
 ) -> LoadedModel:
@@ -53,6 +56,9 @@ def load_model(
             unless the checkpoint names one of lccl's own. Where the checkpoint has a recipe, it
             builds the dense network.
         state_dict_key: the key of the state dict in a nested checkpoint.
+        state_dict_prefix: what the names of the network's weights begin with, such as "model.",
+            where the state dict has others beside them. Without it, the prefixes of wrappers are
+            found.
         unsafe_pickle: allow a pickled module, a torch.export archive or TorchScript, which run code
             from the file.
         option_prefix: what the caller's own keywords for the factory and the key begin with, for
@@ -64,25 +70,30 @@ def load_model(
     """
     from torch import nn
 
+    from lccl.torch_calls import unwrapped
+
     source = require_file(path)
-    factory_option, key_option = f"{option_prefix}factory", f"{option_prefix}state_dict_key"
+    factory_option, key_option, prefix_option = (
+        f"{option_prefix}{name}" for name in ("factory", "state_dict_key", "state_dict_prefix")
+    )
     content = _read_torch_file(source, unsafe_pickle, factory_option)
-    if (isinstance(content, nn.Module) or _is_program(content)) and (factory or state_dict_key):
-        given = [name for name, value in ((factory_option, factory), (key_option, state_dict_key)) if value]
-        raise UserError(f"{source} is a whole pickled module, with its code and its weights", map(leave_out, given))
+    if isinstance(content, nn.Module) or _is_program(content):
+        options = ((factory_option, factory), (key_option, state_dict_key), (prefix_option, state_dict_prefix))
+        _require_none_of([name for name, value in options if value is not None], source)
     if _is_program(content):
         require_no_nan(content.state_dict, source)
         return LoadedModel(content.module(), str(source), None, content)
     if isinstance(content, nn.Module):
         require_no_nan(content.state_dict(), source)
         require_sound(content, source)
-        return LoadedModel(content.eval(), str(source), None)
+        return LoadedModel(unwrapped(content).eval(), str(source), None)
     checkpoint = read_checkpoint(content, source, state_dict_key, key_option)
     require_no_nan(checkpoint.state_dict, source)
     module = build_module(checkpoint, factory, source, factory_option)
     if checkpoint.recipe:
-        gate_module(module, checkpoint.recipe, source)
-    _load_weights(module, checkpoint.state_dict, source, label_of(factory or checkpoint.factory or ""))
+        gate_module(module, checkpoint.recipe, source, state_dict_prefix)
+    label, gated = label_of(factory or checkpoint.factory or ""), bool(checkpoint.recipe)
+    load_weights(module, Weights(checkpoint.state_dict, source, label, gated, state_dict_prefix, prefix_option))
     require_sound(module, source)
     return LoadedModel(module.eval(), str(source), checkpoint.input_shape)
 
@@ -92,6 +103,7 @@ def load_checkpoint(
     factory: Factory | None = None,
     *,
     state_dict_key: str | None = None,
+    state_dict_prefix: str | None = None,
     unsafe_pickle: bool = False,
 ) -> nn.Module:
     """Load the network of a checkpoint, with its weights, in eval mode.
@@ -102,6 +114,9 @@ def load_checkpoint(
             one, where the checkpoint has a recipe). A checkpoint of :func:`save_checkpoint` names
             its factory; one that is not lccl's own must be repeated here.
         state_dict_key: the key of the state dict in a nested checkpoint.
+        state_dict_prefix: what the names of the network's weights begin with, such as "model.",
+            where the state dict has others beside them. Without it, the prefixes of wrappers are
+            found.
         unsafe_pickle: allow a pickled module, a torch.export archive or TorchScript, which run code
             from the file.
 
@@ -109,7 +124,24 @@ def load_checkpoint(
         UserError: the file cannot be read, names no network, does not fit it, or has unsound
             weights.
     """
-    return load_model(path, factory, state_dict_key=state_dict_key, unsafe_pickle=unsafe_pickle).module
+    loaded = load_model(
+        path,
+        factory,
+        state_dict_key=state_dict_key,
+        state_dict_prefix=state_dict_prefix,
+        unsafe_pickle=unsafe_pickle,
+    )
+    return loaded.module
+
+
+def _require_none_of(given: list[str], path: Path) -> None:
+    """Check that nothing is given that only a checkpoint takes.
+
+    Raises:
+        UserError: something is.
+    """
+    if given:
+        raise UserError(f"{path} is a whole pickled module, with its code and its weights", map(leave_out, given))
 
 
 def _read_torch_file(path: Path, unsafe_pickle: bool, factory_option: str) -> Any:
@@ -147,16 +179,42 @@ def _read_program(path: Path, kind: str, what: str) -> Any:
     """Read a network that carries its own code, from a file that the caller trusts."""
     import torch
 
+    import lccl.nn  # noqa: F401 - PyTorch reads a file only where each op in it is known: this package's too
+
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with quiet():
             if kind == "pt2":
                 return torch.export.load(str(path))
             return torch.jit.load(str(path), map_location="cpu")  # type: ignore[no-untyped-call]
     except Exception as error:
-        raise UserError(
-            f"{path} is {what} that this PyTorch cannot read ({first_line(error)}): write it again with this version"
-        ) from None
+        reason = _reason(path, kind, error)
+        unknown = _UNKNOWN_OP.search(reason)
+        if unknown:
+            op = unknown[1].removesuffix(".default").replace("::", ".")
+            raise UserError(
+                f"{path} is {what} that calls the op {op}, which no imported package has: import its package in Python, and "
+                "load or export the file there"
+            ) from None
+        line = first_line(error)
+        raise UserError(f"{path} is {what} that this PyTorch cannot read ({line}): write it again with this version") from None
+
+
+_UNKNOWN_OP = re.compile(r"(?:failed to resolve torch\.ops\.|Unknown builtin op: )([\w.:]*\w)")
+"""What PyTorch says of an op that it does not know."""
+
+
+def _reason(path: Path, kind: str, error: Exception) -> str:
+    """PyTorch's own words; of an archive it gives them to its log alone."""
+    if kind != "pt2":
+        return str(error)
+    from torch.export.pt2_archive._package import load_pt2
+
+    try:
+        with quiet():
+            load_pt2(str(path))
+    except Exception as known:
+        return str(known)
+    return str(error)
 
 
 def _is_program(content: Any) -> bool:
@@ -181,38 +239,3 @@ def _sniff(path: Path) -> str:
     if any(name.endswith("/archive_format") or name == "archive_format" for name in names):
         return "pt2"
     return "torchscript" if any("/code/" in name for name in names) else "pickle"
-
-
-def _load_weights(module: nn.Module, state: Mapping[str, Any], path: Path, factory: str) -> None:
-    own = module.state_dict()
-    state = _without_prefixes(state, own)
-    missing = [k for k in own if k not in state]
-    unexpected = [k for k in state if k not in own]
-    if missing or unexpected:
-        parts = [
-            f"{len(keys)} {what} ({', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''})"
-            for what, keys in (("missing", missing), ("unexpected", unexpected))
-            if keys
-        ]
-        lost = any(k.endswith(".gate.conv.weight") for k in unexpected)
-        hint = f"save lccl.nn.recipe(model) as {RECIPE_KEY} beside them" if lost else "is it the right factory?"
-        raise UserError(f"the weights in {path} do not fit {factory}: {' and '.join(parts)} keys; {hint}")
-    wrong = [k for k in own if own[k].shape != state[k].shape]
-    if wrong:
-        k = wrong[0]
-        raise UserError(
-            f"the weights in {path} do not fit {factory}: {k} is {list(state[k].shape)} in the file and "
-            f"{list(own[k].shape)} in the network ({len(wrong)} such tensors); is it the right factory?"
-        )
-    module.load_state_dict(state)
-
-
-def _without_prefixes(state: Mapping[str, Any], own: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Remove the prefixes of DataParallel and torch.compile that the network itself lacks."""
-    prefixes = ("module.", "_orig_mod.")
-    while set(state) != set(own):
-        prefix = next((p for p in prefixes if state and all(k.startswith(p) for k in state)), None)
-        if prefix is None or any(k.startswith(prefix) for k in own):
-            break
-        state = {k[len(prefix) :]: v for k, v in state.items()}
-    return state

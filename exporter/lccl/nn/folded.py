@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from typing import Any, Self, TypeVar
 
@@ -68,7 +69,8 @@ def fold(model: ModelT) -> ModelT:
     """
     shared = {id(t): t for t in (*model.parameters(), *model.buffers())}
     copied = copy.deepcopy(model, shared)
-    copied.eval()
+    with contextlib.suppress(NotImplementedError):  # a program of torch.export has no modes
+        copied.eval()
     replaced: dict[LCCLConv2d, FoldedLCCLConv2d] = {}
     for name, module in list(copied.named_modules(remove_duplicate=False)):
         if isinstance(module, LCCLConv2d) and _is_plain(module):

@@ -11,10 +11,12 @@ import onnx
 import torch
 from onnxscript.values import Op, Opset
 from torch import Tensor, nn
+from torch.onnx import symbolic_helper
+from torch.onnx.utils import register_custom_op_symbolic
 
 from lccl.errors import Fix, UserError, first_line, innermost, leave_out
 from lccl.nn.folded import fold
-from lccl.op.contract import DOMAIN, INPUT_NAMES, OP_TYPE, VERSION
+from lccl.op.contract import ATTRIBUTES, DOMAIN, INPUT_NAMES, OP_TYPE, QUALIFIED_NAME, VERSION
 from lccl.op.onnx_op import OPSET, register_schema
 from lccl.op.torch_op import OP, TORCH_ATTRIBUTES, unpack
 from lccl.quiet import quiet
@@ -104,6 +106,7 @@ def _script_to_onnx(
     """TorchScript through the older exporter: the newer one does not take it."""
     inputs = names["input_names"] or list(forward_parameters(model))[: len(args)]
     stream = io.BytesIO()
+    register_custom_op_symbolic(OP._schema.name, _script_node, OPSET)
     torch.onnx.export(
         model,
         tuple(args),
@@ -113,8 +116,25 @@ def _script_to_onnx(
         input_names=inputs,
         output_names=names["output_names"],
         dynamic_axes=dict(zip(inputs, axes, strict=False)),
+        custom_opsets={DOMAIN: VERSION},
     )
     return onnx.load_from_string(stream.getvalue())
+
+
+def _script_node(graph: Any, *arguments: Any) -> Any:
+    """The translation of ``torch.ops.lccl.conv`` in TorchScript, whose attributes are constants."""
+    kinds = {spec.name: _LETTERS[spec.kind] for spec in ATTRIBUTES}
+    values = {
+        name: symbolic_helper._get_const(value, kinds[name], name) if name in kinds else value  # type: ignore[no-untyped-call]
+        for name, value in zip((*INPUT_NAMES, *TORCH_ATTRIBUTES), arguments, strict=True)
+    }
+    inputs, attributes = unpack(values)
+    written = {f"{name}_{kinds[name][0]}": value for name, value in attributes.as_dict().items()}
+    return graph.op(QUALIFIED_NAME, *(inputs[name] for name in INPUT_NAMES), **written)
+
+
+_LETTERS = {"int": "i", "ints": "is", "float": "f", "floats": "fs", "string": "s"}
+"""Kinds of attributes, as PyTorch's older exporter names them."""
 
 
 def _hint(error: BaseException, dynamic_hw: bool) -> tuple[str, tuple[Fix, ...]]:
