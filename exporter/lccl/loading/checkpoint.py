@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from lccl.errors import Fix, UserError, leave_out
 from lccl.files import atomic_path
+from lccl.loading.safetensors_file import RECIPE_NAME, SUFFIX, write_safetensors
 from lccl.text import kind_of
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ FORMAT = "lccl-checkpoint"
 FORMAT_VERSION = 1
 GATED_VERSION = 2
 """The version of a checkpoint with a recipe, which an lccl that does not know recipes refuses."""
-RECIPE_KEY = "lccl_recipe"
+RECIPE_KEY = RECIPE_NAME
 """Where a checkpoint of any other format may hold what :func:`lccl.nn.recipe` returned."""
 _EXTRA_STATE = "_extra_state"
 """Under this name PyTorch stores what a module saves besides tensors."""
@@ -56,7 +57,7 @@ def save_checkpoint(
     is written beside it.
 
     Args:
-        path: the file to write.
+        path: the file to write; with a name that ends with ``.safetensors``, in that format.
         model: the network. Of DataParallel, an average (AveragedModel) and torch.compile the
             network inside is saved.
         factory: "pkg.module:callable", called with ``kwargs`` to build the network.
@@ -87,7 +88,10 @@ def save_checkpoint(
     if gated:
         content[RECIPE_KEY] = gated
     with atomic_path(path) as temporary:
-        torch.save(content, temporary)
+        if Path(path).suffix == SUFFIX:
+            write_safetensors(temporary, content)
+        else:
+            torch.save(content, temporary)
 
 
 def _three_sizes(shape: Any) -> list[int]:

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from lccl.errors import Fix, UserError, first_line, leave_out
 from lccl.files import require_file
-from lccl.loading.checkpoint import read_checkpoint
+from lccl.loading.checkpoint import FORMAT, read_checkpoint
 from lccl.loading.factory import build_module, current_folder_last, gate_module, label_of
 from lccl.loading.pickle_scan import pickled_classes
+from lccl.loading.safetensors_file import SUFFIX, is_safetensors, read_safetensors
 from lccl.loading.soundness import require_no_nan, require_sound
 from lccl.loading.state_dict import Weights, load_weights
 from lccl.loading.types import Factory
@@ -157,13 +158,16 @@ def _read_torch_file(path: Path, unsafe_pickle: bool, factory_option: str) -> An
         if unsafe_pickle:
             return _read_program(path, kind, what)
         raise UserError(f"{path} is {what}, which can run code from the file", fixes)
+    if kind == "safetensors":
+        return read_safetensors(path, FORMAT)
     broken = UserError(f"{path} is not a PyTorch checkpoint, or it is cut off: save or copy it again")
     if kind == "broken":
         raise broken
     try:
-        with warnings.catch_warnings(), current_folder_last() if unsafe_pickle else contextlib.nullcontext():
+        folder = current_folder_last() if unsafe_pickle else contextlib.nullcontext()
+        with warnings.catch_warnings(), folder, path.open("rb") as stream:  # by a path, the name decides the format
             warnings.simplefilter("ignore")
-            return torch.load(path, map_location="cpu", weights_only=not unsafe_pickle)
+            return torch.load(stream, map_location="cpu", weights_only=not unsafe_pickle)
     except Exception as error:
         classes = [] if unsafe_pickle else pickled_classes(path)
         if classes:
@@ -229,6 +233,8 @@ def _sniff(path: Path) -> str:
     A bare pickle is left to the unpickler.
     """
     if not zipfile.is_zipfile(path):
+        if path.suffix == SUFFIX or is_safetensors(path):
+            return "safetensors"
         with path.open("rb") as stream:
             return "broken" if stream.read(2) == b"PK" else "legacy"
     try:
