@@ -23,10 +23,10 @@ from dataclasses import asdict, dataclass
 from types import FrameType
 from typing import Any, NoReturn, Protocol
 
-from lccl.deprecation import sentence
-from lccl.errors import Fix, UserError, spelled
+from lccl.errors import LONGEST_SHOWN, Fix, UserError, shown, spelled
 from lccl.files import discard_unfinished
 from lccl.requires import needing
+from lccl.signatures.deprecation import sentence
 from lccl.version import __version__
 
 Command = Callable[..., int]
@@ -77,13 +77,15 @@ class Parser(argparse.ArgumentParser):
             self.add_argument("-q", "--quiet", action="store_true", help="no progress, even on a terminal")
 
     def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}{self._nearest(message)} (see {self.prog} --help)")
+        said = re.sub(rf"\S{{{LONGEST_SHOWN},}}", lambda word: f"{word[0][:LONGEST_SHOWN]}...", message)
+        raise UserError(f"{said}{self._nearest(message)} (see {self.prog} --help)")
 
     def _nearest(self, message: str) -> str:
         """The option that an unknown one may stand for, as a question; empty if none is near."""
-        unknown = message.removeprefix("unrecognized arguments: ").split("=")[0].split()[0]
-        if unknown == message.split()[0]:
+        words = message.removeprefix("unrecognized arguments: ").split("=")[0].split()
+        if not words or words[0] == message.split()[0]:
             return ""
+        unknown = words[0]
         near = difflib.get_close_matches(unknown, self._option_string_actions, n=1, cutoff=0.7)
         return f": did you mean {near[0]}?" if near else ""
 
@@ -302,7 +304,7 @@ def parse_shape(text: str) -> tuple[int, ...]:
     """
     parts = text.replace(",", "x").split("x")
     if not all(part.isascii() and part.isdecimal() and int(part) > 0 for part in parts):
-        raise UserError(f"a shape is written like 1x3x224x224, not {text!r}")
+        raise UserError(f"a shape is written like 1x3x224x224, not {shown(text)}")
     return tuple(map(int, parts))
 
 
@@ -316,7 +318,7 @@ def parse_named_shapes(texts: Sequence[str] | None) -> dict[str, tuple[int, ...]
     for text in ",".join(texts or ()).split(",") if texts else ():
         name, colon, shape = text.rpartition(":")
         if not colon or not name:
-            raise UserError(f"a shape is written like input:1x3x224x224, not {text!r}")
+            raise UserError(f"a shape is written like input:1x3x224x224, not {shown(text)}")
         shapes[name] = parse_shape(shape)
     return shapes
 

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
+LONGEST_SHOWN = 80
+"""Characters of a value that a message repeats."""
 OWNERS = {"latency": "LatencyPlan", "limits": "Limits"}
 """Keywords that take an object with options of its own -> its class in ``lccl``."""
 
@@ -93,3 +95,16 @@ def innermost(error: BaseException) -> BaseException:
     while error.__cause__ is not None:
         error = error.__cause__
     return error
+
+
+def shown(value: object) -> str:
+    """A short value of plain data as it is written; of any other, its type."""
+    text = repr(value) if isinstance(value, (str, int, float, list, tuple, type(None))) else ""
+    is_plain = 0 < len(text) <= LONGEST_SHOWN and "\n" not in text and " at 0x" not in text
+    return text if is_plain else kind_of(value)
+
+
+def kind_of(value: object) -> str:
+    """The value's type with its article: "an int", "a Tensor"."""
+    name = type(value).__name__
+    return f"{'an' if name[0] in 'aeiouAEIOU' else 'a'} {name}"

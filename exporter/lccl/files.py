@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from lccl.errors import UserError
+from lccl.errors import UserError, first_line, shown
 
 _unfinished: set[Path] = set()
 _abandoned: list[Callable[[], None]] = []
@@ -74,9 +74,12 @@ def require_writable(path: str | Path) -> None:
     """
     try:
         target = Path(path).resolve()
-    except (OSError, RuntimeError):
+        is_folder = target.is_dir()
+    except RuntimeError:
         raise UserError(f"{path} is a symbolic link that leads nowhere: name a file") from None
-    if target.is_dir():
+    except (OSError, ValueError) as error:
+        raise UserError(f"{shown(str(path))} cannot be the name of a file: {_reason(error)}") from None
+    if is_folder:
         raise UserError(f"{path} is a folder: name a file in it")
     if target.exists() and not target.is_file():
         raise UserError(f"{path} is a device or a pipe, which a file cannot replace: name a file")
@@ -93,7 +96,11 @@ def require_file(path: str | Path) -> Path:
         UserError: it is not.
     """
     source = Path(path)
-    if not source.exists():
+    try:
+        known = source.exists()
+    except (OSError, ValueError) as error:  # a name that no file system takes
+        raise UserError(f"{shown(str(path))} cannot be the name of a file: {_reason(error)}") from None
+    if not known:
         raise UserError(f"no such file: {source}")
     if not source.is_file():
         raise UserError(f"{source} is not a file")
@@ -106,6 +113,10 @@ def sha256(path: str | Path) -> str:
     """Return the SHA-256 digest of a file in hexadecimal."""
     with open(path, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _reason(error: Exception) -> str:
+    return (error.strerror if isinstance(error, OSError) else None) or first_line(error)
 
 
 def _write_error(target: Path, error: OSError) -> UserError:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lccl.errors import UserError
+from lccl.errors import UserError, first_line, kind_of
 from lccl.text import count
 
 Array = npt.NDArray[Any]
@@ -95,8 +95,17 @@ def _absolute_error(expected: Array, got: Array) -> Array:
 
 
 def float32(value: object) -> Array:
-    """Return the value as an array, with float64, NumPy's default, converted to float32."""
-    array = np.asarray(value)
+    """Return the value as an array, with float64, NumPy's default, converted to float32.
+
+    Raises:
+        UserError: it is no array of numbers.
+    """
+    try:
+        array = np.asarray(value)
+    except Exception as error:  # of whatever the value's own conversion raises
+        raise UserError(f"data comes as arrays of numbers, which {kind_of(value)} is not: {first_line(error)}") from None
+    if array.dtype.kind not in "biufc" and array.dtype.name != "bfloat16":
+        raise UserError(f"data comes as arrays of numbers, not as {kind_of(value)} of {array.dtype}")
     return array.astype(np.float32) if array.dtype == np.float64 else array
 
 

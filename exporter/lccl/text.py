@@ -35,9 +35,3 @@ def percent(value: float | None) -> str:
 def count(number: int, noun: str) -> str:
     """1, "input" -> "1 input"; 3, "input" -> "3 inputs"."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
-def kind_of(value: object) -> str:
-    """The value's type with its article: "an int", "a Tensor"."""
-    name = type(value).__name__
-    return f"{'an' if name[0] in 'aeiouAEIOU' else 'a'} {name}"

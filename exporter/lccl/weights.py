@@ -1,4 +1,4 @@
-"""Large weights outside of ONNX models: in one file that several models share, or left out.
+"""Large weights outside of ONNX models: in one file that several models share.
 
 A model in protobuf copies its weights whenever it is copied, and ONNX Runtime copies them once more
 from a model in memory. Within a :class:`WeightFile`, models keep their weights in one file as
@@ -13,7 +13,7 @@ import hashlib
 import math
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -25,10 +25,8 @@ from onnx import TensorProto, helper, numpy_helper
 from lccl.errors import UserError
 from lccl.files import if_abandoned
 from lccl.numerics import Array
+from lccl.protos import SMALL, field_key, without_data, without_initializers
 
-SMALL = 1024
-"""The most elements of a constant that shape inference or folding may have to read; larger ones are
-weights."""
 _ALIGNMENT = 64
 """The alignment of each tensor in a file, in bytes, which suits vector instructions."""
 _PLAIN_TYPES: Mapping[int, np.dtype[Any]] = {
@@ -44,7 +42,6 @@ _PLAIN_TYPES: Mapping[int, np.dtype[Any]] = {
 }
 """Types whose elements take whole bytes, one after the other; a weight of another type stays in its
 model."""
-_DATA_FIELDS = ("raw_data", "float_data", "int32_data", "int64_data", "double_data", "external_data", "data_location")
 _INITIALIZERS_ALONE = 4
 """The first IR version in which initializers need not be inputs."""
 _open: dict[str, WeightFile] = {}
@@ -139,7 +136,7 @@ class WeightFile:
                 place = {"location": self.name, "offset": stream.tell(), "length": len(content)}
                 stream.write(content)
             self._stored_at[digest] = place
-        out = _bare(tensor)
+        out = without_data(tensor)
         out.data_location = TensorProto.EXTERNAL
         for key, value in place.items():
             out.external_data.add(key=key, value=str(value))
@@ -214,10 +211,10 @@ def write_whole(model: onnx.ModelProto, path: Path) -> None:
     rest.ClearField("graph")
     inside = [_head(tensor) for tensor in model.graph.initializer]
     sizes = [len(head) + _outside(tensor) for head, tensor in zip(inside, model.graph.initializer, strict=True)]
-    keys = [_key(onnx.GraphProto, "initializer", size) for size in sizes]
+    keys = [field_key(onnx.GraphProto, "initializer", size) for size in sizes]
     with path.open("wb") as stream:
         stream.write(rest.SerializeToString())
-        stream.write(_key(onnx.ModelProto, "graph", len(graph) + sum(map(len, keys)) + sum(sizes)))
+        stream.write(field_key(onnx.ModelProto, "graph", len(graph) + sum(map(len, keys)) + sum(sizes)))
         stream.write(graph)
         for key, head, tensor in zip(keys, inside, model.graph.initializer, strict=True):
             stream.write(key + head)
@@ -234,41 +231,7 @@ def _head(tensor: TensorProto) -> bytes:
     """Serialize a tensor, up to its data if that is in a file."""
     if not _outside(tensor):
         return bytes(tensor.SerializeToString())
-    return bytes(_bare(tensor).SerializeToString()) + _key(TensorProto, "raw_data", _outside(tensor))
-
-
-def _key(message: Any, field: str, length: int) -> bytes:
-    """Encode the key and the length of a field in protobuf's wire format (type 2)."""
-    out = bytearray()
-    for value in (message.DESCRIPTOR.fields_by_name[field].number << 3 | 2, length):
-        rest = value
-        while rest > 0x7F:
-            out.append(rest & 0x7F | 0x80)
-            rest >>= 7
-        out.append(rest)
-    return bytes(out)
-
-
-def skeleton_of(model: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, TensorProto]]:
-    """Return a copy of the model whose large weights are graph inputs, for cheap passes over it.
-
-    Returns:
-        The copy, and the given model's large weights by name.
-    """
-    kept = {v.name for v in (*model.graph.input, *model.graph.output)}
-    large = {t.name: t for t in model.graph.initializer if math.prod(t.dims) > SMALL and t.name not in kept}
-    out = without_initializers(model)
-    out.graph.initializer.extend(t for t in model.graph.initializer if t.name not in large)
-    out.graph.input.extend(helper.make_tensor_value_info(t.name, t.data_type, list(t.dims)) for t in large.values())
-    return out, large
-
-
-def without_initializers(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return a copy of the model without its initializers."""
-    out = onnx.ModelProto()
-    _copy_fields(out, model, ("graph",))
-    _copy_fields(out.graph, model.graph, ("initializer",))
-    return out
+    return bytes(without_data(tensor).SerializeToString()) + field_key(TensorProto, "raw_data", _outside(tensor))
 
 
 def _read_within(graph: onnx.GraphProto, within: bool = False) -> Iterator[str]:
@@ -280,27 +243,6 @@ def _read_within(graph: onnx.GraphProto, within: bool = False) -> Iterator[str]:
             for inner in (*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])):
                 yield from _read_within(inner, True)
                 yield from (value.name for value in inner.output)
-
-
-def _bare(tensor: TensorProto) -> TensorProto:
-    """Return a copy of a tensor without its data."""
-    out = TensorProto()
-    _copy_fields(out, tensor, _DATA_FIELDS)
-    return out
-
-
-def _copy_fields(target: Any, source: Any, left_out: Sequence[str]) -> None:
-    """Copy every field that is set, except those of the names that are left out."""
-    for field, value in source.ListFields():
-        own = getattr(target, field.name)
-        if field.name in left_out:
-            continue
-        if hasattr(own, "extend"):
-            own.extend(value)
-        elif hasattr(own, "CopyFrom"):
-            own.CopyFrom(value)
-        else:
-            setattr(target, field.name, value)
 
 
 def trim_memory() -> None:

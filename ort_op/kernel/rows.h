@@ -102,6 +102,34 @@ LCCL_INLINE int listColumns(float const* g, int width, bool all, int32_t* column
     return count;
 }
 
+//! Marks the groups of x that the open pixels of an output row read.
+LCCL_INLINE void markNeeded(Task const& t, int outputRow, int const* columns, int count)
+{
+    lccl_cpu_params const& p = t.p;
+    int const span = (p.s - 1) * p.dilations[1];
+    for (int i = 0; i < p.r; ++i)
+    {
+        int const y = outputRow * p.strides[0] - p.pads[0] + i * p.dilations[0];
+        if (y < 0 || y >= p.h)
+        {
+            continue;
+        }
+        unsigned const row = static_cast<unsigned>(y) * static_cast<unsigned>(p.w);
+        for (int q = 0; q < count; ++q)
+        {
+            int const at = columns[q] * p.strides[1] - p.pads[1];
+            unsigned const first = row + static_cast<unsigned>(at < 0 ? 0 : at < p.w ? at : p.w - 1);
+            unsigned const last = row + static_cast<unsigned>(at + span < 0 ? 0 : at + span < p.w ? at + span : p.w - 1);
+            t.needed[first / kGroup] = 1;
+            t.needed[last / kGroup] = 1;
+            for (unsigned g = first / kGroup + 1; g < last / kGroup; ++g)
+            {
+                t.needed[g] = 1;
+            }
+        }
+    }
+}
+
 //! Appends an image's open pixels to the list, and marks the groups of x that they read.
 //! \param all closed pixels are listed too; they come out as closed
 static void listRows(Task& t, int image, bool all)
@@ -194,6 +222,16 @@ static void indexRows(Task& t)
     {
         t.rowOf[t.listPixel[i]] = i * columns;
     }
+}
+
+//! Brings the list, once it is whole, into the order of the tiles.
+static void finishRows(Task& t)
+{
+    if (t.plan.sorted)
+    {
+        sortRows(t);
+    }
+    indexRows(t);
 }
 
 } // namespace LCCL_CPU_ISA

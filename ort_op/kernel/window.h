@@ -46,34 +46,6 @@ static void startWindow(Task& t, int image)
     }
 }
 
-//! Marks the groups of x that the open pixels of an output row read.
-LCCL_INLINE void markNeeded(Task const& t, int outputRow, int const* columns, int count)
-{
-    lccl_cpu_params const& p = t.p;
-    int const span = (p.s - 1) * p.dilations[1];
-    for (int i = 0; i < p.r; ++i)
-    {
-        int const y = outputRow * p.strides[0] - p.pads[0] + i * p.dilations[0];
-        if (y < 0 || y >= p.h)
-        {
-            continue;
-        }
-        unsigned const row = static_cast<unsigned>(y) * static_cast<unsigned>(p.w);
-        for (int q = 0; q < count; ++q)
-        {
-            int const at = columns[q] * p.strides[1] - p.pads[1];
-            unsigned const first = row + static_cast<unsigned>(at < 0 ? 0 : at < p.w ? at : p.w - 1);
-            unsigned const last = row + static_cast<unsigned>(at + span < 0 ? 0 : at + span < p.w ? at + span : p.w - 1);
-            t.needed[first / kGroup] = 1;
-            t.needed[last / kGroup] = 1;
-            for (unsigned g = first / kGroup + 1; g < last / kGroup; ++g)
-            {
-                t.needed[g] = 1;
-            }
-        }
-    }
-}
-
 //! Copies 8 pixels of 8 channels, `plane` floats apart, to the places that `offset` gives.
 LCCL_INLINE void transposeIn(float const* x, int64_t plane, float* window, int32_t const* offset)
 {

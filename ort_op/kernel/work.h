@@ -130,11 +130,7 @@ static int64_t prepareRows(Task& t, Call const& call)
             fillWindow(t, image, !mark);
         }
     }
-    if (t.plan.sorted)
-    {
-        sortRows(t);
-    }
-    indexRows(t);
+    finishRows(t);
     return active;
 }
 

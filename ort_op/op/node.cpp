@@ -3,6 +3,7 @@
 
 #include "convert.h"
 #include "isa.h"
+#include "loop.h"
 
 #include <algorithm>
 

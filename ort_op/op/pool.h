@@ -1,4 +1,4 @@
-// ONNX Runtime's own threads: how many a session has, and work for them.
+// How many threads of ONNX Runtime's own a session has.
 #pragma once
 
 #include "onnxruntime.h"
@@ -28,35 +28,5 @@ private:
 
 //! The pool of the session that the kernel belongs to, shared by the kernels of a session.
 std::shared_ptr<Pool> poolOf(OrtApi const& api, OrtKernelInfo const* info);
-
-//! Runs loops on the threads of one call.
-class Loop
-{
-public:
-    Loop(OrtApi const& api, OrtKernelContext const* context)
-        : mApi(api)
-        , mContext(context)
-    {
-    }
-
-    ~Loop()
-    {
-        mApi.ReleaseStatus(mStatus);
-    }
-
-    Loop(Loop const&) = delete;
-    Loop& operator=(Loop const&) = delete;
-
-    //! As lccl_cpu_parallel; `loop` is a Loop.
-    static void run(void* loop, size_t count, void (*task)(void* data, size_t index), void* data) noexcept;
-
-    //! \throw Failure where ONNX Runtime refused a loop
-    void check();
-
-private:
-    OrtApi const& mApi;
-    OrtKernelContext const* mContext;
-    OrtStatus* mStatus{nullptr};
-};
 
 } // namespace lccl::ort

@@ -97,7 +97,6 @@ def test_the_readmes_machine_and_command_are_the_measurements(pictures: ModuleTy
     facts = json.loads(pictures.MEASURED.read_text())["facts"]
     text = (ROOT / "README.md").read_text()
     assert f"`{facts['command']}`" in text
-    assert "the script is `bench/cpu/models.py` now" in text
     assert f"{facts['cpu']} virtual machine" in text
     assert f"ONNX Runtime {facts['onnxruntime']}, {facts['date'][:10]}" in text
 

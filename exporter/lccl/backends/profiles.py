@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lccl.backends.interface import BuildRequest, OptimizationProfile
-from lccl.errors import Fix, UserError
+from lccl.errors import Fix, UserError, shown
 from lccl.graph.feeds import input_types
 
 EXAMPLE_SIZE = 224
@@ -21,7 +21,7 @@ def make_profiles(request: BuildRequest) -> tuple[OptimizationProfile, ...]:
     """
     inputs = {name: kind.shape.dim for name, kind in input_types(request.model).items()}
     for name in {*request.min_shapes, *request.opt_shapes, *request.max_shapes} - set(inputs):
-        raise UserError(f"the model has no input {name!r}; it has {', '.join(inputs)}")
+        raise UserError(f"the model has no input {shown(name)}; it has {', '.join(inputs)}")
     profiles = []
     for name, dims in inputs.items():
         fixed = [d.dim_value if d.HasField("dim_value") else None for d in dims]

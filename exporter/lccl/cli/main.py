@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import NoReturn
 
 from lccl.command_line import EXIT_OK, execute, handle_signals
-from lccl.errors import UserError
+from lccl.errors import UserError, shown
 from lccl.version import __version__
 
 
@@ -68,7 +68,7 @@ def _about(arguments: Sequence[str]) -> int:
     elif name == "--version":
         print(f"lccl {__version__}")
     else:
-        raise UserError(f"there is no command {name!r}: {_nearest(name)} (see lccl --help)")
+        raise UserError(f"there is no command {shown(name)}: {_nearest(name)} (see lccl --help)")
     return EXIT_OK
 
 

@@ -14,7 +14,6 @@ from lccl.comparing.limits import Limits, check_limits, require_speedup_runner
 from lccl.comparing.measure import LatencyPlan, all_outputs, latencies
 from lccl.comparing.references import Outputs, against_references, require_finite_references, top1, with_speedup
 from lccl.comparing.results import Comparison, Environment, Row
-from lccl.deprecation import renamed_keywords
 from lccl.errors import Fix, UserError
 from lccl.graph.feeds import input_types
 from lccl.loading.data import Data, DataSource, read_data
@@ -23,9 +22,33 @@ from lccl.op.onnx_op import is_lccl_node, register_schema
 from lccl.profiling import NetworkProfile
 from lccl.profiling.of_onnx import profile_canonical
 from lccl.progress import Progress, silent
+from lccl.signatures.arguments import CALLABLE, FACTORY, FILE, FLAG, NAME, NETWORK, NONE, THREADS, Kind, sequence_of, takes
+from lccl.signatures.deprecation import renamed_keywords
+
+NETWORKS = NETWORK | sequence_of(NETWORK, "a list of these")
+PLAN = Kind("a LatencyPlan", lambda value: isinstance(value, LatencyPlan))
+LIMITS = Kind("Limits", lambda value: isinstance(value, Limits))
 
 
 @renamed_keywords(dense="baseline", dense_factory="baseline_factory", twin="dense_twin")
+@takes(
+    networks=NETWORKS,
+    baseline=NETWORKS | NONE,
+    factory=FACTORY | NONE,
+    baseline_factory=FACTORY | NONE,
+    state_dict_key=NAME | NONE,
+    baseline_state_dict_key=NAME | NONE,
+    state_dict_prefix=NAME | NONE,
+    baseline_state_dict_prefix=NAME | NONE,
+    unsafe_pickle=FLAG,
+    dense_twin=FLAG,
+    threads=THREADS,
+    latency=PLAN | NONE,
+    limits=LIMITS,
+    allow_skipped=FLAG,
+    plugin_library=FILE | NONE,
+    progress=CALLABLE,
+)
 def compare(
     networks: Network | Sequence[Network],
     data: DataSource,

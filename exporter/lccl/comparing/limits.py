@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from lccl.comparing.results import Check, Row
-from lccl.deprecation import renamed_fields
 from lccl.errors import Fix, UserError
+from lccl.signatures.arguments import NAME, NONE, NUMBER, require_kind
+from lccl.signatures.deprecation import renamed_fields
 
 
 @renamed_fields(min_dense_agreement="min_baseline_agreement")
@@ -34,6 +35,9 @@ class Limits:
         Raises:
             UserError: one is not between 0 and 1.
         """
+        for name in ("min_agreement", "min_baseline_agreement", "max_accuracy_drop", "min_speedup"):
+            require_kind(name, getattr(self, name), NUMBER | NONE)
+        require_kind("min_speedup_runner", self.min_speedup_runner, NAME | NONE)
         for name in ("min_agreement", "min_baseline_agreement"):
             value = getattr(self, name)
             if value is not None and not 0 <= value <= 1:

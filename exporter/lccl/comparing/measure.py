@@ -15,6 +15,7 @@ from lccl.errors import Fix, UserError
 from lccl.loading.data import Data
 from lccl.numerics import Array
 from lccl.progress import Progress
+from lccl.signatures.arguments import COUNT, NUMBER, WHOLE, require_kind
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,17 @@ class LatencyPlan:
     max_seconds: float = 20.0
     """Limit of the whole measurement, which ends early at a full round, but not before 10
     rounds."""
+
+    def __post_init__(self) -> None:
+        """Check the numbers.
+
+        Raises:
+            UserError: one is out of range.
+        """
+        require_kind("batch", self.batch, COUNT)
+        require_kind("warmup", self.warmup, WHOLE)
+        require_kind("runs", self.runs, COUNT)
+        require_kind("max_seconds", self.max_seconds, NUMBER)
 
 
 def all_outputs(runner: Runner, data: Data) -> list[Array]:

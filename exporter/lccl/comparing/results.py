@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass
 from typing import Literal
 
 from lccl.backends.onnxruntime.runner import PLAIN, WITH_LIBRARY
-from lccl.deprecation import renamed_fields
 from lccl.profiling import NetworkProfile
+from lccl.signatures.deprecation import renamed_fields
 from lccl.text import count, table
 
 Role = Literal["lccl", "baseline", "dense twin"]

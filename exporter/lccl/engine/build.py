@@ -16,7 +16,7 @@ from lccl.backends.interface import BACKEND_NAMES, Backend, BuildRequest, Optimi
 from lccl.backends.profiles import make_profiles
 from lccl.engine.results import EngineResult, Plugin
 from lccl.engine.sidecar import SIDECAR_SUFFIX, write_sidecar
-from lccl.errors import Fix, UserError
+from lccl.errors import Fix, UserError, shown
 from lccl.files import atomic_path, require_file, require_writable, sha256
 from lccl.graph.checks import check_types
 from lccl.graph.feeds import Feed, random_feed
@@ -28,6 +28,7 @@ from lccl.graph.variants.runnable import runnable
 from lccl.loading.onnx import load_onnx
 from lccl.op.onnx_op import is_lccl_node, register_schema
 from lccl.progress import Progress, silent
+from lccl.signatures.arguments import CALLABLE, COUNT, FILE, FLAG, NAME, NAMES, NONE, SHAPES, takes
 from lccl.version import __version__
 
 
@@ -45,7 +46,7 @@ def make_backend(name: str) -> Backend:
         from lccl.backends.tensorrt_rtx.builder import TensorRTRTX
 
         return TensorRTRTX()
-    raise UserError(f"backend is one of {', '.join(BACKEND_NAMES)}, not {name!r}")
+    raise UserError(f"backend is one of {', '.join(BACKEND_NAMES)}, not {shown(name)}")
 
 
 def choose_backend(name: str | None) -> Backend:
@@ -69,6 +70,25 @@ def choose_backend(name: str | None) -> Backend:
     raise UserError("no engine builder is installed: " + "; ".join(reasons))
 
 
+@takes(
+    model=FILE,
+    path=FILE | NONE,
+    backend=NAME | NONE,
+    min_shapes=SHAPES | NONE,
+    opt_shapes=SHAPES | NONE,
+    max_shapes=SHAPES | NONE,
+    precision=NAME,
+    workspace=COUNT | NONE,
+    timing_cache=FILE | NONE,
+    compute_capabilities=NAMES,
+    plugin=FLAG,
+    plugin_library=FILE | NONE,
+    alias_residual=FLAG,
+    tf32=FLAG,
+    verbose=FLAG,
+    command=NAMES | NONE,
+    progress=CALLABLE,
+)
 def build_engine(
     model: str | Path,
     path: str | Path | None = None,
@@ -121,11 +141,11 @@ def build_engine(
     """
     source = require_file(model)
     target = Path(path) if path is not None else source.with_suffix(".engine")
+    require_writable(target)
     sidecar = target.with_name(target.name + SIDECAR_SUFFIX)
     if source.resolve() in (target.resolve(), sidecar.resolve()):
         raise UserError(f"the engine would replace its model {source}", Fix("path", "FILE"))
-    for file in (target, sidecar):
-        require_writable(file)
+    require_writable(sidecar)
     chosen = choose_backend(backend)
     register_schema()
     progress("reading the model")

@@ -12,8 +12,7 @@ import numpy as np
 import onnx
 
 from lccl.backends.agreement import check_view
-from lccl.deprecation import renamed_keywords
-from lccl.errors import Fix, UserError, leave_out
+from lccl.errors import Fix, UserError, kind_of, leave_out
 from lccl.exporting.checking import check_against_source, real_feeds, with_own_gates
 from lccl.exporting.gate_search import find_layers, masked
 from lccl.exporting.onnx_source import OnnxSource
@@ -38,7 +37,8 @@ from lccl.op.contract import QUALIFIED_NAME, VERSION
 from lccl.op.onnx_op import register_schema
 from lccl.profiling import profile
 from lccl.progress import Progress, silent
-from lccl.text import kind_of
+from lccl.signatures.arguments import CALLABLE, FILE, FLAG, NAMES, NETWORK, NONE, NUMBER, TEXTS_BY_NAME, instance_of, takes
+from lccl.signatures.deprecation import renamed_keywords
 from lccl.version import __version__
 from lccl.weights import WeightFile, whole_size, write_whole
 
@@ -65,6 +65,20 @@ class _Request:
 
 
 @renamed_keywords(dense="dense_twin", inputs="data")
+@takes(
+    model=NETWORK | instance_of("torch.export", "ExportedProgram", "a program of torch.export"),
+    path=FILE | NONE,
+    dynamic_hw=FLAG,
+    dense_twin=FLAG | FILE,
+    decomposed=FLAG | FILE,
+    tensorrt=FLAG | FILE,
+    input_names=NAMES | NONE,
+    output_names=NAMES | NONE,
+    fuse=FLAG,
+    tolerance=NUMBER | NONE,
+    metadata=TEXTS_BY_NAME | NONE,
+    progress=CALLABLE,
+)
 def export(
     model: Network | ExportedProgram,
     args: PositionalArgs | None = None,
@@ -118,7 +132,7 @@ def export(
             nothing is written.
     """
     if path is None:
-        raise TypeError("export() needs the path of the file to write")
+        raise UserError("an export needs the file to write", Fix("path", "model.onnx"))
     target = Path(path)
     targets = {
         "model": target,

@@ -7,7 +7,7 @@ from collections.abc import Container
 import onnx
 
 from lccl.errors import UserError, first_line
-from lccl.weights import skeleton_of
+from lccl.protos import skeleton_of
 
 
 def check_model(model: onnx.ModelProto) -> None:

@@ -29,8 +29,8 @@ from lccl.graph.surgery import (
 )
 from lccl.op.contract import DOMAIN, OP_TYPE
 from lccl.op.onnx_op import IR_VERSION, OPSET, is_lccl_node
+from lccl.protos import skeleton_of
 from lccl.quiet import quiet
-from lccl.weights import skeleton_of
 
 _ROUNDS = 2
 """Rounds of folding: the second folds what the first made constant."""

@@ -18,8 +18,9 @@ from lccl.errors import UserError
 from lccl.numerics import Array
 from lccl.op.contract import DOMAIN, OP_TYPE, Attributes
 from lccl.op.onnx_op import IR_VERSION
+from lccl.protos import SMALL, skeleton_of
 from lccl.quiet import quiet
-from lccl.weights import SMALL, array, skeleton_of, weight_file
+from lccl.weights import array, weight_file
 
 Rule = Callable[[gs.Node], gs.Tensor | None]
 """A rewrite of one node: gives the tensor that replaces its only output, or None if the rule does

@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lccl.errors import Fix, UserError, leave_out
+from lccl.errors import Fix, UserError, kind_of, leave_out, shown
 from lccl.files import atomic_path
 from lccl.loading.safetensors_file import RECIPE_NAME, SUFFIX, write_safetensors
-from lccl.text import kind_of
+from lccl.signatures.arguments import FILE, MODULE, NONE, VALUES_BY_NAME, takes
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -43,6 +43,7 @@ class Checkpoint:
     """What to gate in the factory's network before the weights are loaded; None: nothing."""
 
 
+@takes(path=FILE, model=MODULE, kwargs=VALUES_BY_NAME | NONE)
 def save_checkpoint(
     path: str | Path,
     model: nn.Module,
@@ -73,7 +74,7 @@ def save_checkpoint(
     from lccl.torch_calls import unwrapped
 
     if not isinstance(factory, str) or not all(factory.partition(":")):
-        raise UserError(f'a factory is named "pkg.module:callable", not {factory!r}')
+        raise UserError(f'a factory is named "pkg.module:callable", not {shown(factory)}')
     shape = None if input_shape is None else _three_sizes(input_shape)
     network = unwrapped(model)
     gated = recipe(network)
@@ -100,7 +101,7 @@ def _three_sizes(shape: Any) -> list[int]:
     except TypeError:
         sizes = []
     if len(sizes) != 3 or min(sizes) < 1:
-        raise UserError(f"input_shape is (C, H, W) of one input, not {shape!r}")
+        raise UserError(f"input_shape is (C, H, W) of one input, not {shown(shape)}")
     return sizes
 
 
@@ -162,7 +163,7 @@ def _is_state_dict(value: Any) -> bool:
 def _find_state_dict(content: Any, path: Path, key: str | None, key_option: str) -> Mapping[str, Tensor]:
     if key is not None:
         if not isinstance(content, Mapping) or not _is_state_dict(content.get(key)):
-            raise UserError(f"{path} has no state dict under {key!r}; it holds {_keys(content)}")
+            raise UserError(f"{path} has no state dict under {shown(key)}; it holds {_keys(content)}")
         found: Mapping[str, Tensor] = content[key]
         return found
     if _is_state_dict(content):

@@ -139,10 +139,9 @@ def _batch(value: object) -> Data:
     if _is_array(value):
         return Data({"input": float32(value)})
     if isinstance(value, Mapping):
-        arrays = {str(name): float32(a) for name, a in value.items()}
-        label = next((name for name in LABEL_NAMES if name in arrays and len(arrays) > 1), None)
-        labels = arrays.pop(label) if label else None
-        return Data(arrays, labels)
+        label = next((name for name in LABEL_NAMES if name in value and len(value) > 1), None)
+        arrays = {str(name): float32(a) for name, a in value.items() if name != label}
+        return Data(arrays, None if label is None else np.asarray(value[label]))
     if isinstance(value, (tuple, list)) and len(value) == 2:
         return Data(_batch(value[0]).inputs, np.asarray(value[1]))
     raise UserError(f"a batch is an array, a dict of arrays or (inputs, labels), not {type(value).__name__}")

@@ -10,11 +10,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lccl.errors import Fix, UserError, first_line
+from lccl.errors import Fix, UserError, first_line, kind_of, shown
 from lccl.loading.checkpoint import Checkpoint
 from lccl.loading.state_dict import matched_names
 from lccl.loading.types import Factory
-from lccl.text import kind_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -37,7 +36,7 @@ def import_object(name: str, what: str) -> object:
     """
     module_name, colon, attribute = name.partition(":")
     if not colon or not module_name or not attribute:
-        raise UserError(f"a {what} is named pkg.module:callable, not {name!r}")
+        raise UserError(f"a {what} is named pkg.module:callable, not {shown(name)}")
     try:
         with current_folder_last():
             module = importlib.import_module(module_name)
@@ -52,7 +51,7 @@ def import_object(name: str, what: str) -> object:
         for part in attribute.split("."):
             value = getattr(value, part)
     except AttributeError:
-        raise UserError(f"module {module_name} has no {attribute!r}") from None
+        raise UserError(f"module {module_name} has no {shown(attribute)}") from None
     return value
 
 

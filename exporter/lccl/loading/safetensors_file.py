@@ -5,14 +5,14 @@ Metadata is text, so values other than names are JSON in it.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lccl.errors import UserError, first_line
-from lccl.requires import needing
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,7 +21,6 @@ SUFFIX = ".safetensors"
 RECIPE_NAME = "lccl_recipe"
 """Where a file of any writer may hold, as JSON, what :func:`lccl.nn.recipe` returned."""
 _VERSION_NAME, _MODULES_NAME = "lccl.version", "lccl.module_versions"
-_NEEDED_BY = "a .safetensors file"
 
 
 def is_safetensors(path: Path) -> bool:
@@ -46,7 +45,7 @@ def write_safetensors(path: Path, content: Mapping[str, Any]) -> None:
         UserError: a value that is neither a tensor nor plain data, or a file that cannot be
             written.
     """
-    with needing(_NEEDED_BY):
+    with _installed():
         from safetensors import SafetensorError
         from safetensors.torch import save_file
     tensors, notes = _stored_once(content["state_dict"])
@@ -79,7 +78,7 @@ def read_safetensors(path: Path, format_name: str) -> Mapping[str, Any]:
     Raises:
         UserError: the file is damaged, or its metadata is not what was written.
     """
-    with needing(_NEEDED_BY):
+    with _installed():
         from safetensors import SafetensorError, safe_open
     try:
         with safe_open(str(path), framework="pt", device="cpu") as file:
@@ -105,6 +104,15 @@ def read_safetensors(path: Path, format_name: str) -> Mapping[str, Any]:
         "state_dict": state,
         **recipe,
     }
+
+
+@contextlib.contextmanager
+def _installed() -> Iterator[None]:
+    """Say how to get the package, where an import within the block does not find it."""
+    try:
+        yield
+    except ModuleNotFoundError:
+        raise UserError("a .safetensors file needs safetensors, which is not installed: pip install safetensors") from None
 
 
 def _stored_once(state: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, str]]:

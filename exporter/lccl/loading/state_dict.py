@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from lccl.errors import Fix, UserError, first_line
 from lccl.loading.checkpoint import RECIPE_KEY
-from lccl.text import count
 
 if TYPE_CHECKING:
     from torch import nn
@@ -63,7 +62,7 @@ def load_weights(module: nn.Module, weights: Weights) -> None:
     if parts:
         names = " and ".join(repr(prefix) for prefix in parts)
         few = [k for k, v in state.items() if not any(k.startswith(p) or _is_counter(k, v, p) for p in parts)]
-        beside = f", beside {count(len(few), 'other')} ({_some(few)})" if few else ""
+        beside = f", beside {len(few)} of something else ({_some(few)})" if few else ""
         raise UserError(
             f"{weights.misfit} as they are named; those that begin with {names} do{beside}",
             [Fix(weights.prefix_option, prefix) for prefix in parts],

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import re
 import warnings
 import zipfile
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from lccl.loading.safetensors_file import SUFFIX, is_safetensors, read_safetenso
 from lccl.loading.soundness import require_no_nan, require_sound
 from lccl.loading.state_dict import Weights, load_weights
 from lccl.loading.types import Factory
-from lccl.quiet import quiet
+from lccl.signatures.arguments import FACTORY, FILE, FLAG, NAME, NONE, takes
 
 if TYPE_CHECKING:
     from torch import nn
@@ -40,6 +39,7 @@ class LoadedModel:
     """The exported program that ``module`` comes from, if the file is a torch.export archive."""
 
 
+@takes(path=FILE, factory=FACTORY | NONE, state_dict_key=NAME | NONE, state_dict_prefix=NAME | NONE, unsafe_pickle=FLAG)
 def load_model(
     path: str | Path,
     factory: Factory | None = None,
@@ -156,7 +156,9 @@ def _read_torch_file(path: Path, unsafe_pickle: bool, factory_option: str) -> An
     if kind in ("torchscript", "pt2"):
         what = "TorchScript" if kind == "torchscript" else "a torch.export archive"
         if unsafe_pickle:
-            return _read_program(path, kind, what)
+            from lccl.nn.program_file import read_program
+
+            return read_program(path, what, archive=kind == "pt2")
         raise UserError(f"{path} is {what}, which can run code from the file", fixes)
     if kind == "safetensors":
         return read_safetensors(path, FORMAT)
@@ -177,48 +179,6 @@ def _read_torch_file(path: Path, unsafe_pickle: bool, factory_option: str) -> An
                 f"{path} needs classes that cannot be imported here ({first_line(error)}): run in the folder of that module, or put it on PYTHONPATH"
             ) from None
         raise broken from None
-
-
-def _read_program(path: Path, kind: str, what: str) -> Any:
-    """Read a network that carries its own code, from a file that the caller trusts."""
-    import torch
-
-    import lccl.nn  # noqa: F401 - PyTorch reads a file only where each op in it is known: this package's too
-
-    try:
-        with quiet():
-            if kind == "pt2":
-                return torch.export.load(str(path))
-            return torch.jit.load(str(path), map_location="cpu")  # type: ignore[no-untyped-call]
-    except Exception as error:
-        reason = _reason(path, kind, error)
-        unknown = _UNKNOWN_OP.search(reason)
-        if unknown:
-            op = unknown[1].removesuffix(".default").replace("::", ".")
-            raise UserError(
-                f"{path} is {what} that calls the op {op}, which no imported package has: import its package in Python, and "
-                "load or export the file there"
-            ) from None
-        line = first_line(error)
-        raise UserError(f"{path} is {what} that this PyTorch cannot read ({line}): write it again with this version") from None
-
-
-_UNKNOWN_OP = re.compile(r"(?:failed to resolve torch\.ops\.|Unknown builtin op: )([\w.:]*\w)")
-"""What PyTorch says of an op that it does not know."""
-
-
-def _reason(path: Path, kind: str, error: Exception) -> str:
-    """PyTorch's own words; of an archive it gives them to its log alone."""
-    if kind != "pt2":
-        return str(error)
-    from torch.export.pt2_archive._package import load_pt2
-
-    try:
-        with quiet():
-            load_pt2(str(path))
-    except Exception as known:
-        return str(known)
-    return str(error)
 
 
 def _is_program(content: Any) -> bool:

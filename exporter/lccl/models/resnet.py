@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal, TypedDict, Unpack
 
-from lccl.errors import UserError
+from lccl.errors import UserError, shown
 from lccl.requires import needing
 
 with needing("lccl.models"):
@@ -88,7 +88,7 @@ class CifarResNet(nn.Module):
         if depth < 8 or (depth - 2) % 6:
             raise UserError(f"depth is 6 * n + 2 (8, 14, 20, 32, ...), not {depth}")
         if gated not in ("none", "first", "both"):
-            raise UserError(f'gated is "none", "first" or "both", not {gated!r}')
+            raise UserError(f'gated is "none", "first" or "both", not {shown(gated)}')
         self.stem = ConvNorm(in_channels, width, 3, 1, activation=True)
         channels, stages = width, []
         for stage in range(3):

@@ -11,11 +11,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lccl.backends.torch.cuda import kernel_op
-from lccl.errors import ContractError, UserError
+from lccl.errors import ContractError, UserError, shown
 from lccl.nn.folding import attributes_of, call_op, constants_of
 from lccl.nn.gate import Gate, GateActivation
 from lccl.op.contract import Attributes, gate_pads
 from lccl.op.torch_op import leaky, threshold_gate, upsample_gate
+from lccl.signatures.arguments import COUNT, FLAG, NAME, NONE, NUMBER, SIZES, WHOLE, takes
 
 GateKind = Literal["1x1", "kxk", "grid", "external"]
 Order = Literal["paper", "released"]
@@ -34,7 +35,7 @@ kernel_op.register()
 def _pair(value: int | Sequence[int], name: str) -> tuple[int, int]:
     values = tuple(value) if isinstance(value, Sequence) else (value, value)
     if len(values) != 2 or not all(_is_whole(v) and v > 0 for v in values):
-        raise UserError(f"{name} takes one whole number above 0 or two, not {value!r}")
+        raise UserError(f"{name} takes one whole number above 0 or two, not {shown(value)}")
     return values[0], values[1]
 
 
@@ -50,7 +51,7 @@ def _alpha(activation: Activation) -> float:
         return 0.0
     if isinstance(activation, (int, float)):
         return float(activation)
-    raise UserError(f'an activation is "relu", None or the negative slope of a LeakyReLU, not {activation!r}')
+    raise UserError(f'an activation is "relu", None or the negative slope of a LeakyReLU, not {shown(activation)}')
 
 
 class LCCLConv2d(nn.Module):
@@ -88,6 +89,27 @@ class LCCLConv2d(nn.Module):
         UserError: options that do not go together.
     """
 
+    @takes(
+        in_channels=COUNT,
+        out_channels=COUNT,
+        kernel_size=WHOLE | SIZES,
+        stride=WHOLE | SIZES,
+        padding=WHOLE | SIZES | NAME,
+        dilation=WHOLE | SIZES,
+        gate=NAME,
+        gate_size=WHOLE,
+        gate_kernel_size=WHOLE | SIZES | NONE,
+        gate_activation=NAME,
+        gate_norm=FLAG | NONE,
+        gate_threshold=NUMBER,
+        order=NAME,
+        norm=FLAG,
+        activation=NUMBER | NAME | NONE,
+        post_activation=NUMBER | NAME | NONE,
+        bias=FLAG | NONE,
+        groups=WHOLE,
+        padding_mode=NAME,
+    )
     def __init__(
         self,
         in_channels: int,
@@ -116,10 +138,10 @@ class LCCLConv2d(nn.Module):
             raise UserError(f"groups = {groups}, but the op computes all channels together: leave grouped layers as nn.Conv2d")
         if padding_mode != "zeros":
             raise UserError(
-                f"padding_mode = {padding_mode!r}, but the op pads with zeros: pad before the layer, with padding=0"
+                f"padding_mode = {shown(padding_mode)}, but the op pads with zeros: pad before the layer, with padding=0"
             )
         if order not in ("paper", "released"):
-            raise UserError(f'order is "paper" or "released", not {order!r}')
+            raise UserError(f'order is "paper" or "released", not {shown(order)}')
         self.order = order
         kernel, self.stride, self.dilation = (
             _pair(value, name) for value, name in ((kernel_size, "kernel_size"), (stride, "stride"), (dilation, "dilation"))
@@ -146,12 +168,12 @@ class LCCLConv2d(nn.Module):
             extent = [self.dilation[i] * (kernel[i] - 1) for i in (0, 1)]
             return extent[0] // 2, extent[1] // 2, extent[0] - extent[0] // 2, extent[1] - extent[1] // 2
         if isinstance(padding, str):
-            raise UserError(f'padding is "same" or numbers, not {padding!r}')
+            raise UserError(f'padding is "same" or numbers, not {shown(padding)}')
         values = (padding,) * 4 if isinstance(padding, int) else tuple(padding)
         if len(values) == 2:
             values = values * 2
         if len(values) != 4 or min(values) < 0:
-            raise UserError(f"padding takes 1, 2 or 4 numbers that are not negative, not {padding!r}")
+            raise UserError(f"padding takes 1, 2 or 4 numbers that are not negative, not {shown(padding)}")
         return values[0], values[1], values[2], values[3]
 
     def _make_gate(
@@ -163,11 +185,11 @@ class LCCLConv2d(nn.Module):
     ) -> Gate | None:
         kernel = (self.conv.kernel_size[0], self.conv.kernel_size[1])
         if kind not in ("1x1", "kxk", "grid", "external"):
-            raise UserError(f'gate is "1x1", "kxk", "grid" or "external", not {kind!r}')
+            raise UserError(f'gate is "1x1", "kxk", "grid" or "external", not {shown(kind)}')
         if not _is_whole(self.gate_size):
-            raise UserError(f"gate_size is a whole number, not {self.gate_size!r}")
+            raise UserError(f"gate_size is a whole number, not {shown(self.gate_size)}")
         if norm is not None and not isinstance(norm, bool):
-            raise UserError(f"gate_norm is True, False or None, not {norm!r}")
+            raise UserError(f"gate_norm is True, False or None, not {shown(norm)}")
         if self.gate_size < 1 or (kind in ("1x1", "kxk") and self.gate_size != 1):
             raise UserError(f'gate_size = {self.gate_size} goes with gate="grid" or "external" and is at least 1')
         if kind == "grid" and self.gate_size == 1 and kernel_size is None:

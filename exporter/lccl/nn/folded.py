@@ -13,6 +13,7 @@ from lccl.nn.conv import LCCLConv2d
 from lccl.nn.folding import call_op
 from lccl.op.contract import Attributes
 from lccl.op.torch_op import neutral
+from lccl.signatures.arguments import MODULE, takes
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
 
@@ -58,6 +59,7 @@ def _is_plain(layer: LCCLConv2d) -> bool:
     return type(layer).forward is LCCLConv2d.forward and type(layer).fold is LCCLConv2d.fold
 
 
+@takes(model=MODULE)
 def fold(model: ModelT) -> ModelT:
     """Return a copy of the model in eval mode with every LCCLConv2d folded.
 

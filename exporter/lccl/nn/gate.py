@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lccl.errors import UserError
+from lccl.errors import UserError, shown
 from lccl.op.contract import BINARY_SLOPE, FLT_MAX
 from lccl.op.torch_op import bound_gate
 
@@ -61,7 +61,7 @@ class Gate(nn.Module):
     ) -> None:
         super().__init__()
         if activation not in list(GATE_CURVES):
-            raise UserError(f"gate_activation is one of {', '.join(GATE_CURVES)}, not {activation!r}")
+            raise UserError(f"gate_activation is one of {', '.join(GATE_CURVES)}, not {shown(activation)}")
         self.activation = activation
         self.pads = pads
         normed = GATE_CURVES[activation].normed if norm is None else norm

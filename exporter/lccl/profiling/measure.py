@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
-from lccl.deprecation import renamed_keywords
-from lccl.errors import UserError
+import numpy as np
+
+from lccl.errors import UserError, kind_of, shown
 from lccl.loading.data import Data, DataSource, is_pair, load_data
 from lccl.loading.torch_file import TORCH_SUFFIXES, load_checkpoint
+from lccl.numerics import float32
 from lccl.profiling.profiles import NetworkProfile
 from lccl.requires import needing
+from lccl.signatures.arguments import NETWORK, takes
+from lccl.signatures.deprecation import renamed_keywords
 
 if TYPE_CHECKING:
     from lccl.loading.types import Network
@@ -21,6 +25,7 @@ _CHUNK = 64
 
 
 @renamed_keywords(loader="data")
+@takes(model=NETWORK)
 def profile(model: Network, data: DataSource) -> NetworkProfile:
     """Run a model on data and count densities and multiply-accumulates (MACs) per layer.
 
@@ -64,6 +69,35 @@ def _batches(data: DataSource) -> Iterable[object]:
     """
     loaded = load_data(data) if isinstance(data, (str, Path)) else data
     if not isinstance(loaded, Data):
-        return [loaded] if is_pair(loaded) or isinstance(loaded, Mapping) or hasattr(loaded, "__array__") else loaded
+        alone = is_pair(loaded) or isinstance(loaded, Mapping) or hasattr(loaded, "__array__")
+        if not alone and not isinstance(loaded, Iterable):
+            raise UserError(f"data comes as an .npz file, arrays or batches of these, not as {kind_of(loaded)}")
+        return map(_checked, [loaded] if alone else cast("Iterable[object]", loaded))
     chunks = [{name: a[i : i + _CHUNK] for name, a in loaded.inputs.items()} for i in range(0, len(loaded), _CHUNK)]
     return chunks if len(loaded.inputs) > 1 else [next(iter(chunk.values())) for chunk in chunks]
+
+
+def _checked(batch: object) -> object:
+    """A batch of arrays of numbers, whose first axis is the image.
+
+    Raises:
+        UserError: the batch is something else.
+    """
+    inputs = (
+        dict(batch)
+        if isinstance(batch, Mapping)
+        else {"input": batch[0] if isinstance(batch, (tuple, list)) and batch else batch}
+    )
+    if not inputs:
+        raise UserError("a batch of the data holds no input")
+    for name, value in inputs.items():
+        shape = np.shape(float32(value)) if hasattr(value, "__array__") else ()
+        if not shape or 0 in shape:
+            raise UserError(
+                f"input {name} of a batch is an array with at least one image as its first axis, not {_words(value)}"
+            )
+    return batch
+
+
+def _words(value: object) -> str:
+    return f"one of shape {list(np.shape(float32(value)))}" if hasattr(value, "__array__") else shown(value)

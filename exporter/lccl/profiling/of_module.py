@@ -87,7 +87,7 @@ def _run(model: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) 
         model(*args, **kwargs)
     except UserError:
         raise
-    except (RuntimeError, ValueError, TypeError) as error:
+    except Exception as error:
         shapes = ", ".join(str(list(t.shape)) for t in (*args, *kwargs.values()))
         raise UserError(f"a batch of shape {shapes} does not fit the model: {first_line(error)}") from error
 

@@ -14,7 +14,8 @@ from lccl.graph.feeds import input_types
 from lccl.graph.recognise import recognise
 from lccl.op.onnx_op import register_schema
 from lccl.progress import silent
-from lccl.weights import SMALL, WeightFile, weight_file
+from lccl.protos import SMALL
+from lccl.weights import WeightFile, weight_file
 from support.graphs.random_graphs import RandomGraph
 from support.graphs.recognised import GRAPHS, Graph
 from support.graphs.recognised_runs import SIZES

@@ -184,7 +184,7 @@ def test_metadata_that_is_damaged(tmp_path: Path, name: str, text: str, said: st
 def test_the_package_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save_file({"a": torch.zeros(1)}, tmp_path / "w.safetensors")
     monkeypatch.setitem(sys.modules, "safetensors", None)
-    said = r"^a \.safetensors file needs safetensors: pip install 'lccl\[export\]' or 'lccl\[train\]'$"
+    said = r"^a \.safetensors file needs safetensors, which is not installed: pip install safetensors$"
     with pytest.raises(lccl.UserError, match=said):
         lccl.load_checkpoint(tmp_path / "w.safetensors", nn.Identity)
     with pytest.raises(lccl.UserError, match=said):

@@ -164,7 +164,7 @@ def test_counters_of_a_library_of_averages(network: nn.Module, tmp_path: Path) -
     assert same(lccl.load_checkpoint(tmp_path / "ema.pt", Tower), network)
     torch.save({"temperature": torch.tensor(0.07), **under(network.state_dict(), "visual.")}, tmp_path / "clip.pt")
     with pytest.raises(
-        lccl.UserError, match=r"'visual\.' do, beside 1 other \(temperature\): pass state_dict_prefix='visual\.'$"
+        lccl.UserError, match=r"'visual\.' do, beside 1 of something else \(temperature\): pass state_dict_prefix='visual\.'$"
     ):
         lccl.load_checkpoint(tmp_path / "clip.pt", Tower)
 
@@ -180,7 +180,7 @@ def test_the_prefix_of_a_part_is_named_and_can_be_given(gated: nn.Module, tmp_pa
         lccl.load_checkpoint(tmp_path / "lit.ckpt", Tower)
     assert caught.value.fixes == (lccl.Fix("state_dict_prefix", "model."),)
     assert caught.value.message.endswith(
-        "do not fit Tower as they are named; those that begin with 'model.' do, beside 2 others (criterion.weight, val_f1.tp)"
+        "do not fit Tower as they are named; those that begin with 'model.' do, beside 2 of something else (criterion.weight, val_f1.tp)"
     )
     for prefix in ("model.", "model"):
         assert same(lccl.load_checkpoint(tmp_path / "lit.ckpt", Tower, state_dict_prefix=prefix), gated)

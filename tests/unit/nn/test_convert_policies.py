@@ -256,7 +256,7 @@ def test_the_order_is_that_of_eval_mode() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"where": "first"}, 'where takes first-of-block, .*, not "first"'),
+        ({"where": "first"}, "where takes first-of-block, .*, not 'first'"),
         ({"where": "regex:nothing"}, "matches no convolution; the convolutions have names such as conv1"),
         ({"where": "regex:("}, "is not a regular expression"),
         ({"where": "min-channels:many"}, "needs a number"),
@@ -274,8 +274,8 @@ def test_the_order_is_that_of_eval_mode() -> None:
         ({"gate_activation": "sigmoid"}, "gate_activation is one of"),
         ({"order": "mine"}, "order is"),
         ({"density": 2}, "density is the fraction of open pixels"),
-        ({"density": "low"}, "density is the fraction of open pixels"),
-        ({"gate": "grid", "gate_size": "a"}, "gate_size is a whole number, not 'a'"),
+        ({"density": "low"}, "density takes a number, not 'low'"),
+        ({"gate": "grid", "gate_size": "a"}, "gate_size takes a whole number, not 'a'"),
         ({"example": torch.randn(1, 5, 8, 8)}, "does not run on args"),
         ({"example": 224}, "an example is an input with its batch or the shape of one, .* not an int"),
         ({"example": "x"}, "an example is .* not a str"),

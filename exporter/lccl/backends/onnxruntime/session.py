@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from lccl.backends.onnxruntime.library import ISA_ENVIRONMENT, OLD_ISA_ENVIRONMENT, check_library
 from lccl.errors import UserError
+from lccl.signatures.arguments import FILE, NONE, ONNX_MODEL, THREADS, instance_of, takes
 
 if TYPE_CHECKING:
     import onnx
@@ -19,6 +20,12 @@ Provider: TypeAlias = "str | tuple[str, dict[str, object]]"
 _state = {"warned": False}
 
 
+@takes(
+    model=FILE | ONNX_MODEL,
+    threads=THREADS | NONE,
+    options=instance_of("onnxruntime", "SessionOptions", "onnxruntime.SessionOptions") | NONE,
+    library=FILE | NONE,
+)
 def session(
     model: str | Path | onnx.ModelProto,
     *,
@@ -51,8 +58,6 @@ def session(
 
     from lccl.backends.onnxruntime.runner import open_session, register_library
 
-    if threads is not None and not (isinstance(threads, int) and threads >= 1):
-        raise UserError(f"threads is a whole number from 1, not {threads!r}")
     if isinstance(providers, str):
         providers = [providers]
     chosen = onnxruntime.SessionOptions() if options is None else options
@@ -83,7 +88,7 @@ def session(
     if not _state["warned"] and _has_nodes(model):
         _state["warned"] = True
         warnings.warn(
-            f"gated convolutions compute every pixel, through the op's function: {reason}", RuntimeWarning, stacklevel=2
+            f"gated convolutions compute every pixel, through the op's function: {reason}", RuntimeWarning, stacklevel=3
         )
     return opened
 

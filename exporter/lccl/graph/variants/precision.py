@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 from onnx import AttributeProto, TensorProto, numpy_helper
 
-from lccl.errors import Fix, UserError
+from lccl.errors import Fix, UserError, shown
 from lccl.op.contract import INPUTS
 from lccl.op.onnx_op import is_lccl_node
 from lccl.requires import needing
@@ -35,7 +35,7 @@ def to_precision(model: onnx.ModelProto, precision: Precision) -> onnx.ModelProt
         UserError: the model's weights are not float32, or float16 cannot hold one of them.
     """
     if precision not in get_args(Precision):
-        raise UserError(f"precision is one of {', '.join(get_args(Precision))}, not {precision!r}")
+        raise UserError(f"precision is one of {', '.join(get_args(Precision))}, not {shown(precision)}")
     if precision == "fp32":
         return model
     originals = {t.name: t for t in model.graph.initializer}

@@ -14,8 +14,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.utils import parametrize
 
-from lccl.deprecation import renamed_keywords
-from lccl.errors import UserError
+from lccl.errors import UserError, kind_of, shown
 from lccl.nn.conv import LCCLConv2d, Order, plain_maths
 from lccl.nn.converting.measure import (
     LOW_PRECISION,
@@ -38,7 +37,9 @@ from lccl.nn.converting.trace import NetworkTrace, has_hooks, trace
 from lccl.nn.folded import FoldedLCCLConv2d
 from lccl.nn.gate import GateActivation
 from lccl.op.contract import gate_macs, grid_hw
-from lccl.text import count, kind_of
+from lccl.signatures.arguments import FLAG, NAME, NONE, NUMBER, SIZES, WHOLE, takes
+from lccl.signatures.deprecation import renamed_keywords
+from lccl.text import count
 from lccl.torch_calls import inner_name
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
@@ -84,6 +85,17 @@ def convert(
 
 
 @renamed_keywords(example="args")
+@takes(
+    gate=NAME,
+    gate_size=WHOLE,
+    gate_kernel_size=WHOLE | SIZES | NONE,
+    gate_activation=NAME,
+    gate_norm=FLAG | NONE,
+    order=NAME,
+    density=NUMBER,
+    inplace=FLAG,
+    dry_run=FLAG,
+)
 def convert(
     model: ModelT,
     gate: OwnGateKind = "kxk",
@@ -157,11 +169,11 @@ def convert(
         return plan
     if not plan.gated:
         raise UserError(
-            f"where={where!r} gates none of the network's {count(len(plan.layers), 'convolution')}: dry_run=True lists why, "
+            f"where={shown(where)} gates none of the network's {count(len(plan.layers), 'convolution')}: dry_run=True lists why, "
             "and another policy or a list of names may gate some"
         )
     for note in plan.notes:
-        warnings.warn(note, stacklevel=3)
+        warnings.warn(note, stacklevel=4)
     entries = [LayerRecipe(layer.name, layer.conv.norm, options) for layer in plan.gated]
     return _converted(model, entries, inputs, work, inplace)
 
@@ -192,9 +204,9 @@ def _require_dense(model: nn.Module) -> None:
 
 def _require_options(options: GateOptions, density: float) -> None:
     if options.gate not in ("1x1", "kxk", "grid"):
-        raise UserError(f'gate is "1x1", "kxk" or "grid", not {options.gate!r}')
+        raise UserError(f'gate is "1x1", "kxk" or "grid", not {shown(options.gate)}')
     if isinstance(density, bool) or not isinstance(density, Real) or not 0 <= density <= 1:
-        raise UserError(f"density is the fraction of open pixels, between 0 and 1, not {density!r}")
+        raise UserError(f"density is the fraction of open pixels, between 0 and 1, not {shown(density)}")
     with torch.device("meta"):
         # This fails for options that no convolution can have.
         layer_like(nn.Conv2d(1, 1, 3, padding=1), options)

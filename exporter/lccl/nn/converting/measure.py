@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from lccl.errors import UserError, first_line
-from lccl.text import count, kind_of
+from lccl.errors import UserError, first_line, kind_of
+from lccl.text import count
 from lccl.torch_calls import evaluating, flatten, layer_macs
 
 ExampleArgs = Tensor | Sequence[object] | Mapping[str, object]
@@ -73,7 +73,20 @@ def inputs_of(args: ExampleArgs, model: nn.Module) -> Inputs:
 
 
 def _tensor(value: object) -> object:
-    return torch.as_tensor(value) if hasattr(value, "__array__") else value
+    """Turn an array into a tensor; leave anything else to the network.
+
+    Raises:
+        UserError: an array without numbers in it.
+    """
+    if not hasattr(value, "__array__"):
+        return value
+    try:
+        tensor = torch.as_tensor(value)
+    except Exception as error:
+        raise UserError(f"an example is a tensor or an array of numbers: {first_line(error)}") from None
+    if tensor.is_meta:
+        raise UserError("an example has values, which a meta tensor has not: give torch.randn of its shape")
+    return tensor
 
 
 def run(model: nn.Module, inputs: Inputs) -> tuple[Tensor, ...]:

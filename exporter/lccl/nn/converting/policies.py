@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from lccl.errors import UserError, first_line
+from lccl.errors import UserError, first_line, shown
 from lccl.nn.converting.structure import ConvInfo
 
 Where = str | Sequence[str] | Callable[[ConvInfo], bool]
@@ -42,7 +42,7 @@ def policy_of(where: Where) -> Policy:
         return partial(_by_function, where)
     if isinstance(where, Sequence) and where and all(isinstance(name, str) for name in where):
         return partial(_by_names, tuple(where))
-    raise UserError(f"where takes {_FORMS}, not {where!r}")
+    raise UserError(f"where takes {_FORMS}, not {shown(where)}")
 
 
 def _policy_named(where: str) -> Policy:
@@ -62,7 +62,7 @@ def _policy_named(where: str) -> Policy:
         if not 0 <= limit < math.inf:
             raise UserError(f'where="{where}" needs a number from 0 after the colon, as "{kind}:64"')
         return partial(_by_channels if kind == "min-channels" else _by_macs, limit)
-    raise UserError(f'where takes {_FORMS}, not "{where}"')
+    raise UserError(f"where takes {_FORMS}, not {shown(where)}")
 
 
 def _barred(conv: ConvInfo) -> str | None:
@@ -161,7 +161,7 @@ def _by_names(names: tuple[str, ...], convs: Sequence[ConvInfo]) -> Choices:
         if name not in known:
             near = difflib.get_close_matches(name, known, 1)
             hint = f"did you mean {near[0]}?" if near else "use the names of model.named_modules()"
-            raise UserError(f"where names {name!r}, which is not a convolution of the network; {hint}")
+            raise UserError(f"where names {shown(name)}, which is not a convolution of the network; {hint}")
         refusal = known[name].refusal
         if refusal:
             raise UserError(f"where names {name}, which cannot have a gate: {refusal}")

@@ -13,6 +13,7 @@ from lccl.errors import UserError
 from lccl.nn.conv import GateKind, LCCLConv2d, Order
 from lccl.nn.converting.trace import trace
 from lccl.nn.gate import GateActivation, open_gate
+from lccl.signatures.arguments import MODULE, takes
 from lccl.text import count
 from lccl.torch_calls import plain_name, unwrapped
 
@@ -177,6 +178,7 @@ def gate_layers(model: nn.Module, entries: Sequence[LayerRecipe]) -> Callable[[]
     return undo
 
 
+@takes(model=MODULE)
 def recipe(model: nn.Module) -> list[RecipeEntry]:
     """Describe, as plain data, what :func:`lccl.nn.convert` gated in a network or in parts of it.
 
@@ -206,6 +208,7 @@ def recipe(model: nn.Module) -> list[RecipeEntry]:
     return entries
 
 
+@takes(model=MODULE)
 def apply_recipe(model: nn.Module, data: object) -> None:
     """Gate a dense network in place as a recipe says.
 

@@ -1,0 +1,1 @@
+"""What public functions take: the types of their arguments, and keywords that were renamed."""
