@@ -80,24 +80,19 @@ def _batches(data: DataSource) -> Iterable[object]:
 def _checked(batch: object) -> object:
     """A batch of arrays of numbers, whose first axis is the image.
 
+    Of several inputs some may be no images.
+
     Raises:
-        UserError: the batch is something else.
+        UserError: the batch is something else, or holds no image.
     """
-    inputs = (
-        dict(batch)
-        if isinstance(batch, Mapping)
-        else {"input": batch[0] if isinstance(batch, (tuple, list)) and batch else batch}
-    )
-    if not inputs:
-        raise UserError("a batch of the data holds no input")
+    first = batch[0] if isinstance(batch, (tuple, list)) and batch else batch
+    inputs: dict[object, object] = dict(batch) if isinstance(batch, Mapping) else {"input": first}
+    shapes = []
     for name, value in inputs.items():
-        shape = np.shape(float32(value)) if hasattr(value, "__array__") else ()
-        if not shape or 0 in shape:
-            raise UserError(
-                f"input {name} of a batch is an array with at least one image as its first axis, not {_words(value)}"
-            )
+        if not hasattr(value, "__array__"):
+            raise UserError(f"input {name} of a batch is an array whose first axis is the image, not {shown(value)}")
+        shapes.append(np.shape(float32(value)))
+    if not any(shapes) or any(0 in shape for shape in shapes):
+        given = ", ".join(str(list(shape)) for shape in shapes) or "nothing"
+        raise UserError(f"a batch holds at least one image along the first axis of its inputs, not {given}")
     return batch
-
-
-def _words(value: object) -> str:
-    return f"one of shape {list(np.shape(float32(value)))}" if hasattr(value, "__array__") else shown(value)
