@@ -48,8 +48,9 @@ if TYPE_CHECKING:
 MAX_FILE_BYTES = 2**31 - 2**20
 """Protobuf's limit for one file, with room for the variants' metadata."""
 
-PositionalArgs: TypeAlias = "SupportsArray | Sequence[SupportsArray]"
-"""Positional example inputs, as ``torch.onnx.export`` takes them."""
+PositionalArgs: TypeAlias = "SupportsArray | Sequence[object] | Mapping[str, object]"
+"""Positional example inputs, as ``torch.onnx.export`` takes them: one, or a sequence of them. Each
+is a tensor, a number, or a list, tuple or dict of these."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,8 @@ def export(
             program of ``torch.export``, or an ONNX model, with LCCLConv nodes or in standard ops.
             The path of an ONNX file takes less memory than the model.
         args: positional example inputs for tracing a module, [N, C, H, W], as ``torch.onnx.export``
-            takes them. An ONNX model needs none, unless sizes besides the batch are dynamic and not
+            takes them: tensors, also in lists, tuples and dicts, are inputs of the file; numbers,
+            booleans and text are constants in it, and the result names them. An ONNX model needs none, unless sizes besides the batch are dynamic and not
             any size will do: arrays of a shape that it takes.
         path: the canonical file: nodes and model-local function, opset 18, dynamic batch.
         dynamic_hw: make height and width dynamic too.
@@ -217,6 +219,7 @@ def _export(source: Source, weights: WeightFile, request: _Request) -> ExportRes
         given_inputs=_samples(real),
         random_inputs=_samples(random),
         closed_layers=tuple(name for name, density in densities.items() if density == 0),
+        constants=source.constants,
         dense_path=targets["dense"],
         decomposed_path=targets["decomposed"],
         tensorrt_path=targets["tensorrt"],
@@ -258,7 +261,7 @@ def _make_source(
         _require_none(of_module, "an ONNX model")
         examples = () if args is None else _as_sequence(args)
         loaded = weights.externalize(model) if isinstance(model, onnx.ModelProto) else load_onnx(model, weights)
-        return OnnxSource(loaded, [tuple(np.shape(a)) for a in examples])
+        return OnnxSource(loaded, [tuple(np.shape(a)) for a in examples])  # type: ignore[call-overload]
     from torch import export as torch_export
     from torch import nn
 
@@ -290,8 +293,8 @@ def _require_none(given: Mapping[str, object], what: str) -> None:
             raise UserError(f"{what} already has its shapes and names; they cannot be chosen", leave_out(name))
 
 
-def _as_sequence(args: PositionalArgs) -> Sequence[SupportsArray]:
-    return args if isinstance(args, Sequence) else (args,)
+def _as_sequence(args: PositionalArgs) -> Sequence[object]:
+    return args if isinstance(args, Sequence) and not isinstance(args, (str, bytes)) else (args,)
 
 
 def _variant_path(target: Path, wanted: bool | str | Path, kind: str) -> Path | None:

@@ -39,6 +39,7 @@ class OnnxSource:
 
     def __init__(self, model: onnx.ModelProto, shapes: Sequence[Sequence[int]] = ()) -> None:
         self.metadata: dict[str, str] = {}
+        self.constants: dict[str, object] = {}
         self._given = model
         self._runnable = upcast(runnable(model))
         wanted = input_types(model)
