@@ -77,12 +77,20 @@ def layer_macs(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> i
 def forward_parameters(model: nn.Module) -> dict[str, bool]:
     """Return, for each parameter of ``forward``, whether it has a default.
 
-    TorchScript modules included.
+    TorchScript modules included. ``*args`` and ``**kwargs`` are no parameters with a name.
     """
     if isinstance(model, torch.jit.ScriptModule):
         schema: Any = model.forward.schema  # type: ignore[attr-defined]
         return {a.name: a.has_default_value() for a in schema.arguments[1:]}
-    return {name: p.default is not p.empty for name, p in inspect.signature(model.forward).parameters.items()}
+    parameters = inspect.signature(model.forward).parameters
+    return {name: p.default is not p.empty for name, p in parameters.items() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
+
+
+def takes_any_name(model: nn.Module) -> bool:
+    """Return whether ``forward`` takes inputs by names of the caller's own, in ``**kwargs``, alone."""
+    if isinstance(model, torch.jit.ScriptModule):
+        return False
+    return [p.kind for p in inspect.signature(model.forward).parameters.values()] == [inspect.Parameter.VAR_KEYWORD]
 
 
 def required_parameters(model: nn.Module) -> tuple[str, ...]:

@@ -162,7 +162,8 @@ def _export(options: Namespace, words: Sequence[str], progress: Progress) -> Any
     for i, given in enumerate((inputs or {}).values()):
         if i and given.dtype.kind in "biu" and not options.input_shape:  # a mask beside an image: random numbers are no mask
             args[i] = torch.as_tensor(given[:1])
-    return export(loaded.module, args, options.output, data=inputs, **common)
+    names = None if _input_names(loaded.module, 0) else tuple(inputs or ())  # of forward(*xs), which has none
+    return export(loaded.module, args, options.output, data=inputs, input_names=names, **common)
 
 
 def _export_program(options: Namespace, common: dict[str, Any], program: Any, export: Any) -> Any:
@@ -198,7 +199,8 @@ def _real_data(source: str | None, names: tuple[str, ...]) -> dict[str, Array] |
         return None
     from lccl.loading.data import load_data
 
-    return load_data(source).feed(names)
+    data = load_data(source)
+    return data.feed(names or tuple(data.inputs))
 
 
 def _input_names(module: Any, count: int) -> tuple[str, ...]:

@@ -143,7 +143,7 @@ def _of_module(module: nn.Module, name: str, opening: Opening, to_onnx: bool, fi
     from lccl.nn import LCCLConv2d, fold
     from lccl.nn.translate import to_onnx as translate
 
-    runner = TorchRunner(fold(module), opening.threads)
+    runner = TorchRunner(fold(module), opening.threads, tuple(opening.data.inputs))
     found = [Candidate(name, opening.role, runner)]
     if opening.role == "baseline" and any(isinstance(m, LCCLConv2d) for m in module.modules()):
         raise _gated_baseline(name)
@@ -152,7 +152,7 @@ def _of_module(module: nn.Module, name: str, opening: Opening, to_onnx: bool, fi
         feed = opening.data.feed(runner.input_names, 0, 2)
         with runner:
             runner.infer(feed)
-        proto = translate(module, [torch.from_numpy(v) for v in feed.values()])
+        proto = translate(module, [torch.from_numpy(v) for v in feed.values()], input_names=tuple(feed))
         found += _of_onnx(proto, name, opening, file)
     return found
 

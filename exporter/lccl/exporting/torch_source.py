@@ -11,7 +11,7 @@ from torch import Tensor, fx, nn
 
 from lccl.errors import Fix, UserError, first_line
 from lccl.graph.feeds import input_types
-from lccl.nn.call_args import call_args, takes_positional
+from lccl.nn.call_args import call_args, require_positional
 from lccl.nn.conv import GateMode, LCCLConv2d, plain_maths
 from lccl.nn.folded import FoldedLCCLConv2d
 from lccl.nn.translate import to_onnx
@@ -55,11 +55,7 @@ class TorchSource:
         progress: Progress,
     ) -> None:
         model = unwrapped(model)
-        if not takes_positional(model):
-            raise UserError(
-                f"{type(model).__name__}.forward takes inputs by name alone, and an export passes them by position: wrap the "
-                "network in a module whose forward has them as parameters"
-            )
+        require_positional(model)
         self.model = model
         self._call = call_args(args)
         self._tensors = self._call.tensors

@@ -60,21 +60,28 @@ def call_args(args: Sequence[object]) -> CallArgs:
     return CallArgs(tuple(map(_leaf, leaves)), structure)
 
 
-def takes_positional(model: nn.Module) -> bool:
-    """Return whether ``forward`` takes any input by position."""
+def require_positional(model: nn.Module) -> None:
+    """Check that ``forward`` takes an input by position.
+
+    Raises:
+        UserError: it takes inputs by name alone.
+    """
     if isinstance(model, torch.jit.ScriptModule):
-        return True
+        return
     kinds = [p.kind for p in inspect.signature(model.forward).parameters.values()]
-    return any(k not in (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.VAR_KEYWORD) for k in kinds)
+    if all(k in (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.VAR_KEYWORD) for k in kinds):
+        raise UserError(
+            f"{type(model).__name__}.forward takes inputs by name alone, and an export passes them by position: wrap the network "
+            "in a module whose forward has them as parameters"
+        )
 
 
 def by_signature(model: nn.Module, values: tuple[Any, ...]) -> tuple[Any, ...]:
     """Return one value per argument as ``torch.export`` wants them: those of ``*args`` in a tuple."""
     parameters = inspect.signature(model.forward).parameters.values()
     single = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    if len(values) <= len(single) and not any(p.kind is p.VAR_POSITIONAL for p in parameters):
-        return values
-    return (*values[: len(single)], values[len(single) :])
+    rest = values[len(single) :]
+    return (*values[: len(single)], rest) if rest else values
 
 
 def _leaf(value: object) -> object:

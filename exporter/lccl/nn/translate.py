@@ -15,14 +15,14 @@ from torch.onnx import symbolic_helper
 from torch.onnx.utils import register_custom_op_symbolic
 
 from lccl.errors import Fix, UserError, first_line, innermost, leave_out
-from lccl.nn.call_args import CallArgs, by_signature, call_args
+from lccl.nn.call_args import CallArgs, by_signature, call_args, require_positional
 from lccl.nn.folded import fold
 from lccl.op.contract import ATTRIBUTES, DOMAIN, INPUT_NAMES, OP_TYPE, QUALIFIED_NAME, VERSION
 from lccl.op.onnx_op import OPSET, register_schema
 from lccl.op.torch_op import OP, TORCH_ATTRIBUTES, unpack
 from lccl.quiet import quiet
 from lccl.text import FIXED_BATCH, FIXED_HW
-from lccl.torch_calls import forward_parameters
+from lccl.torch_calls import forward_parameters, unwrapped
 
 _WEIGHTED_OPS = ("Conv", "ConvTranspose", "Gemm", OP_TYPE)
 
@@ -54,6 +54,8 @@ def to_onnx(
     Raises:
         UserError: torch.onnx cannot export the model; the message carries its reason.
     """
+    model = unwrapped(model)
+    require_positional(model)
     call = args if isinstance(args, CallArgs) else call_args(args)
     axes = [_dynamic(tensor, dynamic_hw, f"_{i}" if i else "") for i, tensor in enumerate(call.tensors)]
     names = {
