@@ -87,7 +87,7 @@ def forward_parameters(model: nn.Module) -> dict[str, bool]:
 
 
 def takes_any_name(model: nn.Module) -> bool:
-    """Return whether ``forward`` takes inputs by names of the caller's own, in ``**kwargs``, alone."""
+    """Return whether ``forward`` takes ``**kwargs`` alone, so inputs by any name."""
     if isinstance(model, torch.jit.ScriptModule):
         return False
     return [p.kind for p in inspect.signature(model.forward).parameters.values()] == [inspect.Parameter.VAR_KEYWORD]

@@ -53,6 +53,10 @@ PositionalArgs: TypeAlias = "SupportsArray | Sequence[object] | Mapping[str, obj
 is a tensor, a number, or a list, tuple or dict of these."""
 
 
+_MOST_AXES = 8
+"""More numbers are not taken for a shape."""
+
+
 @dataclass(frozen=True)
 class _Request:
     """What is asked of an export, besides its source."""
@@ -261,7 +265,7 @@ def _make_source(
         _require_none(of_module, "an ONNX model")
         examples = () if args is None else _as_sequence(args)
         loaded = weights.externalize(model) if isinstance(model, onnx.ModelProto) else load_onnx(model, weights)
-        return OnnxSource(loaded, [tuple(np.shape(a)) for a in examples])  # type: ignore[call-overload]
+        return OnnxSource(loaded, [np.asarray(a).shape for a in examples])
     from torch import export as torch_export
     from torch import nn
 
@@ -275,7 +279,7 @@ def _make_source(
         raise UserError(
             f"a network to export is an nn.Module, a program of torch.export or an onnx.ModelProto, not {kind_of(model)}"
         )
-    if isinstance(args, Sequence) and args and all(isinstance(size, int) for size in args):
+    if isinstance(args, (list, tuple)) and 0 < len(args) <= _MOST_AXES and all(isinstance(size, int) for size in args):
         raise UserError("an example input is a tensor, not its shape", Fix("args", tuple(args)))
     if args is None:
         raise UserError("exporting a module needs an example input", Fix("args", (1, 3, 224, 224)))

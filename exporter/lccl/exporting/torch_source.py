@@ -146,11 +146,12 @@ class TorchSource:
 
 
 def _random_like(example: Tensor, batch: int, factor: int, generator: torch.Generator) -> Tensor:
-    """Random values for an input, in the place of an example; whole numbers are the example's own."""
+    """Random values for an input, in place of an example; whole numbers are the example's own."""
     if not example.dim():
         if not example.is_floating_point():
             return example
-        near = 0.5 + torch.rand((), generator=generator)  # of the example's sign and size, for roots and divisors
+        # Of the example's sign and size, since it may stand under a root or be a divisor.
+        near = 0.5 + torch.rand((), generator=generator)
         return (near * (example.cpu() if example else 1)).to(example.dtype)
     shape = [batch, *example.shape[1:]]
     if example.dim() == 4:

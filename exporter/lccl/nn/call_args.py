@@ -77,7 +77,7 @@ def require_positional(model: nn.Module) -> None:
 
 
 def by_signature(model: nn.Module, values: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Return one value per argument as ``torch.export`` wants them: those of ``*args`` in a tuple."""
+    """Return one value per argument, as ``torch.export`` wants them: a tuple for ``*args``."""
     parameters = inspect.signature(model.forward).parameters.values()
     single = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     rest = values[len(single) :]
