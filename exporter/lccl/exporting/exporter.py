@@ -109,8 +109,9 @@ def export(
             The path of an ONNX file takes less memory than the model.
         args: positional example inputs for tracing a module, [N, C, H, W], as ``torch.onnx.export``
             takes them: tensors, also in lists, tuples and dicts, are inputs of the file; numbers,
-            booleans and text are constants in it, and the result names them. An ONNX model needs none, unless sizes besides the batch are dynamic and not
-            any size will do: arrays of a shape that it takes.
+            booleans and text are constants in it, and the result names them. An ONNX model needs
+            none, unless sizes besides the batch are dynamic and not any size will do: arrays of a
+            shape that it takes.
         path: the canonical file: nodes and model-local function, opset 18, dynamic batch.
         dynamic_hw: make height and width dynamic too.
         dense_twin: write the dense twin as well (every gate taken as 1): True for
