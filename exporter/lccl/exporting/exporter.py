@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias, cast
 
 import numpy as np
 import onnx
@@ -266,7 +266,7 @@ def _make_source(
         _require_none(of_module, "an ONNX model")
         examples = () if args is None else _as_sequence(args)
         loaded = weights.externalize(model) if isinstance(model, onnx.ModelProto) else load_onnx(model, weights)
-        return OnnxSource(loaded, [np.asarray(a).shape for a in examples])
+        return OnnxSource(loaded, [np.shape(cast("SupportsArray", a)) for a in examples])
     from torch import export as torch_export
     from torch import nn
 
