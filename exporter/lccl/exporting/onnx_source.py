@@ -41,6 +41,7 @@ class OnnxSource:
     def __init__(self, model: onnx.ModelProto, shapes: Sequence[Sequence[int]] = ()) -> None:
         self.metadata: dict[str, str] = {}
         self._given = model = intake(model)
+        self.constants: dict[str, object] = {}
         self._runnable = upcast(runnable(model))
         wanted = input_types(model)
         if shapes and len(shapes) != len(wanted):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,7 @@ from lccl.nn.folding import call_op
 from lccl.op.contract import Attributes
 from lccl.op.torch_op import neutral
 from lccl.signatures.arguments import MODULE, takes
+from lccl.torch_calls import unwrapped
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
 
@@ -62,15 +64,17 @@ def _is_plain(layer: LCCLConv2d) -> bool:
 def fold(model: ModelT) -> ModelT:
     """Return a copy of the model in eval mode with every LCCLConv2d folded.
 
-    All other tensors are shared with the original. A layer whose subclass has its own ``forward``
+    Of a wrapper, such as DataParallel, it is the network inside. All other tensors are shared with
+    the original. A layer whose subclass has its own ``forward``
     or ``fold`` stays as it is.
 
     Raises:
         UserError: a layer has a norm that cannot be folded.
     """
     shared = {id(t): t for t in (*model.parameters(), *model.buffers())}
-    copied = copy.deepcopy(model, shared)
-    copied.eval()
+    copied = cast(ModelT, copy.deepcopy(unwrapped(model), shared))
+    with contextlib.suppress(NotImplementedError):  # a program of torch.export has no modes
+        copied.eval()
     replaced: dict[LCCLConv2d, FoldedLCCLConv2d] = {}
     for name, module in list(copied.named_modules(remove_duplicate=False)):
         if isinstance(module, LCCLConv2d) and _is_plain(module):

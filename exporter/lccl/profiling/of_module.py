@@ -16,7 +16,7 @@ from lccl.nn.folded import FoldedLCCLConv2d
 from lccl.op.contract import dense_macs, gate_macs, grid_hw
 from lccl.op.torch_op import gate_map, neutral, upsample_gate
 from lccl.profiling.profiles import LayerProfile, NetworkProfile
-from lccl.torch_calls import evaluating, layer_macs
+from lccl.torch_calls import evaluating, layer_macs, unwrapped
 
 
 class _Counter:
@@ -67,8 +67,9 @@ class _Counter:
 def profile_module(model: nn.Module, batches: Iterable[object]) -> NetworkProfile:
     """Profile a module in eval mode, as :func:`lccl.profiling.profile` does.
 
-    Its training mode is restored.
+    Its training mode is restored. Of a wrapper it is the network inside.
     """
+    model = unwrapped(model)
     counter = _Counter()
     images = 0
     dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)

@@ -40,6 +40,7 @@ from lccl.op.contract import gate_macs, grid_hw
 from lccl.signatures.arguments import FLAG, NAME, NONE, NUMBER, SIZES, WHOLE, takes
 from lccl.signatures.deprecation import renamed_keywords
 from lccl.text import count
+from lccl.torch_calls import inner_name
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
 OwnGateKind = Literal["1x1", "kxk", "grid"]
@@ -189,9 +190,7 @@ def _plan(model: nn.Module, options: GateOptions, policy: Policy, work: Work | N
 def _require_dense(model: nn.Module) -> None:
     if not isinstance(model, nn.Module):
         raise UserError(f"a network to convert is an nn.Module, not {kind_of(model)}")
-    if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel, torch.jit.ScriptModule)) or hasattr(
-        model, "_orig_mod"
-    ):
+    if isinstance(model, torch.jit.ScriptModule) or inner_name(model) is not None:
         raise UserError(f"the network is wrapped in {type(model).__name__}: convert it first, then wrap or compile it")
     gated = [name for name, m in model.named_modules() if isinstance(m, (LCCLConv2d, FoldedLCCLConv2d))]
     if gated:

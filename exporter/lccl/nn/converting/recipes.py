@@ -15,6 +15,7 @@ from lccl.nn.converting.trace import trace
 from lccl.nn.gate import GateActivation, open_gate
 from lccl.signatures.arguments import MODULE, takes
 from lccl.text import count
+from lccl.torch_calls import plain_name, unwrapped
 
 RecipeEntry = dict[str, object]
 """One gated layer as plain values: names, numbers, booleans and tuples of numbers."""
@@ -192,9 +193,12 @@ def recipe(model: nn.Module) -> list[RecipeEntry]:
         UserError: a gated layer has another name than when it was converted.
     """
     entries = []
-    for name, layer in _unwrapped(model).named_modules():
+    network = unwrapped(model)
+    for path, layer in network.named_modules():
         if isinstance(layer, LCCLConv2d) and layer.recipe is not None:
             entry = cast(LayerRecipe, layer.recipe)
+            kept = f".{path}".endswith(f".{entry.conv}")
+            name = path if kept else plain_name(network, path)  # a part may have been wrapped since
             if not f".{name}".endswith(f".{entry.conv}"):
                 raise UserError(f"layer {name} was {entry.conv} when it was converted: convert the network as it is now")
             prefix = name[: len(name) - len(entry.conv)]
@@ -202,17 +206,6 @@ def recipe(model: nn.Module) -> list[RecipeEntry]:
             options = asdict(entry.options) | {"gate_threshold": layer.gate_threshold}
             entries.append(LayerRecipe(name, norm, GateOptions(**options)).as_dict())
     return entries
-
-
-def _unwrapped(model: nn.Module) -> nn.Module:
-    """Return the network inside DataParallel, DistributedDataParallel and torch.compile."""
-    while True:
-        if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
-            model = model.module
-        elif isinstance(getattr(model, "_orig_mod", None), nn.Module):
-            model = model._orig_mod  # type: ignore[assignment]
-        else:
-            return model
 
 
 @takes(model=MODULE)
