@@ -88,12 +88,12 @@ def computes_as_conv2d(module: nn.Module) -> bool:
 
 
 def is_set_from_outside(module: nn.Module) -> bool:
-    """Return whether the weight is a plain tensor, which code outside of the module sets.
+    """Return whether weight or bias is a plain tensor, which code outside of the module sets.
 
     What a hook of PyTorch's or a parametrization computes is not.
     """
-    names = [_name_computed(hook) for hook in module._forward_pre_hooks.values()]
-    return isinstance(vars(module).get("weight"), Tensor) and "weight" not in names
+    known = [_name_computed(hook) for hook in module._forward_pre_hooks.values()]
+    return any(isinstance(vars(module).get(name), Tensor) and name not in known for name in ("weight", "bias"))
 
 
 def _name_computed(hook: object) -> str | None:

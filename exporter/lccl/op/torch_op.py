@@ -15,6 +15,7 @@ from typing import Any, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from lccl.op.contract import FLT_MAX, INPUT_NAMES, Attributes, output_shape
 
@@ -238,7 +239,7 @@ OP = torch.ops.lccl.conv.default
 
 
 def lccl_conv(inputs: dict[str, Tensor], attributes: Attributes) -> Tensor:
-    """Run the op.
+    """Run the op, in PyTorch's own ops where it is differentiated in forward mode.
 
     Args:
         inputs: the nine inputs under their contract names; X is [N, C, H, W], W is [K, R, S, C].
@@ -251,6 +252,8 @@ def lccl_conv(inputs: dict[str, Tensor], attributes: Attributes) -> Tensor:
         ContractError: shapes that version 1 does not allow.
     """
     values = [getattr(attributes, name) for name in TORCH_ATTRIBUTES]
+    if forward_ad._current_level >= 0:  # PyTorch's library of ops has no forward mode
+        return _transformed(*(inputs[name] for name in INPUT_NAMES), *values)
     y: Tensor = OP(*(inputs[name] for name in INPUT_NAMES), *values)
     return y
 

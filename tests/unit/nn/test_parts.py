@@ -331,6 +331,19 @@ def test_exports_have_todays_weight(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_a_compiled_layer_with_a_density_loss_on_it() -> None:
+    """Its hook changes nothing in eval mode, so the layer is folded."""
+    torch.manual_seed(0)
+    layer, x = LCCLConv2d(3, 6, 3, padding=1), torch.randn(2, 3, 7, 7)
+    loss = lccl.train.DensityLoss(layer, target=0.3)
+    (layer(x).square().mean() + loss()).backward()
+    assert not layer.eval().calls_parts()
+    assert isinstance(fold(nn.Sequential(layer))[0], FoldedLCCLConv2d)
+    y = layer(x).detach()
+    torch.testing.assert_close(torch.compile(layer, backend="aot_eager", fullgraph=True)(x).detach(), y)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("name", COMPUTED)
 def test_compiled_and_exported_programs_have_todays_weight(name: str) -> None:
     layer, x = trained(COMPUTED[name], "conv")
@@ -380,6 +393,6 @@ def test_convert_leaves_a_convolution_whose_weight_is_set_from_outside() -> None
     dense(x)
     dense.b.weight = dense.b.weight.detach()
     plan = lccl.nn.convert(dense, where="all-3x3", dry_run=True)
-    assert {layer.name: layer.conv.refusal for layer in plan.layers}["b"] == "other code computes its weight"
+    assert {layer.name: layer.conv.refusal for layer in plan.layers}["b"] == "other code computes its weight or bias"
     gated = lccl.nn.convert(dense, where=["c"], args=x)
     torch.testing.assert_close(gated(x), dense(x), rtol=1e-5, atol=1e-6)

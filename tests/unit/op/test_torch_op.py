@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.autograd import forward_ad
 
 from lccl.errors import ContractError
 from lccl.op.contract import INPUT_NAMES, Attributes
@@ -120,6 +121,17 @@ def test_transforms_of_torch_func(name: str) -> None:
     expected = transform(lambda x: compute(*unpacked((x, *values[1:]))), values[0])
     torch.testing.assert_close(transform(lambda x: OP(x, *values[1:]), values[0]), expected)
     torch.testing.assert_close(transform(lambda x: lccl_conv(*unpacked((x, *values[1:]))), values[0]), expected)
+
+
+def test_forward_mode() -> None:
+    values = small_arguments(next(c for c in CASES if c.name == "everything"))
+    x, direction = values[0], values[0].cos()
+    expected = torch.func.jvp(lambda x: compute(*unpacked((x, *values[1:]))), (x,), (direction,))
+    with forward_ad.dual_level():
+        y = lccl_conv(*unpacked((forward_ad.make_dual(x, direction), *values[1:])))
+        torch.testing.assert_close(tuple(forward_ad.unpack_dual(y)), expected)
+    linear = torch.func.linearize(lambda x: lccl_conv(*unpacked((x, *values[1:]))), x)[1]
+    torch.testing.assert_close(linear(direction), expected[1])
 
 
 def test_a_transform_checks_shapes_too() -> None:

@@ -244,7 +244,7 @@ def _refusal(conv: nn.Conv2d, traced: NetworkTrace) -> str | None:
     if has_hooks(conv) or parametrize.is_parametrized(conv):
         return "hooks or a parametrization on it"
     if is_set_from_outside(conv):
-        return "other code computes its weight"
+        return "other code computes its weight or bias"
     if conv in traced.read_elsewhere:
         return "code reads its weights"
     return None if conv in traced.order else "not called in eval mode"
