@@ -6,7 +6,7 @@ import inspect
 import math
 import operator
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -130,8 +130,28 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     try:
         yield
     finally:
-        for module, training in modes.items():
-            module.training = training
+        set_modes(modes)
+
+
+def has_own_train(module: nn.Module) -> bool:
+    """Return whether a change of mode runs more of the module's code than setting flags."""
+    return type(module).train is not nn.Module.train or "train" in vars(module)
+
+
+def set_modes(modes: Mapping[nn.Module, bool]) -> None:
+    """Give every module its own mode.
+
+    Modules with a ``train`` of their own keep more than the flag (torchvision's feature extractors
+    a graph, LoRA layers merged weights), so theirs is called.
+
+    Args:
+        modes: by module, parents first, whether it is in training mode.
+    """
+    for module, training in modes.items():
+        if has_own_train(module):
+            module.train(training)
+    for module, training in modes.items():
+        module.training = training
 
 
 @contextmanager
