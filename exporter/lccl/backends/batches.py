@@ -36,7 +36,7 @@ def common_batches_of(shapes: Mapping[str, Dims], axes: Axes) -> Batches:
         UserError: there is none.
     """
     sizes = [dims[axis] for name, dims in shapes.items() if (axis := axes.get(name)) is not None]
-    return common_batches([Batches(size, size) for size in sizes if isinstance(size, int) and size >= 0])
+    return common_batches([Batches(size, size) for size in sizes if isinstance(size, int) and size > 0])
 
 
 def infer_all(runner: Runner, feed: Mapping[str, Array]) -> dict[str, Array]:

@@ -20,6 +20,7 @@ from lccl.errors import Fix, UserError, shown
 from lccl.files import atomic_path, require_file, require_writable, sha256
 from lccl.graph.checks import check_types
 from lccl.graph.feeds import Feed, batch_axes, random_feed
+from lccl.graph.intake import intake
 from lccl.graph.variants.canonical import canonical
 from lccl.graph.variants.inlined import inlined
 from lccl.graph.variants.precision import Precision, to_precision
@@ -149,7 +150,7 @@ def build_engine(
     chosen = choose_backend(backend)
     register_schema()
     progress("reading the model")
-    given = load_onnx(source)
+    given = intake(load_onnx(source))
     gated = any(is_lccl_node(n) for n in given.graph.node)
     request = BuildRequest(
         model=canonical(given) if gated else given,

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias, cast
 
 import numpy as np
 import onnx
@@ -48,8 +48,13 @@ if TYPE_CHECKING:
 MAX_FILE_BYTES = 2**31 - 2**20
 """Protobuf's limit for one file, with room for the variants' metadata."""
 
-PositionalArgs: TypeAlias = "SupportsArray | Sequence[SupportsArray]"
-"""Positional example inputs, as ``torch.onnx.export`` takes them."""
+PositionalArgs: TypeAlias = "SupportsArray | Sequence[object] | Mapping[str, object]"
+"""Positional example inputs, as ``torch.onnx.export`` takes them: one, or a sequence of them. Each
+is a tensor, a number, or a list, tuple or dict of these."""
+
+
+_MOST_AXES = 8
+"""More numbers are not taken for a shape."""
 
 
 @dataclass(frozen=True)
@@ -103,8 +108,10 @@ def export(
             program of ``torch.export``, or an ONNX model, with LCCLConv nodes or in standard ops.
             The path of an ONNX file takes less memory than the model.
         args: positional example inputs for tracing a module, [N, C, H, W], as ``torch.onnx.export``
-            takes them. An ONNX model needs none, unless sizes besides the batch are dynamic and not
-            any size will do: arrays of a shape that it takes.
+            takes them: tensors, also in lists, tuples and dicts, are inputs of the file; numbers,
+            booleans and text are constants in it, and the result names them. An ONNX model needs
+            none, unless sizes besides the batch are dynamic and not any size will do: arrays of a
+            shape that it takes.
         path: the canonical file: nodes and model-local function, opset 18, dynamic batch.
         dynamic_hw: make height and width dynamic too.
         dense_twin: write the dense twin as well (every gate taken as 1): True for
@@ -220,6 +227,7 @@ def _export(source: Source, weights: WeightFile, request: _Request) -> ExportRes
         random_inputs=_samples(random, axes),
         random_values=describe_values(random),
         closed_layers=tuple(name for name, density in densities.items() if density == 0),
+        constants=source.constants,
         dense_path=targets["dense"],
         decomposed_path=targets["decomposed"],
         tensorrt_path=targets["tensorrt"],
@@ -264,7 +272,7 @@ def _make_source(
         _require_none(of_module, "an ONNX model")
         examples = () if args is None else _as_sequence(args)
         loaded = weights.externalize(model) if isinstance(model, onnx.ModelProto) else load_onnx(model, weights)
-        return OnnxSource(loaded, [tuple(np.shape(a)) for a in examples])
+        return OnnxSource(loaded, [np.shape(cast("SupportsArray", a)) for a in examples])
     from torch import export as torch_export
     from torch import nn
 
@@ -278,7 +286,7 @@ def _make_source(
         raise UserError(
             f"a network to export is an nn.Module, a program of torch.export or an onnx.ModelProto, not {kind_of(model)}"
         )
-    if isinstance(args, Sequence) and args and all(isinstance(size, int) for size in args):
+    if isinstance(args, (list, tuple)) and 0 < len(args) <= _MOST_AXES and all(isinstance(size, int) for size in args):
         raise UserError("an example input is a tensor, not its shape", Fix("args", tuple(args)))
     if args is None:
         raise UserError("exporting a module needs an example input", Fix("args", (1, 3, 224, 224)))
@@ -296,8 +304,8 @@ def _require_none(given: Mapping[str, object], what: str) -> None:
             raise UserError(f"{what} already has its shapes and names; they cannot be chosen", leave_out(name))
 
 
-def _as_sequence(args: PositionalArgs) -> Sequence[SupportsArray]:
-    return args if isinstance(args, Sequence) else (args,)
+def _as_sequence(args: PositionalArgs) -> Sequence[object]:
+    return args if isinstance(args, Sequence) and not isinstance(args, (str, bytes)) else (args,)
 
 
 def _variant_path(target: Path, wanted: bool | str | Path, kind: str) -> Path | None:

@@ -40,6 +40,9 @@ class ExportResult:
     """Products that look like a gated convolution and stay as they are, with the reason."""
     closed_layers: tuple[str, ...] = ()
     """Gated layers with no open pixel on any of these inputs."""
+    constants: Mapping[str, object] = field(default_factory=dict)
+    """Numbers and texts among the example inputs, by parameter. PyTorch makes them constants: the
+    file computes with these values."""
     dense_path: Path | None = None
     decomposed_path: Path | None = None
     tensorrt_path: Path | None = None
@@ -52,9 +55,15 @@ class ExportResult:
 
     @property
     def warning(self) -> str | None:
-        """What the check could not see: weights under a closed gate, negative masks."""
-        said = [self._masks_said(), self._closed_said()]
+        """What the check could not see: constants, weights under a closed gate, negative masks."""
+        said = [self._constants_said(), self._masks_said(), self._closed_said()]
         return ". ".join(filter(None, said)) or None
+
+    def _constants_said(self) -> str:
+        if not self.constants:
+            return ""
+        values = ", ".join(f"{name} = {value!r}" for name, value in self.constants.items())
+        return f"{values} in the file, as in the example: PyTorch makes an input of a tensor alone"
 
     def _masks_said(self) -> str:
         masks = sorted({name for layer in self.recognised for name in layer.masks})

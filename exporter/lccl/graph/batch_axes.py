@@ -10,7 +10,7 @@ import onnx
 from lccl.numerics import Axes
 
 Dims = Sequence[int | str | None]
-"""Sizes of a tensor: a number, the name of a dynamic size, or None (or a number below 0) for one
+"""Sizes of a tensor: a number, the name of a dynamic size, or None (or a number below 1) for one
 without a name."""
 
 
@@ -57,8 +57,8 @@ def find_batch_axes(inputs: Mapping[str, Dims], outputs: Mapping[str, Dims]) -> 
 
 
 def is_dynamic(size: int | str | None) -> bool:
-    """Return whether a size may be any number."""
-    return not isinstance(size, int) or size < 0
+    """Return whether a size may be any number: other tools write 0 or -1 for that."""
+    return not isinstance(size, int) or size < 1
 
 
 def _named_batch(inputs: Iterable[Dims]) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from lccl.backends.onnxruntime.runner import OnnxRuntimeRunner
 from lccl.errors import UserError
 from lccl.graph.feeds import batch_axes, input_types
 from lccl.graph.gate_probe import with_gate_outputs
+from lccl.graph.intake import HOW_TO_RESTORE, LOST_NODES, has_lost_nodes, intake
 from lccl.graph.layers import weight_shapes
 from lccl.graph.variants.canonical import canonical
 from lccl.numerics import Array, Axes, count_samples, float32
@@ -33,6 +35,9 @@ def profile_onnx(model: onnx.ModelProto | str | Path, batches: Iterable[object])
         from lccl.loading.onnx import load_onnx
 
         model = load_onnx(model)
+    model = intake(model)
+    if has_lost_nodes(model):
+        warnings.warn(f"{LOST_NODES}, which have no density: {HOW_TO_RESTORE}", RuntimeWarning, stacklevel=5)
     if any(is_lccl_node(n) for n in model.graph.node):
         model = canonical(model)
     return profile_canonical(model, batches)

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import onnx
+import onnx.inliner
 import pytest
 import torch
 
@@ -285,6 +286,19 @@ def test_a_build_of_which_the_plugin_was_not_taken(fake: FakeTensorRT, exported:
     with pytest.raises(lccl.UserError, match="took the plugin for 0 of 6"):
         build_engine(exported, tmp_path / "m.engine", backend="tensorrt", plugin_library=library)
     assert list(tmp_path.iterdir()) == [library]
+
+
+def test_a_model_whose_nodes_a_tool_replaced_is_no_dense_one(
+    fake: FakeTensorRT, exported: Path, tmp_path: Path, library: Path
+) -> None:
+    """Nothing would skip, although the plugin is there. The decomposed file is meant to be so."""
+    onnx.save(onnx.inliner.inline_local_functions(onnx.load(exported)), tmp_path / "flat.onnx")
+    options = {"backend": "tensorrt", "plugin_library": library}
+    with pytest.raises(lccl.UserError, match=r"standard ops in their place, .*: pass plugin=False to build from them"):
+        build_engine(tmp_path / "flat.onnx", tmp_path / "m.engine", **options)
+    build_engine(tmp_path / "flat.onnx", tmp_path / "m.engine", backend="tensorrt", plugin=False)
+    build_engine(exported.with_suffix(".decomposed.onnx"), tmp_path / "m.engine", **options)
+    assert fake.libraries == []
 
 
 def test_a_dense_model_needs_no_plugin(

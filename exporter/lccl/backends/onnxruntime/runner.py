@@ -100,8 +100,8 @@ def register_library(options: Any, library: str | Path) -> None:
         raise UserError(f"ONNX Runtime {onnxruntime.__version__} does not take {library}: {_one_line(error)}") from error
 
 
-def open_session(model: str | Path | onnx.ModelProto, options: Any, providers: Sequence[Any] = CPU) -> Any:
-    """Open an ``onnxruntime.InferenceSession`` of a file or of a model in memory.
+def open_session(model: str | Path | bytes | onnx.ModelProto, options: Any, providers: Sequence[Any] = CPU) -> Any:
+    """Open an ``onnxruntime.InferenceSession`` of a file, of its bytes or of a model in memory.
 
     Raises:
         UserError: ONNX Runtime cannot load the model.
@@ -121,10 +121,12 @@ def open_session(model: str | Path | onnx.ModelProto, options: Any, providers: S
 
 
 @contextlib.contextmanager
-def _source(model: str | Path | onnx.ModelProto) -> Iterator[str | bytes]:
+def _source(model: str | Path | bytes | onnx.ModelProto) -> Iterator[str | bytes]:
     """Give what ONNX Runtime opens: a path if a file holds model or weights, else the bytes."""
     file = weight_file(model) if isinstance(model, onnx.ModelProto) else None
-    if not isinstance(model, onnx.ModelProto):
+    if isinstance(model, bytes):
+        yield model
+    elif not isinstance(model, onnx.ModelProto):
         yield str(require_file(model))
     elif file is None:
         yield model.SerializeToString()
@@ -133,8 +135,8 @@ def _source(model: str | Path | onnx.ModelProto) -> Iterator[str | bytes]:
             yield str(path)
 
 
-def _label(model: str | Path | onnx.ModelProto) -> str:
-    return "the model" if isinstance(model, onnx.ModelProto) else str(model)
+def _label(model: str | Path | bytes | onnx.ModelProto) -> str:
+    return str(model) if isinstance(model, (str, Path)) else "the model"
 
 
 def _one_line(error: BaseException) -> str:
