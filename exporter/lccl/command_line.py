@@ -1,7 +1,8 @@
 """What every command shares: its parser, its exit codes, its errors.
 
 An error is one sentence on stderr. With ``--json`` it is an object on stdout too, with the sentence
-under "error" and what mends it, where that is an option, under "fix". The exit code is 1.
+under "error" and what mends it, where that is an option, under "fix". The exit code is 1. An error
+that nobody foresaw has its traceback on stderr too, and its type and message under "unexpected".
 """
 
 from __future__ import annotations
@@ -18,12 +19,13 @@ import re
 import shlex
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from types import FrameType
 from typing import Any, NoReturn, Protocol
 
-from lccl.errors import LONGEST_SHOWN, Fix, UserError, shown, spelled
+from lccl.errors import LONGEST_SHOWN, Fix, UserError, first_line, shown, spelled
 from lccl.files import discard_unfinished
 from lccl.requires import needing
 from lccl.signatures.deprecation import sentence
@@ -33,6 +35,8 @@ Command = Callable[..., int]
 """Takes its words, and the name that it was called by where that is not its own; gives the exit
 code."""
 EXIT_OK, EXIT_FAILED, EXIT_LIMIT_FAILED = 0, 1, 2
+LONGEST_REASON = 400
+"""Characters of an unexpected error's own message."""
 INTERRUPTED = "interrupted: no file was left half-written"
 
 SPELLINGS = {
@@ -156,13 +160,14 @@ def execute(command: Command, arguments: Sequence[str], prog: str | None = None)
     """Run a command; the exit code.
 
     A user's error is one sentence on stderr and exit code 1; so is an interrupt that code raised.
+    Any other error is a fault of this package: its traceback comes before the sentence.
 
     Args:
         command: the command.
         arguments: its words; with ``--json`` among them an error is an object on stdout too.
         prog: the name that it was called by; None: its own.
     """
-    as_json = "--json" in arguments
+    as_json = _asks_for_json(arguments)
     try:
         with needing(prog or _name(command)):
             code = command(arguments) if prog is None else command(arguments, prog)
@@ -182,7 +187,17 @@ def execute(command: Command, arguments: Sequence[str], prog: str | None = None)
                 sys.stdout.flush()
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - so that the interpreter's own flush at exit is quiet
         return EXIT_FAILED
+    except Exception as error:
+        traceback.print_exc()
+        said = f"{type(error).__name__}: {first_line(error)[:LONGEST_REASON]}"
+        return _failed(f"lccl failed ({said}): please report this with the lines above", as_json, {"unexpected": said})
     return code
+
+
+def _asks_for_json(arguments: Sequence[str]) -> bool:
+    """Whether ``--json`` is among the words, whole or cut short, as argparse takes it."""
+    options = arguments[: arguments.index("--")] if "--" in arguments else arguments
+    return any("--json".startswith(word) and word.startswith("--j") for word in options)
 
 
 def _name(command: Command) -> str:

@@ -53,12 +53,16 @@ def spelled(message: str, fixes: Iterable[Fix], spell: Callable[[Fix], str] = st
     return f"{message}: {', or '.join(parts)}" if parts else message
 
 
+LONGEST_MESSAGE = 4000
+"""Characters of a message; a longer one repeats a file or an array that was given."""
+
+
 class UserError(Exception):
     """Something that the caller has to change: a file, an option, an installation.
 
-    The message is one sentence. Where an option mends it, the sentence does not name it: ``fixes``
-    does, and ``str`` spells them for Python. The commands spell them as options, print no traceback
-    and exit with 1.
+    The message is one sentence; the middle of one that is too long is left out. Where an option
+    mends it, the sentence does not name it: ``fixes`` does, and ``str`` spells them for Python. The
+    commands spell them as options, print no traceback and exit with 1.
 
     Args:
         message: the sentence, without the fix.
@@ -69,12 +73,17 @@ class UserError(Exception):
     """What a command prints in JSON besides the message."""
 
     def __init__(self, message: str, fix: Fix | Iterable[Fix] = ()) -> None:
-        super().__init__(message)
-        self.message = message
+        self.message = _shortened(message)
+        super().__init__(self.message)
         self.fixes: tuple[Fix, ...] = (fix,) if isinstance(fix, Fix) else tuple(fix)
 
     def __str__(self) -> str:
         return spelled(self.message, self.fixes)
+
+
+def _shortened(message: str) -> str:
+    kept = LONGEST_MESSAGE // 2
+    return message if len(message) <= LONGEST_MESSAGE else f"{message[:kept]} ... {message[-kept:]}"
 
 
 class ContractError(UserError, ValueError):

@@ -1,4 +1,4 @@
-"""Agreement of two implementations of a network: relative errors, sample by sample."""
+"""Arrays of samples, and the agreement of two implementations of a network on them."""
 
 from __future__ import annotations
 
@@ -13,6 +13,9 @@ from lccl.errors import UserError, first_line, kind_of
 from lccl.text import count
 
 Array = npt.NDArray[Any]
+Axes = Mapping[str, int | None]
+"""Array -> the axis of its samples; None: it has none, and is the same for all samples. An array
+that is not named has its samples first, a single number has none."""
 SMALLEST_SCALE = 0.01
 """The smallest output size that errors are relative to: rounding grows with the summands, not with
 the sum."""
@@ -92,6 +95,33 @@ def _absolute_error(expected: Array, got: Array) -> Array:
     with np.errstate(invalid="ignore"):
         error = np.abs(a - b)
     return np.where(np.isfinite(error), error, np.inf)
+
+
+def sample_axis(name: str, values: Array, axes: Axes) -> int | None:
+    """Return the axis of an array's samples; None if it is the same for all samples."""
+    return axes.get(name, 0) if values.ndim else None
+
+
+def count_samples(arrays: Mapping[str, Array], axes: Axes) -> int:
+    """Return the number of samples of the arrays that have any; 1 if none has.
+
+    Raises:
+        UserError: the arrays have different numbers of samples.
+    """
+    places = {name: sample_axis(name, values, axes) for name, values in arrays.items()}
+    found = {name: arrays[name].shape[axis] for name, axis in places.items() if axis is not None}
+    if len(set(found.values())) > 1:
+        raise UserError(f"the data's arrays differ in length: {', '.join(f'{name} {size}' for name, size in found.items())}")
+    return next(iter(found.values()), 1)
+
+
+def take_samples(arrays: Mapping[str, Array], axes: Axes, start: int, stop: int | None) -> dict[str, Array]:
+    """Return the samples from ``start`` to before ``stop`` of each array that has any."""
+    taken = {}
+    for name, values in arrays.items():
+        axis = sample_axis(name, values, axes)
+        taken[name] = values if axis is None else values[(slice(None),) * axis + (slice(start, stop),)]
+    return taken
 
 
 def float32(value: object) -> Array:

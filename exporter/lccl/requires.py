@@ -33,6 +33,7 @@ PACKAGES = {
     "onnxscript": Package("onnxscript", "onnxscript", ("export",)),
     "onnxconverter_common": Package("onnxconverter-common", "onnxconverter-common", ("rtx", "trt")),
     "polygraphy": Package("Polygraphy", "polygraphy", ("rtx", "trt")),
+    "safetensors": Package("safetensors", "safetensors", ("export", "train")),
     "tensorrt": Package("TensorRT", "tensorrt", ("trt",)),
     "tensorrt_rtx": Package("TensorRT for RTX", "tensorrt-rtx-cu13", ("rtx",)),
 }

@@ -1,4 +1,4 @@
-"""Helpers around PyTorch modules: modes, outputs, parameters, MACs of a layer, unsound weights."""
+"""Helpers around PyTorch modules: wrappers, modes, outputs, parameters, MACs, unsound weights."""
 
 from __future__ import annotations
 
@@ -6,14 +6,45 @@ import inspect
 import math
 import operator
 from collections import deque
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from torch.optim.swa_utils import AveragedModel
 from torch.utils import _pytree
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """Return the network that a wrapper holds.
+
+    Wrappers are DataParallel, DistributedDataParallel, AveragedModel and what torch.compile
+    returns, one in another too. They change how a network is run or trained, not what it computes.
+    """
+    inner = inner_name(model)
+    while inner is not None:
+        model = model.get_submodule(inner)
+        inner = inner_name(model)
+    return model
+
+
+def inner_name(module: nn.Module) -> str | None:
+    """Return the name under which a wrapper holds its network; None for any other module."""
+    if isinstance(module, (nn.DataParallel, nn.parallel.DistributedDataParallel, AveragedModel)):
+        return "module"
+    return "_orig_mod" if "_orig_mod" in dict(module.named_children()) else None
+
+
+def plain_name(model: nn.Module, name: str) -> str:
+    """Return a module's name without what wrappers of parts of the model add to it."""
+    parts, at = [], model
+    for part in name.split(".") if name else ():
+        if part != inner_name(at):
+            parts.append(part)
+        at = at.get_submodule(part)
+    return ".".join(parts)
 
 
 def flatten(outputs: object) -> list[Tensor]:
@@ -46,12 +77,20 @@ def layer_macs(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> i
 def forward_parameters(model: nn.Module) -> dict[str, bool]:
     """Return, for each parameter of ``forward``, whether it has a default.
 
-    TorchScript modules included.
+    TorchScript modules included. ``*args`` and ``**kwargs`` are no parameters with a name.
     """
     if isinstance(model, torch.jit.ScriptModule):
         schema: Any = model.forward.schema  # type: ignore[attr-defined]
         return {a.name: a.has_default_value() for a in schema.arguments[1:]}
-    return {name: p.default is not p.empty for name, p in inspect.signature(model.forward).parameters.items()}
+    parameters = inspect.signature(model.forward).parameters
+    return {name: p.default is not p.empty for name, p in parameters.items() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
+
+
+def takes_any_name(model: nn.Module) -> bool:
+    """Return whether ``forward`` takes ``**kwargs`` alone, so inputs by any name."""
+    if isinstance(model, torch.jit.ScriptModule):
+        return False
+    return [p.kind for p in inspect.signature(model.forward).parameters.values()] == [inspect.Parameter.VAR_KEYWORD]
 
 
 def required_parameters(model: nn.Module) -> tuple[str, ...]:
@@ -83,15 +122,36 @@ def unsound_weight(model: nn.Module) -> str | None:
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Put the model into eval mode within the block.
 
-    Afterwards every module has its own mode again.
+    Afterwards every module has its own mode again. A program of torch.export has no modes.
     """
     modes = {module: module.training for module in model.modules()}
-    model.eval()
+    with suppress(NotImplementedError):
+        model.eval()
     try:
         yield
     finally:
-        for module, training in modes.items():
-            module.training = training
+        set_modes(modes)
+
+
+def has_own_train(module: nn.Module) -> bool:
+    """Return whether a change of mode runs more of the module's code than setting flags."""
+    return type(module).train is not nn.Module.train or "train" in vars(module)
+
+
+def set_modes(modes: Mapping[nn.Module, bool]) -> None:
+    """Give every module its own mode.
+
+    Modules with a ``train`` of their own keep more than the flag (torchvision's feature extractors
+    a graph, LoRA layers merged weights), so theirs is called.
+
+    Args:
+        modes: by module, parents first, whether it is in training mode.
+    """
+    for module, training in modes.items():
+        if has_own_train(module):
+            module.train(training)
+    for module, training in modes.items():
+        module.training = training
 
 
 @contextmanager

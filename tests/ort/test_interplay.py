@@ -344,7 +344,7 @@ TOO_LARGE = Case("large", "a kernel above 7 x 7", kernel=(9, 9), pads=(4, 4, 4, 
 def large(ort_library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A file with such a layer, for lccl.ort.session and for lccl-compare."""
     monkeypatch.setenv(op_library.ENVIRONMENT, str(ort_library))
-    monkeypatch.setattr(op_session, "_state", {"warned": False})
+    monkeypatch.setattr(op_session, "_warned", set())
     onnx.save(case_model(TOO_LARGE)[0], tmp_path / "large.onnx")
     return tmp_path / "large.onnx"
 

@@ -131,6 +131,7 @@ RAISED_FROM = {
     "graph/variants/precision.py": ENGINE,
     "loading/checkpoint.py": LOAD,
     "loading/factory.py": LOAD,
+    "loading/state_dict.py": LOAD,
     "loading/torch_file.py": LOAD,
     "nn/translate.py": EXPORT,
 }
@@ -140,14 +141,19 @@ ONLY_FOR = {
     "output_names": ("export()",),
     "baseline_factory": COMPARE,
     "baseline_state_dict_key": COMPARE,
+    "baseline_state_dict_prefix": COMPARE,
 }
 """Options that just these callers can have been given, whatever else the module serves."""
 VARIABLES = {
-    "f'{opening.option_prefix}{name}'": ("factory", "state_dict_key", "baseline_factory", "baseline_state_dict_key"),
+    "f'{opening.option_prefix}{name}'": (
+        *("factory", "state_dict_key", "state_dict_prefix"),
+        *("baseline_factory", "baseline_state_dict_key", "baseline_state_dict_prefix"),
+    ),
     "factory_option": ("factory", "baseline_factory"),
     "key_option": ("state_dict_key", "baseline_state_dict_key"),
     "name": ("dynamic_hw", "input_names", "output_names"),
     "option": ("factory", "baseline_factory"),
+    "weights.prefix_option": ("state_dict_prefix", "baseline_state_dict_prefix"),
 }
 """What a Fix names by an expression."""
 SAMPLES: dict[str, object] = {

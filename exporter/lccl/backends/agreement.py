@@ -7,7 +7,7 @@ import onnx
 from lccl.backends.batches import infer_all
 from lccl.backends.onnxruntime.runner import OnnxRuntimeRunner
 from lccl.errors import UserError
-from lccl.graph.checks import default_tolerance
+from lccl.graph.checks import default_tolerance, is_quantised
 from lccl.graph.variants.relaxed import has_hard_gates
 from lccl.numerics import Agreement, Array, agreement, not_finite
 
@@ -28,7 +28,8 @@ def check_view(
         UserError: their outputs differ.
     """
     allowed = max(default_tolerance(model), default_tolerance(view)) if tolerance is None else tolerance
-    with OnnxRuntimeRunner(model) as first, OnnxRuntimeRunner(view) as second:
+    optimize = not (is_quantised(model) or is_quantised(view))
+    with OnnxRuntimeRunner(model, optimize=optimize) as first, OnnxRuntimeRunner(view, optimize=optimize) as second:
         for feed in feeds:
             require_agreement(
                 infer_all(first, feed),

@@ -8,7 +8,8 @@ import numpy as np
 
 from lccl.backends.interface import Batches, Runner
 from lccl.errors import UserError
-from lccl.numerics import Array
+from lccl.graph.batch_axes import Dims
+from lccl.numerics import Array, Axes, count_samples, sample_axis, take_samples
 
 CHUNK = 64
 """Samples of one inference when only the outputs matter."""
@@ -28,33 +29,54 @@ def common_batches(ranges: Sequence[Batches]) -> Batches:
     return common
 
 
+def common_batches_of(shapes: Mapping[str, Dims], axes: Axes) -> Batches:
+    """The number of samples that suits inputs of these sizes.
+
+    Raises:
+        UserError: there is none.
+    """
+    sizes = [dims[axis] for name, dims in shapes.items() if (axis := axes.get(name)) is not None]
+    return common_batches([Batches(size, size) for size in sizes if isinstance(size, int) and size > 0])
+
+
 def infer_all(runner: Runner, feed: Mapping[str, Array]) -> dict[str, Array]:
     """The outputs of all samples of the feed, in as many inferences as the runner's batches need.
 
-    Where fewer samples are left than the runner takes, the last one is repeated, and the outputs of
-    the copies are dropped.
+    Inputs that are the same for all samples go into each inference. Where fewer samples are left
+    than the runner takes, the last one is repeated, and the outputs of the copies are dropped.
 
     Raises:
-        UserError: an output whose rows are not the samples, where the samples do not fit one
-            inference.
+        UserError: inputs of different numbers of samples; an output without an axis of the samples,
+            where these do not fit one inference.
     """
-    count = len(next(iter(feed.values())))
+    axes = runner.axes.inputs
+    count = count_samples(feed, axes)
     if count in runner.batches:
         return runner.infer(feed)
     step = runner.batches.most or runner.batches.least
-    parts = [_infer_padded(runner, {k: a[i : i + step] for k, a in feed.items()}) for i in range(0, count, step)]
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    parts = [_infer_padded(runner, take_samples(feed, axes, i, i + step)) for i in range(0, count, step)]
+    return joined(runner, parts)
+
+
+def joined(runner: Runner, parts: Sequence[Mapping[str, Array]]) -> dict[str, Array]:
+    """The outputs of several inferences as those of all their samples."""
+    places = {name: sample_axis(name, value, runner.axes.outputs) or 0 for name, value in parts[0].items()}
+    return {name: np.concatenate([part[name] for part in parts], axis=axis) for name, axis in places.items()}
 
 
 def _infer_padded(runner: Runner, feed: Mapping[str, Array]) -> dict[str, Array]:
-    count = len(next(iter(feed.values())))
+    axes = runner.axes
+    count = count_samples(feed, axes.inputs)
     size = max(count, runner.batches.least)
-    padded = {name: np.concatenate([a, np.repeat(a[-1:], size - count, axis=0)]) for name, a in feed.items()}
+    rows = np.minimum(np.arange(size), count - 1)
+    places = {name: sample_axis(name, value, axes.inputs) for name, value in feed.items()}
+    padded = {n: a if (axis := places[n]) is None else np.take(a, rows, axis=axis) for n, a in feed.items()}
     outputs = runner.infer(padded)
     for name, value in outputs.items():
-        if value.ndim == 0 or len(value) != size:
+        axis = sample_axis(name, value, axes.outputs)
+        if axis is None or value.shape[axis] != size:
             raise UserError(
                 f"the model takes {runner.batches} samples at a time, and output {name} of {size} has shape "
                 f"{list(value.shape)}: its rows cannot be told apart"
             )
-    return {name: value[:count] for name, value in outputs.items()}
+    return take_samples(outputs, axes.outputs, 0, count)

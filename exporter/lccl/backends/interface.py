@@ -13,6 +13,7 @@ from lccl.progress import Progress
 if TYPE_CHECKING:
     import onnx
 
+    from lccl.graph.batch_axes import BatchAxes
     from lccl.numerics import Array
 
 # ---- running -------------------------------------------------------------------------------------
@@ -42,7 +43,7 @@ class Runner(Protocol):
     """A network in one runtime. Resources live within the with-block.
 
     ``infer`` takes arrays by input name and returns arrays by output name; it returns when the work
-    is done.
+    is done. ``axes`` tells where their samples stand.
     """
 
     name: str
@@ -55,6 +56,9 @@ class Runner(Protocol):
 
     @property
     def batches(self) -> Batches: ...
+
+    @property
+    def axes(self) -> BatchAxes: ...
 
     def infer(self, feed: Mapping[str, Array]) -> dict[str, Array]: ...
 

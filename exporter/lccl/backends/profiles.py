@@ -2,66 +2,101 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from lccl.backends.interface import BuildRequest, OptimizationProfile
 from lccl.errors import Fix, UserError, shown
-from lccl.graph.feeds import input_types
+from lccl.graph.batch_axes import Dims, dims_of, is_dynamic
+from lccl.graph.feeds import batch_axes, input_types
 
+DEFAULT_BATCH = 8
+"""The largest batch of an engine, where none is told."""
 EXAMPLE_SIZE = 224
 """A size for the example in a message."""
+
+
+Range = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
+"""The smallest, the best and the largest shape of an input."""
 
 
 def make_profiles(request: BuildRequest) -> tuple[OptimizationProfile, ...]:
     """One range per input with dynamic dimensions; a dynamic batch is 1 to 8 unless told otherwise.
 
+    A dynamic size that inputs share is given once: the shapes of one input tell those of another.
+
     Raises:
         UserError: a dimension other than the batch without a shape, an unknown input, or a shape
             that does not fit.
     """
-    inputs = {name: kind.shape.dim for name, kind in input_types(request.model).items()}
+    inputs = {name: dims_of(kind) for name, kind in input_types(request.model).items()}
     for name in {*request.min_shapes, *request.opt_shapes, *request.max_shapes} - set(inputs):
         raise UserError(f"the model has no input {shown(name)}; it has {', '.join(inputs)}")
-    profiles = []
+    axes = batch_axes(request.model).inputs
+    ranges: dict[str, Range] = {}
     for name, dims in inputs.items():
-        fixed = [d.dim_value if d.HasField("dim_value") else None for d in dims]
         given = [shapes.get(name) for shapes in (request.min_shapes, request.opt_shapes, request.max_shapes)]
-        for shape in filter(None, given):
-            _require_fit(name, fixed, shape)
-        if None not in fixed:
-            continue
-        any_given = given[0] or given[1] or given[2]
-        low = given[0] or ((1, *any_given[1:]) if any_given and fixed[0] is None else any_given) or _default(name, fixed, 1)
-        best = given[1] or given[2] or low
-        high = given[2] or (_with_larger_batch(best) if fixed[0] is None else best)
+        for shape in given:
+            if shape is not None:
+                _require_fit(name, dims, shape)
+        if any(map(is_dynamic, dims)) and any(shape is not None for shape in given):
+            ranges[name] = _completed(given, axes[name])
+    known = {size: limits for name, shapes in ranges.items() for size, *limits in zip(inputs[name], *shapes, strict=True)}
+    batches = [[shape[axis] for shape in shapes] for name, shapes in ranges.items() if (axis := axes[name]) is not None]
+    batch = batches[0] if batches else [1, 1, DEFAULT_BATCH]
+    for name, dims in inputs.items():
+        if name not in ranges and any(map(is_dynamic, dims)):
+            ranges[name] = _derived(name, dims, axes[name], known, batch)
+    for name, (low, best, high) in ranges.items():
         if not all(a <= b <= c for a, b, c in zip(low, best, high, strict=True)):
             raise UserError(f"shapes of {name} must grow from min {list(low)} over opt {list(best)} to max {list(high)}")
-        profiles.append(OptimizationProfile(name, tuple(low), tuple(best), tuple(high)))
-    return tuple(profiles)
+    return tuple(OptimizationProfile(name, *ranges[name]) for name in inputs if name in ranges)
 
 
-def _with_larger_batch(shape: Sequence[int]) -> tuple[int, ...]:
-    """The shape with a batch of at least 8."""
-    return (max(8, shape[0]), *shape[1:])
+def _completed(given: Sequence[Sequence[int] | None], axis: int | None) -> Range:
+    """The range of which at least one shape is given."""
+    some = next(tuple(shape) for shape in given if shape is not None)
+    low, best, high = (None if shape is None else tuple(shape) for shape in given)
+    low = low or (some if axis is None else _with_batch(some, axis, 1))
+    best = best or high or low
+    return low, best, high or (best if axis is None else _with_batch(best, axis, max(DEFAULT_BATCH, best[axis])))
 
 
-def _default(name: str, fixed: list[int | None], batch: int) -> tuple[int, ...]:
-    if any(d is None for d in fixed[1:]):
-        shape = "x".join(str(d or "?") for d in fixed)
-        example = {name: (1, *(d or EXAMPLE_SIZE for d in fixed[1:]))}
-        raise UserError(
-            f"input {name} is {shape}, and an engine needs to know its sizes", Fix("opt_shapes", example, "or the like")
-        )
-    return (batch, *(d for d in fixed[1:] if d is not None))
+def _with_batch(shape: tuple[int, ...], axis: int, size: int) -> tuple[int, ...]:
+    return (*shape[:axis], size, *shape[axis + 1 :])
 
 
-def _require_fit(name: str, fixed: list[int | None], shape: Sequence[int]) -> None:
-    fits = len(shape) == len(fixed) and all(f is None or f == s for f, s in zip(fixed, shape, strict=True))
-    if not fits or min(shape) < 1:
-        wanted = "x".join(str(d or "?") for d in fixed)
-        raise UserError(f"shape {shape_text(shape)} does not fit input {name}, which is {wanted}")
+def _derived(
+    name: str, dims: Dims, axis: int | None, known: Mapping[int | str | None, Sequence[int]], batch: Sequence[int]
+) -> Range:
+    """The range of an input without a given shape, from the batch and sizes that others share."""
+    columns: list[Sequence[int]] = []
+    for place, size in enumerate(dims):
+        if not is_dynamic(size):
+            columns.append((int(size or 0),) * 3)
+        elif isinstance(size, str) and size in known:
+            columns.append(known[size])
+        elif place == axis:
+            columns.append(batch)
+        else:
+            example = (1 if i == axis else EXAMPLE_SIZE if is_dynamic(d) else d for i, d in enumerate(dims))
+            raise UserError(
+                f"input {name} is {_text(dims)}, and an engine needs to know its sizes",
+                Fix("opt_shapes", {name: tuple(example)}, "or the like"),
+            )
+    low, best, high = zip(*columns, strict=True)
+    return low, best, high
 
 
-def shape_text(shape: Sequence[int]) -> str:
+def _require_fit(name: str, dims: Dims, shape: Sequence[int]) -> None:
+    fits = len(shape) == len(dims) and all(is_dynamic(d) or d == s for d, s in zip(dims, shape, strict=True))
+    if not fits or min(shape, default=1) < 1:
+        raise UserError(f"shape {shape_text(shape)} does not fit input {name}, which is {_text(dims)}")
+
+
+def _text(dims: Dims) -> str:
+    return shape_text(["?" if is_dynamic(size) else size for size in dims]) or "a single number"
+
+
+def shape_text(shape: Sequence[object]) -> str:
     """ "1x3x224x224"."""
     return "x".join(map(str, shape))

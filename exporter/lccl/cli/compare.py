@@ -43,6 +43,10 @@ def parser(prog: str = PROG) -> Parser:
     )
     p.add_argument("--baseline-state-dict-key", metavar="KEY", help="the same for a nested checkpoint of the baseline")
     p.add_argument(
+        "--state-dict-prefix", metavar="PREFIX", help="what the names of the LCCL network's weights begin with, such as model."
+    )
+    p.add_argument("--baseline-state-dict-prefix", metavar="PREFIX", help="the same for the baseline's weights")
+    p.add_argument(
         "--unsafe-pickle",
         action="store_true",
         help="load pickled modules, archives and TorchScript of both networks, which RUNS CODE from the files",
@@ -109,6 +113,8 @@ def command(arguments: Sequence[str], prog: str = PROG) -> int:
             baseline_factory=options.baseline_factory,
             state_dict_key=options.state_dict_key,
             baseline_state_dict_key=options.baseline_state_dict_key,
+            state_dict_prefix=options.state_dict_prefix,
+            baseline_state_dict_prefix=options.baseline_state_dict_prefix,
             unsafe_pickle=options.unsafe_pickle,
             dense_twin=not options.no_dense_twin,
             threads=options.threads,

@@ -37,7 +37,7 @@ def parser(prog: str = PROG) -> Parser:
     p.add_argument(
         "source",
         type=Path,
-        help="a checkpoint (.pt, .pth), an .onnx file, a torch.export archive (.pt2) or TorchScript; gates are found in any code",
+        help="a checkpoint (.pt, .pth, .safetensors), an .onnx file, a torch.export archive (.pt2) or TorchScript; gates are found in any code",
     )
     p.add_argument("-o", "--output", type=Path, required=True, help="the ONNX file to write")
     p.add_argument(
@@ -46,6 +46,11 @@ def parser(prog: str = PROG) -> Parser:
         help="builds the network that the checkpoint's weights belong to; the dense one where lccl.nn.convert gated it",
     )
     p.add_argument("--state-dict-key", metavar="KEY", help="which entry of a nested checkpoint is the state dict")
+    p.add_argument(
+        "--state-dict-prefix",
+        metavar="PREFIX",
+        help="what the names of the network's weights begin with, where others are beside them, such as model.",
+    )
     p.add_argument(
         "--unsafe-pickle",
         action="store_true",
@@ -133,7 +138,11 @@ def _export(options: Namespace, words: Sequence[str], progress: Progress) -> Any
     from lccl.loading.torch_file import load_model
 
     loaded = load_model(
-        options.source, options.factory, state_dict_key=options.state_dict_key, unsafe_pickle=options.unsafe_pickle
+        options.source,
+        options.factory,
+        state_dict_key=options.state_dict_key,
+        state_dict_prefix=options.state_dict_prefix,
+        unsafe_pickle=options.unsafe_pickle,
     )
     if loaded.program is not None:
         return _export_program(options, common, loaded.program, export)
@@ -153,12 +162,13 @@ def _export(options: Namespace, words: Sequence[str], progress: Progress) -> Any
     for i, given in enumerate((inputs or {}).values()):
         if i and given.dtype.kind in "biu" and not options.input_shape:  # a mask beside an image: random numbers are no mask
             args[i] = torch.as_tensor(given[:1])
-    return export(loaded.module, args, options.output, data=inputs, **common)
+    names = None if _input_names(loaded.module, 0) else tuple(inputs or ())  # of forward(*xs), which has none
+    return export(loaded.module, args, options.output, data=inputs, input_names=names, **common)
 
 
 def _export_program(options: Namespace, common: dict[str, Any], program: Any, export: Any) -> Any:
     """Export a torch.export archive, which has its inputs' names and shapes in it."""
-    for name in ("factory", "state_dict_key", "dynamic_hw", "input_shape"):
+    for name in ("factory", "state_dict_key", "state_dict_prefix", "dynamic_hw", "input_shape"):
         if getattr(options, name):
             raise UserError(f"--{name.replace('_', '-')} goes with a checkpoint; a torch.export archive has its network in it")
     names = tuple(s.arg.name for s in program.graph_signature.input_specs if s.kind.name == "USER_INPUT")
@@ -166,21 +176,21 @@ def _export_program(options: Namespace, common: dict[str, Any], program: Any, ex
 
 
 def _export_onnx(options: Namespace, common: dict[str, Any], shapes: list[tuple[int, ...]], export: Any) -> Any:
-    for name in ("factory", "state_dict_key", "unsafe_pickle", "dynamic_hw"):
+    for name in ("factory", "state_dict_key", "state_dict_prefix", "unsafe_pickle", "dynamic_hw"):
         if getattr(options, name):
             raise UserError(f"--{name.replace('_', '-')} goes with a checkpoint; an .onnx file has its network in it")
     import numpy as np
 
-    from lccl.graph.feeds import input_types
+    from lccl.graph.feeds import batch_axes, few_samples
+    from lccl.loading.data import load_data
     from lccl.loading.onnx import onnx_structure
 
     inputs = None
     if options.data:
-        kinds = input_types(onnx_structure(options.source))
-        inputs = _real_data(options.data, tuple(kinds))
-        if not shapes and inputs:
-            firsts = [kind.shape.dim[0].dim_value if kind.shape.dim else 0 for kind in kinds.values()]
-            shapes = [(first or 1, *a.shape[1:]) for first, a in zip(firsts, inputs.values(), strict=True)]
+        structure = onnx_structure(options.source)
+        axes = batch_axes(structure).inputs
+        inputs = load_data(options.data, axes).feed(tuple(axes))
+        shapes = shapes or list(few_samples(structure, inputs).values())
     return export(options.source, [np.empty(shape) for shape in shapes] or None, options.output, data=inputs, **common)
 
 
@@ -189,7 +199,8 @@ def _real_data(source: str | None, names: tuple[str, ...]) -> dict[str, Array] |
         return None
     from lccl.loading.data import load_data
 
-    return load_data(source).feed(names)
+    data = load_data(source)
+    return data.feed(names or tuple(data.inputs))
 
 
 def _input_names(module: Any, count: int) -> tuple[str, ...]:

@@ -57,7 +57,11 @@ def dispatch(arguments: Sequence[str]) -> int:
     name, rest = (arguments[0], arguments[1:]) if arguments else ("--help", ())
     if name in SUBCOMMANDS:
         prog = f"lccl {name}"
-        return execute(import_module(SUBCOMMANDS[name].module).command, rest, prog)
+
+        def command(words: Sequence[str], prog: str = prog) -> int:
+            return int(import_module(SUBCOMMANDS[name].module).command(words, prog))
+
+        return execute(command, rest, prog)
     return execute(_about, arguments)
 
 

@@ -15,6 +15,7 @@ from lccl.comparing.results import Role
 from lccl.engine.sidecar import read_sidecar
 from lccl.errors import Fix, UserError, leave_out
 from lccl.files import require_file
+from lccl.graph.intake import intake
 from lccl.graph.variants.canonical import canonical
 from lccl.graph.variants.dense import dense_twin
 from lccl.loading.data import Data
@@ -56,6 +57,8 @@ class Opening:
     factory: Factory | None
     state_dict_key: str | None
     """The key of the state dict in a nested checkpoint."""
+    state_dict_prefix: str | None
+    """What the names of the network's weights begin with in a checkpoint."""
     unsafe_pickle: bool
     """Whether a checkpoint may run code from the file."""
     threads: int
@@ -84,7 +87,12 @@ def open_networks(networks: Sequence[Network], opening: Opening) -> list[Candida
     Raises:
         UserError: a file that cannot be read or is of no known kind.
     """
-    for name, what in (("factory", "factory"), ("state_dict_key", "key of a state dict")):
+    of_checkpoints = {
+        "factory": "factory",
+        "state_dict_key": "key of a state dict",
+        "state_dict_prefix": "prefix of a state dict",
+    }
+    for name, what in of_checkpoints.items():
         if getattr(opening, name) is not None and not any(map(_is_torch_file, networks)):
             raise UserError(
                 f"a {what} for the {opening.role} network needs a checkpoint, but none is given",
@@ -119,6 +127,7 @@ def _of_file(path: Path, opening: Opening, to_onnx: bool) -> list[Candidate]:
             path,
             opening.factory,
             state_dict_key=opening.state_dict_key,
+            state_dict_prefix=opening.state_dict_prefix,
             unsafe_pickle=opening.unsafe_pickle,
             option_prefix=opening.option_prefix,
         )
@@ -135,7 +144,7 @@ def _of_module(module: nn.Module, name: str, opening: Opening, to_onnx: bool, fi
     from lccl.nn import LCCLConv2d, fold
     from lccl.nn.translate import to_onnx as translate
 
-    runner = TorchRunner(fold(module), opening.threads)
+    runner = TorchRunner(fold(module), opening.threads, tuple(opening.data.inputs))
     found = [Candidate(name, opening.role, runner)]
     if opening.role == "baseline" and any(isinstance(m, LCCLConv2d) for m in module.modules()):
         raise _gated_baseline(name)
@@ -144,12 +153,13 @@ def _of_module(module: nn.Module, name: str, opening: Opening, to_onnx: bool, fi
         feed = opening.data.feed(runner.input_names, 0, 2)
         with runner:
             runner.infer(feed)
-        proto = translate(module, [torch.from_numpy(v) for v in feed.values()])
+        proto = translate(module, [torch.from_numpy(v) for v in feed.values()], input_names=tuple(feed))
         found += _of_onnx(proto, name, opening, file)
     return found
 
 
 def _of_onnx(proto: onnx.ModelProto, name: str, opening: Opening, file: Path | None = None) -> list[Candidate]:
+    proto = intake(proto)
     gated = any(is_lccl_node(n) for n in proto.graph.node)
     if opening.role == "baseline" and (gated or _is_decomposed(proto)):
         raise _gated_baseline(name)

@@ -20,7 +20,7 @@ from lccl.loading.data import Data, DataSource, read_data
 from lccl.loading.types import Factory, Network
 from lccl.op.onnx_op import is_lccl_node, register_schema
 from lccl.profiling import NetworkProfile
-from lccl.profiling.of_onnx import profile_canonical
+from lccl.profiling.of_onnx import axes_of_data, profile_canonical
 from lccl.progress import Progress, silent
 from lccl.signatures.arguments import CALLABLE, FACTORY, FILE, FLAG, NAME, NETWORK, NONE, THREADS, Kind, sequence_of, takes
 from lccl.signatures.deprecation import renamed_keywords
@@ -38,6 +38,8 @@ LIMITS = Kind("Limits", lambda value: isinstance(value, Limits))
     baseline_factory=FACTORY | NONE,
     state_dict_key=NAME | NONE,
     baseline_state_dict_key=NAME | NONE,
+    state_dict_prefix=NAME | NONE,
+    baseline_state_dict_prefix=NAME | NONE,
     unsafe_pickle=FLAG,
     dense_twin=FLAG,
     threads=THREADS,
@@ -56,6 +58,8 @@ def compare(
     baseline_factory: Factory | None = None,
     state_dict_key: str | None = None,
     baseline_state_dict_key: str | None = None,
+    state_dict_prefix: str | None = None,
+    baseline_state_dict_prefix: str | None = None,
     unsafe_pickle: bool = False,
     dense_twin: bool = True,
     threads: int = 1,
@@ -81,6 +85,9 @@ def compare(
         baseline_factory: builds the baseline, in the same way.
         state_dict_key: the key of the state dict in a nested checkpoint of the LCCL network.
         baseline_state_dict_key: the key of the state dict in a nested checkpoint of the baseline.
+        state_dict_prefix: what the names of the LCCL network's weights begin with in a checkpoint,
+            such as "model.", where others are beside them.
+        baseline_state_dict_prefix: the same for the baseline's weights.
         unsafe_pickle: allow pickled modules, torch.export archives and TorchScript among the
             ``.pt`` files of both networks, which run code from the file.
         dense_twin: also run the LCCL network with every gate taken as 1, for latency.
@@ -102,12 +109,19 @@ def compare(
             measured.
     """
     register_schema()
-    inputs = read_data(data)
+    inputs = read_data(data, axes_of_data([*_as_list(networks), *_as_list(baseline)]))
     plugin = Path(plugin_library) if plugin_library else None
-    opening = Opening("lccl", inputs, factory, state_dict_key, unsafe_pickle, threads, dense_twin, plugin, progress)
+    opening = Opening(
+        "lccl", inputs, factory, state_dict_key, state_dict_prefix, unsafe_pickle, threads, dense_twin, plugin, progress
+    )
     candidates = open_networks(_as_list(networks), opening)
     opening = replace(
-        opening, role="baseline", factory=baseline_factory, state_dict_key=baseline_state_dict_key, dense_twin=False
+        opening,
+        role="baseline",
+        factory=baseline_factory,
+        state_dict_key=baseline_state_dict_key,
+        state_dict_prefix=baseline_state_dict_prefix,
+        dense_twin=False,
     )
     candidates += open_networks(_as_list(baseline), opening)
     _require_one_tensorrt(candidates)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lccl.backends.batches import CHUNK, infer_all
+from lccl.backends.batches import CHUNK, infer_all, joined
 from lccl.backends.interface import Runner
 from lccl.comparing.results import Latency
 from lccl.errors import Fix, UserError
@@ -47,10 +47,10 @@ def all_outputs(runner: Runner, data: Data) -> list[Array]:
     Raises:
         UserError: an output without an axis for the samples.
     """
-    chunks = [list(infer_all(runner, feed).values()) for feed in data.chunks(runner.input_names, CHUNK)]
-    if any(value.ndim == 0 for value in chunks[0]):
+    chunks = [infer_all(runner, feed) for feed in data.chunks(runner.input_names, CHUNK)]
+    if any(value.ndim == 0 for value in chunks[0].values()):
         raise UserError(f"an output of the network in {runner.name} is one number for all samples: leave it out of the model")
-    return [np.concatenate(parts) for parts in zip(*chunks, strict=True)]
+    return list(joined(runner, chunks).values())
 
 
 def latencies(runners: Sequence[Runner], data: Data, plan: LatencyPlan, progress: Progress) -> list[Latency]:

@@ -19,7 +19,8 @@ from lccl.engine.sidecar import SIDECAR_SUFFIX, write_sidecar
 from lccl.errors import Fix, UserError, shown
 from lccl.files import atomic_path, require_file, require_writable, sha256
 from lccl.graph.checks import check_types
-from lccl.graph.feeds import Feed, random_feed
+from lccl.graph.feeds import Feed, batch_axes, random_feed
+from lccl.graph.intake import intake
 from lccl.graph.variants.canonical import canonical
 from lccl.graph.variants.inlined import inlined
 from lccl.graph.variants.precision import Precision, to_precision
@@ -149,7 +150,7 @@ def build_engine(
     chosen = choose_backend(backend)
     register_schema()
     progress("reading the model")
-    given = load_onnx(source)
+    given = intake(load_onnx(source))
     gated = any(is_lccl_node(n) for n in given.graph.node)
     request = BuildRequest(
         model=canonical(given) if gated else given,
@@ -165,7 +166,7 @@ def build_engine(
         tf32=tf32,
         verbose=verbose,
     )
-    feed = random_feed(request.model, {p.input: _example(p) for p in make_profiles(request)})
+    feed = random_feed(request.model, _examples(request))
     if precision != "fp32":
         progress(f"converting to {precision}")
     converted = to_precision(request.model, precision)
@@ -196,9 +197,15 @@ def build_engine(
     return result
 
 
-def _example(profile: OptimizationProfile) -> tuple[int, ...]:
-    """The profile's best shape with few samples, since the check runs on the CPU."""
-    return (max(profile.min[0], min(profile.opt[0], 2)), *profile.opt[1:])
+def _examples(request: BuildRequest) -> dict[str, tuple[int, ...]]:
+    axes = batch_axes(request.model).inputs
+    return {profile.input: _example(profile, axes[profile.input]) for profile in make_profiles(request)}
+
+
+def _example(profile: OptimizationProfile, axis: int | None) -> tuple[int, ...]:
+    """The profile's best shape with few samples along the axis, since the check runs on the CPU."""
+    few = {} if axis is None else {axis: max(profile.min[axis], min(profile.opt[axis], 2))}
+    return tuple(few.get(i, size) for i, size in enumerate(profile.opt))
 
 
 def _check(

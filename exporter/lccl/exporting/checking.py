@@ -13,13 +13,13 @@ from lccl.backends.batches import CHUNK, infer_all
 from lccl.backends.onnxruntime.runner import OnnxRuntimeRunner
 from lccl.errors import Fix, UserError, leave_out
 from lccl.exporting.source import Source
-from lccl.graph.checks import default_tolerance
-from lccl.graph.feeds import input_types, require_shape
+from lccl.graph.checks import default_tolerance, is_quantised
+from lccl.graph.feeds import batch_axes, input_types, require_shape
 from lccl.graph.variants.canonical import canonical
 from lccl.graph.variants.dense import dense_twin
 from lccl.graph.variants.relaxed import has_hard_gates, with_relaxed_gates
 from lccl.graph.variants.upcast import upcast
-from lccl.numerics import Agreement, Array, merge, require_finite
+from lccl.numerics import Agreement, Array, count_samples, merge, require_finite, sample_axis, take_samples
 from lccl.op.onnx_op import is_lccl_node
 from lccl.progress import Progress
 from lccl.text import FIXED_BATCH, FIXED_HW, count
@@ -88,7 +88,7 @@ def _compare(
 ) -> list[Agreement]:
     what = "the exported model differs from its source" + ("" if gates == "as built" else f" with its gates {gates}")
     results = []
-    with OnnxRuntimeRunner(model) as runner:
+    with OnnxRuntimeRunner(model, optimize=not is_quantised(model)) as runner:
         for i, feed in enumerate(feeds):
             progress(f"comparing with the source, gates {gates}", i, len(feeds))
             try:
@@ -111,25 +111,27 @@ def _hint(source: Source, feed: Mapping[str, Array], runner: OnnxRuntimeRunner) 
 
 
 def real_feeds(model: onnx.ModelProto, inputs: Mapping[str, Array]) -> list[dict[str, Array]]:
-    """Cut the given inputs into slices that fit in memory.
+    """Cut the given inputs into parts that fit in memory.
+
+    Inputs that are the same for all samples, such as a rate, are in each part.
 
     Raises:
         UserError: the inputs do not fit the model's in name, rank, size or type, or hold NaN or
             infinity.
     """
-    wanted = input_types(model)
+    wanted, axes = input_types(model), batch_axes(model).inputs
     if set(inputs) != set(wanted):
         raise UserError(f"the model's inputs are {', '.join(wanted)}, but {', '.join(inputs) or 'none'} were given")
     feed = {}
     for name, kind in wanted.items():
         given, element = np.asarray(inputs[name]), onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)
-        require_shape(name, given.shape, kind, any_batch=True)
+        require_shape(name, given.shape, kind, any_size=axes[name])
         if given.dtype != element and not (given.dtype == np.float64 and element == np.float32):
             raise UserError(f"input {name} is {given.dtype}, but the model takes {element}: convert it as for training")
-        feed[name] = np.ascontiguousarray(given, element)
+        feed[name] = np.asarray(given, element, order="C")
     require_finite(feed)
-    lengths = {len(a) for a in feed.values()}
-    if len(lengths) != 1 or 0 in lengths:
+    lengths = {a.shape[axis] for name, a in feed.items() if (axis := sample_axis(name, a, axes)) is not None}
+    if len(lengths) > 1 or 0 in lengths:
         raise UserError(f"the inputs need the same number of samples, at least one, not {sorted(lengths)}")
-    starts = range(0, lengths.pop(), CHUNK)
-    return [{name: a[start : start + CHUNK] for name, a in feed.items()} for start in starts]
+    starts = range(0, count_samples(feed, axes), CHUNK)
+    return [take_samples(feed, axes, start, start + CHUNK) for start in starts]

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias, cast
 
 import numpy as np
 import onnx
@@ -21,7 +21,7 @@ from lccl.exporting.results import ExportResult
 from lccl.exporting.source import Source
 from lccl.files import atomic_path, require_writable
 from lccl.graph.checks import check_model, default_tolerance
-from lccl.graph.feeds import input_types
+from lccl.graph.feeds import batch_axes, describe_values
 from lccl.graph.gate_probe import set_densities
 from lccl.graph.metadata import set_metadata
 from lccl.graph.variants.canonical import canonical
@@ -32,7 +32,7 @@ from lccl.graph.variants.upcast import upcast
 from lccl.loading.data import LABEL_NAMES, DataSource, read_data
 from lccl.loading.onnx import files_of_onnx, load_onnx
 from lccl.loading.types import Network, SupportsArray
-from lccl.numerics import Array
+from lccl.numerics import Array, Axes, count_samples
 from lccl.op.contract import QUALIFIED_NAME, VERSION
 from lccl.op.onnx_op import register_schema
 from lccl.profiling import profile
@@ -48,8 +48,13 @@ if TYPE_CHECKING:
 MAX_FILE_BYTES = 2**31 - 2**20
 """Protobuf's limit for one file, with room for the variants' metadata."""
 
-PositionalArgs: TypeAlias = "SupportsArray | Sequence[SupportsArray]"
-"""Positional example inputs, as ``torch.onnx.export`` takes them."""
+PositionalArgs: TypeAlias = "SupportsArray | Sequence[object] | Mapping[str, object]"
+"""Positional example inputs, as ``torch.onnx.export`` takes them: one, or a sequence of them. Each
+is a tensor, a number, or a list, tuple or dict of these."""
+
+
+_MOST_AXES = 8
+"""More numbers are not taken for a shape."""
 
 
 @dataclass(frozen=True)
@@ -103,8 +108,10 @@ def export(
             program of ``torch.export``, or an ONNX model, with LCCLConv nodes or in standard ops.
             The path of an ONNX file takes less memory than the model.
         args: positional example inputs for tracing a module, [N, C, H, W], as ``torch.onnx.export``
-            takes them. An ONNX model needs none, unless sizes besides the batch are dynamic and not
-            any size will do: arrays of a shape that it takes.
+            takes them: tensors, also in lists, tuples and dicts, are inputs of the file; numbers,
+            booleans and text are constants in it, and the result names them. An ONNX model needs
+            none, unless sizes besides the batch are dynamic and not any size will do: arrays of a
+            shape that it takes.
         path: the canonical file: nodes and model-local function, opset 18, dynamic batch.
         dynamic_hw: make height and width dynamic too.
         dense_twin: write the dense twin as well (every gate taken as 1): True for
@@ -120,7 +127,8 @@ def export(
         output_names: names of the ONNX model's outputs; by default torch's own names.
         fuse: take BatchNorm, activation and added branch behind a recognised layer into its node.
         tolerance: allowed error against the source, relative to max(0.01, largest output); by
-            default 1e-4 for float32 and 2e-2 for lower precision.
+            default 1e-4 for float32, 2e-2 for lower precision, and two steps of the type of
+            a quantised network.
         metadata: added to the file's metadata.
         progress: called with each step.
 
@@ -172,7 +180,8 @@ def _export(source: Source, weights: WeightFile, request: _Request) -> ExportRes
     """
     progress, targets = request.progress, request.targets
     traced = weights.externalize(source.to_onnx())
-    given = None if request.data is None else _inputs_by_name(request.data, tuple(input_types(traced)))
+    axes = batch_axes(traced).inputs
+    given = None if request.data is None else _inputs_by_name(request.data, axes)
     recognised = find_layers(traced, source.feeds(traced), given, request.fuse, progress)
     progress("folding and completing the graph")
     result = canonical(recognised.model)
@@ -214,9 +223,11 @@ def _export(source: Source, weights: WeightFile, request: _Request) -> ExportRes
         recognised.checked_open,
         recognised=recognised.layers,
         near_misses=recognised.near_misses,
-        given_inputs=_samples(real),
-        random_inputs=_samples(random),
+        given_inputs=_samples(real, axes),
+        random_inputs=_samples(random, axes),
+        random_values=describe_values(random),
         closed_layers=tuple(name for name, density in densities.items() if density == 0),
+        constants=source.constants,
         dense_path=targets["dense"],
         decomposed_path=targets["decomposed"],
         tensorrt_path=targets["tensorrt"],
@@ -224,16 +235,19 @@ def _export(source: Source, weights: WeightFile, request: _Request) -> ExportRes
     )
 
 
-def _inputs_by_name(data: DataSource, names: tuple[str, ...]) -> dict[str, Array]:
+def _inputs_by_name(data: DataSource, axes: Axes) -> dict[str, Array]:
     """The given data under the model's own names; a dict of arrays has these names already.
+
+    Args:
+        axes: the model's inputs, and where the samples stand in each.
 
     Raises:
         UserError: the data cannot be read, or has no input of one of these names.
     """
     if not isinstance(data, Mapping):
-        return read_data(data).feed(names)
+        return read_data(data, axes).feed(tuple(axes))
     given = {str(name): np.asarray(values) for name, values in data.items()}
-    return {name: values for name, values in given.items() if name in names or name not in LABEL_NAMES}
+    return {name: values for name, values in given.items() if name in axes or name not in LABEL_NAMES}
 
 
 def _densities(model: onnx.ModelProto, feeds: list[dict[str, Array]]) -> dict[str, float]:
@@ -241,8 +255,8 @@ def _densities(model: onnx.ModelProto, feeds: list[dict[str, Array]]) -> dict[st
     return {layer.name: layer.density for layer in profile(model, feeds).gated if layer.density is not None}
 
 
-def _samples(feeds: list[dict[str, Array]]) -> int:
-    return sum(len(next(iter(feed.values()))) for feed in feeds)
+def _samples(feeds: list[dict[str, Array]], axes: Axes) -> int:
+    return sum(count_samples(feed, axes) for feed in feeds)
 
 
 def _make_source(
@@ -258,7 +272,7 @@ def _make_source(
         _require_none(of_module, "an ONNX model")
         examples = () if args is None else _as_sequence(args)
         loaded = weights.externalize(model) if isinstance(model, onnx.ModelProto) else load_onnx(model, weights)
-        return OnnxSource(loaded, [tuple(np.shape(a)) for a in examples])
+        return OnnxSource(loaded, [np.shape(cast("SupportsArray", a)) for a in examples])
     from torch import export as torch_export
     from torch import nn
 
@@ -272,7 +286,7 @@ def _make_source(
         raise UserError(
             f"a network to export is an nn.Module, a program of torch.export or an onnx.ModelProto, not {kind_of(model)}"
         )
-    if isinstance(args, Sequence) and args and all(isinstance(size, int) for size in args):
+    if isinstance(args, (list, tuple)) and 0 < len(args) <= _MOST_AXES and all(isinstance(size, int) for size in args):
         raise UserError("an example input is a tensor, not its shape", Fix("args", tuple(args)))
     if args is None:
         raise UserError("exporting a module needs an example input", Fix("args", (1, 3, 224, 224)))
@@ -290,8 +304,8 @@ def _require_none(given: Mapping[str, object], what: str) -> None:
             raise UserError(f"{what} already has its shapes and names; they cannot be chosen", leave_out(name))
 
 
-def _as_sequence(args: PositionalArgs) -> Sequence[SupportsArray]:
-    return args if isinstance(args, Sequence) else (args,)
+def _as_sequence(args: PositionalArgs) -> Sequence[object]:
+    return args if isinstance(args, Sequence) and not isinstance(args, (str, bytes)) else (args,)
 
 
 def _variant_path(target: Path, wanted: bool | str | Path, kind: str) -> Path | None:

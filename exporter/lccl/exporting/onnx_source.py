@@ -11,6 +11,7 @@ from lccl.backends.batches import infer_all
 from lccl.backends.onnxruntime.runner import OnnxRuntimeRunner
 from lccl.errors import UserError
 from lccl.graph.feeds import input_types, random_feed, require_shape
+from lccl.graph.intake import intake
 from lccl.graph.variants.open_gates import with_open_gates
 from lccl.graph.variants.relaxed import with_relaxed_gates
 from lccl.graph.variants.runnable import runnable
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 
 class OnnxSource:
     """An ONNX model as it was given, in float32 where it is of bfloat16.
+
+    It runs without ONNX Runtime's optimization, which is no part of what it means: an error of that
+    would otherwise be on both sides of a comparison.
 
     Args:
         model: the model.
@@ -39,7 +43,8 @@ class OnnxSource:
 
     def __init__(self, model: onnx.ModelProto, shapes: Sequence[Sequence[int]] = ()) -> None:
         self.metadata: dict[str, str] = {}
-        self._given = model
+        self._given = model = intake(model)
+        self.constants: dict[str, object] = {}
         self._runnable = upcast(runnable(model))
         wanted = input_types(model)
         if shapes and len(shapes) != len(wanted):

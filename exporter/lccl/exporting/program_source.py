@@ -17,7 +17,9 @@ from lccl.backends.batches import common_batches, infer_all
 from lccl.backends.interface import Batches
 from lccl.errors import UserError, first_line
 from lccl.exporting.torch_source import BFLOAT16
+from lccl.graph.batch_axes import find_batch_axes
 from lccl.graph.feeds import input_types
+from lccl.nn.call_args import CallArgs, call_args
 from lccl.nn.translate import program_to_onnx
 from lccl.numerics import Array
 from lccl.progress import Progress
@@ -41,12 +43,14 @@ class ProgramSource:
         self.metadata = {"lccl.torch": str(torch.__version__)}
         self._program, self._progress = program, progress
         args, kwargs = program.example_inputs or ((), {})
-        if not args or kwargs or not all(isinstance(a, Tensor) for a in args):
+        call = call_args(args)
+        if not call.tensors or kwargs:
             raise UserError("the program has no example inputs that are tensors by position: export it again with torch.export")
-        if any(a.dtype == torch.bfloat16 for a in args):
+        if any(a.dtype == torch.bfloat16 for a in call.tensors):
             raise UserError(BFLOAT16)
-        self._args = tuple(args)
-        self._runner = _ProgramRunner(program)
+        self._args = call.tensors
+        self._runner = _ProgramRunner(program, call)
+        self.constants = call.constants(program.module())
 
     def to_onnx(self) -> onnx.ModelProto:
         """The program as ONNX."""
@@ -72,14 +76,16 @@ class _ProgramRunner:
 
     name, device = "torch", "CPU"
 
-    def __init__(self, program: torch.export.ExportedProgram) -> None:
-        self._module = program.module()
+    def __init__(self, program: torch.export.ExportedProgram, call: CallArgs) -> None:
+        self._module, self._call = program.module(), call
         inputs = {s.arg.name for s in program.graph_signature.input_specs if s.kind is InputKind.USER_INPUT}
         given = {n.name: n.meta["val"] for n in program.graph.nodes if n.op == "placeholder" and n.name in inputs}
+        given = {name: value for name, value in given.items() if isinstance(value, Tensor)}  # others are constants
         self.input_names = tuple(given)
-        self.batches = common_batches(
-            [_batches(value.shape[0], program) for value in given.values() if isinstance(value, Tensor) and value.dim()]
-        )
+        shapes = {name: value.shape if isinstance(value, Tensor) else () for name, value in given.items()}
+        self.axes = find_batch_axes({name: list(map(_size, shape)) for name, shape in shapes.items()}, {})
+        places = {name: axis for name, axis in self.axes.inputs.items() if axis is not None}
+        self.batches = common_batches([_batches(shapes[name][axis], program) for name, axis in places.items()])
 
     def __enter__(self) -> Self:
         return self
@@ -90,15 +96,20 @@ class _ProgramRunner:
     def infer(self, feed: Mapping[str, Array]) -> dict[str, Array]:
         try:
             with torch.no_grad():
-                outputs = self._module(*(torch.from_numpy(v) for v in feed.values()))
+                outputs = self._module(*self._call.with_tensors([torch.from_numpy(v) for v in feed.values()]))
         except Exception as error:
             shapes = ", ".join(str(list(v.shape)) for v in feed.values())
             raise UserError(f"the program does not run on inputs of shape {shapes}: {first_line(error)}") from error
         return {f"output_{i}": tensor.cpu().numpy() for i, tensor in enumerate(flatten(outputs))}
 
 
+def _size(size: int | torch.SymInt) -> int | str:
+    """A fixed size, or the name of a dynamic one."""
+    return size if isinstance(size, int) else str(size.node.expr)
+
+
 def _batches(size: int | torch.SymInt, program: torch.export.ExportedProgram) -> Batches:
-    """What a first dimension allows: its own size, or the range of its symbol."""
+    """What the batch's dimension allows: its own size, or the range of its symbol."""
     if isinstance(size, int):
         return Batches(size, size)
     limits = program.range_constraints.get(size.node.expr)

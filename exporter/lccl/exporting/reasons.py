@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import onnx
 
-from lccl.graph.layers import LayerReport, describe_layers
+from lccl.graph.layers import LayerReport, describe_layers, weight_shapes
 from lccl.graph.op_sets import REPORTED_CONVOLUTIONS
 from lccl.graph.recognise import NearMiss
 from lccl.op.contract import INPUT_NAMES
@@ -32,7 +32,7 @@ def layers_with_reasons(model: onnx.ModelProto, near_misses: Sequence[NearMiss])
 def _gate_convolutions(model: onnx.ModelProto, near_misses: Sequence[NearMiss]) -> dict[str, str]:
     """Map each convolution that a gate is computed from to a sentence that says so."""
     makers = {name: node for node in model.graph.node for name in node.output}
-    weights = {tensor.name: tensor.dims for tensor in model.graph.initializer}
+    weights = weight_shapes(model)
     refused = {miss.node: miss.conv for miss in near_misses if miss.conv}
     told: dict[str, str] = {}
     for node in model.graph.node:
@@ -41,7 +41,7 @@ def _gate_convolutions(model: onnx.ModelProto, near_misses: Sequence[NearMiss]) 
             continue
         read = [node.input[INPUT_NAMES.index("gate")]] if is_lccl_node(node) else node.input
         for conv in _nearest_convolutions(makers, read):
-            if weights.get(conv.input[1], [0])[0] == 1:
+            if weights.get(conv.input[1], (0,))[0] == 1:
                 told.setdefault(_name(conv), f"it computes the gate of {gated}")
     return told
 

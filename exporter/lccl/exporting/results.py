@@ -31,12 +31,18 @@ class ExportResult:
     """How many of the checked inputs the caller gave."""
     random_inputs: int = 0
     """How many of the checked inputs are random."""
+    random_values: Mapping[str, str] = field(default_factory=dict)
+    """What the random inputs hold that are no floats, such as "uint8 from 0 to 255"; floats are
+    standard normal."""
     recognised: tuple[RecognisedLayer, ...] = ()
     """Layers that were recognised in standard ops."""
     near_misses: tuple[NearMiss, ...] = ()
     """Products that look like a gated convolution and stay as they are, with the reason."""
     closed_layers: tuple[str, ...] = ()
     """Gated layers with no open pixel on any of these inputs."""
+    constants: Mapping[str, object] = field(default_factory=dict)
+    """Numbers and texts among the example inputs, by parameter. PyTorch makes them constants: the
+    file computes with these values."""
     dense_path: Path | None = None
     decomposed_path: Path | None = None
     tensorrt_path: Path | None = None
@@ -49,9 +55,15 @@ class ExportResult:
 
     @property
     def warning(self) -> str | None:
-        """What the check could not see: weights under a closed gate, negative masks."""
-        said = [self._masks_said(), self._closed_said()]
+        """What the check could not see: constants, weights under a closed gate, negative masks."""
+        said = [self._constants_said(), self._masks_said(), self._closed_said()]
         return ". ".join(filter(None, said)) or None
+
+    def _constants_said(self) -> str:
+        if not self.constants:
+            return ""
+        values = ", ".join(f"{name} = {value!r}" for name, value in self.constants.items())
+        return f"{values} in the file, as in the example: PyTorch makes an input of a tensor alone"
 
     def _masks_said(self) -> str:
         masks = sorted({name for layer in self.recognised for name in layer.masks})
@@ -80,9 +92,9 @@ class ExportResult:
         rows = [
             (
                 layer.name,
-                f"{layer.kernel[0]}x{layer.kernel[1]}",
-                f"{layer.in_channels} -> {layer.out_channels}",
-                "x".join(map(str, layer.strides)),
+                "x".join(map(str, layer.kernel)) or "?",
+                f"{layer.in_channels or '?'} -> {layer.out_channels or '?'}",
+                "x".join(map(str, layer.strides)) or "?",
                 f"gated, {layer.gate}" if layer.gated else "dense",
                 layer.reason,
             )
@@ -109,7 +121,8 @@ class ExportResult:
         return explained(self.near_misses)
 
     def _found(self) -> str:
-        random = count(self.random_inputs, "random input")
+        values = "; ".join(f"{name}: {told}" for name, told in self.random_values.items())
+        random = count(self.random_inputs, "random input") + (f" ({values})" if values else "")
         as_built = self.checked.over(f"{self.given_inputs} given and {random}" if self.given_inputs else random)
         gates = "the gates of its own LCCL layers" if self.recognised else "all gates"
         text = as_built + (f"; with {gates} open: max error {self.checked_open.max_error:.1e}" if self.checked_open else "")

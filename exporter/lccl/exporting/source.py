@@ -23,6 +23,9 @@ class Source(Protocol):
     """Height and width of each example input where the export makes them dynamic; None where it
     does not."""
 
+    constants: dict[str, object]
+    """Values of the example that PyTorch makes constants, by the names of their parameters."""
+
     def to_onnx(self) -> onnx.ModelProto:
         """The network as ONNX, not yet canonical."""
 

@@ -87,12 +87,23 @@ extremes."""
 
 SHAPE_READERS: Ops = frozenset({"Shape", "Size"})
 """They read a tensor's shape and none of its values."""
+SIZE_ARITHMETIC: Ops = frozenset(
+    {
+        *("Add", "Sub", "Mul", "Div", "Mod", "Neg", "Abs", "Sign", "Max", "Min", "Floor", "Ceil", "Round"),
+        *("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Not", "And", "Or", "Xor"),
+    }
+)
+"""What sizes are computed with, element by element; exact in every runtime."""
+SIZES_FROM_KNOWN: Ops = frozenset({"ConstantOfShape", "Range", "ReduceProd", "ReduceSum", "ReduceMax", "ReduceMin", "OneHot"})
+"""Further ops on sizes, whose result is followed where every input is known."""
 QUANTIZERS: Ops = frozenset({"QuantizeLinear", "DequantizeLinear"})
+ROUNDERS: Ops = frozenset({"QuantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul"})
+"""They round feature maps to few levels: a last bit before them may be a whole step behind them."""
 RANDOM_LIKE: Ops = frozenset({"RandomNormalLike", "RandomUniformLike", "Bernoulli"})
 """They give other values each time, whatever their input."""
 CONSTANT_SOURCES: Ops = frozenset({"Constant", "ConstantOfShape"})
 """They give a constant without reading values of another tensor."""
-CONSTANT_COPIES: Ops = frozenset({"Cast", "Expand", "Identity"})
+CONSTANT_COPIES: Ops = frozenset({"Cast", "CastLike", "Expand", "Identity"})
 """What they make of a constant is that constant: zeros stay zeros."""
 FOLDABLE: Ops = SHAPE_READERS | {
     *("CastLike", "ConstantOfShape", "If", "Loop", "Range", "SequenceAt", "SequenceConstruct", "SplitToSequence"),

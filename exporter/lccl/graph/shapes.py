@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import onnx
 import onnx_graphsurgeon as gs
 
-from lccl.graph.surgery import stored_shape
+from lccl.graph.shape_values import Propagated, propagated
+from lccl.graph.surgery import stored_shape, value_of
+from lccl.numerics import Array
 
 Shape = tuple[int, ...]
 PROBES = ({0: 2, 1: 128, 2: 64, 3: 96}, {0: 3, 1: 96, 2: 160, 3: 128})
@@ -34,6 +36,8 @@ class Sizes:
     constant: dict[str, tuple[int | None, ...]]
     """Tensor -> its shape at every size of the network's inputs; None for an axis that depends on
     these, or may."""
+    values: tuple[dict[str, Array], ...] = ()
+    """Small tensors that are computed from shapes -> their values, at each probe."""
 
     def fixed(self, tensor: gs.Tensor) -> tuple[int | None, ...]:
         """Return the shape that holds at every size of the network's inputs.
@@ -50,6 +54,13 @@ class Sizes:
         found = tuple(table.get(tensor.name) for table in self.tables)
         return None if None in found else found  # type: ignore[return-value]
 
+    def value(self, tensor: gs.Tensor, probe: int) -> Array | None:
+        """Return the values of a tensor that is stored, or computed from shapes; else None."""
+        stored = value_of(tensor)
+        if stored is not None or probe >= len(self.values):
+            return stored
+        return self.values[probe].get(tensor.name)
+
     def with_tensor(self, name: str, like: gs.Tensor, kind: int) -> Sizes:
         """Return the sizes with a new tensor, which has another one's shape.
 
@@ -58,23 +69,35 @@ class Sizes:
         """
         shapes = self.of(like)
         tables = tuple(t | {name: s} for t, s in zip(self.tables, shapes, strict=True)) if shapes is not None else self.tables
-        return Sizes(tables, self.types | {name: kind}, self.constant | {name: self.fixed(like)})
+        return Sizes(tables, self.types | {name: kind}, self.constant | {name: self.fixed(like)}, self.values)
 
 
 def sizes_of(skeleton: onnx.ModelProto) -> Sizes:
     """Infer the shapes of a model, which is best given without its large weights."""
     types = {v.name: v.type.tensor_type.elem_type for v in skeleton.graph.value_info if v.type.tensor_type.elem_type}
-    plain = _copy(skeleton)
-    _forget(plain)
-    constant = dict(_axes(_inferred(plain)))
     tables: list[dict[str, Shape]] = []
+    values: list[dict[str, Array]] = []
     for probe in PROBES:
         model, fixed = _at(skeleton, probe)
         if tables and fixed:
-            tables.append(tables[0])
+            tables, values = tables * 2, values * 2
             break
-        tables.append(_table(_inferred(model), types))
-    return Sizes(tuple(tables), types, constant)
+        inferred = _inferred(model)
+        types |= {v.name: v.type.tensor_type.elem_type for v in _values(inferred) if v.type.tensor_type.elem_type}
+        found = propagated(inferred)
+        tables.append({name: dims for name, dims in found.shapes.items() if None not in dims})  # type: ignore[misc]
+        values.append({name: known.values for name, known in found.values.items() if known.whole})
+    return Sizes(tuple(tables), types, of_every_size(skeleton).shapes, tuple(values))
+
+
+def of_every_size(skeleton: onnx.ModelProto) -> Propagated:
+    """Return what holds at every size of the model's inputs, of its shapes and of sizes in it.
+
+    Shapes that the model states of what it computes are not read: they may be of one example.
+    """
+    plain = _copy(skeleton)
+    _forget(plain)
+    return propagated(_inferred(plain))
 
 
 def _inferred(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -131,18 +154,5 @@ def _forget(model: onnx.ModelProto) -> None:
         value.type.tensor_type.ClearField("shape")
 
 
-def _table(model: onnx.ModelProto, types: dict[str, int]) -> dict[str, Shape]:
-    types |= {v.name: v.type.tensor_type.elem_type for v in _values(model) if v.type.tensor_type.elem_type}
-    return {name: shape for name, shape in _axes(model) if None not in shape}  # type: ignore[misc]
-
-
-def _axes(model: onnx.ModelProto) -> Iterator[tuple[str, tuple[int | None, ...]]]:
-    """Yield each tensor whose rank is known, with its shape; None for an axis that is not known."""
-    for value in _values(model):
-        kind = value.type.tensor_type
-        if kind.HasField("shape"):
-            yield value.name, tuple(d.dim_value if d.dim_value > 0 else None for d in kind.shape.dim)
-
-
-def _values(model: onnx.ModelProto) -> Iterator[onnx.ValueInfoProto]:
-    yield from (*model.graph.input, *model.graph.value_info, *model.graph.output)
+def _values(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
+    return [*model.graph.input, *model.graph.value_info, *model.graph.output]

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from lccl.errors import Fix, UserError, kind_of, leave_out, shown
 from lccl.files import atomic_path
+from lccl.loading.safetensors_file import RECIPE_NAME, SUFFIX, write_safetensors
 from lccl.signatures.arguments import FILE, MODULE, NONE, VALUES_BY_NAME, takes
 
 if TYPE_CHECKING:
@@ -22,8 +23,10 @@ FORMAT = "lccl-checkpoint"
 FORMAT_VERSION = 1
 GATED_VERSION = 2
 """The version of a checkpoint with a recipe, which an lccl that does not know recipes refuses."""
-RECIPE_KEY = "lccl_recipe"
+RECIPE_KEY = RECIPE_NAME
 """Where a checkpoint of any other format may hold what :func:`lccl.nn.recipe` returned."""
+_EXTRA_STATE = "_extra_state"
+"""Under this name PyTorch stores what a module saves besides tensors."""
 
 
 @dataclass(frozen=True)
@@ -55,8 +58,9 @@ def save_checkpoint(
     is written beside it.
 
     Args:
-        path: the file to write.
-        model: the network.
+        path: the file to write; with a name that ends with ``.safetensors``, in that format.
+        model: the network. Of DataParallel, an average (AveragedModel) and torch.compile the
+            network inside is saved.
         factory: "pkg.module:callable", called with ``kwargs`` to build the network.
         kwargs: plain values for the factory.
         input_shape: (C, H, W) of one input.
@@ -67,23 +71,28 @@ def save_checkpoint(
     import torch
 
     from lccl.nn import recipe
+    from lccl.torch_calls import unwrapped
 
     if not isinstance(factory, str) or not all(factory.partition(":")):
         raise UserError(f'a factory is named "pkg.module:callable", not {shown(factory)}')
     shape = None if input_shape is None else _three_sizes(input_shape)
-    gated = recipe(model)
+    network = unwrapped(model)
+    gated = recipe(network)
     content = {
         "format": FORMAT,
         "version": GATED_VERSION if gated else FORMAT_VERSION,
         "factory": factory,
         "kwargs": dict(kwargs or {}),
         "input_shape": shape,
-        "state_dict": dict(model.state_dict()),
+        "state_dict": network.state_dict(),
     }
     if gated:
         content[RECIPE_KEY] = gated
     with atomic_path(path) as temporary:
-        torch.save(content, temporary)
+        if Path(path).suffix == SUFFIX:
+            write_safetensors(temporary, content)
+        else:
+            torch.save(content, temporary)
 
 
 def _three_sizes(shape: Any) -> list[int]:
@@ -147,7 +156,7 @@ def _is_state_dict(value: Any) -> bool:
         isinstance(value, Mapping)
         and bool(value)
         and all(isinstance(k, str) for k in value)
-        and all(isinstance(v, torch.Tensor) for v in value.values())
+        and all(isinstance(v, torch.Tensor) or k.endswith(_EXTRA_STATE) for k, v in value.items())
     )
 
 

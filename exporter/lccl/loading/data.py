@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeAlias, TypeGuard, cast
 
@@ -13,20 +13,26 @@ from lccl.errors import UserError, first_line
 from lccl.files import require_file
 from lccl.loading.factory import import_object
 from lccl.loading.types import Batch, SupportsArray
-from lccl.numerics import Array, float32, require_finite
+from lccl.numerics import Array, Axes, count_samples, float32, require_finite, sample_axis, take_samples
 
 LABEL_NAMES = ("labels", "label", "y", "targets", "target")
 
 
 @dataclass(frozen=True)
 class Data:
-    """Inputs by name, whose first axis is the sample, and their labels if they are known."""
+    """Inputs by name, and their labels if they are known.
+
+    The first axis of an input is the sample, unless ``axes`` says otherwise.
+    """
 
     inputs: Mapping[str, Array]
     labels: Array | None = None
+    axes: Axes = field(default_factory=dict)
+    """Input -> the axis of its samples; None: it is the same for all samples, such as a rate."""
 
     def __len__(self) -> int:
-        return len(next(iter(self.inputs.values())))
+        """The number of samples."""
+        return count_samples(self.inputs, self.axes)
 
     def feed(self, names: tuple[str, ...], start: int = 0, stop: int | None = None) -> dict[str, Array]:
         """Return a slice of the inputs under a runner's own names; a single input needs no name.
@@ -40,11 +46,15 @@ class Data:
             UserError: the data has no input of one of these names.
         """
         if len(self.inputs) == 1 and len(names) == 1:
-            return {names[0]: np.ascontiguousarray(next(iter(self.inputs.values()))[start:stop])}
+            return {names[0]: next(iter(self._samples(tuple(self.inputs), start, stop).values()))}
         missing = [name for name in names if name not in self.inputs]
         if missing:
             raise UserError(f"the data has inputs {', '.join(self.inputs)}, but the model needs {', '.join(missing)}")
-        return {name: np.ascontiguousarray(self.inputs[name][start:stop]) for name in names}
+        return self._samples(names, start, stop)
+
+    def _samples(self, names: tuple[str, ...], start: int, stop: int | None) -> dict[str, Array]:
+        found = take_samples({name: self.inputs[name] for name in names}, self.axes, start, stop)
+        return {name: np.asarray(values, order="C") for name, values in found.items()}
 
     def chunks(self, names: tuple[str, ...], size: int) -> Iterator[dict[str, Array]]:
         """Give all samples in order as feeds of at most ``size`` samples; see :meth:`feed`."""
@@ -55,24 +65,29 @@ DataSource: TypeAlias = "str | Path | Data | Batch | Iterable[Batch]"
 """Data to check, calibrate or compare with: an ``.npz`` file, "pkg.module:loader", or batches."""
 
 
-def read_data(source: DataSource) -> Data:
+def read_data(source: DataSource, axes: Axes | None = None) -> Data:
     """Read any source of data.
 
     Args:
         source: an ``.npz`` file, "pkg.module:loader", arrays, a dict of arrays by name, (inputs,
             labels), or an iterable of such batches.
+        axes: where the samples of each input stand; see :attr:`Data.axes`. None: first.
 
     Raises:
         UserError: it cannot be read, or its arrays do not go together.
     """
-    return load_data(source) if isinstance(source, (str, Path)) else as_data(source)
+    return load_data(source, axes) if isinstance(source, (str, Path)) else as_data(source, axes)
 
 
-def load_data(source: str | Path) -> Data:
+def load_data(source: str | Path, axes: Axes | None = None) -> Data:
     """Read an ``.npz`` file (inputs by name, labels as "labels" or "y") or call a loader.
 
     float64 becomes float32. A loader is a callable that returns (inputs, labels), inputs alone, a
     dict as in the file, or an iterable of such batches, for example a torch DataLoader.
+
+    Args:
+        source: the file or the loader's name, "pkg.module:loader".
+        axes: where the samples of each input stand; see :attr:`Data.axes`. None: first.
 
     Raises:
         UserError: it cannot be read or called, or its arrays do not go together.
@@ -81,7 +96,7 @@ def load_data(source: str | Path) -> Data:
     if ":" in text and not Path(text).exists():
         loader = import_object(text, "loader")
         try:
-            return as_data(cast("Data | Batch", loader() if callable(loader) else loader))
+            return as_data(cast("Data | Batch", loader() if callable(loader) else loader), axes)
         except (UserError, KeyboardInterrupt):
             raise
         except BaseException as error:  # a SystemExit too, which would end this program
@@ -91,36 +106,45 @@ def load_data(source: str | Path) -> Data:
         with np.load(path, allow_pickle=False) as content:
             if not hasattr(content, "files"):
                 raise UserError(f"{path} holds one array without a name: save it with numpy.savez(path, input=..., labels=...)")
-            return as_data({name: content[name] for name in content.files})
+            return as_data({name: content[name] for name in content.files}, axes)
     except UserError:
         raise
     except Exception as error:
         raise UserError(f"{path} is not an .npz file of plain arrays ({first_line(error)})") from None
 
 
-def as_data(value: Data | Batch | Iterable[Batch]) -> Data:
+def as_data(value: Data | Batch | Iterable[Batch], axes: Axes | None = None) -> Data:
     """Turn what a loader returns into inputs and labels.
+
+    Args:
+        value: what the loader returns.
+        axes: where the samples of each input stand; see :attr:`Data.axes`. None: first, or as the
+            data says that has it.
 
     Raises:
         UserError: no sample in it, arrays of different lengths, or NaN or infinity in the inputs.
     """
-    data = value if isinstance(value, Data) else _data_of(value)
-    lengths = {name: len(a) if np.ndim(a) else 0 for name, a in data.inputs.items()}
+    data = value if isinstance(value, Data) else _data_of(value, axes or {})
+    places = data.axes if axes is None else _by_name(axes, data.inputs)
+    found = {name: sample_axis(name, np.asarray(a), places) for name, a in data.inputs.items()}
+    lengths = {name: np.shape(data.inputs[name])[axis] for name, axis in found.items() if axis is not None}
+    if not lengths or 0 in lengths.values():
+        raise UserError("the data holds no sample")
     if data.labels is not None:
         lengths["labels"] = len(data.labels)
-    if not data.inputs or 0 in lengths.values():
+    if 0 in lengths.values():
         raise UserError("the data holds no sample")
     require_finite(data.inputs)
     if len(set(lengths.values())) > 1:
         raise UserError(f"the data's arrays differ in length: {', '.join(f'{k} {v}' for k, v in lengths.items())}")
-    return data
+    return replace(data, axes=places)
 
 
-def _data_of(value: Batch | Iterable[Batch]) -> Data:
+def _data_of(value: Batch | Iterable[Batch], axes: Axes) -> Data:
     if _is_array(value) or isinstance(value, Mapping) or is_pair(value):
         return _batch(value)
     if isinstance(value, Iterable):
-        return _concatenate([_batch(batch) for batch in value])
+        return _concatenate([_batch(batch) for batch in value], axes)
     raise UserError(
         f"inputs come as arrays, a dict of arrays, (inputs, labels) or batches of these, not as {type(value).__name__}"
     )
@@ -147,9 +171,19 @@ def _batch(value: object) -> Data:
     raise UserError(f"a batch is an array, a dict of arrays or (inputs, labels), not {type(value).__name__}")
 
 
-def _concatenate(batches: list[Data]) -> Data:
+def _concatenate(batches: list[Data], axes: Axes) -> Data:
     if not batches:
         raise UserError("the loader gave no batch")
-    inputs = {name: np.concatenate([b.inputs[name] for b in batches]) for name in batches[0].inputs}
+    first = batches[0].inputs
+    named = _by_name(axes, first)
+    inputs = {}
+    for name, values in first.items():
+        axis = sample_axis(name, values, named)
+        inputs[name] = values if axis is None else np.concatenate([b.inputs[name] for b in batches], axis)
     labels = [b.labels for b in batches if b.labels is not None]
     return Data(inputs, np.concatenate(labels) if len(labels) == len(batches) else None)
+
+
+def _by_name(axes: Axes, inputs: Mapping[str, Array]) -> Axes:
+    """The model's axes under the data's names; a single input needs no name."""
+    return dict(zip(inputs, axes.values(), strict=True)) if len(inputs) == len(axes) == 1 else axes

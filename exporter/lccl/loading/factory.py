@@ -6,12 +6,13 @@ import contextlib
 import importlib
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lccl.errors import Fix, UserError, first_line, kind_of, shown
 from lccl.loading.checkpoint import Checkpoint
+from lccl.loading.state_dict import matched_names
 from lccl.loading.types import Factory
 
 if TYPE_CHECKING:
@@ -97,6 +98,8 @@ def build_module(checkpoint: Checkpoint, factory: Factory | None, path: Path, op
     """
     from torch import nn
 
+    from lccl.torch_calls import unwrapped
+
     chosen = factory or checkpoint.factory
     if chosen is None:
         raise UserError(
@@ -117,11 +120,19 @@ def build_module(checkpoint: Checkpoint, factory: Factory | None, path: Path, op
         raise UserError(f"the factory {name} raised {type(error).__name__}: {first_line(error)}") from error
     if not isinstance(module, nn.Module):
         raise UserError(f"the factory {name} returned {kind_of(module)}, not an nn.Module")
-    return module
+    return unwrapped(module)
 
 
-def gate_module(module: nn.Module, recipe: Sequence[object], path: Path) -> None:
+def gate_module(module: nn.Module, recipe: Sequence[object], path: Path, prefix: str | None = None) -> None:
     """Gate the factory's network in place as the checkpoint's recipe says.
+
+    Names of the recipe may have a wrapper's name in front, as those of the weights.
+
+    Args:
+        module: the dense network.
+        recipe: what :func:`lccl.nn.recipe` returned.
+        path: the file, for messages.
+        prefix: what the network's names begin with in the file; None: to be found.
 
     Raises:
         UserError: the recipe does not fit the network.
@@ -129,6 +140,16 @@ def gate_module(module: nn.Module, recipe: Sequence[object], path: Path) -> None
     from lccl.nn import apply_recipe
 
     try:
-        apply_recipe(module, recipe)
+        apply_recipe(module, _with_own_names(recipe, module, prefix))
     except UserError as error:
         raise UserError(f"{path}: {error.message}", error.fixes) from None
+
+
+def _with_own_names(recipe: Sequence[object], module: nn.Module, prefix: str | None) -> Sequence[object]:
+    """Return the recipe under the network's names; as it is, where no prefix makes them fit."""
+    entries = [entry for entry in recipe if isinstance(entry, Mapping)]
+    names = [entry[key] for entry in entries for key in ("conv", "norm") if isinstance(entry.get(key), str)]
+    mapped = matched_names(names, dict(module.named_modules(remove_duplicate=False)), prefix)
+    if mapped is None or len(entries) < len(recipe):
+        return recipe
+    return [{k: mapped(v) if k in ("conv", "norm") and isinstance(v, str) else v for k, v in e.items()} for e in entries]

@@ -5,17 +5,18 @@ from __future__ import annotations
 import contextlib
 import warnings
 import zipfile
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lccl.errors import Fix, UserError, first_line, leave_out
 from lccl.files import require_file
-from lccl.loading.checkpoint import RECIPE_KEY, read_checkpoint
+from lccl.loading.checkpoint import FORMAT, read_checkpoint
 from lccl.loading.factory import build_module, current_folder_last, gate_module, label_of
 from lccl.loading.pickle_scan import pickled_classes
+from lccl.loading.safetensors_file import SUFFIX, is_safetensors, read_safetensors
 from lccl.loading.soundness import require_no_nan, require_sound
+from lccl.loading.state_dict import Weights, load_weights
 from lccl.loading.types import Factory
 from lccl.signatures.arguments import FACTORY, FILE, FLAG, NAME, NONE, takes
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from torch import nn
     from torch.export import ExportedProgram
 
-TORCH_SUFFIXES = (".pt", ".pth", ".ckpt")
+TORCH_SUFFIXES = (".pt", ".pth", ".ckpt", ".th", ".tar", ".bin", ".pt2", ".safetensors")
 
 
 @dataclass(frozen=True)
@@ -38,12 +39,13 @@ class LoadedModel:
     """The exported program that ``module`` comes from, if the file is a torch.export archive."""
 
 
-@takes(path=FILE, factory=FACTORY | NONE, state_dict_key=NAME | NONE, unsafe_pickle=FLAG)
+@takes(path=FILE, factory=FACTORY | NONE, state_dict_key=NAME | NONE, state_dict_prefix=NAME | NONE, unsafe_pickle=FLAG)
 def load_model(
     path: str | Path,
     factory: Factory | None = None,
     *,
     state_dict_key: str | None = None,
+    state_dict_prefix: str | None = None,
     unsafe_pickle: bool = False,
     option_prefix: str = "",
 ) -> LoadedModel:
@@ -55,6 +57,9 @@ def load_model(
             unless the checkpoint names one of lccl's own. Where the checkpoint has a recipe, it
             builds the dense network.
         state_dict_key: the key of the state dict in a nested checkpoint.
+        state_dict_prefix: what the names of the network's weights begin with, such as "model.",
+            where the state dict has others beside them. Without it, the prefixes of wrappers are
+            found.
         unsafe_pickle: allow a pickled module, a torch.export archive or TorchScript, which run code
             from the file.
         option_prefix: what the caller's own keywords for the factory and the key begin with, for
@@ -66,25 +71,30 @@ def load_model(
     """
     from torch import nn
 
+    from lccl.torch_calls import unwrapped
+
     source = require_file(path)
-    factory_option, key_option = f"{option_prefix}factory", f"{option_prefix}state_dict_key"
+    factory_option, key_option, prefix_option = (
+        f"{option_prefix}{name}" for name in ("factory", "state_dict_key", "state_dict_prefix")
+    )
     content = _read_torch_file(source, unsafe_pickle, factory_option)
-    if (isinstance(content, nn.Module) or _is_program(content)) and (factory or state_dict_key):
-        given = [name for name, value in ((factory_option, factory), (key_option, state_dict_key)) if value]
-        raise UserError(f"{source} is a whole pickled module, with its code and its weights", map(leave_out, given))
+    if isinstance(content, nn.Module) or _is_program(content):
+        options = ((factory_option, factory), (key_option, state_dict_key), (prefix_option, state_dict_prefix))
+        _require_none_of([name for name, value in options if value is not None], source)
     if _is_program(content):
         require_no_nan(content.state_dict, source)
         return LoadedModel(content.module(), str(source), None, content)
     if isinstance(content, nn.Module):
         require_no_nan(content.state_dict(), source)
         require_sound(content, source)
-        return LoadedModel(content.eval(), str(source), None)
+        return LoadedModel(unwrapped(content).eval(), str(source), None)
     checkpoint = read_checkpoint(content, source, state_dict_key, key_option)
     require_no_nan(checkpoint.state_dict, source)
     module = build_module(checkpoint, factory, source, factory_option)
     if checkpoint.recipe:
-        gate_module(module, checkpoint.recipe, source)
-    _load_weights(module, checkpoint.state_dict, source, label_of(factory or checkpoint.factory or ""))
+        gate_module(module, checkpoint.recipe, source, state_dict_prefix)
+    label, gated = label_of(factory or checkpoint.factory or ""), bool(checkpoint.recipe)
+    load_weights(module, Weights(checkpoint.state_dict, source, label, gated, state_dict_prefix, prefix_option))
     require_sound(module, source)
     return LoadedModel(module.eval(), str(source), checkpoint.input_shape)
 
@@ -94,6 +104,7 @@ def load_checkpoint(
     factory: Factory | None = None,
     *,
     state_dict_key: str | None = None,
+    state_dict_prefix: str | None = None,
     unsafe_pickle: bool = False,
 ) -> nn.Module:
     """Load the network of a checkpoint, with its weights, in eval mode.
@@ -104,6 +115,9 @@ def load_checkpoint(
             one, where the checkpoint has a recipe). A checkpoint of :func:`save_checkpoint` names
             its factory; one that is not lccl's own must be repeated here.
         state_dict_key: the key of the state dict in a nested checkpoint.
+        state_dict_prefix: what the names of the network's weights begin with, such as "model.",
+            where the state dict has others beside them. Without it, the prefixes of wrappers are
+            found.
         unsafe_pickle: allow a pickled module, a torch.export archive or TorchScript, which run code
             from the file.
 
@@ -111,7 +125,24 @@ def load_checkpoint(
         UserError: the file cannot be read, names no network, does not fit it, or has unsound
             weights.
     """
-    return load_model(path, factory, state_dict_key=state_dict_key, unsafe_pickle=unsafe_pickle).module
+    loaded = load_model(
+        path,
+        factory,
+        state_dict_key=state_dict_key,
+        state_dict_prefix=state_dict_prefix,
+        unsafe_pickle=unsafe_pickle,
+    )
+    return loaded.module
+
+
+def _require_none_of(given: list[str], path: Path) -> None:
+    """Check that nothing is given that only a checkpoint takes.
+
+    Raises:
+        UserError: something is.
+    """
+    if given:
+        raise UserError(f"{path} is a whole pickled module, with its code and its weights", map(leave_out, given))
 
 
 def _read_torch_file(path: Path, unsafe_pickle: bool, factory_option: str) -> Any:
@@ -125,15 +156,20 @@ def _read_torch_file(path: Path, unsafe_pickle: bool, factory_option: str) -> An
     if kind in ("torchscript", "pt2"):
         what = "TorchScript" if kind == "torchscript" else "a torch.export archive"
         if unsafe_pickle:
-            return _read_program(path, kind, what)
+            from lccl.nn.program_file import read_program
+
+            return read_program(path, what, archive=kind == "pt2")
         raise UserError(f"{path} is {what}, which can run code from the file", fixes)
+    if kind == "safetensors":
+        return read_safetensors(path, FORMAT)
     broken = UserError(f"{path} is not a PyTorch checkpoint, or it is cut off: save or copy it again")
     if kind == "broken":
         raise broken
     try:
-        with warnings.catch_warnings(), current_folder_last() if unsafe_pickle else contextlib.nullcontext():
+        folder = current_folder_last() if unsafe_pickle else contextlib.nullcontext()
+        with warnings.catch_warnings(), folder, path.open("rb") as stream:  # by a path, the name decides the format
             warnings.simplefilter("ignore")
-            return torch.load(path, map_location="cpu", weights_only=not unsafe_pickle)
+            return torch.load(stream, map_location="cpu", weights_only=not unsafe_pickle)
     except Exception as error:
         classes = [] if unsafe_pickle else pickled_classes(path)
         if classes:
@@ -143,22 +179,6 @@ def _read_torch_file(path: Path, unsafe_pickle: bool, factory_option: str) -> An
                 f"{path} needs classes that cannot be imported here ({first_line(error)}): run in the folder of that module, or put it on PYTHONPATH"
             ) from None
         raise broken from None
-
-
-def _read_program(path: Path, kind: str, what: str) -> Any:
-    """Read a network that carries its own code, from a file that the caller trusts."""
-    import torch
-
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            if kind == "pt2":
-                return torch.export.load(str(path))
-            return torch.jit.load(str(path), map_location="cpu")  # type: ignore[no-untyped-call]
-    except Exception as error:
-        raise UserError(
-            f"{path} is {what} that this PyTorch cannot read ({first_line(error)}): write it again with this version"
-        ) from None
 
 
 def _is_program(content: Any) -> bool:
@@ -173,6 +193,8 @@ def _sniff(path: Path) -> str:
     A bare pickle is left to the unpickler.
     """
     if not zipfile.is_zipfile(path):
+        if path.suffix == SUFFIX or is_safetensors(path):
+            return "safetensors"
         with path.open("rb") as stream:
             return "broken" if stream.read(2) == b"PK" else "legacy"
     try:
@@ -183,38 +205,3 @@ def _sniff(path: Path) -> str:
     if any(name.endswith("/archive_format") or name == "archive_format" for name in names):
         return "pt2"
     return "torchscript" if any("/code/" in name for name in names) else "pickle"
-
-
-def _load_weights(module: nn.Module, state: Mapping[str, Any], path: Path, factory: str) -> None:
-    own = module.state_dict()
-    state = _without_prefixes(state, own)
-    missing = [k for k in own if k not in state]
-    unexpected = [k for k in state if k not in own]
-    if missing or unexpected:
-        parts = [
-            f"{len(keys)} {what} ({', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''})"
-            for what, keys in (("missing", missing), ("unexpected", unexpected))
-            if keys
-        ]
-        lost = any(k.endswith(".gate.conv.weight") for k in unexpected)
-        hint = f"save lccl.nn.recipe(model) as {RECIPE_KEY} beside them" if lost else "is it the right factory?"
-        raise UserError(f"the weights in {path} do not fit {factory}: {' and '.join(parts)} keys; {hint}")
-    wrong = [k for k in own if own[k].shape != state[k].shape]
-    if wrong:
-        k = wrong[0]
-        raise UserError(
-            f"the weights in {path} do not fit {factory}: {k} is {list(state[k].shape)} in the file and "
-            f"{list(own[k].shape)} in the network ({len(wrong)} such tensors); is it the right factory?"
-        )
-    module.load_state_dict(state)
-
-
-def _without_prefixes(state: Mapping[str, Any], own: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Remove the prefixes of DataParallel and torch.compile that the network itself lacks."""
-    prefixes = ("module.", "_orig_mod.")
-    while set(state) != set(own):
-        prefix = next((p for p in prefixes if state and all(k.startswith(p) for k in state)), None)
-        if prefix is None or any(k.startswith(prefix) for k in own):
-            break
-        state = {k[len(prefix) :]: v for k, v in state.items()}
-    return state

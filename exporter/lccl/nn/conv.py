@@ -9,11 +9,13 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from lccl.backends.torch.cuda import kernel_op
 from lccl.errors import ContractError, UserError, shown
 from lccl.nn.folding import attributes_of, call_op, constants_of
 from lccl.nn.gate import Gate, GateActivation
+from lccl.nn.parts import own_code, refresh
 from lccl.op.contract import Attributes, gate_pads
 from lccl.op.torch_op import leaky, threshold_gate, upsample_gate
 from lccl.signatures.arguments import COUNT, FLAG, NAME, NONE, NUMBER, SIZES, WHOLE, takes
@@ -59,8 +61,10 @@ class LCCLConv2d(nn.Module):
 
     x is [N, C, H, W] and y is [N, K, Ho, Wo]. In training mode the layer computes every pixel in
     PyTorch's own ops. In eval mode it calls ``torch.ops.lccl.conv`` with the norms folded, which is
-    what gets exported. The layer is that of Dong et al., "More is Less: A More Complicated Network
-    with Less Inference Complexity" (CVPR 2017).
+    what gets exported; weights that weight_norm, spectral_norm or pruning compute are computed anew
+    for it. Only where a convolution, norm or gate has other hooks or code of its own, or a norm is
+    in training mode, eval mode calls them too, and computes every pixel. The layer is that of Dong
+    et al., "More is Less: A More Complicated Network with Less Inference Complexity" (CVPR 2017).
 
     Args:
         in_channels, out_channels, kernel_size, stride, dilation: as in ``nn.Conv2d``.
@@ -73,7 +77,7 @@ class LCCLConv2d(nn.Module):
             x under its block.
         gate_activation: "relu", "hardtanh" or "binary".
         gate_norm: whether a BatchNorm normalizes the gate's logits; None: yes, except for
-            "hardtanh".
+            "hardtanh". A training step with one logit in all uses its running statistics.
         gate_threshold: gate values up to this one count as 0 in eval mode; a knob for deployment.
         order: "paper" for activation(norm(conv)) * g; "released" for a norm after the product, as
             in the authors' released code.
@@ -238,12 +242,17 @@ class LCCLConv2d(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """The convolution's weight [K, C, R, S]; its name in the state dict is ``conv.weight``."""
+        """The convolution's weight [K, C, R, S]; its name in the state dict is ``conv.weight``.
+
+        Where a hook of PyTorch's computes it, such as weight_norm, it is computed anew.
+        """
+        refresh(self.conv)
         return self.conv.weight
 
     @property
     def bias(self) -> Tensor | None:
         """The convolution's bias [K] or None; its name in the state dict is ``conv.bias``."""
+        refresh(self.conv)
         return self.conv.bias
 
     @property
@@ -265,10 +274,23 @@ class LCCLConv2d(nn.Module):
         """
         if self.gate is None and gate is None:
             raise UserError('a layer with gate="external" needs its map: layer(x, gate=map)')
-        if self.training or self.plain_gates is not None:
+        if self.training or self.plain_gates is not None or self.calls_parts():
             return self._forward_plain(x, gate, residual)
         constants, attributes = self.fold()
         return call_op(x, constants, attributes, gate, residual)
+
+    def calls_parts(self) -> bool:
+        """Return whether eval mode calls the parts, since a call runs more than folding knows."""
+        parts = self.parts()
+        norms = (parts["norm"], parts.get("gate.norm"))
+        return any(isinstance(norm, _BatchNorm) and norm.training for norm in norms) or bool(own_code(parts))
+
+    def parts(self) -> dict[str, nn.Module]:
+        """Return by name the layer's convolutions, its norms and its gate, those that it has."""
+        parts: dict[str, nn.Module] = {"conv": self.conv, "norm": self.norm}
+        if self.gate is not None:
+            parts |= {"gate": self.gate, "gate.conv": self.gate.conv, "gate.norm": self.gate.norm}
+        return parts
 
     def _forward_plain(self, x: Tensor, gate: Tensor | None, residual: Tensor | None) -> Tensor:
         """Compute every pixel in PyTorch's own ops with nothing folded.
@@ -281,11 +303,20 @@ class LCCLConv2d(nn.Module):
             u = self.norm(u)
         v = leaky(u, self.activation_alpha)
         if self.plain_gates != "open":
-            g = upsample_gate(self._plain_gate_map(x, gate), self.gate_size, v.shape[2:])
+            g = self.gate_values(x, gate, v.shape[2:])
             v = torch.where(g > 0, v, torch.zeros_like(v)) * g.to(v.dtype)
         if self.order == "released":
             v = self.norm(v)
         return leaky(v if residual is None else v + residual, self.post_alpha)
+
+    def gate_values(self, x: Tensor, gate: Tensor | None, hw: Sequence[int]) -> Tensor:
+        """Return the gate of each output pixel, [N, 1, Ho, Wo], from a call of the gate.
+
+        Args:
+            x, gate: the layer's inputs, as in :meth:`forward`.
+            hw: (Ho, Wo).
+        """
+        return upsample_gate(self._plain_gate_map(x, gate), self.gate_size, hw)
 
     def _plain_gate_map(self, x: Tensor, gate: Tensor | None) -> Tensor:
         relaxed = self.plain_gates == "relaxed"
@@ -305,8 +336,14 @@ class LCCLConv2d(nn.Module):
             or [1]) by name; and the node's attributes.
 
         Raises:
-            UserError: a norm cannot be folded.
+            UserError: a norm cannot be folded, or a part runs code of its own when it is called.
         """
+        code = own_code(self.parts())
+        if code:
+            raise UserError(
+                f"the layer cannot be folded, because its {code}, which a folded layer would not run: call the layer in eval "
+                "mode, or write into the parts what that code computes and remove it"
+            )
         return constants_of(self), attributes_of(self)
 
     def extra_repr(self) -> str:

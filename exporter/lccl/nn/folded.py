@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
-from typing import Any, Self, TypeVar
+from collections.abc import Iterator
+from typing import Any, Self, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
 from lccl.nn.conv import LCCLConv2d
 from lccl.nn.folding import call_op
+from lccl.nn.parts import has_own_hooks, is_set_from_outside, own_code
 from lccl.op.contract import Attributes
 from lccl.op.torch_op import neutral
 from lccl.signatures.arguments import MODULE, takes
+from lccl.torch_calls import has_own_train, unwrapped
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
 
@@ -53,27 +57,47 @@ class FoldedLCCLConv2d(nn.Module):
         return call_op(x, constants, attributes, gate, residual)
 
 
-def _is_plain(layer: LCCLConv2d) -> bool:
-    """Return whether no subclass has changed what the layer computes."""
-    return type(layer).forward is LCCLConv2d.forward and type(layer).fold is LCCLConv2d.fold
+def _can_be_folded(layer: LCCLConv2d) -> bool:
+    """Return whether folding knows all that a call of the layer runs.
+
+    A subclass, hooks or other code around the layer may change what it computes, or its weights.
+    """
+    plain = type(layer).forward is LCCLConv2d.forward and type(layer).fold is LCCLConv2d.fold and "forward" not in vars(layer)
+    outside = any(is_set_from_outside(part) for part in layer.modules())
+    return plain and not outside and not has_own_hooks(layer) and not own_code(layer.parts())
+
+
+def _shared(model: nn.Module) -> Iterator[tuple[int, Tensor]]:
+    """Yield the tensors that a copy for eval mode shares with the model, by their identity.
+
+    Plain attributes too: what weight_norm keeps has a history, and cannot be copied. A module's own
+    ``train`` may change its tensors, as that of LoRA layers, so those are copied.
+    """
+    for module in model.modules():
+        if not has_own_train(module):
+            held = (*module._parameters.values(), *module._buffers.values(), *vars(module).values())
+            yield from ((id(tensor), tensor) for tensor in held if isinstance(tensor, Tensor))
 
 
 @takes(model=MODULE)
 def fold(model: ModelT) -> ModelT:
     """Return a copy of the model in eval mode with every LCCLConv2d folded.
 
-    All other tensors are shared with the original. A layer whose subclass has its own ``forward``
-    or ``fold`` stays as it is.
+    Of a wrapper, such as DataParallel, it is the network inside. All other tensors are shared with
+    the original, but for those of modules with a ``train`` of their own. Weights that hooks of
+    PyTorch's compute (weight_norm, spectral_norm, pruning) are folded as they are now. A layer
+    stays as it is where more runs than folding knows: a subclass's own ``forward`` or ``fold``,
+    hooks of yours, a convolution with code of its own.
 
     Raises:
         UserError: a layer has a norm that cannot be folded.
     """
-    shared = {id(t): t for t in (*model.parameters(), *model.buffers())}
-    copied = copy.deepcopy(model, shared)
-    copied.eval()
+    copied = cast(ModelT, copy.deepcopy(unwrapped(model), dict(_shared(model))))
+    with contextlib.suppress(NotImplementedError):  # a program of torch.export has no modes
+        copied.eval()
     replaced: dict[LCCLConv2d, FoldedLCCLConv2d] = {}
     for name, module in list(copied.named_modules(remove_duplicate=False)):
-        if isinstance(module, LCCLConv2d) and _is_plain(module):
+        if isinstance(module, LCCLConv2d) and _can_be_folded(module):
             if module not in replaced:
                 replaced[module] = FoldedLCCLConv2d(module).eval()
             if not name:

@@ -11,8 +11,13 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from lccl.errors import ContractError, UserError
 from lccl.nn.gate import Gate
+from lccl.nn.parts import refresh
 from lccl.op.contract import Attributes, gate_pads
 from lccl.op.torch_op import lccl_conv, neutral
+
+_FORWARDS = (_BatchNorm.forward, nn.SyncBatchNorm.forward)
+"""The code of the norms that can be folded; another, as a subclass with an activation in it, cannot
+be."""
 
 
 class FoldableLayer(Protocol):
@@ -44,6 +49,8 @@ class FoldableLayer(Protocol):
 def constants_of(layer: FoldableLayer) -> dict[str, Tensor]:
     """Fold a layer's norms in float64 and return the op's constant inputs by name.
 
+    Weights that hooks of PyTorch's compute are computed anew.
+
     Returns:
         W [K, R, S, C], B [K], gate_W [1, Rg, Sg, C], gate_B [1], post_scale and post_bias ([K], or
         [1] where neutral).
@@ -51,6 +58,7 @@ def constants_of(layer: FoldableLayer) -> dict[str, Tensor]:
     Raises:
         UserError: a norm cannot be folded.
     """
+    refresh(layer.conv)
     weight, bias = layer.conv.weight, layer.conv.bias
     k, c = weight.shape[:2]
     scale, shift = fold_norm(layer.norm, k, weight)
@@ -67,7 +75,7 @@ def constants_of(layer: FoldableLayer) -> dict[str, Tensor]:
         "post_scale": post_scale,
         "post_bias": post_bias,
     }
-    return constants | _gate_constants(layer)
+    return constants | _gate_constants(layer, weight)
 
 
 def attributes_of(layer: FoldableLayer) -> Attributes:
@@ -98,18 +106,19 @@ def attributes_of(layer: FoldableLayer) -> Attributes:
     )
 
 
-def _gate_constants(layer: FoldableLayer) -> dict[str, Tensor]:
-    weight = layer.conv.weight
+def _gate_constants(layer: FoldableLayer, weight: Tensor) -> dict[str, Tensor]:
     if layer.gate is None:
         k, c = weight.shape[:2]
         kernel = _neutral_gate_geometry(layer).kernel
         gate_w = neutral("gate_W", weight, k=k, c=c).expand(1, *kernel, c).contiguous()
         return {"gate_W": gate_w, "gate_B": neutral("gate_B", weight, k=k, c=c)}
     conv = layer.gate.conv
-    scale, shift = fold_norm(layer.gate.norm, 1, conv.weight)
+    refresh(conv)
+    gate_weight = conv.weight
+    scale, shift = fold_norm(layer.gate.norm, 1, gate_weight)
     bias = torch.zeros_like(shift) if conv.bias is None else conv.bias.double()
     return {
-        "gate_W": (conv.weight.double() * scale).to(weight.dtype).permute(0, 2, 3, 1).contiguous(),
+        "gate_W": (gate_weight.double() * scale).to(weight.dtype).permute(0, 2, 3, 1).contiguous(),
         "gate_B": (bias * scale + shift).to(torch.promote_types(weight.dtype, torch.float32)),
     }
 
@@ -151,11 +160,12 @@ def fold_norm(norm: nn.Module, channels: int, like: Tensor) -> tuple[Tensor, Ten
     if isinstance(norm, nn.Identity):
         one = torch.ones(channels, dtype=torch.float64, device=like.device)
         return one, torch.zeros_like(one)
-    if not isinstance(norm, _BatchNorm):
+    if not isinstance(norm, _BatchNorm) or type(norm).forward not in _FORWARDS:
         raise UserError(
             f"a {type(norm).__name__} cannot be folded into a convolution: use BatchNorm2d or SyncBatchNorm, or norm=False "
             "and the norm after the layer"
         )
+    refresh(norm)
     if norm.running_mean is None or norm.running_var is None:
         raise UserError("a BatchNorm without running statistics cannot be folded; train it with track_running_stats=True")
     scale = (norm.running_var.double() + norm.eps).rsqrt()

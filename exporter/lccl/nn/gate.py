@@ -7,7 +7,8 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from lccl.errors import UserError, shown
 from lccl.op.contract import BINARY_SLOPE, FLT_MAX
@@ -35,6 +36,10 @@ GATE_CURVES: dict[str, GateCurve] = {
 
 class Gate(nn.Module):
     """Map x [N, C, H, W] to logits [N, 1, Hg, Wg]; :meth:`activate` turns these into the gate map.
+
+    In training mode the norm takes the batch's statistics. Where the batch has one logit in all (a
+    batch of 1 and a map of one cell), that has no variance: the step takes the running statistics,
+    as eval mode does, and does not change them.
 
     Args:
         in_channels: C.
@@ -76,8 +81,19 @@ class Gate(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Compute the logits [N, 1, Hg, Wg] of x [N, C, H, W]."""
         top, left, bottom, right = self.pads
-        logits: Tensor = self.norm(self.conv(F.pad(x, (left, right, top, bottom))))
-        return logits
+        return self._normalize(self.conv(F.pad(x, (left, right, top, bottom))))
+
+    def _normalize(self, logits: Tensor) -> Tensor:
+        norm = self.norm
+        if not isinstance(norm, _BatchNorm) or not norm.training or logits.numel() != 1 or _is_synchronized(norm):
+            normalized: Tensor = norm(logits)
+            return normalized
+        if norm.running_mean is None or norm.running_var is None:
+            raise UserError(
+                "a gate of one value has no statistics of its batch, and its norm has no running ones: train with larger "
+                "batches, or take gate_norm=False"
+            )
+        return F.batch_norm(logits, norm.running_mean, norm.running_var, norm.weight, norm.bias, training=False, eps=norm.eps)
 
     def activate(self, logits: Tensor) -> Tensor:
         """Turn logits into the gate map, with a gradient that trains under every activation."""
@@ -85,6 +101,13 @@ class Gate(nn.Module):
             surrogate = torch.sigmoid(4 * logits)  # the step's gradient: a straight-through estimator
             return (logits > 0).to(surrogate.dtype) + surrogate - surrogate.detach()
         return bound_gate(logits, self.curve.slope, self.curve.bound)
+
+
+def _is_synchronized(norm: _BatchNorm) -> bool:
+    """Return whether a norm takes its statistics over several processes, each with its logits."""
+    if not isinstance(norm, nn.SyncBatchNorm) or not (distributed.is_available() and distributed.is_initialized()):
+        return False
+    return distributed.get_world_size(norm.process_group) > 1
 
 
 @torch.no_grad()
@@ -97,7 +120,7 @@ def open_gate(gate: Gate) -> None:
     weights become 0 and its bias 1, and both have a gradient at once. The logits are 1 in training
     mode too, whatever the batch.
     """
-    if isinstance(gate.norm, nn.BatchNorm2d):
+    if isinstance(gate.norm, _BatchNorm):
         nn.init.zeros_(gate.norm.weight)
         nn.init.ones_(gate.norm.bias)
         return

@@ -11,15 +11,18 @@ import onnx
 import torch
 from onnxscript.values import Op, Opset
 from torch import Tensor, nn
+from torch.onnx import symbolic_helper
+from torch.onnx.utils import register_custom_op_symbolic
 
 from lccl.errors import Fix, UserError, first_line, innermost, leave_out
+from lccl.nn.call_args import CallArgs, by_signature, call_args, require_positional
 from lccl.nn.folded import fold
-from lccl.op.contract import DOMAIN, INPUT_NAMES, OP_TYPE, VERSION
+from lccl.op.contract import ATTRIBUTES, DOMAIN, INPUT_NAMES, OP_TYPE, QUALIFIED_NAME, VERSION
 from lccl.op.onnx_op import OPSET, register_schema
 from lccl.op.torch_op import OP, TORCH_ATTRIBUTES, unpack
 from lccl.quiet import quiet
 from lccl.text import FIXED_BATCH, FIXED_HW
-from lccl.torch_calls import forward_parameters
+from lccl.torch_calls import forward_parameters, unwrapped
 
 _WEIGHTED_OPS = ("Conv", "ConvTranspose", "Gemm", OP_TYPE)
 
@@ -35,7 +38,7 @@ def _translate(*arguments: Any, **keywords: Any) -> Any:
 
 def to_onnx(
     model: nn.Module,
-    args: Sequence[Tensor],
+    args: Sequence[object] | CallArgs,
     *,
     input_names: Sequence[str] | None = None,
     output_names: Sequence[str] | None = None,
@@ -44,20 +47,30 @@ def to_onnx(
     """The model in eval mode as ONNX of opset 18: BatchNorms folded, the batch dynamic.
 
     Args:
-        args: example inputs, positional; a first dimension of 1 is fine.
+        args: example inputs, positional, also in lists, tuples and dicts; a first dimension of 1
+            is fine. Values that are no tensors become constants.
         dynamic_hw: height and width of every 4-D input are dynamic too.
 
     Raises:
         UserError: torch.onnx cannot export the model; the message carries its reason.
     """
-    axes = [_dynamic(arg, dynamic_hw, f"_{i}" if i else "") for i, arg in enumerate(args)]
+    model = unwrapped(model)
+    require_positional(model)
+    call = args if isinstance(args, CallArgs) else call_args(args)
+    axes = [_dynamic(tensor, dynamic_hw, f"_{i}" if i else "") for i, tensor in enumerate(call.tensors)]
     names = {
         "input_names": list(input_names) if input_names else None,
         "output_names": list(output_names) if output_names else None,
     }
+    given = call.with_tensors(call.tensors)
     if isinstance(model, torch.jit.ScriptModule):
-        return _finished(lambda: _script_to_onnx(model, args, axes, names), dynamic_hw)
-    return _finished(lambda: _exported(fold(model), tuple(args), dynamic_shapes=axes, **names), dynamic_hw)
+        if not all(isinstance(value, Tensor) for value in given):
+            raise UserError("TorchScript is exported with tensors alone as inputs: export the module that it was made of")
+        return _finished(lambda: _script_to_onnx(model, call.tensors, axes, names), dynamic_hw)
+    shapes = by_signature(model, call.with_values(axes, others=False))
+    if given and isinstance(given[-1], dict):
+        given = (*given, {})  # else torch.onnx takes it for arguments by name
+    return _finished(lambda: _exported(fold(model), given, dynamic_shapes=shapes, **names), dynamic_hw)
 
 
 def program_to_onnx(program: torch.export.ExportedProgram) -> onnx.ModelProto:
@@ -83,7 +96,7 @@ def _finished(export: Callable[[], onnx.ModelProto], dynamic_hw: bool) -> onnx.M
     return proto
 
 
-def _exported(model: nn.Module | torch.export.ExportedProgram, args: tuple[Tensor, ...], **options: Any) -> onnx.ModelProto:
+def _exported(model: nn.Module | torch.export.ExportedProgram, args: tuple[Any, ...], **options: Any) -> onnx.ModelProto:
     program = torch.onnx.export(
         model,
         args,
@@ -104,6 +117,7 @@ def _script_to_onnx(
     """TorchScript through the older exporter: the newer one does not take it."""
     inputs = names["input_names"] or list(forward_parameters(model))[: len(args)]
     stream = io.BytesIO()
+    register_custom_op_symbolic(OP._schema.name, _script_node, OPSET)
     torch.onnx.export(
         model,
         tuple(args),
@@ -113,8 +127,25 @@ def _script_to_onnx(
         input_names=inputs,
         output_names=names["output_names"],
         dynamic_axes=dict(zip(inputs, axes, strict=False)),
+        custom_opsets={DOMAIN: VERSION},
     )
     return onnx.load_from_string(stream.getvalue())
+
+
+def _script_node(graph: Any, *arguments: Any) -> Any:
+    """The translation of ``torch.ops.lccl.conv`` in TorchScript, whose attributes are constants."""
+    kinds = {spec.name: _LETTERS[spec.kind] for spec in ATTRIBUTES}
+    values = {
+        name: symbolic_helper._get_const(value, kinds[name], name) if name in kinds else value  # type: ignore[no-untyped-call]
+        for name, value in zip((*INPUT_NAMES, *TORCH_ATTRIBUTES), arguments, strict=True)
+    }
+    inputs, attributes = unpack(values)
+    written = {f"{name}_{kinds[name][0]}": value for name, value in attributes.as_dict().items()}
+    return graph.op(QUALIFIED_NAME, *(inputs[name] for name in INPUT_NAMES), **written)
+
+
+_LETTERS = {"int": "i", "ints": "is", "float": "f", "floats": "fs", "string": "s"}
+"""Kinds of attributes, as PyTorch's older exporter names them."""
 
 
 def _hint(error: BaseException, dynamic_hw: bool) -> tuple[str, tuple[Fix, ...]]:

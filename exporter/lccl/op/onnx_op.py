@@ -189,6 +189,40 @@ def attach_function(model: onnx.ModelProto) -> None:
         model.opset_import.append(helper.make_opsetid(DOMAIN, VERSION))
 
 
+def is_op_function(function: FunctionProto) -> bool:
+    """Return whether a model-local function is the op, whatever its name and domain are now.
+
+    Tools rename functions: ``onnx.compose.add_prefix`` does. A function is the op if its body is
+    the op's, or if it is of the contract's domain and its name still ends as the op's.
+    """
+    if function.domain == DOMAIN and function.name.endswith(OP_TYPE):
+        return len(function.input) == len(INPUTS)
+    return _spelling(function) == _spelling(make_function())
+
+
+def _spelling(function: FunctionProto) -> list[object]:
+    """Return what a function computes, without the names of its values, nodes and tensors."""
+    numbers: dict[str, int] = {"": -1}
+    for name in function.input:
+        numbers.setdefault(name, len(numbers))
+    nodes: list[object] = []
+    for node in function.node:
+        values = [numbers.setdefault(name, len(numbers)) for name in (*node.input, *node.output)]
+        domain = "" if node.domain == "ai.onnx" else node.domain
+        attributes = sorted(map(_attribute_spelling, node.attribute))
+        nodes.append((domain, node.op_type, len(node.input), values, attributes))
+    return [len(function.input), nodes, [numbers.get(name) for name in function.output]]
+
+
+def _attribute_spelling(attribute: AttributeProto) -> bytes:
+    plain = AttributeProto()
+    plain.CopyFrom(attribute)
+    plain.doc_string = ""
+    if plain.HasField("t"):
+        plain.t.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(attribute.t)))
+    return bytes(plain.SerializeToString(deterministic=True))
+
+
 def _node(op: str, inputs: list[str], outputs: list[str], refs: Mapping[str, str] | None = None, **attrs: Any) -> NodeProto:
     """Make a standard node.
 

@@ -1,7 +1,8 @@
 """``torch.ops.lccl.conv``: the op for PyTorch, with shape propagation and exact gradients.
 
 Its arguments are the contract's inputs and attributes in their order, so that a call is exported by
-copying it.
+copying it. It can be differentiated any number of times. The transforms of ``torch.func`` (grad,
+vmap, jvp) read :func:`compute` in its place.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from lccl.op.contract import FLT_MAX, INPUT_NAMES, Attributes, output_shape
 
@@ -179,6 +181,11 @@ def _attributes(*values: Any) -> Attributes:
     return Attributes(**dict(zip(TORCH_ATTRIBUTES, values, strict=True)))
 
 
+def _split(*arguments: Any) -> tuple[dict[str, Tensor], Attributes]:
+    """Split the op's arguments in their order into its nine inputs and its attributes."""
+    return unpack(dict(zip((*INPUT_NAMES, *TORCH_ATTRIBUTES), arguments, strict=True)))
+
+
 @_lccl_conv.register_fake
 def _fake(X: Tensor, W: Tensor, *rest: Any) -> Tensor:
     arguments = dict(zip((*INPUT_NAMES, *TORCH_ATTRIBUTES), (X, W, *rest), strict=True))
@@ -197,24 +204,42 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  
 
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-    """Differentiate :func:`compute`; an inactive pixel passes no gradient to W, B and X."""
+    """Differentiate :func:`compute`; an inactive pixel passes no gradient to W, B and X.
+
+    The result is differentiable itself, as penalties on gradients and second derivatives need it.
+    """
     needed = [i for i in range(len(INPUT_NAMES)) if ctx.needs_input_grad[i]]
-    with torch.enable_grad():
-        leaves = [t.detach().requires_grad_(i in needed) for i, t in enumerate(ctx.saved_tensors)]
-        arguments = dict(zip((*INPUT_NAMES, *TORCH_ATTRIBUTES), (*leaves, *ctx.attributes), strict=True))
-        y = compute(*unpack(arguments))
-    grads = torch.autograd.grad(y, [leaves[i] for i in needed], grad, allow_unused=True)
-    by_index = dict(zip(needed, grads, strict=True))
+    saved = ctx.saved_tensors
+
+    def of_needed(*tensors: Tensor) -> Tensor:
+        given = dict(zip(needed, tensors, strict=True))
+        return compute(*_split(*(given.get(i, tensor) for i, tensor in enumerate(saved)), *ctx.attributes))
+
+    vjp = torch.func.vjp(of_needed, *(saved[i] for i in needed))[1]
+    by_index = dict(zip(needed, vjp(grad), strict=True))
     return tuple(by_index.get(i) for i in range(len(INPUT_NAMES) + len(TORCH_ATTRIBUTES)))
 
 
 _lccl_conv.register_autograd(_backward, setup_context=_setup_context)
 
+
+def _transformed(*arguments: Any) -> Tensor:
+    """Compute the op in PyTorch's own ops, which the transforms of ``torch.func`` read."""
+    inputs, attributes = _split(*arguments)
+    output_shape({name: tuple(t.shape) for name, t in inputs.items()}, attributes)
+    return compute(inputs, attributes)
+
+
+_TRANSFORMS: Any = torch.library.Library("lccl", "FRAGMENT")  # type: ignore[no-untyped-call]
+"""The registration for the transforms of ``torch.func``. It ends with this object."""
+# An op with register_autograd raises under grad, and gives jvp a tangent of 0 in silence.
+_TRANSFORMS.impl("conv", _transformed, "FuncTorchDynamicLayerFrontMode")
+
 OP = torch.ops.lccl.conv.default
 
 
 def lccl_conv(inputs: dict[str, Tensor], attributes: Attributes) -> Tensor:
-    """Run the op.
+    """Run the op, in PyTorch's own ops where it is differentiated in forward mode.
 
     Args:
         inputs: the nine inputs under their contract names; X is [N, C, H, W], W is [K, R, S, C].
@@ -227,6 +252,8 @@ def lccl_conv(inputs: dict[str, Tensor], attributes: Attributes) -> Tensor:
         ContractError: shapes that version 1 does not allow.
     """
     values = [getattr(attributes, name) for name in TORCH_ATTRIBUTES]
+    if forward_ad._current_level >= 0:  # PyTorch's library of ops has no forward mode
+        return _transformed(*(inputs[name] for name in INPUT_NAMES), *values)
     y: Tensor = OP(*(inputs[name] for name in INPUT_NAMES), *values)
     return y
 

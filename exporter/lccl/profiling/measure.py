@@ -11,7 +11,7 @@ import numpy as np
 from lccl.errors import UserError, kind_of, shown
 from lccl.loading.data import Data, DataSource, is_pair, load_data
 from lccl.loading.torch_file import TORCH_SUFFIXES, load_checkpoint
-from lccl.numerics import float32
+from lccl.numerics import Axes, float32
 from lccl.profiling.profiles import NetworkProfile
 from lccl.requires import needing
 from lccl.signatures.arguments import NETWORK, takes
@@ -44,7 +44,9 @@ def profile(model: Network, data: DataSource) -> NetworkProfile:
     with needing("lccl.profile"):
         from torch import nn
 
-    batches = _batches(data)
+        from lccl.profiling.of_onnx import axes_of_data
+
+    batches = _batches(data, axes_of_data([model]) if isinstance(data, (str, Path)) else None)
     if isinstance(model, (str, Path)) and Path(model).suffix in TORCH_SUFFIXES:
         try:
             model = load_checkpoint(model)
@@ -62,18 +64,18 @@ def profile(model: Network, data: DataSource) -> NetworkProfile:
     return profile_onnx(model, batches)
 
 
-def _batches(data: DataSource) -> Iterable[object]:
+def _batches(data: DataSource, axes: Axes | None) -> Iterable[object]:
     """Return the data as batches.
 
     A file's or loader's only input loses its name, which models do not know.
     """
-    loaded = load_data(data) if isinstance(data, (str, Path)) else data
+    loaded = load_data(data, axes) if isinstance(data, (str, Path)) else data
     if not isinstance(loaded, Data):
         alone = is_pair(loaded) or isinstance(loaded, Mapping) or hasattr(loaded, "__array__")
         if not alone and not isinstance(loaded, Iterable):
             raise UserError(f"data comes as an .npz file, arrays or batches of these, not as {kind_of(loaded)}")
         return map(_checked, [loaded] if alone else cast("Iterable[object]", loaded))
-    chunks = [{name: a[i : i + _CHUNK] for name, a in loaded.inputs.items()} for i in range(0, len(loaded), _CHUNK)]
+    chunks = list(loaded.chunks(tuple(loaded.inputs), _CHUNK))
     return chunks if len(loaded.inputs) > 1 else [next(iter(chunk.values())) for chunk in chunks]
 
 

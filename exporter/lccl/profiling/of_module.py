@@ -16,7 +16,7 @@ from lccl.nn.folded import FoldedLCCLConv2d
 from lccl.op.contract import dense_macs, gate_macs, grid_hw
 from lccl.op.torch_op import gate_map, neutral, upsample_gate
 from lccl.profiling.profiles import LayerProfile, NetworkProfile
-from lccl.torch_calls import evaluating, layer_macs
+from lccl.torch_calls import evaluating, layer_macs, unwrapped
 
 
 class _Counter:
@@ -67,8 +67,9 @@ class _Counter:
 def profile_module(model: nn.Module, batches: Iterable[object]) -> NetworkProfile:
     """Profile a module in eval mode, as :func:`lccl.profiling.profile` does.
 
-    Its training mode is restored.
+    Its training mode is restored. Of a wrapper it is the network inside.
     """
+    model = unwrapped(model)
     counter = _Counter()
     images = 0
     dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
@@ -132,16 +133,29 @@ def _count_gated(name: str, counter: _Counter) -> Callable[..., None]:
     def hook(module: LCCLConv2d | FoldedLCCLConv2d, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
         x = args[0] if args else kwargs["x"]
         external = args[1] if len(args) > 1 else kwargs.get("gate")
+        hw = (output.shape[2], output.shape[3])
+        if isinstance(module, LCCLConv2d) and module.calls_parts():
+            counter.add(name, "gated", len(x), *_macs_of_parts(module, hw), module.gate_values(x, external, hw))
+            return
         constants, attributes = module.fold()
         weight, gate_weight = constants["W"], constants["gate_W"]
         gate = neutral("gate", x, k=weight.shape[0], c=weight.shape[3]) if external is None else external
-        hw = (output.shape[2], output.shape[3])
         g = upsample_gate(gate_map({**constants, "X": x, "gate": gate}, attributes), attributes.grid, hw)
         fused = attributes.gate_source == "fused"
         own = gate_macs(gate_weight.shape, grid_hw(hw, attributes.grid)) if fused else 0
         counter.add(name, "gated", len(x), dense_macs(weight.shape, hw), own, g)
 
     return hook
+
+
+def _macs_of_parts(layer: LCCLConv2d, hw: tuple[int, int]) -> tuple[int, int]:
+    """Return the MACs per image of a layer's convolution and of its gate, from their weights."""
+    k, c, r, s = layer.weight.shape
+    dense = dense_macs((k, r, s, c), hw)
+    if layer.gate is None:
+        return dense, 0
+    _, c, r, s = layer.gate.conv.weight.shape
+    return dense, gate_macs((1, r, s, c), grid_hw(hw, layer.gate_size))
 
 
 def _count_dense(name: str, counter: _Counter) -> Callable[..., None]:

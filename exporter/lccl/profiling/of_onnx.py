@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import onnx
 from onnx import helper
@@ -13,13 +15,18 @@ from onnx import helper
 from lccl.backends.batches import infer_all
 from lccl.backends.onnxruntime.runner import OnnxRuntimeRunner
 from lccl.errors import UserError
-from lccl.graph.feeds import input_types
+from lccl.graph.feeds import batch_axes, input_types
 from lccl.graph.gate_probe import with_gate_outputs
+from lccl.graph.intake import HOW_TO_RESTORE, LOST_NODES, has_lost_nodes, intake
+from lccl.graph.layers import weight_shapes
 from lccl.graph.variants.canonical import canonical
-from lccl.numerics import Array, float32
+from lccl.numerics import Array, Axes, count_samples, float32
 from lccl.op.contract import dense_macs, gate_macs, grid_hw
 from lccl.op.onnx_op import is_lccl_node, node_attributes
 from lccl.profiling.profiles import LayerProfile, NetworkProfile
+
+if TYPE_CHECKING:
+    from lccl.loading.types import Network
 
 
 def profile_onnx(model: onnx.ModelProto | str | Path, batches: Iterable[object]) -> NetworkProfile:
@@ -28,9 +35,28 @@ def profile_onnx(model: onnx.ModelProto | str | Path, batches: Iterable[object])
         from lccl.loading.onnx import load_onnx
 
         model = load_onnx(model)
+    model = intake(model)
+    if has_lost_nodes(model):
+        warnings.warn(f"{LOST_NODES}, which have no density: {HOW_TO_RESTORE}", RuntimeWarning, stacklevel=5)
     if any(is_lccl_node(n) for n in model.graph.node):
         model = canonical(model)
     return profile_canonical(model, batches)
+
+
+def axes_of_data(networks: Iterable[Network]) -> Axes | None:
+    """Return where the samples stand in data for networks; None if no ONNX model among them says.
+
+    Raises:
+        UserError: an ONNX file that cannot be read.
+    """
+    from lccl.loading.onnx import onnx_structure
+
+    for network in networks:
+        if isinstance(network, onnx.ModelProto):
+            return batch_axes(network).inputs
+        if isinstance(network, (str, Path)) and Path(network).suffix == ".onnx":
+            return batch_axes(onnx_structure(network)).inputs
+    return None
 
 
 def profile_canonical(model: onnx.ModelProto, batches: Iterable[object]) -> NetworkProfile:
@@ -51,7 +77,7 @@ def profile_canonical(model: onnx.ModelProto, batches: Iterable[object]) -> Netw
         for batch in batches:
             feed = _feed(batch, runner.input_names)
             outputs = infer_all(runner, feed)
-            count = len(next(iter(feed.values())))
+            count = count_samples(feed, runner.axes.inputs)
             images += count
             for key, layer in _layers(model, {name: value.shape for name, value in (feed | outputs).items()}):
                 before = sums.get(key, replace(layer, dense_macs=0, gate_macs=0))
@@ -87,7 +113,7 @@ def _layers(model: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]]) -> It
 
     MACs per image, without densities.
     """
-    weights = {t.name: tuple(t.dims) for t in model.graph.initializer}
+    weights = weight_shapes(model)
     for node in model.graph.node:
         weight = weights.get(node.input[1]) if len(node.input) > 1 else None
         if is_lccl_node(node) and weight is not None:

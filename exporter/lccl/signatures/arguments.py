@@ -115,6 +115,7 @@ def _is_shapes(value: object) -> bool:
 
 NONE = Kind("None", lambda value: value is None)
 FILE = Kind("the path of a file", _is_file)
+BYTES = Kind("its bytes", lambda value: isinstance(value, (bytes, bytearray, memoryview)))
 FLAG = Kind("True or False", lambda value: isinstance(value, bool))
 TEXT = Kind("a text", lambda value: isinstance(value, str))
 NAME = Kind("a name", lambda value: isinstance(value, str) and len(value) <= _LONGEST_NAME)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lccl.nn.gate import Gate
+from lccl.nn.parts import observes
 
 
 class DensityLoss:
@@ -44,6 +45,7 @@ class DensityLoss:
             raise ValueError("the model has no gate, so there is no density to hold")
         self._handles = [gate.register_forward_hook(self._collect) for gate in gates]
 
+    @observes
     def _collect(self, gate: nn.Module, _inputs: Any, logits: Tensor) -> None:
         if gate.training:
             surrogate = torch.sigmoid(logits).mean()

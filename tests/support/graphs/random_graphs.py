@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto
 
+from support.graphs.computed_sizes import SPREADS
 from support.graphs.net import Net
 
 CHANNELS = 4
@@ -174,10 +175,13 @@ class RandomGraph:
         It is spread over channels, taken from one or all of them, or the same seen otherwise.
         """
         net, n = self.net, source.name
-        kind = self.one_of("expand", "tile", "squeeze", "mean", "attend", "max", "slice", "softmax", "reshape")
+        kind = self.one_of("expand", "tile", "squeeze", "mean", "attend", "max", "slice", "softmax", "reshape", *SPREADS)
         like = self.pick(lambda m: m.level == source.level and m.channels == CHANNELS)
         if kind == "expand" and source.channels == 1 and like is not None:
             return self.add(net.op("Expand", n, net.op("Shape", like.name)), CHANNELS, source.level)
+        if kind in SPREADS and source.channels == 1 and like is not None:
+            wide = 1 if kind in ("first rows and columns", "view") else CHANNELS
+            return self.add(SPREADS[kind](net, n, like.name), wide, source.level)
         if kind == "tile" and source.channels == 1:
             return self.add(net.op("Tile", n, net.ints(1, CHANNELS, 1, 1)), CHANNELS, source.level)
         if kind == "squeeze" and source.channels == 1:

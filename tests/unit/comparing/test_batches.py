@@ -19,12 +19,13 @@ from lccl.backends.tensorrt.runner import _VARIABLE, TensorRTRunner, _polygraphy
 from lccl.comparing import LatencyPlan
 from lccl.comparing.measure import all_outputs, latencies
 from lccl.data import as_data
+from lccl.graph.batch_axes import BatchAxes
 
 
 class Doubling:
     """A runner that takes so many samples and tells how many it was given."""
 
-    name, device, input_names = "doubling", "none", ("x",)
+    name, device, input_names, axes = "doubling", "none", ("x",), BatchAxes()
 
     def __init__(self, batches: Batches) -> None:
         self.batches = batches
@@ -119,14 +120,23 @@ def test_a_fixed_batch_is_exported_with_any_number_of_inputs(fixed: Path, tmp_pa
 
 
 class FakeEngine:
-    """What a runner asks of an engine: ``x`` has a dynamic batch, ``mask`` a fixed size."""
+    """What a runner asks of an engine.
+
+    ``x`` has a dynamic batch, ``state`` the same at its second axis, the others fixed sizes.
+    """
+
+    num_io_tensors = 1
+
+    def get_tensor_name(self, index: int) -> str:
+        return ("y",)[index]
 
     def get_tensor_shape(self, name: str) -> tuple[int, ...]:
-        return {"x": (-1, 3, 8, 8), "fixed": (4, 1), "scalar": ()}[name]
+        shapes = {"x": (-1, 3, 8, 8), "state": (2, -1, 4), "table": (4, 1), "scalar": (), "x4": (4, 3, 8, 8), "y": (-1, 3)}
+        return shapes[name]
 
     def get_tensor_profile_shape(self, name: str, profile: int) -> list[tuple[int, ...]]:
-        assert (name, profile) == ("x", 0)
-        return [(2, 3, 8, 8), (4, 3, 8, 8), (8, 3, 8, 8)]
+        assert profile == 0
+        return [{"x": (n, 3, 8, 8), "state": (2, n, 4)}[name] for n in (2, 4, 8)]
 
 
 def engine_runner(tmp_path: Path, names: tuple[str, ...], infer: Any = None) -> TensorRTRunner:
@@ -138,10 +148,20 @@ def engine_runner(tmp_path: Path, names: tuple[str, ...], infer: Any = None) -> 
 
 @pytest.mark.parametrize(
     ("names", "expected"),
-    [(("x",), Batches(2, 8)), (("x", "fixed"), Batches(4, 4)), (("x", "scalar"), Batches(2, 8))],
+    [
+        (("x",), Batches(2, 8)),
+        (("x", "state", "scalar"), Batches(2, 8)),
+        (("x", "table"), Batches(2, 8)),
+        (("x4", "table", "scalar"), Batches(4, 4)),
+    ],
 )
 def test_an_engine_tells_its_batches(tmp_path: Path, names: tuple[str, ...], expected: Batches) -> None:
     assert engine_runner(tmp_path, names).batches == expected
+
+
+def test_an_engine_tells_where_its_samples_stand(tmp_path: Path) -> None:
+    axes = engine_runner(tmp_path, ("x", "state", "table", "scalar")).axes
+    assert axes == BatchAxes({"x": 0, "state": 1, "table": None, "scalar": None}, {"y": 0})
 
 
 def test_an_engine_is_fed_what_its_profile_takes(tmp_path: Path) -> None:

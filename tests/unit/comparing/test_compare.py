@@ -21,6 +21,7 @@ from lccl.comparing import Check, Comparison, Environment, LatencyPlan, Limits
 from lccl.comparing.measure import latencies
 from lccl.data import as_data, load_data
 from lccl.errors import Fix
+from lccl.graph.batch_axes import BatchAxes
 from lccl.models.resnet import cifar_resnet
 from support.graphs.models import run
 
@@ -237,7 +238,7 @@ class Counting:
 
     def __init__(self, name: str, calls: list[str]) -> None:
         self.name, self.calls = name, calls
-        self.input_names, self.batches = ("x",), Batches()
+        self.input_names, self.batches, self.axes = ("x",), Batches(), BatchAxes()
 
     def infer(self, feed: Any) -> dict[str, Any]:
         self.calls.append(self.name)

@@ -367,6 +367,26 @@ def test_gradients_are_those_of_pytorchs_own_ops(on_cpu: Counting) -> None:
         torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4)
 
 
+def test_gradients_of_gradients_and_transforms_are_those_of_pytorchs_own_ops(on_cpu: Counting) -> None:
+    case = named("released")
+
+    def second(inputs: dict[str, torch.Tensor]) -> list[torch.Tensor]:
+        x = inputs["X"].requires_grad_(True)
+        y = lccl_conv(inputs, case.attributes)
+        (by_x,) = torch.autograd.grad(y.square().sum(), x, create_graph=True)
+        by_func = torch.func.grad(lambda x: lccl_conv(inputs | {"X": x}, case.attributes).square().sum())(x)
+        torch.testing.assert_close(by_func, by_x, rtol=1e-4, atol=1e-4)
+        return [by_x, *torch.autograd.grad(by_x.square().sum(), x)]
+
+    got = second(tensors(case, torch.float32))
+    assert on_cpu.launches == 1
+    with OP_DEFINITION.set_kernel_enabled("cpu", enabled=False):
+        want = second(tensors(case, torch.float32))
+    assert want[1].abs().max() > 0
+    for one, other in zip(got, want, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-3)
+
+
 def test_unsupported_calls_run_in_pytorchs_own_ops(on_cpu: Counting) -> None:
     """A warning gives the reason once."""
     case = CASES[0]

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import onnx
+import onnx.inliner
 import pytest
 import torch
 
@@ -124,7 +125,8 @@ def test_the_check_runs_at_the_profiles_shape(
         shapes = {f"{k}_shapes": {"x": (n, 1, 24, 40)} for k, n in (("min", least), ("opt", best), ("max", most))}
         build_engine(tmp_path / "m.onnx", **shapes)
         assert fed.pop() == (expected, 1, 24, 40)
-    assert lccl.engine.build._example(OptimizationProfile("x", (1, 2), (9, 3), (9, 4))) == (2, 3)
+    profile = OptimizationProfile("x", (1, 2), (9, 3), (9, 4))
+    assert [lccl.engine.build._example(profile, axis) for axis in (0, 1, None)] == [(2, 3), (9, 2), (9, 3)]
 
 
 def test_the_sidecar_names_the_plugin_and_no_folder(
@@ -284,6 +286,19 @@ def test_a_build_of_which_the_plugin_was_not_taken(fake: FakeTensorRT, exported:
     with pytest.raises(lccl.UserError, match="took the plugin for 0 of 6"):
         build_engine(exported, tmp_path / "m.engine", backend="tensorrt", plugin_library=library)
     assert list(tmp_path.iterdir()) == [library]
+
+
+def test_a_model_whose_nodes_a_tool_replaced_is_no_dense_one(
+    fake: FakeTensorRT, exported: Path, tmp_path: Path, library: Path
+) -> None:
+    """Nothing would skip, although the plugin is there. The decomposed file is meant to be so."""
+    onnx.save(onnx.inliner.inline_local_functions(onnx.load(exported)), tmp_path / "flat.onnx")
+    options = {"backend": "tensorrt", "plugin_library": library}
+    with pytest.raises(lccl.UserError, match=r"standard ops in their place, .*: pass plugin=False to build from them"):
+        build_engine(tmp_path / "flat.onnx", tmp_path / "m.engine", **options)
+    build_engine(tmp_path / "flat.onnx", tmp_path / "m.engine", backend="tensorrt", plugin=False)
+    build_engine(exported.with_suffix(".decomposed.onnx"), tmp_path / "m.engine", **options)
+    assert fake.libraries == []
 
 
 def test_a_dense_model_needs_no_plugin(

@@ -172,6 +172,8 @@ FUNCTIONS = {
             "baseline_factory": None,
             "state_dict_key": None,
             "baseline_state_dict_key": None,
+            "state_dict_prefix": None,
+            "baseline_state_dict_prefix": None,
             "unsafe_pickle": False,
             "dense_twin": False,
             "threads": 1,
@@ -185,7 +187,13 @@ FUNCTIONS = {
     "profile of a file": Function(lccl.profile, lambda folder: {"model": folder / "model.onnx", "data": images()}),
     "load_checkpoint": Function(
         lccl.load_checkpoint,
-        lambda folder: {"path": folder / "model.pt", "factory": gated, "state_dict_key": None, "unsafe_pickle": False},
+        lambda folder: {
+            "path": folder / "model.pt",
+            "factory": gated,
+            "state_dict_key": None,
+            "state_dict_prefix": None,
+            "unsafe_pickle": False,
+        },
     ),
     "save_checkpoint": Function(
         lccl.save_checkpoint,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from typing import Any, get_args, get_type_hints
 
@@ -262,3 +263,54 @@ def test_a_folded_layer_keeps_its_float32_inputs() -> None:
 def test_groups_1_and_zero_padding_are_accepted() -> None:
     layer = LCCLConv2d(4, 4, 3, groups=1, padding_mode="zeros", gate="grid", gate_size=1, gate_kernel_size=3)
     assert layer.gate is not None
+
+
+@pytest.mark.parametrize("build", [nn.BatchNorm2d, nn.SyncBatchNorm])
+@pytest.mark.parametrize(
+    ("options", "hw"),
+    [
+        ({"gate": "grid", "gate_size": 4}, (4, 4)),
+        ({"gate": "grid", "gate_size": 8, "order": "released"}, (5, 3)),
+        ({"gate": "1x1", "kernel_size": 1, "padding": 0, "norm": False}, (1, 1)),
+        ({"gate": "kxk", "norm": False}, (1, 1)),
+        ({"gate": "kxk", "padding": 0, "norm": False, "gate_activation": "binary"}, (3, 3)),
+    ],
+    ids=["grid", "grid-released", "pixel-1x1", "pixel-kxk", "unpadded"],
+)
+def test_a_gate_of_one_value_takes_its_running_statistics(options: dict[str, Any], hw: Any, build: Any) -> None:
+    """One value has no variance. The convolution trains on such a batch, and so does the gate."""
+    torch.manual_seed(0)
+    layer = LCCLConv2d(3, 6, **{"kernel_size": 3, "padding": 1, **options})
+    layer.gate.norm = build(1)
+    x = torch.randn(1, 3, *hw)
+    layer(torch.randn(4, 3, *hw))
+    before = copy.deepcopy(layer.gate.norm.state_dict())
+    logits = layer.gate(x)
+    assert logits.shape == (1, 1, 1, 1)
+    torch.testing.assert_close(copy.deepcopy(layer).eval().gate(x), logits)
+    layer(x).square().sum().backward()
+    assert all(p.grad is not None for p in layer.gate.parameters())
+    after = layer.gate.norm.state_dict()
+    assert all(torch.equal(value, after[name]) for name, value in before.items()), "no step of its statistics"
+    layer(torch.randn(2, 3, *hw))
+    assert not torch.equal(layer.gate.norm.running_mean, before["running_mean"]), "two values have statistics"
+
+
+def test_a_gate_of_one_value_without_running_statistics() -> None:
+    layer = LCCLConv2d(3, 6, 1, gate="1x1", norm=False)
+    layer.gate.norm = nn.BatchNorm2d(1, track_running_stats=False)
+    with pytest.raises(UserError, match="larger batches, or take gate_norm=False"):
+        layer(torch.randn(1, 3, 1, 1))
+
+
+def test_a_synchronised_gate_of_one_value_waits_for_the_other_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They would wait for it in vain otherwise."""
+    layer = LCCLConv2d(3, 6, 1, gate="1x1", norm=False)
+    layer.gate.norm = nn.SyncBatchNorm(1)
+    called = []
+    monkeypatch.setattr(nn.SyncBatchNorm, "forward", lambda _, logits: called.append(logits) or logits)
+    for size in (1, 2):
+        monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+        monkeypatch.setattr(torch.distributed, "get_world_size", lambda group, size=size: size)
+        layer(torch.randn(1, 3, 1, 1))
+        assert len(called) == size - 1

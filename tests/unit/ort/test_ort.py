@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx.compose
+import onnx.inliner
 import onnxruntime
 import pytest
 
@@ -22,6 +24,7 @@ from lccl.backends.onnxruntime import library as op_library
 from lccl.backends.onnxruntime import session as op_session
 from lccl.backends.onnxruntime.library import ENVIRONMENT, LIBRARY, check_library, cpu_isa, find_library
 from lccl.command_line import execute
+from lccl.graph.intake import has_nodes
 from lccl.ort import __main__ as command
 from support.cases.op_cases import CASES
 from support.graphs.models import case_model
@@ -39,7 +42,7 @@ def no_library(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """As on a machine where none was built."""
     monkeypatch.delenv(ENVIRONMENT, raising=False)
     monkeypatch.setattr(op_library, "PACKAGED", tmp_path / "package" / LIBRARY)
-    monkeypatch.setattr(op_session, "_state", {"warned": False})
+    monkeypatch.setattr(op_session, "_warned", set())
 
 
 def compiled(source: str, path: Path) -> Path:
@@ -198,6 +201,63 @@ def test_what_is_no_model(tmp_path: Path, gated: tuple[Path, dict[str, Any]]) ->
         lccl.ort.session(gated[0], library="absent.so")
 
 
+@pytest.mark.parametrize("kind", [bytes, bytearray, memoryview, Path, str, onnx.load_from_string])
+def test_a_model_in_any_form_that_onnx_runtime_takes(gated: tuple[Path, dict[str, Any]], kind: Any) -> None:
+    path, feed = gated
+    (expected,) = onnxruntime.InferenceSession(str(path)).run(None, feed)
+    with pytest.warns(RuntimeWarning, match="compute every pixel"):
+        session = lccl.ort.session(kind(path if kind in (Path, str) else path.read_bytes()))
+    np.testing.assert_array_equal(session.run(None, feed)[0], expected)
+
+
+def test_a_path_object_of_another_library(plain: Path) -> None:
+    class Elsewhere:
+        def __fspath__(self) -> str:
+            return str(plain)
+
+    assert lccl.ort.session(Elsewhere()).get_inputs()[0].name == "x"
+
+
+@pytest.mark.parametrize("wrong", [None, 3, ["model.onnx"], {"model": 1}, np.zeros(4), onnx.GraphProto()])
+def test_what_is_no_form_of_a_model(wrong: Any) -> None:
+    with pytest.raises(lccl.UserError, match=r"^model takes the path of a file, its bytes or an ONNX model, not "):
+        lccl.ort.session(wrong)
+
+
+@pytest.mark.parametrize("content", [b"x" * 10**6, b"LCCLConv" * 10**5])
+def test_no_message_holds_a_whole_model(content: bytes) -> None:
+    with pytest.raises(lccl.UserError, match="ONNX Runtime cannot load the model: ") as caught:
+        lccl.ort.session(content)
+    assert len(str(caught.value)) < 500
+
+
+def test_the_function_under_another_name(gated: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    """Nodes of the op are opened, from a file with its weights beside it too, and the file stays as it is."""
+    path, feed = gated
+    (expected,) = onnxruntime.InferenceSession(str(path)).run(None, feed)
+    renamed = onnx.compose.add_prefix(onnx.load(path), "net_", rename_inputs=False, rename_outputs=False)
+    onnx.save(renamed, tmp_path / "one.onnx")
+    beside = {"save_as_external_data": True, "location": "weights.data", "size_threshold": 0}
+    onnx.save(onnx.load(tmp_path / "one.onnx"), tmp_path / "two.onnx", **beside)
+    for given in (renamed, tmp_path / "one.onnx", (tmp_path / "one.onnx").read_bytes(), tmp_path / "two.onnx"):
+        op_session._warned.clear()
+        with pytest.warns(RuntimeWarning, match="compute every pixel, through the op's function"):
+            session = lccl.ort.session(given)
+        np.testing.assert_array_equal(session.run(None, feed)[0], expected)
+
+
+def test_nodes_that_a_tool_replaced_are_told_once(gated: tuple[Path, dict[str, Any]], empty: Path) -> None:
+    flat = onnx.inliner.inline_local_functions(onnx.load(gated[0]))
+    for library in (None, empty):
+        op_session._warned.clear()
+        with pytest.warns(RuntimeWarning, match="a tool has put standard ops in their place") as caught:
+            lccl.ort.session(flat, library=library)
+        assert [w.filename for w in caught] == [__file__], "the caller's line, and nothing else to say"
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            lccl.ort.session(flat.SerializeToString(), library=library)
+
+
 def test_gated_layers_inside_of_others_are_seen(gated: tuple[Path, dict[str, Any]]) -> None:
     """In a branch, and in a function of the model's own."""
     model = onnx.load(gated[0])
@@ -207,10 +267,10 @@ def test_gated_layers_inside_of_others_are_seen(gated: tuple[Path, dict[str, Any
     inside.graph.node.append(onnx.helper.make_node("If", ["condition"], ["Y"], then_branch=branch, else_branch=branch))
     wrapped = onnx.ModelProto()
     wrapped.graph.node.append(onnx.helper.make_node("Wrapped", ["X"], ["Y"], domain="own"))
-    assert not op_session._has_nodes(wrapped)
+    assert not has_nodes(wrapped)
     wrapped.functions.append(onnx.FunctionProto(name="Wrapped", domain="own", node=[node]))
-    assert op_session._has_nodes(inside)
-    assert op_session._has_nodes(wrapped)
+    assert has_nodes(inside)
+    assert has_nodes(wrapped)
 
 
 def test_a_model_of_nodes_alone_needs_the_library() -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx.compose
 import onnxruntime
 import pytest
 
@@ -19,6 +20,7 @@ from lccl.backends.onnxruntime.library import ENVIRONMENT
 from lccl.comparing import Limits
 from lccl.files import sha256
 from lccl.graph.variants.stripped import stripped
+from lccl.op.onnx_op import is_lccl_node
 from lccl.ort.__main__ import command as report_command
 from support.cases.op_cases import CASES
 from support.graphs.models import case_model
@@ -55,6 +57,19 @@ def test_one_file_with_the_library_and_without(exported: Path, samples: Path) ->
     nodes = stripped(onnx.load(exported))
     np.testing.assert_allclose(lccl.ort.session(nodes).run(None, feed)[0], without, rtol=1e-4, atol=1e-5)
     assert sha256(exported) == before
+
+
+@pytest.mark.parametrize("prefix", ["", "net_", "other/"])
+def test_the_library_computes_whatever_the_function_is_called(exported: Path, tmp_path: Path, prefix: str) -> None:
+    model = onnx.compose.add_prefix(onnx.load(exported), prefix) if prefix else onnx.load(exported)
+    onnx.save(model, tmp_path / "m.onnx")
+    for given in (tmp_path / "m.onnx", (tmp_path / "m.onnx").read_bytes(), model):
+        options = onnxruntime.SessionOptions()
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+        options.optimized_model_filepath = str(tmp_path / "opened.onnx")
+        lccl.ort.session(given, options=options)
+        opened = onnx.load(tmp_path / "opened.onnx")
+        assert sum(map(is_lccl_node, opened.graph.node)) == 6, "a function would have been inlined"
 
 
 def test_options_are_the_callers(exported: Path) -> None:

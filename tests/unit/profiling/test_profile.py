@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx.inliner
 import pytest
 import torch
 from torch import nn
@@ -207,3 +209,15 @@ def test_a_file_that_needs_more_than_its_path_is_to_be_loaded_first(tmp_path: Pa
     torch.save(LCCLConv2d(2, 3, 3).state_dict(), tmp_path / "weights.pt")
     with pytest.raises(lccl.UserError, match=r"but not the network: load it with lccl\.load_checkpoint, and give the module$"):
         lccl.profile(tmp_path / "weights.pt", torch.zeros(1, 2, 8, 8))
+
+
+def test_a_model_whose_nodes_a_tool_replaced_is_told(exported: Path) -> None:
+    x = np.zeros((2, 1, 16, 16), np.float32)
+    flat = onnx.inliner.inline_local_functions(onnx.load(exported))
+    with pytest.warns(RuntimeWarning, match="standard ops in their place, which have no density: open the file") as caught:
+        assert not lccl.profile(flat, x).gated
+    assert [w.filename for w in caught] == [__file__]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for name in (exported, exported.with_suffix(".dense.onnx"), exported.with_suffix(".decomposed.onnx")):
+            lccl.profile(name, x)

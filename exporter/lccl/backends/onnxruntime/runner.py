@@ -9,10 +9,11 @@ from typing import Any, Self
 
 import onnx
 
-from lccl.backends.batches import common_batches
+from lccl.backends.batches import common_batches_of
 from lccl.backends.interface import Batches
 from lccl.errors import UserError
 from lccl.files import require_file
+from lccl.graph.batch_axes import BatchAxes, find_batch_axes
 from lccl.numerics import Array
 from lccl.weights import trim_memory, weight_file
 
@@ -47,6 +48,7 @@ class OnnxRuntimeRunner:
         self._outputs: list[str] = []
         self.input_names: tuple[str, ...] = ()
         self.batches = Batches()
+        self.axes = BatchAxes()
 
     def __enter__(self) -> Self:
         import onnxruntime
@@ -60,11 +62,11 @@ class OnnxRuntimeRunner:
         if self._library is not None:
             register_library(options, self._library)
         self._session = open_session(self._model, options)
-        self._outputs = [o.name for o in self._session.get_outputs()]
-        inputs = self._session.get_inputs()
-        self.input_names = tuple(i.name for i in inputs)
-        first = [i.shape[0] for i in inputs if i.shape]
-        self.batches = common_batches([Batches(size, size) for size in first if isinstance(size, int)])
+        inputs = {value.name: value.shape for value in self._session.get_inputs()}
+        outputs = {value.name: value.shape for value in self._session.get_outputs()}
+        self._outputs, self.input_names = list(outputs), tuple(inputs)
+        self.axes = find_batch_axes(inputs, outputs)
+        self.batches = common_batches_of(inputs, self.axes.inputs)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -98,8 +100,8 @@ def register_library(options: Any, library: str | Path) -> None:
         raise UserError(f"ONNX Runtime {onnxruntime.__version__} does not take {library}: {_one_line(error)}") from error
 
 
-def open_session(model: str | Path | onnx.ModelProto, options: Any, providers: Sequence[Any] = CPU) -> Any:
-    """Open an ``onnxruntime.InferenceSession`` of a file or of a model in memory.
+def open_session(model: str | Path | bytes | onnx.ModelProto, options: Any, providers: Sequence[Any] = CPU) -> Any:
+    """Open an ``onnxruntime.InferenceSession`` of a file, of its bytes or of a model in memory.
 
     Raises:
         UserError: ONNX Runtime cannot load the model.
@@ -119,10 +121,12 @@ def open_session(model: str | Path | onnx.ModelProto, options: Any, providers: S
 
 
 @contextlib.contextmanager
-def _source(model: str | Path | onnx.ModelProto) -> Iterator[str | bytes]:
+def _source(model: str | Path | bytes | onnx.ModelProto) -> Iterator[str | bytes]:
     """Give what ONNX Runtime opens: a path if a file holds model or weights, else the bytes."""
     file = weight_file(model) if isinstance(model, onnx.ModelProto) else None
-    if not isinstance(model, onnx.ModelProto):
+    if isinstance(model, bytes):
+        yield model
+    elif not isinstance(model, onnx.ModelProto):
         yield str(require_file(model))
     elif file is None:
         yield model.SerializeToString()
@@ -131,8 +135,8 @@ def _source(model: str | Path | onnx.ModelProto) -> Iterator[str | bytes]:
             yield str(path)
 
 
-def _label(model: str | Path | onnx.ModelProto) -> str:
-    return "the model" if isinstance(model, onnx.ModelProto) else str(model)
+def _label(model: str | Path | bytes | onnx.ModelProto) -> str:
+    return str(model) if isinstance(model, (str, Path)) else "the model"
 
 
 def _one_line(error: BaseException) -> str:

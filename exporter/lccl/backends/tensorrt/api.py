@@ -7,12 +7,14 @@ import sys
 import threading
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from types import ModuleType
 from typing import Any
 
 import onnx
 
 from lccl.backends.interface import LayerPath, OptimizationProfile
+from lccl.backends.tensorrt.parser_errors import listed, refusals
 from lccl.errors import Fix, UserError, first_line
 from lccl.op.contract import OP_TYPE
 from lccl.op.onnx_op import is_lccl_node
@@ -64,8 +66,12 @@ def parse(trt: ModuleType, builder: Any, model: onnx.ModelProto, logger: Any) ->
     network = builder.create_network(flags)
     parser = trt.OnnxParser(network, logger)
     if not parser.parse(model.SerializeToString()):
-        reasons = plugin_error(logger) or "; ".join(parser.get_error(i).desc() for i in range(parser.num_errors))
-        raise UserError(f"{label(trt)} cannot read the model: {reasons or 'no reason given'}")
+        said, found = plugin_error(logger), refusals(parser, model)
+        if said is None and found:
+            said = f"{listed(found)}; export the network without what is refused, or run it in ONNX Runtime"
+        error = UserError(f"{label(trt)} cannot read the model: {said or 'no reason given'}")
+        error.details = {"refused": [asdict(refusal) for refusal in found]}
+        raise error
     return network
 
 

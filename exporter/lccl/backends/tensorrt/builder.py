@@ -24,6 +24,7 @@ from lccl.backends.tensorrt.library import ENVIRONMENT, HOW_TO_GET, LIBRARY, fin
 from lccl.errors import Fix, UserError, leave_out
 from lccl.files import atomic_path, require_writable
 from lccl.graph.checks import check_types
+from lccl.graph.intake import LOST_NODES, has_lost_nodes
 from lccl.graph.plugin_fields import residuals_in_place, with_plugin_fields
 from lccl.graph.variants.inlined import inlined
 from lccl.graph.variants.stripped import stripped
@@ -103,6 +104,11 @@ class TensorRT:
 
     @staticmethod
     def _plugin(request: BuildRequest) -> Path | None:
+        if request.plugin and has_lost_nodes(request.model):
+            raise UserError(
+                f"{LOST_NODES}, which the plugin does not run; export the model again with lccl.export",
+                Fix("plugin", False, "to build from them, which compute every pixel"),
+            )
         if not request.plugin or not any(is_lccl_node(n) for n in request.model.graph.node):
             return None
         plugin = find_plugin(request.plugin_library)

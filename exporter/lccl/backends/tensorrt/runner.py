@@ -15,6 +15,7 @@ from lccl.backends.batches import common_batches
 from lccl.backends.interface import Batches
 from lccl.errors import UserError, first_line
 from lccl.files import require_file
+from lccl.graph.batch_axes import BatchAxes, Dims, find_batch_axes
 from lccl.numerics import Array
 from lccl.requires import how_to_install, needing
 
@@ -111,16 +112,39 @@ class TensorRTRunner:
         return tuple(self._runner.get_input_metadata())
 
     @property
+    def axes(self) -> BatchAxes:
+        """Where the batch stands in the engine's inputs and outputs."""
+        outputs = {name: self._shape(name) for name in self._output_names()}
+        return find_batch_axes(self._dims(), outputs)
+
+    @property
     def batches(self) -> Batches:
         """The batches of the inputs' shapes, or of the first profile where these are dynamic."""
-        return common_batches([self._batches_of(name) for name in self.input_names if len(self._shape(name))])
+        axes = self.axes.inputs
+        return common_batches([self._batches_of(name, axis) for name, axis in axes.items() if axis is not None])
 
-    def _batches_of(self, name: str) -> Batches:
-        fixed = self._shape(name)[0]
+    def _batches_of(self, name: str, axis: int) -> Batches:
+        fixed = self._shape(name)[axis]
         if fixed >= 0:
             return Batches(fixed, fixed)
         least, _, most = self._runner.engine.get_tensor_profile_shape(name, 0)
-        return Batches(least[0], most[0])
+        return Batches(least[axis], most[axis])
+
+    def _dims(self) -> dict[str, Dims]:
+        """The inputs' sizes. An engine has no names of sizes: those of one range count as one."""
+        return {name: self._dims_of(name) for name in self.input_names}
+
+    def _dims_of(self, name: str) -> Dims:
+        shape = self._shape(name)
+        if min(shape, default=0) >= 0:
+            return shape
+        ranges = zip(*self._runner.engine.get_tensor_profile_shape(name, 0), strict=True)
+        return [size if size >= 0 else "..".join(map(str, limits)) for size, limits in zip(shape, ranges, strict=True)]
+
+    def _output_names(self) -> tuple[str, ...]:
+        engine = self._runner.engine
+        names = (engine.get_tensor_name(i) for i in range(engine.num_io_tensors))
+        return tuple(name for name in names if name not in self.input_names)
 
     def _shape(self, name: str) -> tuple[int, ...]:
         return tuple(self._runner.engine.get_tensor_shape(name))

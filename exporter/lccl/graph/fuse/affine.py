@@ -19,6 +19,8 @@ def fuse_affine(follower: Follower, _sizes: Sizes) -> bool:
     if found is None or found[0] is not follower.layer.outputs[0]:
         return False
     scale, shift = found[1]
+    if (scale == 1).all() and not shift.any():
+        return True
     before = follower.given("post_scale"), follower.given("post_bias")
     k = follower.channels
     if follower.layer.attrs["post_alpha"] != 1 or not follower.is_neutral("residual") or before[0] is None or before[1] is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import onnx_graphsurgeon as gs
 
@@ -22,6 +22,9 @@ class Context:
     labels: Mapping[int, str]
     """Id of a node that the model does not have in this form -> the label of the node that it
     stands for."""
+    guarded: Mapping[int, tuple[str, int]] = field(default_factory=dict)
+    """Id of a product that is a Where in the model -> the Mul in it that multiplies the gate: the
+    tensor that it gives, and the place of the gate."""
 
     def label(self, node: gs.Node) -> str:
         """Return the node's label in the model as it was given."""

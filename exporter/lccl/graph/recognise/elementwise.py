@@ -103,14 +103,15 @@ class GateFunction:
 
         At its edge the op's step is 0.
         """
-        closed, opened = self._at(0.0), self._at(1.0)
+        closed, opened = self.at(0.0), self.at(1.0)
         up = closed == 0 < opened
         if not (up or opened == 0 < closed) or inner.equal == up:
             return None
         sign = inner.sign if up else -inner.sign
         return GateFunction(sign, -sign * inner.at, height=max(closed, opened))
 
-    def _at(self, x: float) -> float:
+    def at(self, x: float) -> float:
+        """Return the function's value at x."""
         y = self.scale * x + self.shift
         if self.height is not None:
             return self.height if y > 0 else 0.0
@@ -122,7 +123,7 @@ class GateFunction:
             ends = sorted((self.scale * inner.low + self.shift, self.scale * inner.high + self.shift))
             low, high = (min(max(end, self.low), self.high) for end in ends)
             return replace(self, low=low, high=high)
-        if isinstance(inner, ThresholdedRelu) and self.scale > 0 and self._at(0.0) == 0:
+        if isinstance(inner, ThresholdedRelu) and self.scale > 0 and self.at(0.0) == 0:
             cut = min(max(self.scale * inner.at + self.shift, self.low), self.high)
             return replace(self, cut=max(cut, self.cut)) if 0 <= cut < self.high else None
         return None

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import onnx_graphsurgeon as gs
+from onnx import TensorProto, helper
 
-from lccl.graph.nodes import is_computed, is_op, optional_input, past_copies
+from lccl.graph.nodes import is_computed, is_op, optional_input, past_copies, weights_of
 from lccl.graph.recognise.blockers import is_activation, unknown_activation
 from lccl.graph.recognise.branch import Branch
 from lccl.graph.recognise.context import Context
@@ -17,8 +19,8 @@ from lccl.graph.recognise.intervals import hardly_zero, lower_bound
 from lccl.graph.recognise.masks import mask_input
 from lccl.graph.recognise.rearrange import rearranged, upsampling
 from lccl.graph.recognise.refusal import MatchStage, RefusalError
-from lccl.graph.shapes import Shape
-from lccl.graph.surgery import producer, stored_shape
+from lccl.graph.shapes import FLOAT_TYPES, Shape
+from lccl.graph.surgery import producer, stored_shape, stored_type
 from lccl.op.contract import BINARY_SLOPE, FLT_MAX
 
 
@@ -51,6 +53,8 @@ class GivenMap:
     """A map of the graph, and the elementwise nodes that make it the gate."""
 
     tensor: gs.Tensor
+    threshold: float = 0.0
+    """What is not above it counts as 0, as the op has it of a gate that is alone."""
     then: tuple[tuple[gs.Node, gs.Tensor], ...] = ()
     """Nodes to apply to the map once more, each with the input that the map takes the place of."""
 
@@ -131,12 +135,12 @@ def fused_gate(candidate: GateCandidate, gated: GatedBranch, context: Context) -
     if shared or context.other_reader(tensor, reader) is not None:
         return None
     conv = tensor.inputs[0]
-    if not _reads_the_same(conv, gated.branch.conv):
+    if not _reads_the_same(conv, gated.branch.conv, context):
         return None
     return _fused(conv, function, rearrangements[::-1], gated, context)
 
 
-def _reads_the_same(conv: gs.Node, main: gs.Node) -> bool:
+def _reads_the_same(conv: gs.Node, main: gs.Node, context: Context) -> bool:
     """Return whether the convolution makes one map of the main convolution's input.
 
     Its weights have to be stored.
@@ -146,7 +150,17 @@ def _reads_the_same(conv: gs.Node, main: gs.Node) -> bool:
     stored = bias is None or stored_shape(bias) is not None
     if not stored or weight is None or len(weight) != 4 or weight[0] != 1 or conv.attrs.get("group", 1) != 1:
         return False
-    return past_copies(conv_input(conv)) is past_copies(conv_input(main))
+    x = conv_input(conv)
+    if x is not conv_input(main) and context.sizes.types.get(x.name) == TensorProto.FLOAT:
+        x = _in_its_own_type(x, context)
+    return past_copies(x) is past_copies(conv_input(main))
+
+
+def _in_its_own_type(x: gs.Tensor, context: Context) -> gs.Tensor:
+    """Return what is cast to float32, in which the op computes a gate anyway."""
+    node = producer(past_copies(x))
+    of_float = node is not None and is_op(node, "Cast") and context.sizes.types.get(node.inputs[0].name) in FLOAT_TYPES
+    return node.inputs[0] if node is not None and of_float else x
 
 
 def _fused(
@@ -160,7 +174,8 @@ def _fused(
             f"{whole.strides}: different strides"
         )
         raise RefusalError(reason, MatchStage.GEOMETRY)
-    grid = upsampling(rearrangements, conv.outputs[0], main.outputs[0], gated.shapes, context.sizes)
+    ratio = max(geometry.strides[0] // whole.strides[0], 1)
+    grid = upsampling(rearrangements, conv.outputs[0], main.outputs[0], gated.shapes, context.sizes, ratio)
     if grid is None or geometry.strides != (whole.strides[0] * grid, whole.strides[1] * grid):
         return None
     weight = stored_shape(conv.inputs[1])
@@ -169,25 +184,45 @@ def _fused(
     if fitted is None:
         return None
     if function.height is not None:
+        if not _fits(conv, main, function.scale):
+            return None
         return FusedGate(conv, function.scale, function.shift, BINARY_SLOPE, function.height, 0.0, grid, fitted)
     threshold = max(function.cut, 0.0)
     if not (function.low == 0 or function.cut >= max(function.low, 0.0)) or not function.high > threshold:
         return None
-    return FusedGate(conv, function.scale, function.shift, 1.0, min(function.high, FLT_MAX), threshold, grid, fitted)
+    scale, slope = (1.0, function.scale) if function.shift == 0 and function.scale > 0 else (function.scale, 1.0)
+    if not _fits(conv, main, scale):
+        return None
+    return FusedGate(conv, scale, function.shift, slope, min(function.high, FLT_MAX), threshold, grid, fitted)
+
+
+def _fits(conv: gs.Node, main: gs.Node, scale: float) -> bool:
+    """Return whether the gate's weights are the same in the type of the main convolution's."""
+    kind = stored_type(main.inputs[1])
+    if stored_type(conv.inputs[1]) == kind:
+        return True
+    weight = weights_of(conv.inputs[1]).astype(np.float64) * scale
+    return bool((weight.astype(helper.tensor_dtype_to_np_dtype(kind)).astype(np.float64) == weight).all())
 
 
 # ---- a gate that the op is given -----------------------------------------------------------------
 
 
-def external_gate(tensor: gs.Tensor, gated: GatedBranch, context: Context) -> ExternalGate:
+def external_gate(tensor: gs.Tensor, gated: GatedBranch, context: Context, *, alone: bool = False) -> ExternalGate:
     """Return the tensor as one map for all channels that is at least 0.
 
     The map comes at each resolution at which the graph has it.
 
+    Args:
+        tensor: the factor.
+        gated: what it is multiplied onto.
+        context: the graph.
+        alone: the product has no other gate, so that the op compares this one with a threshold.
+
     Raises:
         RefusalError: it is no such map.
     """
-    maps, plain = _maps_of(tensor, gated, context)
+    maps, plain = _maps_of(tensor, gated, context, alone)
     if not maps:
         raise RefusalError(_why_no_map(tensor, gated, context), MatchStage.GATE_FORM)
     low = lower_bound(tensor, context.sizes)
@@ -209,7 +244,7 @@ def _closes_nothing(tensor: gs.Tensor, who: str, low: float, context: Context) -
     return f"its gate, {who}, is 0 only where {context.label(of)} is exactly 0, so almost no pixel can be skipped"
 
 
-def _maps_of(operand: gs.Tensor, gated: GatedBranch, context: Context) -> tuple[dict[int, GivenMap], gs.Tensor]:
+def _maps_of(operand: gs.Tensor, gated: GatedBranch, context: Context, alone: bool) -> tuple[dict[int, GivenMap], gs.Tensor]:
     """Return the operand at each resolution that the graph has, and what it rearranges.
 
     An elementwise node behind an upsampling gives the same before it, where there are fewer pixels.
@@ -218,10 +253,15 @@ def _maps_of(operand: gs.Tensor, gated: GatedBranch, context: Context) -> tuple[
     rearrangements: list[gs.Node] = []
     steps: list[tuple[gs.Node, gs.Tensor]] = []
     tensor = plain = operand
+    threshold = 0.0
     while True:
+        cut = producer(tensor)
+        if alone and not steps and cut is not None and is_op(cut, "ThresholdedRelu") and cut.attrs.get("alpha", 1.0) >= 0:
+            threshold, tensor = max(threshold, cut.attrs.get("alpha", 1.0)), cut.inputs[0]
+            continue
         grid = upsampling(rearrangements[::-1], tensor, gated.branch.conv.outputs[0], gated.shapes, context.sizes)
         if grid is not None and (grid > 1 or not steps):
-            found[grid] = GivenMap(tensor, tuple(steps[::-1]))
+            found[grid] = GivenMap(tensor, threshold, tuple(steps[::-1]))
         further, step = rearranged(tensor), step_of(tensor)
         if step is not None and context.is_original(tensor.inputs[0]):
             steps.append((tensor.inputs[0], step.inner))
@@ -280,7 +320,7 @@ def combine(candidates: Sequence[GateCandidate], gated: GatedBranch, context: Co
         if own is not None and ((own.grid == 1 and own.threshold == 0) or len(candidates) == 1):
             fused = own
         else:
-            rest.append(external_gate(candidate.tensor, gated, context))
+            rest.append(external_gate(candidate.tensor, gated, context, alone=len(candidates) == 1))
     if fused is None and all(gate.closes_nothing for gate in rest):
         raise RefusalError(rest[0].closes_nothing, MatchStage.UNSUPPORTED)
     common = set.intersection(*({*gate.maps} for gate in rest)) if rest else set()

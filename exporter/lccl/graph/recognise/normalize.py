@@ -1,8 +1,11 @@
 """A copy of the graph in which each form has one spelling, and the way back to the graph itself.
 
 A Where that lets a branch through becomes a Mul; a Where or Mul that cuts small values becomes a
-ThresholdedRelu. Products are read in the copy, so that a product that is no layer stays as the
-model has it.
+ThresholdedRelu. A Where that lets a product through where its own gate is open, as the op's
+function has it, becomes that product. The map of a Conv of zeros, which the function multiplies
+onto an external gate, becomes a number.
+
+Products are read in the copy, so that a product that is no layer stays as the model has it.
 
 The spellings agree except for infinity and NaN under a closed gate, where the op gives 0 as Where
 does, and for a gate that is NaN, which the op takes as closed.
@@ -16,14 +19,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx_graphsurgeon as gs
-from onnx import TensorProto
+from onnx import TensorProto, helper
 
-from lccl.graph.nodes import is_computed, is_op, label
+from lccl.graph.nodes import is_computed, is_op, label, optional_input, scalar_of, weights_of
 from lccl.graph.op_sets import CONSTANT_COPIES
 from lccl.graph.recognise.context import Context
-from lccl.graph.recognise.elementwise import Threshold, step_of
-from lccl.graph.shapes import Sizes
-from lccl.graph.surgery import producer, value_of
+from lccl.graph.recognise.elementwise import GateFunction, Threshold, step_of
+from lccl.graph.shapes import FLOAT_TYPES, Sizes
+from lccl.graph.surgery import constant, producer, stored_shape, value_of
 
 
 class Origin:
@@ -96,7 +99,7 @@ def normalize(graph: gs.Graph, sizes: Sizes) -> Normalized:
     for node in [n for n in copy.nodes if is_op(n, "Where", "Mul")]:
         rewriting.visit(node)
     outputs = frozenset(id(t) for t in copy.outputs)
-    return Normalized(copy, Context(rewriting.sizes, outputs, rewriting.labels), origin)
+    return Normalized(copy, Context(rewriting.sizes, outputs, rewriting.labels, rewriting.guarded), origin)
 
 
 class _Rewriting:
@@ -105,25 +108,68 @@ class _Rewriting:
     def __init__(self, graph: gs.Graph, sizes: Sizes) -> None:
         self.graph, self.sizes = graph, sizes
         self.labels: dict[int, str] = {}
+        self.guarded: dict[int, tuple[str, int]] = {}
+        self._outputs = {id(t) for t in graph.outputs}
 
     def visit(self, node: gs.Node) -> None:
         """Respell a Where or Mul if it is one of the forms."""
         cut = _cut_of(node, self.sizes)
         if cut is not None:
             self._as_threshold(node, cut)
-        elif node.op == "Where":
+        elif node.op == "Where" and not self._as_guarded_product(node):
             self._as_product(node)
+        elif node.op == "Mul":
+            self._without_constant_map(node)
 
     def _as_threshold(self, node: gs.Node, cut: _Cut) -> None:
         """Make the node a ThresholdedRelu.
 
         Nodes of the condition that only this node needs no longer read its operand.
         """
-        outputs = {id(t) for t in self.graph.outputs}
-        alone = all(len(n.outputs[0].outputs) == 1 and id(n.outputs[0]) not in outputs for n in cut.condition)
+        alone = all(map(self._has_one_reader, cut.condition))
         self._change(node, "ThresholdedRelu", {"alpha": cut.threshold}, [cut.operand])
         if alone:
             cut.condition[-1].inputs.clear()
+
+    def _has_one_reader(self, node: gs.Node) -> bool:
+        return len(node.outputs[0].outputs) == 1 and id(node.outputs[0]) not in self._outputs
+
+    def _as_guarded_product(self, node: gs.Node) -> bool:
+        """Make a Where of ``u * g`` and 0, which is decided by g, the Mul of u and of g above that.
+
+        Returns:
+            Whether it is such a Where.
+        """
+        found = _guarded(node)
+        if found is None or not all(map(self._has_one_reader, (found.product, *found.condition))):
+            return False
+        product, place, factor = found.product, found.place, found.product.inputs[found.place]
+        kind = self.sizes.types.get(found.operand.name)
+        if kind is None or self.sizes.of(product.outputs[0]) != self.sizes.of(node.outputs[0]):
+            return False
+        gate = self._add("ThresholdedRelu", {"alpha": found.threshold}, found.operand, node, kind)
+        self.guarded[id(node)] = (product.outputs[0].name, place)
+        self._change(node, "Mul", {}, [product.inputs[1 - place], gate])
+        product.inputs.clear()
+        found.condition[-1].inputs.clear()
+        while factor is not found.operand and not factor.outputs and id(factor) not in self._outputs:
+            cast = factor.inputs[0]
+            factor = cast.inputs[0]
+            cast.inputs.clear()
+        return True
+
+    def _without_constant_map(self, node: gs.Node) -> None:
+        """Make a Mul with a map of one number everywhere a Mul with the number, or a copy for 1."""
+        for x, other in (node.inputs, node.inputs[::-1]) if len(node.inputs) == 2 else ():
+            number = _constant_map(other)
+            if number is None or not _has_size_of(node, x, self.sizes):
+                continue
+            if number == 1:
+                self._change(node, "Identity", {}, [x])
+            else:
+                dtype = helper.tensor_dtype_to_np_dtype(self.sizes.types.get(x.name, TensorProto.FLOAT))
+                self._change(node, "Mul", {}, [x, constant(f"{other.name}.number", number, dtype)])
+            return
 
     def _as_product(self, node: gs.Node) -> None:
         """Make a Where of the branch and 0 a Mul of the branch and a mask."""
@@ -185,6 +231,64 @@ def _cut_of(node: gs.Node, sizes: Sizes) -> _Cut | None:
         if isinstance(first, Threshold) and (first.sign == 1) == holds:
             return _Cut(x, _strict_threshold(first, holds), tuple(nodes))
     return None
+
+
+@dataclass(frozen=True)
+class _Guarded:
+    """A Where that gives a product where the product's own factor is above a threshold, else 0."""
+
+    product: gs.Node
+    place: int
+    """Of the factor, among the product's operands."""
+    operand: gs.Tensor
+    """The factor as it is compared, before it may be cast."""
+    threshold: float
+    condition: tuple[gs.Node, ...]
+    """The nodes from the condition inwards to the comparison."""
+
+
+def _guarded(node: gs.Node) -> _Guarded | None:
+    condition, one, other = node.inputs
+    nodes, negations = _to_comparison(condition)
+    step = step_of(nodes[-1].outputs[0]) if nodes else None
+    first = step.functions[0] if step is not None and step.functions else None
+    if step is None or not isinstance(first, Threshold):
+        return None
+    for where_true, given, zero in ((True, one, other), (False, other, one)):
+        product, holds = producer(given), where_true != (negations % 2 == 1)
+        if product is None or not is_op(product, "Mul") or len(product.inputs) != 2:
+            continue
+        if not _is_zero(zero) or (first.sign == 1) != holds or not all(map(is_computed, product.inputs)):
+            continue
+        for place in (0, 1):
+            if _is_cast_of(product.inputs[place], step.inner):
+                return _Guarded(product, place, step.inner, _strict_threshold(first, holds), tuple(nodes))
+    return None
+
+
+def _is_cast_of(tensor: gs.Tensor, x: gs.Tensor) -> bool:
+    """Return whether the tensor is x, or x in another type of float."""
+    while tensor is not x:
+        node = producer(tensor)
+        if node is None or not is_op(node, "Cast") or node.attrs["to"] not in FLOAT_TYPES:
+            return False
+        tensor = node.inputs[0]
+    return True
+
+
+def _constant_map(tensor: gs.Tensor) -> float | None:
+    """Return the number that a map of a Conv with weights of zero has everywhere, or None."""
+    function: GateFunction | None = GateFunction()
+    while (step := step_of(tensor)) is not None:
+        for inner in step.functions:
+            function = function.compose(inner) if function is not None else None
+        tensor = step.inner
+    conv = producer(tensor)
+    if function is None or conv is None or not is_op(conv, "Conv") or (stored_shape(conv.inputs[1]) or (0,))[0] != 1:
+        return None
+    bias = optional_input(conv, 2)
+    number = 0.0 if bias is None else scalar_of(bias)
+    return None if number is None or weights_of(conv.inputs[1]).any() else function.at(number)
 
 
 def _to_comparison(condition: gs.Tensor) -> tuple[list[gs.Node], int]:

@@ -17,7 +17,7 @@ from lccl.graph.recognise.gates import GateCandidate, GatedBranch, ProductGates,
 from lccl.graph.recognise.geometry import Geometry, conv_geometry
 from lccl.graph.recognise.rearrange import rearranged
 from lccl.graph.recognise.refusal import MatchStage, Refusal, RefusalError
-from lccl.graph.surgery import producer, stored_shape
+from lccl.graph.surgery import producer
 
 
 @dataclass(frozen=True)
@@ -34,15 +34,16 @@ class Product:
 
         A place is the tensor that the gate's product gives, and the number of the operand.
 
-        Of a Where, the condition is the gate, at place 0.
+        Of a Where, the condition is the gate, at place 0. A product within one has a place too.
         """
         muls = [self.mul, *(node for node in self.branch.nodes if is_op(node, "Mul"))]
-        return tuple(
+        found = [
             (mul.outputs[0].name, place if context.is_original(mul) else 0)
             for mul in muls
             for place, tensor in enumerate(mul.inputs)
             if is_computed(tensor) and all(tensor is not link for link, _ in self.branch.links)
-        )
+        ]
+        return (*found, *(context.guarded[id(mul)] for mul in muls if id(mul) in context.guarded))
 
 
 def read_product(mul: gs.Node, context: Context) -> Product | Refusal | None:
@@ -83,8 +84,7 @@ def _layer(mul: gs.Node, branch: Branch, other: gs.Tensor, context: Context) -> 
         raise RefusalError(reason, MatchStage.CONVOLUTION)
     check_readers(branch, context)
     inside = {id(node) for node in branch.nodes} | {id(mul)}
-    kernel = (stored_shape(branch.conv.inputs[1]) or ())[2:]
-    asking = {id(node) for node in branch.shape_readers} if geometry.keeps_size(kernel) else set()
+    asking = {id(node) for node in branch.shape_readers}  # they get the shape from the convolution's input
     if any(depends_on(given.tensor, inside, asking) for given in gates.external):
         reason = f"the gate is computed from what {context.label(branch.conv)} computes"
         raise RefusalError(reason, MatchStage.READERS)

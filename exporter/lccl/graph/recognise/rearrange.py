@@ -34,7 +34,12 @@ def rearranged(tensor: gs.Tensor) -> gs.Tensor | None:
 
 
 def upsampling(
-    chain: Sequence[gs.Node], start: gs.Tensor, gated: gs.Tensor, outputs: Sequence[Shape], sizes: Sizes
+    chain: Sequence[gs.Node],
+    start: gs.Tensor,
+    gated: gs.Tensor,
+    outputs: Sequence[Shape],
+    sizes: Sizes,
+    wanted: int | None = None,
 ) -> int | None:
     """Return G if the chain repeats each value of ``start`` over a G x G block of the map.
 
@@ -44,6 +49,8 @@ def upsampling(
         chain: the nodes from ``start`` outwards.
         gated: the tensor that the map is multiplied onto.
         outputs: its shape [N, K, Ho, Wo] at each probe.
+        sizes: the shapes of the graph's tensors.
+        wanted: G, where it is known; else the least that covers the map.
 
     Returns:
         G, which is 1 for a chain that leaves every value where it is; None if the chain does
@@ -59,7 +66,7 @@ def upsampling(
     for probe, (shape, (batch, _, *hw)) in enumerate(zip(starts, outputs, strict=True)):
         if len(shape) != 4 or shape[:2] != (batch, 1) or not all(shape):
             return None
-        grid = -(-hw[0] // shape[2])
+        grid = wanted or max(-(-size // cells) for size, cells in zip(hw, shape[2:], strict=True))
         indices = np.arange(np.prod(shape)).reshape(shape)
         expected = indices.repeat(grid, axis=2).repeat(grid, axis=3)[:, :, : hw[0], : hw[1]]
         got = _send_through(indices, chain, probe, sizes)
@@ -97,7 +104,7 @@ def _send_through(indices: Array, chain: Sequence[gs.Node], probe: int, sizes: S
             continue
         if shapes is None:
             return None
-        after = _apply(node, indices, shapes[probe])
+        after = _selection(node, indices, probe, sizes) if node.op in SELECTIONS else _apply(node, indices, shapes[probe])
         if after is None or after.shape != shapes[probe]:
             return None
         indices = after
@@ -121,12 +128,18 @@ def _apply(node: gs.Node, x: Array, shape: Shape) -> Array | None:
         return np.concatenate([x] * len(node.inputs), axis=node.attrs["axis"])
     if node.op == "Resize":
         return _nearest(node, x, shape)
-    return _selection(node, x) if node.op in SELECTIONS else None
+    return None
 
 
-def _selection(node: gs.Node, x: Array) -> Array | None:
-    """Apply a Slice or Gather with stored indices."""
-    stored = [value_of(t) for t in node.inputs[1:]]
+def _selection(node: gs.Node, x: Array, probe: int, sizes: Sizes) -> Array | None:
+    """Apply a Slice or Gather with stored indices.
+
+    Only where a Slice ends may be computed from shapes: its end decides the size that it gives,
+    which the product holds to that of the branch.
+    """
+    stored = [
+        sizes.value(t, probe) if place == 1 and node.op == "Slice" else value_of(t) for place, t in enumerate(node.inputs[1:])
+    ]
     if any(v is None for v in stored):
         return None
     if node.op == "Gather":

@@ -13,7 +13,7 @@ from onnx import helper
 from lccl.errors import ContractError
 from lccl.graph.nodes import optional_input, weights_of
 from lccl.graph.recognise.gates import FusedGate, GivenMap
-from lccl.graph.recognise.geometry import conv_input
+from lccl.graph.recognise.geometry import Geometry, conv_input
 from lccl.graph.recognise.normalize import Normalized
 from lccl.graph.recognise.product import Product
 from lccl.graph.surgery import constant, stored_shape
@@ -133,6 +133,7 @@ def _attributes(product: Product, shape: tuple[int, ...]) -> Attributes:
         activation_alpha=product.branch.alpha,
         gate_upsample=(1.0, 1.0, float(grid), float(grid)),
         gate_source="external" if fused is None else "fused",
+        gate_threshold=product.gates.external[0].threshold if fused is None else fused.threshold,
         **geometry,
     )
 
@@ -143,7 +144,6 @@ def _fused_geometry(fused: FusedGate) -> dict[str, Any]:
         "gate_dilations": fused.geometry.dilations,
         "gate_slope": fused.slope,
         "gate_max": fused.maximum,
-        "gate_threshold": fused.threshold,
     }
 
 
@@ -161,27 +161,46 @@ def _neutral_geometry(product: Product, shape: tuple[int, ...]) -> tuple[tuple[i
 
 
 def _redirect_shape_readers(product: Product, normalized: Normalized, name: str) -> None:
-    """Redirect nodes that ask for the shape of a tensor that is no longer computed.
-
-    That is the convolution's input if it has the same height and width, else the product.
-    """
+    """Redirect what asks for the shape of a tensor that goes to the convolution's input."""
     origin, conv = normalized.origin, product.branch.conv
-    graph, shape = origin.graph, stored_shape(conv.inputs[1]) or ()
+    graph, x, kernel = origin.graph, origin.tensor(conv_input(conv)), stored_shape(conv.inputs[1]) or ()
     readers = [origin.node(node) for node in product.branch.shape_readers]
-    if not product.geometry.keeps_size(shape[2:]):
-        for reader in readers:
-            reader.inputs = [origin.node(product.mul).outputs[0]]
-        return
-    x = origin.tensor(conv_input(conv))
+    fixed = [size for size in normalized.context.sizes.fixed(conv.outputs[0])[2:] if size is not None]
     for i, reader in enumerate(readers):
-        batch, hw, whole = (gs.Variable(f"{name}.shape_{i}_{part}", np.int64) for part in ("batch", "hw", "nkhw"))
-        channels = constant(f"{name}.shape_{i}_channels", [shape[0]], np.int64)
-        graph.nodes.append(gs.Node("Shape", batch.name, {"start": 0, "end": 1}, [x], [batch]))
-        graph.nodes.append(gs.Node("Shape", hw.name, {"start": 2}, [x], [hw]))
-        graph.nodes.append(gs.Node("Concat", whole.name, {"axis": 0}, [batch, channels, hw], [whole]))
+        prefix = f"{name}.shape_{i}"
+        nodes = _Sizes(graph, prefix)
+        batch = nodes.add("Shape", [x], start=0, end=1)
+        channels = constant(f"{prefix}_channels", [kernel[0]], np.int64)
+        if len(fixed) == 2:
+            hw: gs.Tensor = constant(f"{prefix}_hw", fixed, np.int64)
+        else:
+            hw = nodes.convolved(nodes.add("Shape", [x], start=2), product.geometry, kernel[2:])
+        whole = nodes.add("Concat", [batch, channels, hw], axis=0)
         if reader.op == "Size":
             reader.op, reader.attrs, reader.inputs = "ReduceProd", {"keepdims": 0}, [whole]
             continue
         ends = [reader.attrs.get("start", 0), reader.attrs.get("end", 4)]
-        cut = [constant(f"{name}.shape_{i}_{part}", [end], np.int64) for part, end in zip(("start", "end"), ends, strict=True)]
+        cut = [constant(f"{prefix}_{part}", [end], np.int64) for part, end in zip(("start", "end"), ends, strict=True)]
         reader.op, reader.attrs, reader.inputs = "Slice", {}, [whole, *cut]
+
+
+class _Sizes:
+    """Nodes that compute a shape, each of which has one output."""
+
+    def __init__(self, graph: gs.Graph, prefix: str) -> None:
+        self._graph, self._prefix, self._count = graph, prefix, 0
+
+    def add(self, op: str, inputs: list[gs.Tensor], **attributes: int) -> gs.Tensor:
+        output = gs.Variable(f"{self._prefix}_{op.lower()}_{self._count}", np.int64)
+        self._count += 1
+        self._graph.nodes.append(gs.Node(op, output.name, dict(attributes), inputs, [output]))
+        return output
+
+    def convolved(self, hw: gs.Tensor, geometry: Geometry, kernel: Sequence[int]) -> gs.Tensor:
+        """Return the height and width of the convolution's output from those of its input."""
+        if geometry.keeps_size(kernel):
+            return hw
+        slack = [geometry.slack(axis, kernel) - 1 for axis in (0, 1)]
+        steps = self.add("Add", [hw, constant(f"{self._prefix}_slack", slack, np.int64)])
+        steps = self.add("Div", [steps, constant(f"{self._prefix}_strides", geometry.strides, np.int64)])
+        return self.add("Add", [steps, constant(f"{self._prefix}_one", [1], np.int64)])

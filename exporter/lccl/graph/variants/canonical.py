@@ -13,6 +13,7 @@ import onnx_graphsurgeon as gs
 
 from lccl.errors import ContractError, UserError
 from lccl.graph.fold import fold_batch_norms
+from lccl.graph.opset import in_own_opset
 from lccl.graph.surgery import attributes_of, constant, fold_constants, is_lccl, to_graph, to_model, value_of
 from lccl.op.contract import DOMAIN, INPUTS, OP_TYPE, OPTIONAL_INPUTS, VERSION, Attributes, check_geometry, output_shape
 from lccl.op.onnx_op import OPSET, attach_function
@@ -25,7 +26,8 @@ def canonical(model: onnx.ModelProto) -> onnx.ModelProto:
         UserError: the model has no LCCLConv node, a node breaks the contract, or a version of the
             op or of ONNX is not supported.
     """
-    _require_versions(model)
+    _require_version(model)
+    model = in_own_opset(model)
     graph = to_graph(model)
     nodes = [n for n in graph.nodes if is_lccl(n)]
     if not nodes:
@@ -45,12 +47,10 @@ def canonical(model: onnx.ModelProto) -> onnx.ModelProto:
     return out
 
 
-def _require_versions(model: onnx.ModelProto) -> None:
-    opsets = {o.domain: o.version for o in model.opset_import}
-    if opsets.get(DOMAIN, VERSION) != VERSION:
-        raise UserError(f"the model uses {OP_TYPE} version {opsets[DOMAIN]}; this lccl knows version {VERSION}: update lccl")
-    if opsets.get("", OPSET) != OPSET:
-        raise UserError(f"the model is of ONNX opset {opsets['']}; export it with opset {OPSET}")
+def _require_version(model: onnx.ModelProto) -> None:
+    version = next((o.version for o in model.opset_import if o.domain == DOMAIN), VERSION)
+    if version != VERSION:
+        raise UserError(f"the model uses {OP_TYPE} version {version}; this lccl knows version {VERSION}: update lccl")
 
 
 def _complete(node: gs.Node) -> None:

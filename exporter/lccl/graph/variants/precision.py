@@ -6,7 +6,9 @@ computes the gate in float32 whatever its type, so that no gate flips because it
 
 from __future__ import annotations
 
+import itertools
 import warnings
+from collections.abc import Iterator
 from typing import Literal, get_args
 
 import ml_dtypes
@@ -15,6 +17,7 @@ import onnx
 from onnx import AttributeProto, TensorProto, numpy_helper
 
 from lccl.errors import Fix, UserError, shown
+from lccl.graph.intake import all_nodes, graphs_of
 from lccl.op.contract import INPUTS
 from lccl.op.onnx_op import is_lccl_node
 from lccl.requires import needing
@@ -38,8 +41,7 @@ def to_precision(model: onnx.ModelProto, precision: Precision) -> onnx.ModelProt
         raise UserError(f"precision is one of {', '.join(get_args(Precision))}, not {shown(precision)}")
     if precision == "fp32":
         return model
-    originals = {t.name: t for t in model.graph.initializer}
-    if any(t.data_type in (TensorProto.FLOAT16, TensorProto.BFLOAT16) for t in originals.values()):
+    if any(t.data_type in (TensorProto.FLOAT16, TensorProto.BFLOAT16) for t in _weights(model.graph).values()):
         raise UserError(
             f"the model's weights are not float32, so it cannot be converted to {precision}",
             Fix("precision", precision, leave_out=True),
@@ -49,18 +51,112 @@ def to_precision(model: onnx.ModelProto, precision: Precision) -> onnx.ModelProt
 
     source = onnx.ModelProto()
     source.CopyFrom(model)
+    _prepare(source.graph)
+    originals = _weights(source.graph)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         converted: onnx.ModelProto = float16.convert_float_to_float16(
             source, min_positive_val=0.0, max_finite_val=FP16_MAX, keep_io_types=True
         )
-    _convert_casts(converted.graph, {n.name for n in model.graph.node})
+    _convert_casts(converted.graph, {n.name for n in all_nodes(source)})
     if precision == "bf16":
         _half_to_bf16(converted.graph, originals)
     _restore_float_inputs(converted.graph, originals)
     _require_range(converted.graph, originals)
     _restore_io_types(converted.graph, model.graph)
+    _sort(converted.graph)
     return converted
+
+
+def _prepare(graph: onnx.GraphProto) -> None:
+    """Bring a graph into the form that the converter takes.
+
+    It infers the types of values again, and what a file says of its outputs there contradicts it.
+    It takes a name for each node, an output for what one node gives and none reads, and weights for
+    no inputs.
+    """
+    _name_nodes(graph, itertools.count())
+    stored = {t.name for t in graph.initializer}
+    inputs = [v for v in graph.input if v.name not in stored]
+    del graph.input[:]
+    graph.input.extend(inputs)
+    _forget_types(graph)
+    given = {v.name for v in inputs}
+    outputs = list({v.name: v for v in graph.output if v.name not in given}.values())
+    del graph.output[:]
+    graph.output.extend(outputs)
+    read = {name for node in graph.node for name in _read_by(node)}
+    for value in outputs:
+        if value.name in read | stored:
+            inner = f"{value.name}.inner"
+            _rename(graph, value.name, inner)
+            graph.node.append(onnx.helper.make_node("Identity", [inner], [value.name], name=f"{inner}.identity"))
+
+
+def _weights(graph: onnx.GraphProto, path: str = "") -> dict[str, TensorProto]:
+    """Return the stored tensors, those of branches and bodies too.
+
+    Those of the graph itself have their name as key. Others have the names of the nodes that they
+    are in before it, since two branches may have tensors of one name.
+    """
+    found = {f"{path}{t.name}": t for t in graph.initializer}
+    for node in graph.node:
+        for i, inner in enumerate(graphs_of(node)):
+            found |= _weights(inner, f"{path}{node.name}[{i}]/")
+    return found
+
+
+def _name_nodes(graph: onnx.GraphProto, numbers: Iterator[int]) -> None:
+    for node in graph.node:
+        node.name = node.name or f"unnamed.{next(numbers)}"
+        for inner in graphs_of(node):
+            _name_nodes(inner, numbers)
+
+
+def _forget_types(graph: onnx.GraphProto) -> None:
+    del graph.value_info[:]
+    for node in graph.node:
+        for inner in graphs_of(node):
+            _forget_types(inner)
+
+
+def _read_by(node: onnx.NodeProto) -> Iterator[str]:
+    """Yield what a node reads, in its branches and bodies too."""
+    yield from node.input
+    for inner in graphs_of(node):
+        yield from (value.name for value in inner.output)
+        for part in inner.node:
+            yield from _read_by(part)
+
+
+def _rename(graph: onnx.GraphProto, old: str, new: str) -> None:
+    """Rename a value that the graph stores, gives or reads, in branches and bodies too."""
+    for tensor in graph.initializer:
+        tensor.name = new if tensor.name == old else tensor.name
+    for node in graph.node:
+        node.input[:] = [new if name == old else name for name in node.input]
+        node.output[:] = [new if name == old else name for name in node.output]
+        for inner in graphs_of(node):
+            for value in inner.output:
+                value.name = new if value.name == old else value.name
+            _rename(inner, old, new)
+
+
+def _sort(graph: onnx.GraphProto) -> None:
+    """Put each node behind those whose values it reads.
+
+    The converter sorts them too, and does not look into branches.
+    """
+    waiting = list(graph.node)
+    unmade = {name for node in waiting for name in node.output}
+    ordered: list[onnx.NodeProto] = []
+    while waiting:
+        ready = next(node for node in waiting if unmade.isdisjoint(_read_by(node)))
+        waiting.remove(ready)
+        unmade.difference_update(ready.output)
+        ordered.append(ready)
+    del graph.node[:]
+    graph.node.extend(ordered)
 
 
 def _convert_casts(graph: onnx.GraphProto, own_names: set[str]) -> None:
@@ -73,10 +169,9 @@ def _convert_casts(graph: onnx.GraphProto, own_names: set[str]) -> None:
             for attribute in node.attribute:
                 if attribute.name == "to" and attribute.i == TensorProto.FLOAT:
                     attribute.i = TensorProto.FLOAT16
-    outputs = {value.name for value in graph.output}
-    kept = [value for value in graph.value_info if value.name in outputs]
-    del graph.value_info[:]
-    graph.value_info.extend(kept)
+        for inner in graphs_of(node):
+            _convert_casts(inner, own_names)
+    _forget_types(graph)
 
 
 def _require_range(graph: onnx.GraphProto, originals: dict[str, TensorProto]) -> None:
@@ -85,9 +180,9 @@ def _require_range(graph: onnx.GraphProto, originals: dict[str, TensorProto]) ->
     Raises:
         UserError: a weight is out of range.
     """
-    for tensor in graph.initializer:
-        if tensor.data_type == TensorProto.FLOAT16 and tensor.name in originals:
-            values = np.abs(numpy_helper.to_array(originals[tensor.name]))
+    for name, tensor in _weights(graph).items():
+        if tensor.data_type == TensorProto.FLOAT16 and name in originals:
+            values = np.abs(numpy_helper.to_array(originals[name]))
             if ((values > FP16_MAX) & (values < MASK_VALUE)).any():
                 raise UserError(
                     f"{tensor.name} holds values above {FP16_MAX:.0f}, which float16 cannot hold", Fix("precision", "bf16")
@@ -96,7 +191,11 @@ def _require_range(graph: onnx.GraphProto, originals: dict[str, TensorProto]) ->
 
 def _restore_io_types(graph: onnx.GraphProto, original: onnx.GraphProto) -> None:
     """Add a Cast at each output that the converter left in lower precision."""
-    for value, wanted in zip(graph.output, original.output, strict=True):
+    made = {value.name: value for value in graph.output}
+    del graph.output[:]
+    for wanted in original.output:
+        value = graph.output.add()
+        value.CopyFrom(made.get(wanted.name, wanted))
         element = wanted.type.tensor_type.elem_type
         if value.type.tensor_type.elem_type == element:
             continue
@@ -126,7 +225,7 @@ def _restore_float_inputs(graph: onnx.GraphProto, originals: dict[str, TensorPro
                 casts.append(onnx.helper.make_node("Cast", [name], [wide], name=wide, to=TensorProto.FLOAT))
             node.input[i] = wide
     _insert_before_readers(graph, casts)
-    used = {name for node in graph.node for name in node.input}
+    used = {name for node in graph.node for name in _read_by(node)}
     unused = [t for t in graph.initializer if t.name not in used]
     for tensor in unused:
         graph.initializer.remove(tensor)
@@ -146,11 +245,17 @@ def _half_to_bf16(graph: onnx.GraphProto, originals: dict[str, TensorProto]) -> 
 
     The values come from the float32 originals, whose range bfloat16 keeps.
     """
-    for tensor in graph.initializer:
+    for name, tensor in _weights(graph).items():
         if tensor.data_type == TensorProto.FLOAT16:
-            source = originals.get(tensor.name, tensor)
-            _set_bf16(tensor, source)
+            _set_bf16(tensor, originals.get(name, tensor))
+    _types_to_bf16(graph)
+
+
+def _types_to_bf16(graph: onnx.GraphProto) -> None:
+    """Turn float16 into bfloat16 where nodes and values have types, in branches and bodies too."""
     for node in graph.node:
+        for inner in graphs_of(node):
+            _types_to_bf16(inner)
         for attribute in node.attribute:
             if attribute.type == AttributeProto.TENSOR and attribute.t.data_type == TensorProto.FLOAT16:
                 _set_bf16(attribute.t, attribute.t)

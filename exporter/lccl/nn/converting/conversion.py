@@ -36,10 +36,12 @@ from lccl.nn.converting.structure import ConvInfo, ConvRole, Tree
 from lccl.nn.converting.trace import NetworkTrace, has_hooks, trace
 from lccl.nn.folded import FoldedLCCLConv2d
 from lccl.nn.gate import GateActivation
+from lccl.nn.parts import computes_as_conv2d, is_set_from_outside, refresh
 from lccl.op.contract import gate_macs, grid_hw
 from lccl.signatures.arguments import FLAG, NAME, NONE, NUMBER, SIZES, WHOLE, takes
 from lccl.signatures.deprecation import renamed_keywords
 from lccl.text import count
+from lccl.torch_calls import inner_name, set_modes
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
 OwnGateKind = Literal["1x1", "kxk", "grid"]
@@ -120,7 +122,9 @@ def convert(
     seed torch to reproduce them.
 
     Args:
-        model: a network with ``nn.Conv2d`` layers; it keeps its training mode.
+        model: a network with ``nn.Conv2d`` layers. Each of its modules keeps its mode, and a gated
+            layer is in training mode where its convolution or its norm is. In a network with
+            SyncBatchNorm, gates have SyncBatchNorm too.
         gate, gate_size, gate_kernel_size, gate_activation, gate_norm: the gate's options, as in
             :class:`LCCLConv2d`.
         where: which convolutions get a gate, among those that the op supports (plain ``nn.Conv2d``,
@@ -189,9 +193,7 @@ def _plan(model: nn.Module, options: GateOptions, policy: Policy, work: Work | N
 def _require_dense(model: nn.Module) -> None:
     if not isinstance(model, nn.Module):
         raise UserError(f"a network to convert is an nn.Module, not {kind_of(model)}")
-    if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel, torch.jit.ScriptModule)) or hasattr(
-        model, "_orig_mod"
-    ):
+    if isinstance(model, torch.jit.ScriptModule) or inner_name(model) is not None:
         raise UserError(f"the network is wrapped in {type(model).__name__}: convert it first, then wrap or compile it")
     gated = [name for name, m in model.named_modules() if isinstance(m, (LCCLConv2d, FoldedLCCLConv2d))]
     if gated:
@@ -245,13 +247,14 @@ def _refusal(conv: nn.Conv2d, traced: NetworkTrace) -> str | None:
         return "depthwise" if conv.groups == conv.in_channels else f"{conv.groups} groups"
     if conv.padding_mode != "zeros":
         return f"padding_mode {conv.padding_mode!r}"
-    plain = kind.forward is nn.Conv2d.forward and kind._conv_forward is nn.Conv2d._conv_forward
     if isinstance(conv, nn.LazyConv2d):
         return "no weights yet: run the network once"
-    if not plain or "forward" in vars(conv):
+    if not computes_as_conv2d(conv) or "forward" in vars(conv):
         return f"{kind.__name__} has a forward of its own"
     if has_hooks(conv) or parametrize.is_parametrized(conv):
         return "hooks or a parametrization on it"
+    if is_set_from_outside(conv):
+        return "other code computes its weight or bias"
     if conv in traced.read_elsewhere:
         return "code reads its weights"
     return None if conv in traced.order else "not called in eval mode"
@@ -319,7 +322,14 @@ def _require_called(layers: Iterable[str], called: Container[str]) -> None:
 
 
 def _copy(model: ModelT) -> ModelT:
+    """Copy the network, with the mode of each of its modules, which torch.fx's copies lose."""
+    with torch.no_grad():
+        for module in model.modules():
+            refresh(module)  # what weight_norm keeps has a history, and such a tensor cannot be copied
     try:
-        return copy.deepcopy(model)
+        copied = copy.deepcopy(model)
     except Exception as error:  # tensors with a history, locks, file handles
         raise UserError(f"the network cannot be copied ({type(error).__name__}): convert it with inplace=True") from error
+    modes = {name: module.training for name, module in model.named_modules(remove_duplicate=False)}
+    set_modes({module: modes.get(name, model.training) for name, module in copied.named_modules()})
+    return copied

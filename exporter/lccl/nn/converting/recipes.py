@@ -15,6 +15,7 @@ from lccl.nn.converting.trace import trace
 from lccl.nn.gate import GateActivation, open_gate
 from lccl.signatures.arguments import MODULE, takes
 from lccl.text import count
+from lccl.torch_calls import plain_name, unwrapped
 
 RecipeEntry = dict[str, object]
 """One gated layer as plain values: names, numbers, booleans and tuples of numbers."""
@@ -116,19 +117,33 @@ def layer_like(conv: nn.Conv2d, options: GateOptions) -> LCCLConv2d:
     )
 
 
-def _gated(conv: nn.Conv2d, options: GateOptions) -> LCCLConv2d:
-    """Build a gated layer with an open gate on the convolution's own weights, device and type."""
+def _gated(conv: nn.Conv2d, norm: _BatchNorm | None, options: GateOptions, synced: nn.SyncBatchNorm | None) -> LCCLConv2d:
+    """Build a gated layer with an open gate on the convolution's own weights, device and type.
+
+    Args:
+        conv: the convolution.
+        norm: the norm that moves into the layer, with its mode.
+        options: the gate's options.
+        synced: a norm whose processes the gate's norm shares its statistics with, if any.
+    """
     layer = layer_like(conv, options)
     if layer.gate is not None:
         open_gate(layer.gate)
         layer.gate.to(conv.weight.device, conv.weight.dtype)
+        if synced is not None:
+            nn.SyncBatchNorm.convert_sync_batchnorm(layer.gate, synced.process_group)  # type: ignore[no-untyped-call]
+    layer.train(conv.training or (norm is not None and norm.training))
     layer.conv.weight, layer.conv.bias = conv.weight, conv.bias
-    return layer.train(conv.training)
+    layer.conv.training = conv.training
+    if norm is not None:
+        layer.norm = norm  # type: ignore[assignment]
+    return layer
 
 
 def gate_layers(model: nn.Module, entries: Sequence[LayerRecipe]) -> Callable[[], None]:
     """Replace a recipe's convolutions by gated layers, and norms that move in by identities.
 
+    Modules keep their modes. A layer is in training mode if its convolution or its norm is.
     After an error, nothing has changed.
 
     Returns:
@@ -142,6 +157,7 @@ def gate_layers(model: nn.Module, entries: Sequence[LayerRecipe]) -> Callable[[]
         parent, _, child = name.rpartition(".")
         places.setdefault(module, []).append((model.get_submodule(parent), child))
     by_name = dict(model.named_modules(remove_duplicate=False))
+    synced = next((module for module in places if isinstance(module, nn.SyncBatchNorm)), None)
     new: dict[nn.Module, nn.Module] = {}
     for entry in entries:
         conv = by_name.get(entry.conv)
@@ -159,10 +175,9 @@ def gate_layers(model: nn.Module, entries: Sequence[LayerRecipe]) -> Callable[[]
                 f"the recipe moves {entry.norm}, of {count(norm.num_features, 'channel')}, behind {entry.conv}, which has "
                 f"{conv.out_channels}: is it the right factory?"
             )
-        layer = _gated(conv, entry.options)
+        layer = _gated(conv, norm, entry.options, norm if isinstance(norm, nn.SyncBatchNorm) else synced)
         layer.recipe = entry
         if norm is not None:
-            layer.norm = norm
             new[norm] = nn.Identity().train(norm.training)
         new[conv] = layer
     for module, replacement in new.items():
@@ -192,9 +207,12 @@ def recipe(model: nn.Module) -> list[RecipeEntry]:
         UserError: a gated layer has another name than when it was converted.
     """
     entries = []
-    for name, layer in _unwrapped(model).named_modules():
+    network = unwrapped(model)
+    for path, layer in network.named_modules():
         if isinstance(layer, LCCLConv2d) and layer.recipe is not None:
             entry = cast(LayerRecipe, layer.recipe)
+            kept = f".{path}".endswith(f".{entry.conv}")
+            name = path if kept else plain_name(network, path)  # a part may have been wrapped since
             if not f".{name}".endswith(f".{entry.conv}"):
                 raise UserError(f"layer {name} was {entry.conv} when it was converted: convert the network as it is now")
             prefix = name[: len(name) - len(entry.conv)]
@@ -202,17 +220,6 @@ def recipe(model: nn.Module) -> list[RecipeEntry]:
             options = asdict(entry.options) | {"gate_threshold": layer.gate_threshold}
             entries.append(LayerRecipe(name, norm, GateOptions(**options)).as_dict())
     return entries
-
-
-def _unwrapped(model: nn.Module) -> nn.Module:
-    """Return the network inside DataParallel, DistributedDataParallel and torch.compile."""
-    while True:
-        if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
-            model = model.module
-        elif isinstance(getattr(model, "_orig_mod", None), nn.Module):
-            model = model._orig_mod  # type: ignore[assignment]
-        else:
-            return model
 
 
 @takes(model=MODULE)

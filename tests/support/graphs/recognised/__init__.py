@@ -8,7 +8,8 @@ from support.graphs.recognised.followers import FOLLOWERS
 from support.graphs.recognised.gates import GATES
 from support.graphs.recognised.parts import Graph
 from support.graphs.recognised.refused import REFUSED
+from support.graphs.recognised.sizes import COMPUTED_SIZES
 
-GRAPHS = (*FAMILIES, *BRANCHES, *GATES, *CONDITIONS, *FOLLOWERS, *REFUSED)
+GRAPHS = (*FAMILIES, *BRANCHES, *GATES, *CONDITIONS, *FOLLOWERS, *COMPUTED_SIZES, *REFUSED)
 
 __all__ = ["GRAPHS", "Graph"]

@@ -283,6 +283,7 @@ GATES = (
     ),
     Graph("gate", "gate of a gate", gated_by(_of_gates), attributes={"gate_source": "fused"}),
     Graph("gate", "grid, bilinear, in the branch's own dynamic size", of_itself(1), attributes={"gate_source": "external"}),
+    Graph("gate", "grid, bilinear, in a strided branch's dynamic size", of_itself(2), attributes={"gate_source": "external"}),
     Graph(
         "gate",
         "grid, mask decided after upsampling",

@@ -6,7 +6,7 @@ import numpy as np
 from onnx import TensorProto
 
 from support.graphs.net import Net
-from support.graphs.recognised.gates import mask, of_itself
+from support.graphs.recognised.gates import mask
 from support.graphs.recognised.parts import (
     HW,
     C,
@@ -327,7 +327,6 @@ REFUSED = (
         layers=0,
         reason="not the output of one convolution",
     ),
-    Graph("refused", "gate of a strided branch's own size, dynamic", of_itself(2), layers=0, reason="computed from what"),
     Graph(
         "refused",
         "mask of one image for a batch",

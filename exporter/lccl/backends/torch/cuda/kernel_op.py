@@ -173,7 +173,8 @@ def register(library: Library | None = None, device_type: str = "cuda", device: 
 
     Calls that the kernels do not support (of float64, for example) run in PyTorch's own ops, with
     one warning for each reason. Gradients do not change: the kernels compute the forward pass only,
-    and the backward pass repeats it in PyTorch's ops.
+    and the backward pass repeats it in PyTorch's ops, in which transforms of ``torch.func`` run as
+    well.
 
     Args:
         library: the kernels' library; None: the one that ``lccl.backends.torch.cuda.library.load``

@@ -1,0 +1,1 @@
+"""Tests with classes and files of public packages."""
