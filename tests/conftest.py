@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,6 +12,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 import lccl
+
+# Triton reads it when it is imported, which PyTorch may do before any test asks for it.
+os.environ.setdefault("TRITON_INTERPRET", "1")
 
 if TYPE_CHECKING:
     import torch

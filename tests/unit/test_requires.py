@@ -20,7 +20,11 @@ PACKAGE = ROOT / "exporter" / "lccl"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 BASE = {"google", "ml_dtypes", "numpy", "onnx", "onnxruntime"}
 """Modules of the base install: onnx brings protobuf, which is google's."""
-OPTIONAL = {"rich": "without it there is no bar", "tensorrt_rtx_bindings": "stands for tensorrt_rtx where that is not"}
+OPTIONAL = {
+    "rich": "without it there is no bar",
+    "tensorrt_rtx_bindings": "stands for tensorrt_rtx where that is not",
+    "triton": "the CUDA builds of PyTorch bring it; without it layers on CUDA compute every pixel",
+}
 """Modules that the package does without."""
 
 

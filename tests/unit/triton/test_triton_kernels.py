@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 
 import numpy as np
 import pytest
 import torch
 
-os.environ["TRITON_INTERPRET"] = "1"  # read when Triton and the kernels are imported
 pytest.importorskip("triton", reason="pip install triton")
 
 from lccl.backends.torch.cuda import kernel_op
+from lccl.backends.torch.triton import launch
 from lccl.backends.torch.triton.configurations import CONFIGURATIONS, SHARED_KIB, Layer, choose, refusal
 from lccl.backends.torch.triton.launch import layer_of, run
 from lccl.errors import ContractError
@@ -122,3 +121,28 @@ def test_every_layer_has_a_configuration(channels: int, grid: int, capability: i
         assert chosen is not None
         assert (chosen.family == "boxes") == (grid % 8 == 0 and capability >= 90)
         assert chosen.shared_bytes(2) <= SHARED_KIB.get(capability, 99) * 1024
+
+
+def test_outputs_that_differ_are_found_at_the_first_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kernel that writes wrong values in one in eight channels."""
+    monkeypatch.setattr(kernel_op, "_installed", lambda: None)
+    monkeypatch.setattr(launch, "_agrees", {})
+    right = launch.run
+
+    def wrong(inputs: dict[str, torch.Tensor], attributes: Attributes) -> torch.Tensor:
+        y = right(inputs, attributes)
+        y[:, ::8] += 1
+        return y
+
+    monkeypatch.setattr(launch, "run", wrong)
+    case = BOXES[0]
+    inputs = tensors(case, torch.float32)
+    arguments = [*(inputs[name] for name in INPUT_NAMES), *(getattr(case.attributes, name) for name in TORCH_ATTRIBUTES)]
+    kernel = kernel_op._Kernel(None, None)
+    with pytest.warns(UserWarning, match="gives other outputs than PyTorch's ops"):
+        first = kernel(*arguments)
+    second = kernel(*arguments)
+    want = lccl_conv({name: t.double().numpy() for name, t in inputs.items()}, case.attributes)
+    for got in (first, second):
+        np.testing.assert_allclose(got.numpy(), want, rtol=1e-5, atol=1e-5)
+    assert list(launch._agrees.values()) == [False]

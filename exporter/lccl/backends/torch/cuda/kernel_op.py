@@ -15,7 +15,7 @@ from torch import Tensor
 from lccl.backends.torch.cuda.calls import launch, layout_of, new_workspace, place, prepare, template_of, type_refusal
 from lccl.backends.torch.cuda.interface import ConvParams, Device, Layout
 from lccl.backends.torch.cuda.library import Library, load, why_none
-from lccl.errors import ContractError, first_line
+from lccl.errors import ContractError, UserError, first_line
 from lccl.op.contract import INPUT_NAMES, Attributes, output_shape
 from lccl.op.torch_op import OP_DEFINITION, TORCH_ATTRIBUTES, compute, match_memory_format, unpack
 
@@ -119,11 +119,11 @@ class _Kernel:
         if find_spec("triton") is None:
             self._warn_once(f"{why_none()}; nor is Triton, which the CUDA builds of PyTorch for Linux bring")
             return None
-        from lccl.backends.torch.triton.launch import run as run_compiled
+        from lccl.backends.torch.triton.launch import run_checked
 
         try:
-            return run_compiled(inputs, attributes)
-        except ContractError as error:
+            return run_checked(inputs, attributes)
+        except UserError as error:  # a form that no configuration takes, or outputs that differ
             self._warn_once(error.message)
         except Exception as error:  # a compiler that is missing or fails; a fault of the GPU comes again below
             self._warn_once(f"Triton cannot compile the kernels here ({first_line(error)})")

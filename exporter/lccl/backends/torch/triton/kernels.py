@@ -8,8 +8,8 @@ A *cell* is one value of the gate map: a pixel of y, or a block of G x G pixels 
 :func:`conv_boxes` computes their pixels; :func:`close_pixels` writes the others. No pixel is
 written by two kernels, so that y may be the residual's own memory.
 
-Maps lie in NHWC, weights as [K, R, S, C]. Sizes, indices of pixels and offsets within weights are 32
-bits, offsets within maps 64.
+Maps lie in NHWC, weights as [K, R, S, C]. Sizes, indices of pixels and offsets within weights have
+32 bits, offsets within maps 64.
 """
 
 from __future__ import annotations

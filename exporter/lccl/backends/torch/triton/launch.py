@@ -17,8 +17,9 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 
 from lccl.backends.torch.triton import kernels
 from lccl.backends.torch.triton.configurations import CONFIGURATIONS, DENSE_SHARE, SIDE, Configuration, Layer, choose, refusal
-from lccl.errors import ContractError
+from lccl.errors import ContractError, UserError
 from lccl.op.contract import INPUT_NAMES, Attributes, grid_hw, output_shape
+from lccl.op.torch_op import compute
 
 GATE_TILE = (64, 64)
 """Cells and channels of the gate's tile."""
@@ -67,6 +68,47 @@ def run(
         raise ContractError(f"{chosen.name} does not take this layer: {reason}")
     with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
         return _launch(inputs, attributes, layer, chosen)
+
+
+def run_checked(inputs: dict[str, Tensor], attributes: Attributes) -> Tensor:
+    """Run the op; the first call of each configuration, type and device is compared with PyTorch's.
+
+    So a compiler or a GPU on which the kernels go wrong costs time, but gives no wrong result.
+
+    Args:
+        inputs, attributes: as for :func:`run`.
+
+    Raises:
+        ContractError: as for :func:`run`.
+        UserError: the outputs differ; so they do in every later call.
+    """
+    device = inputs["X"].device
+    chosen = choose(layer_of(inputs, attributes, _capability(device)))
+    key = (device, chosen.name if chosen else "", inputs["X"].dtype)
+    if _agrees.get(key) is False:
+        raise UserError(_DIFFERS)
+    y = run(inputs, attributes)
+    if key not in _agrees and y.numel():
+        _agrees[key] = _agree(compute(inputs, attributes), y)
+        if not _agrees[key]:
+            raise UserError(_DIFFERS)
+    return y
+
+
+_agrees: dict[tuple[torch.device, str, torch.dtype], bool] = {}
+"""What the first calls showed."""
+_DIFFERS = "what Triton compiles here gives other outputs than PyTorch's ops: please report it, with the versions of both"
+_TOLERANCES = {torch.float16: 4e-3, torch.bfloat16: 3e-2, torch.float32: 4e-3}
+"""Relative to max(1, largest output). PyTorch's own convolutions round float32 to TF32."""
+_MOST_DIFFERENT = 1e-3
+"""Share of outputs: a logit at the edge may open or close a gate by its rounding."""
+
+
+def _agree(want: Tensor, got: Tensor) -> bool:
+    """Return whether nearly all outputs are equal within the type's tolerance, NaN for NaN."""
+    allowed = _TOLERANCES[want.dtype] * max(1.0, float(want.abs().nan_to_num(0.0, 0.0, 0.0).max()))
+    near = ((want - got).abs() <= allowed) | (want == got) | (want.isnan() & got.isnan())
+    return float((~near).sum()) <= _MOST_DIFFERENT * near.numel()
 
 
 def _launch(inputs: dict[str, Tensor], a: Attributes, layer: Layer, chosen: Configuration) -> Tensor:
