@@ -117,7 +117,7 @@ class _Kernel:
     def _by_triton(self, inputs: dict[str, Tensor], attributes: Attributes) -> Tensor | None:
         """Run the op by kernels that Triton compiles now, or has compiled before."""
         if find_spec("triton") is None:
-            self._warn_once(f"{why_none()}; nor is Triton, which the CUDA builds of PyTorch for Linux bring")
+            self._warn_once(f"Triton, which the CUDA builds of PyTorch for Linux bring, is not installed, and {why_none()}")
             return None
         from lccl.backends.torch.triton.launch import run_checked
 
