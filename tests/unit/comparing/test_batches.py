@@ -210,3 +210,23 @@ def test_one_process_has_one_kind_of_engine(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setitem(sys.modules, "polygraphy.backend.trt", SimpleNamespace())  # type: ignore[arg-type]
     with pytest.raises(lccl.UserError, match="cannot run in one process"), _polygraphy_for("tensorrt"):
         pass
+
+
+@pytest.mark.parametrize(
+    ("shape", "sentence"),
+    [
+        ((2, 5, 8, 8), r"input x is \[2, 5, 8, 8\], but the model takes \[batch, 3, 8, 8\]"),
+        ((2, 8), r"input x is \[2, 8\], but the model takes \[batch, 3, 8, 8\]"),
+    ],
+)
+def test_inputs_of_another_shape_are_named(shape: tuple[int, ...], sentence: str) -> None:
+    value = onnx.helper.make_tensor_value_info
+    nodes = [onnx.helper.make_node("Conv", ["x", "w"], ["y"])]
+    weight = onnx.numpy_helper.from_array(np.ones((4, 3, 3, 3), np.float32), "w")
+    kind = onnx.TensorProto.FLOAT
+    graph = onnx.helper.make_graph(
+        nodes, "g", [value("x", kind, ["batch", 3, 8, 8])], [value("y", kind, ["batch", 4, 6, 6])], [weight]
+    )
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=10)
+    with OnnxRuntimeRunner(model) as runner, pytest.raises(lccl.UserError, match=sentence):
+        runner.infer({"x": np.zeros(shape, np.float32)})

@@ -426,7 +426,9 @@ def test_without_a_library_the_op_says_so_once(looked_up: None, monkeypatch: pyt
     monkeypatch.delenv(ENVIRONMENT, raising=False)
     monkeypatch.setattr(kernel_op, "find_spec", lambda _: None)
     inputs = tensors(CASES[0], torch.float32)
-    with pytest.warns(UserWarning, match=r"Triton, .*, is not installed, and there is no kernel library at .*none\.so: build it"):
+    with pytest.warns(
+        UserWarning, match=r"Triton, .*, is not installed, and there is no kernel library at .*none\.so: build it"
+    ):
         y = lccl_conv(inputs, CASES[0].attributes)
     assert_close(y, expected(inputs, CASES[0].attributes))
     with warnings.catch_warnings():

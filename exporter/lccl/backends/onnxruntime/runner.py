@@ -83,7 +83,21 @@ class OnnxRuntimeRunner:
         try:
             return dict(zip(self._outputs, self._session.run(self._outputs, dict(feed)), strict=True))
         except Exception as error:
-            raise UserError(f"ONNX Runtime cannot run {_label(self._model)} on these inputs: {_one_line(error)}") from error
+            raise UserError(
+                self._misfit(feed) or f"ONNX Runtime cannot run {_label(self._model)} on these inputs: {_one_line(error)}"
+            ) from error
+
+    def _misfit(self, feed: Mapping[str, Array]) -> str:
+        """Say which input is missing, or of another shape than the model takes; empty if none is."""
+        for value in self._session.get_inputs():
+            given = feed.get(value.name)
+            if given is None:
+                return f"{_label(self._model)} needs an input {value.name}, which was not given"
+            sizes = zip(value.shape, given.shape, strict=False)
+            if len(value.shape) != given.ndim or any(isinstance(d, int) and d > 0 and d != s for d, s in sizes):
+                takes = ", ".join(str(d or "?") for d in value.shape)
+                return f"input {value.name} is {list(given.shape)}, but {_label(self._model)} takes [{takes}]"
+        return ""
 
 
 def register_library(options: Any, library: str | Path) -> None:
