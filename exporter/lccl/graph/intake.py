@@ -159,10 +159,10 @@ def _drop_domains(model: onnx.ModelProto, domains: set[str]) -> None:
 
 
 def _without_false_sizes(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return the model with no size below 1 in it.
+    """Return the model with no size below 1 in it, and none whose name has no letter.
 
-    Some exporters write -1 or 0 for a dynamic one. Weights that are listed among the inputs keep
-    theirs. It is the model itself if it has none.
+    Some exporters write -1, 0 or "?" for a dynamic one; to TensorRT sizes of one name are equal.
+    Weights that are listed among the inputs keep theirs. It is the model itself if it has none.
     """
     if not any(_false_sizes(model.graph)):
         return model
@@ -173,11 +173,17 @@ def _without_false_sizes(model: onnx.ModelProto) -> onnx.ModelProto:
     return out
 
 
+def _is_false(dim: onnx.TensorShapeProto.Dimension) -> bool:
+    if dim.HasField("dim_param"):
+        return not any(character.isalpha() for character in dim.dim_param)
+    return dim.HasField("dim_value") and dim.dim_value < 1
+
+
 def _false_sizes(graph: GraphProto) -> Iterator[onnx.TensorShapeProto.Dimension]:
     stored = {t.name for t in graph.initializer}
     for value in (*graph.input, *graph.output, *graph.value_info):
         if value.name not in stored:
-            yield from (d for d in value.type.tensor_type.shape.dim if d.HasField("dim_value") and d.dim_value < 1)
+            yield from filter(_is_false, value.type.tensor_type.shape.dim)
     for node in graph.node:
         for inner in graphs_of(node):
             yield from _false_sizes(inner)

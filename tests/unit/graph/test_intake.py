@@ -214,6 +214,21 @@ def test_sizes_below_1_are_dynamic(size: int) -> None:
     assert run(canonical(found), feed).shape[0] == len(feed["X"])
 
 
+@pytest.mark.parametrize("name", ["?", "-1", "*", ""])
+def test_a_name_without_a_letter_is_none(name: str) -> None:
+    """Height and width would be equal by it."""
+    value = helper.make_tensor_value_info("x", T.FLOAT, ["batch", 3, None, None])
+    for axis in (2, 3):
+        value.type.tensor_type.shape.dim[axis].dim_param = name
+    graph = helper.make_graph(
+        [helper.make_node("Relu", ["x"], ["y"])], "g", [value], [helper.make_empty_tensor_value_info("y")]
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=8)
+    dims = intake(model).graph.input[0].type.tensor_type.shape.dim
+    assert [d.dim_param for d in dims] == ["batch", "", "", ""]
+    assert not any(d.HasField("dim_param") for d in dims[2:])
+
+
 def test_sizes_in_a_branch_and_of_stored_inputs() -> None:
     """A constant without elements keeps its size, listed among the inputs too."""
     inner = helper.make_graph(
