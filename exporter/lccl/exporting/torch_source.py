@@ -13,7 +13,7 @@ from lccl.errors import Fix, UserError, first_line
 from lccl.graph.feeds import input_types
 from lccl.nn.call_args import call_args, require_positional
 from lccl.nn.conv import GateMode, LCCLConv2d, plain_maths
-from lccl.nn.folded import FoldedLCCLConv2d
+from lccl.nn.folded import FoldedLCCLConv2d, can_be_folded
 from lccl.nn.translate import to_onnx
 from lccl.numerics import Array
 from lccl.op.torch_op import OP
@@ -162,9 +162,15 @@ def _random_like(example: Tensor, batch: int, factor: int, generator: torch.Gene
 
 
 def _has_fixed_gates(module: nn.Module) -> bool:
-    """Whether a module calls the op by itself, so that its gates cannot be opened for a check."""
+    """Whether the gates of a module cannot be opened for a check, in the module or in its file.
+
+    A module that calls the op by itself is one; so is a layer that is not folded, whose file has
+    other ops than the LCCLConv nodes that the check opens.
+    """
     if isinstance(module, fx.GraphModule):
         return any(node.target is OP for node in module.graph.nodes)
+    if isinstance(module, LCCLConv2d):
+        return not can_be_folded(module)
     return isinstance(module, (FoldedLCCLConv2d, torch.jit.ScriptModule))
 
 

@@ -7,6 +7,7 @@ has to know of it.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator
 
 import onnx
@@ -67,15 +68,19 @@ def _with_float32_inputs(model: onnx.ModelProto) -> onnx.ModelProto:
     none.
     """
     low = {t.name for t in model.graph.initializer if t.data_type in _LOW}
-    if not any(node.input[i] in low for node in all_nodes(model) if is_lccl_node(node) for i in _float32_inputs(node)):
+    if not any(
+        node.input[i] in low for node in _with_inner(model.graph.node) if is_lccl_node(node) for i in _float32_inputs(node)
+    ):
         return model
     out = onnx.ModelProto()
     out.CopyFrom(model)
     wide: dict[str, str] = {}
-    for node in filter(is_lccl_node, all_nodes(out)):
+    taken = {name for node in all_nodes(out) for name in (*node.input, *node.output)}
+    for node in filter(is_lccl_node, _with_inner(out.graph.node)):
         for i in _float32_inputs(node):
             if node.input[i] in low:
-                node.input[i] = wide.setdefault(node.input[i], f"{node.input[i]}.as_float32")
+                name = next(n for k in itertools.count() if (n := f"{node.input[i]}.as_float32{k or ''}") not in taken)
+                node.input[i] = wide.setdefault(node.input[i], name)
     casts = [helper.make_node("Cast", [name], [new], name=new, to=onnx.TensorProto.FLOAT) for name, new in wide.items()]
     nodes = [*casts, *out.graph.node]
     del out.graph.node[:]

@@ -29,6 +29,8 @@ _MOVES = RESHAPES | {"Identity", "Cast", "Gather", "Slice", "Transpose", "Expand
 """Each element of the result is one of the first input."""
 _KEEP_SIGN = frozenset({"Add", "Mul", "Max", "Min"})
 """What they make of numbers from 0 is from 0."""
+_WIDE = (TensorProto.INT64, TensorProto.INT32, TensorProto.FLOAT, TensorProto.DOUBLE)
+"""Types that hold every size of a tensor as a number above 0."""
 _READ_SIZES = {"ConstantOfShape": 0, "Expand": 1, "Reshape": 1, "Tile": 1, "Resize": 3}
 """The input by which each decides its output's shape."""
 
@@ -207,7 +209,7 @@ class _Walk:
             return self._sliced(node, x)
         place = _READ_SIZES.get(node.op_type)
         known = self.values.get(node.input[place]) if place is not None and place < len(node.input) else None
-        if known is None or known.whole or x is None or any(a.name == "axes" for a in node.attribute):
+        if known is None or known.whole or x is None or _has_other_sizes(node):
             return None
         sizes = known.sizes()
         if node.op_type == "Expand":
@@ -220,12 +222,17 @@ class _Walk:
         return tuple(None if n == -1 else n for n in sizes)
 
     def _sliced(self, node: NodeProto, x: Dims) -> Dims | None:
-        parts = [self._known(name) for name in node.input[1:] if name]
-        if len(parts) < 2 or any(p is None for p in parts) or all(p.whole for p in parts if p is not None):
+        names = [*node.input[1:], "", "", "", ""][:4]
+        parts = [self._known(name) if name else None for name in names]
+        if any(part is None for part, name in zip(parts, names, strict=True) if name) or None in parts[:2]:
             return None
-        starts, ends, *more = (p.sizes() for p in parts if p is not None)
-        axes = more[0] if more else tuple(range(len(starts)))
-        steps = more[1] if len(more) > 1 else (1,) * len(starts)
+        if all(part.whole for part in parts if part is not None):
+            return None
+        starts, ends, axes, steps = (None if part is None else part.sizes() for part in parts)
+        assert starts is not None
+        assert ends is not None
+        axes = tuple(range(len(starts))) if axes is None else axes
+        steps = (1,) * len(starts) if steps is None else steps
         dims = list(x)
         for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
             if axis is None:
@@ -273,10 +280,17 @@ class _Walk:
         return Known(values[part], doubt[part])
 
 
+def _has_other_sizes(node: NodeProto) -> bool:
+    """Return whether the sizes are of some axes only, or a Resize makes others of them."""
+    return any(a.name == "axes" or (a.name == "keep_aspect_ratio_policy" and a.s != b"stretch") for a in node.attribute)
+
+
 def _evaluated(node: NodeProto, inputs: Sequence[Known]) -> Known | None:
     if node.op_type in _MOVES and all(known.whole for known in inputs[1:]):
         rest = [known.values for known in inputs[1:]]
         doubt = inputs[0].doubt if node.op_type == "Cast" else _run(node, [inputs[0].doubt, *rest])
+        if node.op_type == "Cast" and not any(a.name == "to" and a.i in _WIDE for a in node.attribute):
+            doubt = np.where(doubt == _A_SIZE, _UNKNOWN, doubt)  # a large size may come out below 0
         return Known(_run(node, [inputs[0].values, *rest]), doubt)
     if node.op_type == "Concat":
         return Known(_run(node, [k.values for k in inputs]), _run(node, [k.doubt for k in inputs]))
@@ -301,6 +315,8 @@ def _arithmetic(node: NodeProto, inputs: Sequence[Known]) -> Known | None:
     values = [known.values for known in inputs]
     if node.op_type in ("Div", "Mod") and any(v.dtype.kind == "i" and (v < 0).any() for v in values):
         return None  # the reference rounds down, runtimes towards 0
+    if node.op_type in ("Div", "Mod") and not np.all(values[1]):
+        return None
     result = _run(node, values)
     doubt = np.zeros(result.shape, np.int64)
     for known in inputs:

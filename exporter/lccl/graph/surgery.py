@@ -37,6 +37,7 @@ def to_graph(model: onnx.ModelProto) -> gs.Graph:
     """
     require_numbers(model)
     skeleton, weights = skeleton_of(model)
+    plain_constants(skeleton)
     with contextlib.suppress(Exception):
         skeleton = onnx.shape_inference.infer_shapes(skeleton, data_prop=True)
     graph = import_graph(skeleton)
@@ -53,7 +54,10 @@ def import_graph(model: onnx.ModelProto) -> gs.Graph:
 
 
 def plain_constants(model: onnx.ModelProto) -> None:
-    """Turn Constant(value_float...) into Constant(value), which TensorRT's parser knows."""
+    """Turn Constant(value_float...) into Constant(value), in place.
+
+    TensorRT's parser knows only that, and onnx-graphsurgeon makes a float64 of the other.
+    """
     for node in model.graph.node:
         if node.op_type != "Constant" or not node.attribute[0].name.startswith(("value_int", "value_float")):
             continue

@@ -171,7 +171,7 @@ def _find_state_dict(content: Any, path: Path, key: str | None, key_option: str)
         return bare
     nested = {k: v for k, v in content.items() if _is_state_dict(v)} if isinstance(content, Mapping) else {}
     for name in ("state_dict", "model", "model_state_dict", "net", "network"):
-        if name in nested:
+        if name in nested and not any(_may_be_one(nested[name], other) for k, other in nested.items() if k != name):
             named: Mapping[str, Tensor] = nested[name]
             return named
     if len(nested) == 1:
@@ -179,6 +179,11 @@ def _find_state_dict(content: Any, path: Path, key: str | None, key_option: str)
     if nested:
         raise UserError(f"{path} holds several state dicts ({', '.join(nested)})", Fix(key_option, next(iter(nested))))
     raise UserError(f"{path} holds no state dict; it holds {_keys(content)}: save model.state_dict() alone")
+
+
+def _may_be_one(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
+    """Return whether two state dicts may be of one network, as weights and their average are."""
+    return sorted(t.shape for t in one.values() if t.dim()) == sorted(t.shape for t in other.values() if t.dim())
 
 
 def _keys(content: Any) -> str:

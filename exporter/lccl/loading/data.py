@@ -179,6 +179,10 @@ def _concatenate(batches: list[Data], axes: Axes) -> Data:
     inputs = {}
     for name, values in first.items():
         axis = sample_axis(name, values, named)
+        if axis is None and not all(np.array_equal(values, b.inputs[name]) for b in batches):
+            raise UserError(
+                f"input {name} differs from batch to batch, and the model takes one for all samples: give one batch"
+            )
         inputs[name] = values if axis is None else np.concatenate([b.inputs[name] for b in batches], axis)
     labels = [b.labels for b in batches if b.labels is not None]
     return Data(inputs, np.concatenate(labels) if len(labels) == len(batches) else None)

@@ -90,6 +90,8 @@ def read_safetensors(path: Path, format_name: str) -> Mapping[str, Any]:
         if name not in state and stored in state:
             state[name] = state[stored]
     versions = _of_json(notes, _MODULES_NAME, path)
+    if isinstance(versions, Mapping) and not _are_versions(versions):
+        raise UserError(f"{path} holds module versions under {_MODULES_NAME} that are none: save it again")
     if isinstance(versions, Mapping):
         state._metadata = OrderedDict(versions)  # type: ignore[attr-defined]
     recipe = {RECIPE_NAME: _of_json(notes, RECIPE_NAME, path)} if RECIPE_NAME in notes else {}
@@ -165,11 +167,18 @@ def _lists(value: object) -> object:
     return [_lists(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
+def _are_versions(value: object) -> bool:
+    """Return whether the value is what ``state_dict`` keeps beside the tensors: a dict for each module."""
+    return isinstance(value, Mapping) and all(
+        isinstance(module, Mapping) and isinstance(module.get("version", 0), (int, type(None))) for module in value.values()
+    )
+
+
 def _of_json(notes: Mapping[str, str], name: str, path: Path) -> Any:
     if name not in notes:
         return None
     parse: Callable[[str], Any] = json.loads
     try:
         return parse(notes[name])
-    except ValueError:
+    except (ValueError, RecursionError):
         raise UserError(f"{path} holds text under {name} that is no JSON: save it again") from None

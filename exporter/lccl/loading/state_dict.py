@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -107,10 +108,22 @@ def _forms(module: nn.Module, state: StateDict) -> Iterator[StateDict]:
             yield bare
 
 
+def _takes_strict(module: nn.Module) -> bool:
+    """Return whether the network's ``load_state_dict``, which may be its own, can be lenient."""
+    parameters = inspect.signature(module.load_state_dict).parameters.values()
+    return any(p.name == "strict" or p.kind is p.VAR_KEYWORD for p in parameters)
+
+
 def _refusal(module: nn.Module, state: StateDict) -> tuple[list[str], list[str], str] | None:
     """Load the state dict; None, or the missing and unexpected keys and PyTorch's own words."""
     try:
+        if not _takes_strict(module):
+            module.load_state_dict(state)
+            return None
         found = module.load_state_dict(state, strict=False)
+        if found is None:  # a method of the network's own; PyTorch's says what did not fit
+            module.load_state_dict(state)
+            return None
     except Exception as error:  # a network's own hooks may raise anything
         said = [line.strip().rstrip(".:") for line in str(error).splitlines() if line.strip()]
         torchs_own = isinstance(error, RuntimeError) and len(said) > 1 and said[0].startswith("Error(s) in loading")

@@ -276,8 +276,7 @@ class LCCLConv2d(nn.Module):
             raise UserError('a layer with gate="external" needs its map: layer(x, gate=map)')
         if self.training or self.plain_gates is not None or self.calls_parts():
             return self._forward_plain(x, gate, residual)
-        constants, attributes = self.fold()
-        return call_op(x, constants, attributes, gate, residual)
+        return call_op(x, constants_of(self), attributes_of(self), gate, residual)
 
     def calls_parts(self) -> bool:
         """Return whether eval mode calls the parts, since a call runs more than folding knows."""

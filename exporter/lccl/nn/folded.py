@@ -57,7 +57,7 @@ class FoldedLCCLConv2d(nn.Module):
         return call_op(x, constants, attributes, gate, residual)
 
 
-def _can_be_folded(layer: LCCLConv2d) -> bool:
+def can_be_folded(layer: LCCLConv2d) -> bool:
     """Return whether folding knows all that a call of the layer runs.
 
     A subclass, hooks or other code around the layer may change what it computes, or its weights.
@@ -97,7 +97,7 @@ def fold(model: ModelT) -> ModelT:
         copied.eval()
     replaced: dict[LCCLConv2d, FoldedLCCLConv2d] = {}
     for name, module in list(copied.named_modules(remove_duplicate=False)):
-        if isinstance(module, LCCLConv2d) and _can_be_folded(module):
+        if isinstance(module, LCCLConv2d) and can_be_folded(module):
             if module not in replaced:
                 replaced[module] = FoldedLCCLConv2d(module).eval()
             if not name:

@@ -190,6 +190,8 @@ def call_op(
     Returns:
         Y [N, K, Ho, Wo].
     """
+    if x.dim() != 4:
+        raise ContractError(f"X is [N, C, H, W], not {list(x.shape)}")
     k, c = constants["W"].shape[0], x.shape[1]
     given = {
         "X": x,

@@ -11,6 +11,7 @@ from contextlib import nullcontext
 from typing import Any, TypeVar
 
 from torch import Tensor, nn
+from torch.nn.modules import module as _every
 from torch.nn.utils.prune import BasePruningMethod
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
@@ -18,6 +19,8 @@ from torch.nn.utils.weight_norm import WeightNorm
 from lccl.nn.gate import Gate
 from lccl.torch_calls import evaluating
 
+_METHODS = ("forward", "_conv_forward", "activate", "_normalize", "curve")
+"""What a call of a part runs; an instance or a subclass may have its own."""
 HookT = TypeVar("HookT", bound=Callable[..., Any])
 _COMPUTING = (WeightNorm, SpectralNorm, BasePruningMethod)
 """PyTorch's forward pre-hooks that compute a parameter, and read nothing but the module."""
@@ -57,15 +60,20 @@ def own_code(parts: Mapping[str, nn.Module]) -> str:
     for name, part in parts.items():
         if has_own_hooks(part):
             return f"{name} has hooks"
-        if "forward" in vars(part) or not (name.endswith("norm") or _runs_known_code(part)):
+        if any(method in vars(part) for method in _METHODS) or not (name.endswith("norm") or _runs_known_code(part)):
             return f"{name} ({type(part).__name__}) has code of its own"
     return ""
 
 
 def has_own_hooks(module: nn.Module) -> bool:
-    """Return whether a call of the module runs hooks that :func:`own_code` counts."""
+    """Return whether a call of the module runs hooks that :func:`own_code` counts.
+
+    Hooks for every module of the process count as its own.
+    """
     return bool(
-        module._backward_hooks
+        _every._global_forward_hooks
+        or _every._global_forward_pre_hooks
+        or module._backward_hooks
         or module._backward_pre_hooks
         or any(not isinstance(hook, _COMPUTING) for hook in module._forward_pre_hooks.values())
         or any(not getattr(hook, "observes", False) for hook in module._forward_hooks.values())
@@ -74,8 +82,8 @@ def has_own_hooks(module: nn.Module) -> bool:
 
 def _runs_known_code(part: nn.Module) -> bool:
     if isinstance(part, Gate):
-        gate = type(part)
-        return gate.forward is Gate.forward and gate.activate is Gate.activate
+        own = (getattr(type(part), name, None) is getattr(Gate, name, None) for name in _METHODS)
+        return all(own)
     return computes_as_conv2d(part)
 
 

@@ -104,8 +104,34 @@ def rounding(kind: int, nodes: list[onnx.NodeProto] | None = None) -> onnx.Model
         (rounding(TensorProto.INT8, [helper.make_node("QuantizeLinear", ["x", "s"], ["q"])]), 2 / 127),
         (rounding(TensorProto.INT8, [helper.make_node("DynamicQuantizeLinear", ["x"], ["q", "t", "u"])]), 2 / 127),
         (rounding(TensorProto.INT8, [helper.make_node("DequantizeLinear", ["w", "s", "z"], ["q"])]), 1e-4),
+        (rounding(TensorProto.INT8, [helper.make_node("QuantizeLinear", ["s", "s", "z"], ["q"])]), 1e-4),
+        (rounding(TensorProto.INT4), 5e-2),
+        (
+            rounding(TensorProto.INT8, [helper.make_node("QuantizeLinear", ["x", "s"], ["q"], output_dtype=TensorProto.INT16)]),
+            1e-4,
+        ),
+        (
+            rounding(
+                TensorProto.INT8,
+                [
+                    helper.make_node("Constant", [], ["c"], value=numpy_helper.from_array(np.zeros((), np.int16))),
+                    helper.make_node("QuantizeLinear", ["x", "s", "c"], ["q"]),
+                ],
+            ),
+            1e-4,
+        ),
     ],
-    ids=["8 bits", "16 bits", "no zero point", "dynamic", "weights alone"],
+    ids=[
+        "8 bits",
+        "16 bits",
+        "no zero point",
+        "dynamic",
+        "stored weights",
+        "rounded weights",
+        "4 bits",
+        "16 bits by name",
+        "16 bits in a Constant",
+    ],
 )
 def test_two_steps_are_allowed(model: onnx.ModelProto, expected: float) -> None:
     assert default_tolerance(model) == pytest.approx(expected)

@@ -168,6 +168,9 @@ def test_a_file_that_is_cut_off(invoke: Invoke, small_model: nn.Module, tmp_path
         ("lccl_recipe", '[{"conv": 1}]', "the recipe is not what"),
         ("lccl_recipe", "nonsense", "holds text under lccl_recipe that is no JSON"),
         ("lccl.module_versions", "7", None),
+        ("lccl.module_versions", '{"": 5}', "holds module versions under lccl.module_versions that are none"),
+        ("lccl.module_versions", '{"": {"version": "a"}}', "holds module versions under lccl.module_versions that are none"),
+        ("lccl_recipe", "[" * 100_000, "holds text under lccl_recipe that is no JSON"),
     ],
 )
 def test_metadata_that_is_damaged(tmp_path: Path, name: str, text: str, said: str | None) -> None:

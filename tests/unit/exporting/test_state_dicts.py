@@ -374,6 +374,50 @@ def test_a_network_whose_loading_fails(network: nn.Module, tmp_path: Path) -> No
         lccl.load_checkpoint(tmp_path / "w.pt", Broken)
 
 
+class Silent(nn.Module):
+    """Its loading returns nothing, as that of many networks of users."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.conv(x)
+        return y
+
+    def load_state_dict(self, state: Any, strict: bool = True) -> None:  # type: ignore[override]
+        super().load_state_dict(state, strict)
+
+
+class Strict(Silent):
+    """Its loading cannot be lenient."""
+
+    def load_state_dict(self, state: Any) -> None:  # type: ignore[override]
+        nn.Module.load_state_dict(self, state)
+
+
+@pytest.mark.parametrize("kind", [Silent, Strict])
+def test_a_network_with_a_loading_of_its_own(kind: type[nn.Module], tmp_path: Path) -> None:
+    model = kind()
+    torch.save(model.state_dict(), tmp_path / "w.pt")
+    assert same(lccl.load_checkpoint(tmp_path / "w.pt", kind), model)
+    torch.save({"conv.weight": model.state_dict()["conv.weight"]}, tmp_path / "less.pt")
+    with pytest.raises(lccl.UserError, match="do not fit"):
+        lccl.load_checkpoint(tmp_path / "less.pt", kind)
+
+
+@pytest.mark.parametrize("names", [("model", "model_ema"), ("state_dict", "state_dict_ema"), ("net", "average")])
+def test_two_state_dicts_of_one_network_have_to_be_chosen_from(
+    network: nn.Module, tmp_path: Path, names: tuple[str, str]
+) -> None:
+    state = network.state_dict()
+    other = {f"module.{key}": torch.zeros_like(value) for key, value in state.items()}
+    torch.save({names[0]: other, names[1]: state, "epoch": 3}, tmp_path / "w.pt")
+    with pytest.raises(lccl.UserError, match=rf"holds several state dicts \({names[0]}, {names[1]}\)"):
+        lccl.load_checkpoint(tmp_path / "w.pt", Tower)
+    assert same(lccl.load_checkpoint(tmp_path / "w.pt", Tower, state_dict_key=names[1]), network)
+
+
 def test_a_missing_recipe_is_asked_for_only_where_there_is_none(gated: nn.Module, tmp_path: Path) -> None:
     state, recipe = gated.state_dict(), lccl.nn.recipe(gated)
     torch.save({"state_dict": state}, tmp_path / "none.pt")

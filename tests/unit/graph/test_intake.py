@@ -299,3 +299,14 @@ def test_the_standard_domain_by_its_other_name() -> None:
     assert op_types(out) == [OP_TYPE, "Softmax"]
     assert {o.domain: o.version for o in out.opset_import} == {"": OPSET, DOMAIN: 1}
     assert run(out, feed).shape
+
+
+def test_a_number_that_a_constant_node_holds() -> None:
+    """onnx-graphsurgeon makes a float64 of it, and its reader takes float32."""
+    model, feed = case_model(CASE)
+    want = run(model, {**feed, "X": 0.5 * feed["X"]})
+    for node in model.graph.node:
+        node.input[:] = ["scaled" if name == "X" else name for name in node.input]
+    model.graph.node.insert(0, helper.make_node("Mul", ["X", "half"], ["scaled"]))
+    model.graph.node.insert(0, helper.make_node("Constant", [], ["half"], value_float=0.5))
+    np.testing.assert_allclose(run(canonical(model), feed), want, atol=1e-6)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -204,3 +205,12 @@ def test_engines_of_such_files(tmp_path: Path, precision, why: str) -> None:
     onnx.save(next(f for f in FILES if f.why == why).model(), tmp_path / "m.onnx")
     options = {"backend": "tensorrt-rtx", "compute_capabilities": ["8.9"]}
     assert build_engine(tmp_path / "m.onnx", precision=precision, **options).bytes > 0
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_a_file_that_is_of_float16_in_part(precision: Any) -> None:
+    nodes = [helper.make_node("Cast", ["h"], ["x"], to=T.FLOAT), helper.make_node("Relu", ["x"], ["y"])]
+    graph = helper.make_graph(nodes, "g", [value("h", T.FLOAT16)], [value("y")])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    with pytest.raises(UserError, match="cannot be converted to"):
+        to_precision(model, precision)

@@ -133,3 +133,38 @@ def test_a_graph_without_sizes_is_read_once() -> None:
     found = propagated(onnx.shape_inference.infer_shapes(net.model()))
     assert found.values == {}
     assert op_types(net.model()) == ["Conv"]
+
+
+def test_an_input_that_is_left_out_keeps_its_place() -> None:
+    """Steps of a Slice without axes are no axes."""
+    node, value = helper.make_node, helper.make_tensor_value_info
+    nodes = [
+        node("Shape", ["x"], ["ends"]),
+        node("Slice", ["x", "starts", "ends", "", "steps"], ["y"]),
+    ]
+    stored = [
+        helper.make_tensor("starts", TensorProto.INT64, [4], [0] * 4),
+        helper.make_tensor("steps", TensorProto.INT64, [4], [2] * 4),
+    ]
+    graph = helper.make_graph(
+        nodes, "g", [value("x", TensorProto.FLOAT, ["n", 6, "h", 8])], [helper.make_empty_tensor_value_info("y")], stored
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
+    shapes = propagated(onnx.shape_inference.infer_shapes(model)).shapes
+    assert shapes.get("y", (None,) * 4) in ((None, 3, None, 4), (None,) * 4)
+
+
+def test_a_size_of_a_narrow_type_may_be_below_zero() -> None:
+    node, value = helper.make_node, helper.make_tensor_value_info
+    nodes = [
+        node("Shape", ["x"], ["s"]),
+        node("Cast", ["s"], ["narrow"], to=TensorProto.INT8),
+        node("Equal", ["narrow", "minus_one"], ["e"]),
+    ]
+    stored = [helper.make_tensor("minus_one", TensorProto.INT8, [1], [-1])]
+    graph = helper.make_graph(
+        nodes, "g", [value("x", TensorProto.FLOAT, ["n"])], [helper.make_empty_tensor_value_info("e")], stored
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
+    found = propagated(onnx.shape_inference.infer_shapes(model)).values
+    assert "e" not in found or not found["e"].whole

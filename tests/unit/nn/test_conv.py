@@ -314,3 +314,9 @@ def test_a_synchronised_gate_of_one_value_waits_for_the_other_processes(monkeypa
         monkeypatch.setattr(torch.distributed, "get_world_size", lambda group, size=size: size)
         layer(torch.randn(1, 3, 1, 1))
         assert len(called) == size - 1
+
+
+@pytest.mark.parametrize("shape", [(2,), (3, 8, 8), ()])
+def test_an_input_that_is_no_batch_of_maps(shape: tuple[int, ...]) -> None:
+    with pytest.raises(UserError, match=r"X is \[N, C, H, W\], not"):
+        LCCLConv2d(3, 4, 3, padding=1).eval()(torch.zeros(shape))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from pathlib import Path
+from types import MethodType
 from typing import Any
 
 import pytest
@@ -396,3 +397,53 @@ def test_convert_leaves_a_convolution_whose_weight_is_set_from_outside() -> None
     assert {layer.name: layer.conv.refusal for layer in plan.layers}["b"] == "other code computes its weight or bias"
     gated = lccl.nn.convert(dense, where=["c"], args=x)
     torch.testing.assert_close(gated(x), dense(x), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_a_layer_with_a_hook_beside_a_plain_one_is_exported(tmp_path: Path) -> None:
+    """The gates of the one cannot be opened in the file, so neither are those of the other."""
+    torch.manual_seed(0)
+    network = nn.Sequential(LCCLConv2d(3, 6, 3, padding=1), LCCLConv2d(6, 6, 3, padding=1)).eval()
+    network[0].conv.register_forward_hook(lambda *_: None)
+    result = lccl.export(network, torch.randn(1, 3, 8, 8), tmp_path / "m.onnx")
+    assert result.gated >= 1
+    assert result.checked.max_error < 1e-4
+
+
+def doubled(_conv: nn.Module, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return nn.functional.conv2d(x, 2 * weight, bias)
+
+
+@pytest.mark.parametrize("name", ["_conv_forward", "activate", "_normalize", "every module"])
+def test_code_that_was_put_on_an_instance_runs_in_eval_mode(name: str) -> None:
+    torch.manual_seed(0)
+    layer = LCCLConv2d(3, 4, 3, padding=1, gate="1x1").eval()
+    x = torch.randn(1, 3, 6, 6)
+    assert layer.gate is not None
+    handle = None
+    if name == "_conv_forward":
+        layer.conv._conv_forward = MethodType(doubled, layer.conv)  # type: ignore[method-assign]
+    elif name == "activate":
+        layer.gate.activate = lambda logits: logits.sigmoid()  # type: ignore[method-assign]
+    elif name == "_normalize":
+        layer.gate._normalize = lambda logits: logits + 2  # type: ignore[method-assign]
+    else:
+        handle = nn.modules.module.register_module_forward_hook(
+            lambda module, _, output: 2 * output if isinstance(module, nn.Conv2d) else None
+        )
+    try:
+        got = layer(x)
+        with plain_maths(layer, "as built"):
+            want = layer(x)
+    finally:
+        if handle is not None:
+            handle.remove()
+    assert torch.equal(got, want)
+    assert not torch.allclose(got, LCCLConv2d.forward(copy_of(layer), x))
+
+
+def copy_of(layer: LCCLConv2d) -> LCCLConv2d:
+    """A layer of the same weights with nothing put on it."""
+    fresh = LCCLConv2d(3, 4, 3, padding=1, gate="1x1").eval()
+    fresh.load_state_dict(layer.state_dict())
+    return fresh

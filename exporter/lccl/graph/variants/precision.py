@@ -16,7 +16,7 @@ import numpy as np
 import onnx
 from onnx import AttributeProto, TensorProto, numpy_helper
 
-from lccl.errors import Fix, UserError, shown
+from lccl.errors import Fix, UserError, first_line, shown
 from lccl.graph.intake import all_nodes, graphs_of
 from lccl.op.contract import INPUTS
 from lccl.op.onnx_op import is_lccl_node
@@ -55,9 +55,15 @@ def to_precision(model: onnx.ModelProto, precision: Precision) -> onnx.ModelProt
     originals = _weights(source.graph)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        converted: onnx.ModelProto = float16.convert_float_to_float16(
-            source, min_positive_val=0.0, max_finite_val=FP16_MAX, keep_io_types=True
-        )
+        try:
+            converted: onnx.ModelProto = float16.convert_float_to_float16(
+                source, min_positive_val=0.0, max_finite_val=FP16_MAX, keep_io_types=True
+            )
+        except ValueError as error:  # a part of the model is of float16 already
+            raise UserError(
+                f"the model cannot be converted to {precision}: {first_line(error)}",
+                Fix("precision", precision, leave_out=True),
+            ) from None
     _convert_casts(converted.graph, {n.name for n in all_nodes(source)})
     if precision == "bf16":
         _half_to_bf16(converted.graph, originals)
