@@ -67,9 +67,10 @@ demo: ort
 	@echo "-- 3/3 gated against dense, on the held-out images"
 	$(BIN)/lccl-compare $(DIGITS)/lccl.pt $(OUT)/lccl.onnx $(OUT)/lccl.engine --baseline $(DIGITS)/dense.pt --data $(DATA) --min-agreement 1 --max-accuracy-drop 0.5 --allow-skipped
 
-# Two runs side by side, one for each core: what needs no PyTorch (native code above all), and the rest. One thread in each, or
-# they take each other's cores.
-FIRST := tests/cpu tests/emulator tests/native tests/ort tests/packaging tests/trt tests/unit/graph
+# Two runs side by side, one for each core and about as long: native code above all, and the rest. One thread in each, or they take
+# each other's cores.
+FIRST := tests/cpu tests/emulator tests/native tests/ort tests/packaging tests/trt tests/unit/graph \
+	tests/unit/bench tests/unit/cuda tests/unit/fuzz tests/unit/triton
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python
 QUICK := -m "not slow and not native and not download"
 QUICK_FIRST := tests/unit/graph tests/unit/cli tests/unit/cuda tests/unit/exporting tests/unit/bench
@@ -90,7 +91,7 @@ check: $(VENV)/.installed-dev
 	$(call side_by_side,$(LINT) && $(PYTEST) -m pytest -q -o cache_dir=build/first-half $(QUICK_FIRST) $(QUICK),$(PYTEST) -m pytest -q tests/unit tests/gpu $(QUICK_FIRST:%=--ignore=%) $(QUICK),the linters and a part of the tests run meanwhile)
 
 define both_halves
-	$(call side_by_side,$(PYTEST) $(1) -m pytest -o cache_dir=build/first-half $(FIRST),$(PYTEST) $(1) -m pytest $(FIRST:%=--ignore=%) --ignore=tests/real,the tests that need no PyTorch run meanwhile)
+	$(call side_by_side,$(PYTEST) $(1) -m pytest -o cache_dir=build/first-half $(FIRST)$(2),$(PYTEST) $(1) -m pytest $(FIRST:%=--ignore=%) --ignore=tests/real,the first half of the tests runs meanwhile)
 endef
 
 # PYTEST_ARGS=... is one run with these arguments.
@@ -98,8 +99,7 @@ test: $(VENV)/.installed-dev
 ifdef PYTEST_ARGS
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 else
-	$(call both_halves)
-	@$(MAKE) --no-print-directory real
+	$(call both_halves,, && make --no-print-directory real)
 endif
 
 # Classes and files of public packages, which lie in a folder of their own: the environment has none of them. By themselves, since

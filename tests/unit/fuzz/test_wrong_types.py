@@ -29,7 +29,7 @@ from lccl.nn import LCCLConv2d
 
 pytestmark = pytest.mark.slow
 
-CALLS = 150
+CALLS = 110
 """Of each function, and of each command."""
 MOST_CHARACTERS = 700
 """Of a sentence."""
