@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 import lccl
 import support.networks.dense as nets
+from support.networks.merging import Merging
 
 Training = Literal["nothing", "reads", "skips", "swaps", "aside", "weights", "branches"]
 
@@ -268,19 +269,6 @@ def test_a_layer_with_a_frozen_norm_trains_its_gate() -> None:
     gated = lccl.nn.convert(dense, where=["block.0"])
     layer = gated.block[0]
     assert (layer.training, layer.gate.training, layer.gate.norm.training, layer.norm.training) == (True, True, True, False)
-
-
-class Merging(nn.Conv2d):
-    """A convolution that merges a second weight into its own in eval mode, as LoRA layers do."""
-
-    merged = False
-
-    def train(self, mode: bool = True) -> Merging:
-        super().train(mode)
-        if mode == self.merged:
-            self.weight.data += -0.5 if mode else 0.5
-            self.merged = not mode
-        return self
 
 
 def test_weights_that_are_merged_in_eval_mode_are_apart_again_in_training_mode() -> None:

@@ -18,6 +18,7 @@ from lccl.errors import UserError
 from lccl.nn import FoldedLCCLConv2d, LCCLConv2d, fold
 from lccl.nn.conv import plain_maths
 from lccl.nn.gate import Gate
+from support.networks.merging import Merging
 
 
 def scaled(conv: nn.Conv2d) -> nn.Conv2d:
@@ -280,19 +281,6 @@ def test_norms_in_training_mode_take_the_batchs_statistics() -> None:
         if isinstance(module, nn.BatchNorm2d):
             module.train()
     torch.testing.assert_close(layer(x), expected)
-
-
-class Merging(nn.Conv2d):
-    """A layer that merges a second weight into its own in eval mode, as LoRA's do."""
-
-    merged = False
-
-    def train(self, mode: bool = True) -> Merging:
-        super().train(mode)
-        if mode == self.merged:
-            self.weight.data += -0.5 if mode else 0.5
-            self.merged = not mode
-        return self
 
 
 def test_folding_leaves_merged_weights_of_the_original_alone() -> None:
