@@ -142,14 +142,16 @@ def set_modes(modes: Mapping[nn.Module, bool]) -> None:
     """Give every module its own mode.
 
     Modules with a ``train`` of their own keep more than the flag (torchvision's feature extractors
-    a graph, LoRA layers merged weights), so theirs is called.
+    a graph, LoRA layers merged weights), so theirs is called. A program of torch.export has one that
+    raises NotImplementedError: it has no modes.
 
     Args:
         modes: by module, parents first, whether it is in training mode.
     """
     for module, training in modes.items():
         if has_own_train(module):
-            module.train(training)
+            with suppress(NotImplementedError):
+                module.train(training)
     for module, training in modes.items():
         module.training = training
 

@@ -505,7 +505,7 @@ def test_a_result_that_cannot_be_printed(exported: Path, samples: Path) -> None:
 @pytest.mark.parametrize(
     ("data", "words"),
     [
-        ({"x": np.zeros((4, 3, 16, 16), np.float32)}, ["cannot run"]),
+        ({"x": np.zeros((4, 3, 16, 16), np.float32)}, ["x is [4, 3, 16, 16], but the model takes"]),
         ({"x": np.zeros((4, 1, 16, 16), np.float32), "labels": np.zeros(3)}, ["differ in length"]),
         ({"x": np.zeros((0, 1, 16, 16), np.float32)}, ["no sample"]),
     ],

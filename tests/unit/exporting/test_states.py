@@ -63,7 +63,12 @@ def file(model: onnx.ModelProto, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 def feed_of(count: int) -> dict[str, Any]:
     rng = np.random.default_rng(0)
-    shapes = {"state": (2, count, 4), "x": (count, 1, 16, 16), "rate": (), "table": (5, 3)}
+    shapes = {
+        "rate": (),
+        "table": (5, 3),
+        "state": (2, count, 4),
+        "x": (count, 1, 16, 16),
+    }  # the same rate and table for any count
     return {name: np.asarray(rng.standard_normal(shape), np.float32) for name, shape in shapes.items()}
 
 
