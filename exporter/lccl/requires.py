@@ -29,6 +29,7 @@ class Package:
 
 PACKAGES = {
     "torch": Package("PyTorch", "torch", ("export", "train")),
+    "matplotlib": Package("matplotlib", "matplotlib", ("train",)),
     "onnx_graphsurgeon": Package("onnx-graphsurgeon", "onnx-graphsurgeon", ("export", "rtx", "trt")),
     "onnxscript": Package("onnxscript", "onnxscript", ("export",)),
     "onnxconverter_common": Package("onnxconverter-common", "onnxconverter-common", ("rtx", "trt")),
@@ -67,6 +68,8 @@ NEEDS = {
     "load_checkpoint": _TORCH,
     "save_checkpoint": _TORCH,
     "nn": _TORCH,
+    "tune": Need(("torch",), ("train",)),
+    "TuneResult": Need(("torch",), ("train",)),
     "train": _TORCH,
 }
 """By the part of ``lccl.<name>`` or ``lccl-<name>`` behind ``lccl``; what is not here needs no more
