@@ -99,10 +99,12 @@ class _Collector:
         self._active = active
 
     def __call__(self, gate: nn.Module, _inputs: Any, logits: Tensor) -> None:
-        if not self._active or not gate.training or _in_backward_pass():
+        if not self._active or not gate.training:
             return
         surrogate = torch.sigmoid(logits).mean()
         density = (logits > 0).to(surrogate.dtype).mean()
+        if _in_backward_pass():
+            return  # and not before: a checkpoint compares what both passes save
         self.densities.append((surrogate + (density - surrogate).detach(), torch.is_grad_enabled()))
 
     def __deepcopy__(self, _memo: object) -> _Collector:

@@ -75,6 +75,9 @@ def settings_of(layer: GatedLayer, values: Array, levels: Sequence[float], *, op
         if not len(active):
             break
         edge = float(active[min(len(active) - 1, round((1 - level) * len(active)))])
+        above = np.searchsorted(active, edge, "right")
+        if above < len(active):  # between two values, so that rounding moves none over the edge
+            edge = (edge + float(active[above])) / 2
         found.append(Setting("cut", edge if layer.cut == "threshold" else -edge))
     if closed and not layer.fixed:
         found.append(Setting("closed"))
