@@ -6,6 +6,7 @@ with needing("lccl.train"):
     from lccl.train.budget import Budget, Sensitivity, allocate, macs_budget, sensitivity
     from lccl.train.density import DensityLoss
     from lccl.train.gates import parameter_groups
+    from lccl.train.loop import Epoch, FitResult, fit
     from lccl.train.losses import distillation_loss
     from lccl.train.schedule import DensitySchedule
     from lccl.train.starts import fit_gates
@@ -15,10 +16,13 @@ __all__ = [
     "Budget",
     "DensityLoss",
     "DensitySchedule",
+    "Epoch",
+    "FitResult",
     "Recalibration",
     "Sensitivity",
     "allocate",
     "distillation_loss",
+    "fit",
     "fit_gates",
     "macs_budget",
     "parameter_groups",

@@ -175,6 +175,11 @@ class DensitySchedule:
         """The densities that training had of late, by layer: running means over its batches."""
         return {name: state.density for name, state in self._states.items()}
 
+    @property
+    def arrived(self) -> bool:
+        """Whether the densities are at the target."""
+        return self._step >= self._plan.steps
+
     @torch.no_grad()
     def step(self) -> None:
         """Move the gates on by a step, and name one that stays closed or open by itself.

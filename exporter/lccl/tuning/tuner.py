@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lccl.errors import Fix, UserError, shown
+from lccl.errors import Fix, UserError, leave_out, shown
 from lccl.files import atomic_path, require_file, require_writable
 from lccl.loading.data import Data, DataSource, read_data
 from lccl.loading.types import Factory, Network
@@ -18,6 +18,7 @@ from lccl.metrics import Direction, Metric, metric_of, predictions, top1
 from lccl.numerics import Array
 from lccl.profiling import NetworkProfile
 from lccl.progress import Progress, silent
+from lccl.requires import needing
 from lccl.signatures.arguments import (
     CALLABLE,
     FACTORY,
@@ -204,9 +205,6 @@ def _open(
     key: str | None,
     prefix: str | None,
 ) -> _Source:
-    from lccl.profiling.of_onnx import axes_of_data
-
-    inputs = read_data(data, axes_of_data([model]))
     file = require_file(model) if isinstance(model, (str, Path)) else None
     if file is not None and path is not None and Path(path).resolve() == file.resolve():
         raise UserError(f"{path} is the network to tune, which would be overwritten: choose another name")
@@ -216,14 +214,27 @@ def _open(
             f"{path}: a tuned network is written as what it was, {'an .onnx file' if is_onnx else 'a checkpoint (.pt)'}"
         )
     if is_onnx:
-        from lccl.loading.onnx import load_onnx
-        from lccl.tuning.of_onnx import TunableOnnx
+        with needing("lccl.tune"):
+            from lccl.loading.onnx import load_onnx
+            from lccl.profiling.of_onnx import axes_of_data
+            from lccl.tuning.of_onnx import TunableOnnx
 
-        for name, value in (("factory", factory), ("state_dict_key", key), ("state_dict_prefix", prefix)):
-            if value is not None:
-                raise UserError("an .onnx file has its network in it", Fix(name, None, leave_out=True))
+        given = [
+            fix
+            for fix, value in (
+                (leave_out("factory"), factory),
+                (leave_out("state_dict_key"), key),
+                (leave_out("state_dict_prefix"), prefix),
+            )
+            if value is not None
+        ]
+        if given:
+            raise UserError("an .onnx file has its network in it", given[0])
+        inputs = read_data(data, axes_of_data([model]))
         return _Source(TunableOnnx(load_onnx(file) if file is not None else model, inputs), inputs)  # type: ignore[arg-type]
     from lccl.tuning.of_module import TunableModule
+
+    inputs = read_data(data)
 
     if file is None:
         if path is not None:
@@ -231,7 +242,10 @@ def _open(
         return _Source(TunableModule(model, inputs), inputs)  # type: ignore[arg-type]
     from lccl.loading.torch_file import load_model
 
-    loaded = load_model(file, factory, state_dict_key=key, state_dict_prefix=prefix)
+    try:
+        loaded = load_model(file, factory, state_dict_key=key, state_dict_prefix=prefix)
+    except UserError as error:  # a file that runs code has no checkpoint to write again
+        raise UserError(error.message, [fix for fix in error.fixes if fix.option != "unsafe_pickle"]) from error.__cause__
     return _Source(TunableModule(loaded.module, inputs), inputs, loaded, factory)
 
 
