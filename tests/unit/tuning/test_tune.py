@@ -236,10 +236,14 @@ def test_settings_of_a_layer() -> None:
     values = np.asarray([0, 0, 0, 0, 1, 2, 3, 4], np.float32)
     found = settings_of(GatedLayer("a", "threshold"), values, (0.5, 0.75), opened=True, closed=True)
     assert [s.state for s in found] == ["open", "as built", "cut", "cut", "closed"]
-    assert [float((values > s.value).mean()) for s in found if s.state == "cut"] == [2 / 8, 1 / 8]
+    assert [float((values > s.value).mean()) for s in found if s.state == "cut"] == [3 / 8, 2 / 8]
+    raised = settings_of(GatedLayer("a", "threshold", threshold=1.5), values, (0.5,), opened=False, closed=False)
+    assert [(s.state, s.value) for s in raised] == [("cut", 0.0), ("as built", 0.0), ("cut", 3.5)]
+    binary = settings_of(GatedLayer("a", "bias"), values - 2, (0.5,), opened=False, closed=False)
+    assert [(s.state, s.value) for s in binary] == [("cut", 0.5), ("as built", 0.0), ("cut", -1.5)]
     outside = settings_of(GatedLayer("a", "bias", fixed=True), values, (0.5,), opened=True, closed=True)
-    assert [s.state for s in outside] == ["as built", "cut"]
-    assert outside[1].value == -3.5
+    assert [s.state for s in outside] == ["cut", "as built", "cut"]
+    assert [s.value for s in outside] == [-0.5, 0.0, -2.5]
 
 
 @pytest.mark.parametrize(("count", "most"), [(5, 10), (10, 10), (100, 10)])
