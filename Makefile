@@ -23,7 +23,7 @@ help:
 	@echo "make real          the tests with networks and files of public packages (make test runs them too)"
 	@echo "make coverage      all tests, with the lines of the package that they run"
 	@echo "make ort           build ONNX Runtime's library of the CPU kernels; needs g++ and CMake (make demo does it)"
-	@echo "make kernels       build the CUDA kernels and the TensorRT plugin; needs nvcc and CMake, no GPU (CAPABILITY=8.9 for one GPU)"
+	@echo "make kernels       build the kernels and the TensorRT plugin; needs CMake, and nvcc or Triton, no GPU (CAPABILITY=8.9 for one GPU)"
 	@echo "make lint          ruff, mypy, clang-format, names of C++ constants"
 	@echo "make format        let ruff and clang-format format the code"
 	@echo "make docs          build the documents as a site into build/site"
@@ -69,7 +69,7 @@ demo: ort
 
 # Two runs side by side, one for each core and about as long: native code above all, and the rest. One thread in each, or they take
 # each other's cores.
-FIRST := tests/cpu tests/emulator tests/native tests/ort tests/packaging tests/trt tests/unit/graph \
+FIRST := tests/cpu tests/emulator tests/native tests/ort tests/packaging tests/triton tests/trt tests/unit/graph \
 	tests/unit/bench tests/unit/cuda tests/unit/fuzz tests/unit/triton
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python
 QUICK := -m "not slow and not native and not download"

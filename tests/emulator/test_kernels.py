@@ -35,7 +35,7 @@ def configs_for(library: Library, grid: int, dtype: Dtype) -> list[Config]:
     skipping = Family.PIXEL if grid == 1 else Family.BLOCK
     return [
         c
-        for c in library.configs()
+        for c in library.configs_for(BIG)
         if c.family in (Family.DENSE, skipping) and (c.math == Math.SIMT) == (dtype == Dtype.FLOAT32)
     ]
 

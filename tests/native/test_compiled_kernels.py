@@ -55,6 +55,8 @@ def configs_by_file(library: Library) -> dict[str, list[Config]]:
     """Which rows of the table each file computes."""
     found: dict[str, list[Config]] = {}
     for config in library.configs():
+        if config.math == Math.TRITON:
+            continue
         for dtype in DTYPES[config.math]:
             found.setdefault(file_of(config, dtype), []).append(config)
     return found

@@ -6,13 +6,14 @@ import importlib.util
 import os
 import shutil
 import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from support.builds.cmake import build_preset, require_cmake, why_no_cmake
+from support.builds.cmake import ROOT, build, build_preset, configure, require_cmake, why_no_cmake
 
 if TYPE_CHECKING:
     from lccl.backends.torch.cuda.library import Library
@@ -57,6 +58,41 @@ def emulator_library_path(request: pytest.FixtureRequest) -> Path:
     """
     require_cmake()
     return build_preset(request, "emulator", "lccl_emulator") / "liblccl_emulator.so"
+
+
+RECORDED_KERNELS = (
+    *(f"gate-float16-{channels}" for channels in ("eights", "any")),
+    *(f"rows_64x32-float16-{channels}" for channels in ("eights", "any")),
+    *("boxes_2x64x64-float16-eights", "close-float16"),
+    *("gate-float32-any-nchw", "rows_64x32-float32-any-nchw", "close-float32-nchw"),
+)
+"""That the recorded library holds, for 9.0: as few as show each way to lay parameters out."""
+CUBIN_CACHE = ROOT / "build" / "cubins"
+
+
+@pytest.fixture(scope="session")
+def recorded_library_path(request: pytest.FixtureRequest) -> Path:
+    """Path of liblccl_recorded.so: the host's side of the Triton kernels over a driver that records.
+
+    Skips where there is no Triton, no pip's CUDA runtime or no CMake.
+    """
+    require_cmake()
+    pytest.importorskip("triton", reason="pip install triton")
+    if importlib.util.find_spec("nvidia") is None:
+        pytest.skip("no headers of CUDA's runtime: pip install nvidia-cuda-runtime nvidia-cuda-crt")
+    folder = ROOT / "build" / "recorded"
+    settings = {
+        "LCCL_CUDA": "ON",
+        "LCCL_NVCC": "OFF",
+        "LCCL_ORT": "OFF",
+        "LCCL_EMULATOR": "OFF",
+        "LCCL_PYTHON": sys.executable,
+        "LCCL_TRITON_CAPABILITIES": "90",
+        "LCCL_TRITON_ONLY": ";".join(RECORDED_KERNELS),
+        "LCCL_TRITON_CACHE": str(CUBIN_CACHE),
+    }
+    configure(request, folder, ("-S", str(ROOT), "-B", str(folder), *(f"-D{k}={v}" for k, v in settings.items())))
+    return build(request, folder, "lccl_recorded") / "liblccl_recorded.so"
 
 
 @pytest.fixture(scope="session")
