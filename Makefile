@@ -13,13 +13,14 @@ LINT = $(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy \
 	&& $(BIN)/clang-format --dry-run --Werror $(CXX_SOURCES) && $(BIN)/python tests/native/cpp_constants.py
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help demo check test real coverage docs pictures ort kernels lint format train-digits clean
+.PHONY: help demo check test thorough real coverage docs pictures ort kernels lint format train-digits clean
 
 help:
 	@echo "make help          this list"
 	@echo "make demo          real images -> trained LCCL network -> ONNX -> engine -> comparison"
 	@echo "make check         the linters and the quick tests: what to run after each change"
 	@echo "make test          install what tests need, run all of them"
+	@echo "make thorough      all tests with every GPU architecture, every planted fault and more random cases"
 	@echo "make real          the tests with networks and files of public packages (make test runs them too)"
 	@echo "make coverage      all tests, with the lines of the package that they run"
 	@echo "make ort           build ONNX Runtime's library of the CPU kernels; needs g++ and CMake (make demo does it)"
@@ -101,6 +102,10 @@ ifdef PYTEST_ARGS
 else
 	$(call both_halves,, && make --no-print-directory real)
 endif
+
+# `make test` takes a fixed share of what takes long; this takes all of it.
+thorough:
+	LCCL_TESTS=all $(MAKE) --no-print-directory test
 
 # Classes and files of public packages, which lie in a folder of their own: the environment has none of them. By themselves, since
 # what torchvision adds to PyTorch on import stays in the process.

@@ -14,9 +14,15 @@ from typing import TYPE_CHECKING
 import pytest
 
 from support.builds.cmake import ROOT, build, build_preset, configure, require_cmake, why_no_cmake
+from support.share import share
 
 if TYPE_CHECKING:
     from lccl.backends.torch.cuda.library import Library
+
+ALL_ARCHITECTURES = ("80", "86-real", "89-real", "90-real", "120")
+"""CMakeLists.txt's. Without "-real" there is PTX too, for architectures to come."""
+SOME_ARCHITECTURES = ("90-real", "120")
+"""What `make test` compiles for; `make thorough` compiles for all."""
 
 
 def find_nvcc() -> str | None:
@@ -40,6 +46,19 @@ def require_cuda() -> None:
         pytest.skip(why)
 
 
+def architectures() -> tuple[str, ...]:
+    """The architectures that the tests compile for, as CMake writes them."""
+    return tuple(share(ALL_ARCHITECTURES, SOME_ARCHITECTURES))
+
+
+def build_release(request: pytest.FixtureRequest, target: str) -> Path:
+    """Build a target of the preset "release" for :func:`architectures`."""
+    chosen = architectures()
+    if chosen == ALL_ARCHITECTURES:
+        return build_preset(request, "release", target)
+    return build_preset(request, "release", target, "release-some", ["-DCMAKE_CUDA_ARCHITECTURES=" + ";".join(chosen)])
+
+
 @pytest.fixture(scope="session")
 def cuda_library_path(request: pytest.FixtureRequest) -> Path:
     """Path of liblccl_cuda.so, up to date with its sources.
@@ -47,7 +66,7 @@ def cuda_library_path(request: pytest.FixtureRequest) -> Path:
     Skips where there is no nvcc or no CMake.
     """
     require_cuda()
-    return build_preset(request, "release", "lccl_cuda") / "liblccl_cuda.so"
+    return build_release(request, "lccl_cuda") / "liblccl_cuda.so"
 
 
 @pytest.fixture(scope="session")
