@@ -176,7 +176,7 @@ def _lists(value: object) -> object:
 
 
 def _are_versions(value: object) -> bool:
-    """Return whether the value is what ``state_dict`` keeps beside the tensors: a dict for each module."""
+    """Return whether the value is what ``state_dict`` keeps beside tensors: a dict by module."""
     return isinstance(value, Mapping) and all(
         isinstance(module, Mapping) and isinstance(module.get("version", 0), (int, type(None))) for module in value.values()
     )

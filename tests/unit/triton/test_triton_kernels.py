@@ -78,7 +78,7 @@ def test_named_cases_by_boxes(case: Case, dtype: str, configuration: str) -> Non
     require_right(case, TYPES[dtype], configuration)
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize("case", [c for c in CASES if c.grid != 16], ids=lambda case: case.name)
 def test_what_boxes_refuse_has_a_reason(case: Case) -> None:
     inputs = tensors(case, torch.float16)
     reason = refusal(layer_of(inputs, case.attributes, HOPPER), "boxes")
@@ -117,7 +117,7 @@ def test_what_triton_cannot_do_runs_in_pytorchs_ops(monkeypatch: pytest.MonkeyPa
 def test_every_layer_has_a_configuration(channels: int, grid: int, capability: int) -> None:
     attributes = Attributes(gate_strides=(grid, grid), gate_upsample=(1, 1, grid, grid))
     for cells in (1, 100, 100_000):
-        chosen = choose(Layer(channels, channels, (3, 3), attributes, cells, 2, capability))
+        chosen = choose(Layer(channels, channels, (3, 3), attributes, cells, 2, capability, (56, 56)))
         assert chosen is not None
         assert (chosen.family == "boxes") == (grid % 8 == 0 and capability >= 90)
         assert chosen.shared_bytes(2) <= SHARED_KIB.get(capability, 99) * 1024

@@ -16,8 +16,8 @@ Guide)."""
 DENSE_SHARE = 0.85
 """Beyond this share of open cells the kernels go through all of them in order."""
 LARGEST_KERNEL = 7
-LARGEST_WEIGHTS = 2**31
-"""Offsets within weights have 32 bits."""
+LARGEST_INDEX = 2**31 - 2**10
+"""Indices of pixels, tiles and weights have 32 bits; the rest is the last tile's."""
 TENSOR_MEMORY_ACCELERATOR = 90
 """The first compute capability, as 10 * major + minor, whose copies know boxes."""
 
@@ -29,6 +29,8 @@ class Configuration:
     Tiles are in elements: pixels, channels of y, channels of x.
     """
 
+    number: int
+    """Its number in the C++ table, for ever: engines and timing caches keep it."""
     name: str
     family: Family
     tile_m: int
@@ -36,6 +38,12 @@ class Configuration:
     tile_k: int
     warps: int
     stages: int
+    part_n: int
+    """Channels of y that are finished at a time: tile_n, or a half or a quarter of it."""
+    majors: tuple[int, ...] = ()
+    """Major compute capabilities for which it compiles without spills; empty: all."""
+    element_bytes: tuple[int, ...] = (2,)
+    """Of the types for which it does."""
 
     def shared_bytes(self, element_bytes: int) -> int:
         """Return the shared memory of a block that its tiles of x and W take, at most."""
@@ -43,12 +51,43 @@ class Configuration:
 
 
 CONFIGURATIONS = (
-    Configuration("rows_128x64", "rows", 128, 64, 64, 4, 4),
-    Configuration("rows_64x64", "rows", 64, 64, 64, 4, 3),
-    Configuration("rows_64x32", "rows", 64, 32, 32, 4, 3),
-    Configuration("boxes_2x64x128", "boxes", 2 * SIDE * SIDE, 128, 64, 8, 4),
-    Configuration("boxes_2x64x64", "boxes", 2 * SIDE * SIDE, 64, 64, 4, 4),
+    Configuration(6, "rows_128x256", "rows", 128, 256, 64, 8, 3, 64, (9, 10)),
+    Configuration(7, "rows_128x128", "rows", 128, 128, 64, 8, 3, 32),
+    Configuration(1, "rows_128x64", "rows", 128, 64, 64, 4, 4, 32),
+    Configuration(2, "rows_64x64", "rows", 64, 64, 64, 4, 3, 32),
+    Configuration(3, "rows_64x32", "rows", 64, 32, 32, 4, 3, 32, element_bytes=(2, 4)),
+    Configuration(8, "boxes_2x64x256", "boxes", 2 * SIDE * SIDE, 256, 64, 8, 3, 64, (9, 10)),
+    Configuration(4, "boxes_2x64x128", "boxes", 2 * SIDE * SIDE, 128, 64, 8, 4, 64),
+    Configuration(9, "boxes_2x64x128_s3", "boxes", 2 * SIDE * SIDE, 128, 64, 8, 3, 64, (12,)),
+    Configuration(5, "boxes_2x64x64", "boxes", 2 * SIDE * SIDE, 64, 64, 4, 4, 64),
 )
+"""Of each family from wide tiles to small ones."""
+
+
+def misfit(configuration: Configuration, capability: int, element_bytes: int) -> str:
+    """Return why a configuration is not for an architecture and a type; empty if it is.
+
+    Args:
+        configuration: which one.
+        capability: compute capability, as 10 * major + minor.
+        element_bytes: 2 or 4: of T.
+    """
+    name = configuration.name
+    if element_bytes not in configuration.element_bytes:
+        return f"{name} is for types of {configuration.element_bytes[0]} bytes, not {element_bytes}"
+    if configuration.majors and capability // 10 not in configuration.majors:
+        majors = " and ".join(f"{major}.x" for major in configuration.majors)
+        return f"{name} is for compute capabilities {majors}, not {_spelt(capability)}"
+    if configuration.family == "boxes" and capability < TENSOR_MEMORY_ACCELERATOR:
+        return f"boxes need compute capability 9.0, not {_spelt(capability)}"
+    limit, needed = SHARED_KIB.get(capability, 99) * 1024, configuration.shared_bytes(element_bytes)
+    if needed > limit:
+        return f"{name} needs {needed:,} bytes of shared memory, and compute capability {_spelt(capability)} has {limit:,}"
+    return ""
+
+
+def _spelt(capability: int) -> str:
+    return f"{capability // 10}.{capability % 10}"
 
 
 @dataclass(frozen=True)
@@ -67,50 +106,70 @@ class Layer:
     """2 or 4: of T."""
     capability: int
     """Compute capability, as 10 * major + minor."""
+    hw: tuple[int, int]
+    """H and W of X."""
 
 
 def refusal(layer: Layer, family: Family) -> str:
     """Return why a family does not take a layer; empty if it does."""
     if max(layer.kernel) > LARGEST_KERNEL:
         return f"kernels are 1x1 to 7x7, not {layer.kernel[0]}x{layer.kernel[1]}"
-    weights = layer.filters * layer.kernel[0] * layer.kernel[1] * layer.channels
-    if weights >= LARGEST_WEIGHTS:
-        return f"weights are fewer than {LARGEST_WEIGHTS:,}, not {weights:,}"
+    for what, number in _indices(layer):
+        if number >= LARGEST_INDEX:
+            return f"{what} are fewer than {LARGEST_INDEX:,}, not {number:,}"
     if family == "rows":
         return ""
     grid, strides = layer.attributes.grid, layer.attributes.strides
     if layer.capability < TENSOR_MEMORY_ACCELERATOR:
-        return f"boxes need compute capability 9.0, not {layer.capability // 10}.{layer.capability % 10}"
+        return f"boxes need compute capability 9.0, not {_spelt(layer.capability)}"
     if layer.element_bytes != 2:
         return "boxes are of float16 and bfloat16"
     if grid % SIDE:
         return f"boxes are for grid gates whose G is a multiple of {SIDE}, not {grid}"
     if strides != (1, 1):
         return f"boxes have stride 1, not {strides[0]}x{strides[1]}"
-    if layer.channels % 8 or layer.filters % 8:
-        return f"boxes need channels in eights, not {layer.channels} and {layer.filters}"
     return ""
+
+
+def _indices(layer: Layer) -> list[tuple[str, int]]:
+    """What the kernels count in 32 bits."""
+    a, (h, w), (r, s) = layer.attributes, layer.hw, layer.kernel
+    pixels = layer.cells * a.grid**2
+    return [
+        ("weights", layer.filters * r * s * in_eights(layer.channels)),
+        ("output pixels, each block of a grid whole,", pixels),
+        ("pixels of an image with its pads", (h + sum(a.pads[::2])) * (w + sum(a.pads[1::2]))),
+        ("pixels of an image with the gate's pads", (h + sum(a.gate_pads[::2])) * (w + sum(a.gate_pads[1::2]))),
+        ("tiles", _tiles(pixels, SMALLEST, layer.filters)),
+    ]
+
+
+def in_eights(channels: int) -> int:
+    """Return the least multiple of 8 that holds some channels: a copy of 16 bytes has 8."""
+    return -(-channels // 8) * 8
+
+
+SMALLEST = next(c for c in CONFIGURATIONS if c.name == "rows_64x32")
+
+
+def _tiles(pixels: int, configuration: Configuration, filters: int) -> int:
+    return -(-pixels // configuration.tile_m) * -(-filters // configuration.tile_n)
 
 
 def choose(layer: Layer) -> Configuration | None:
     """Return the configuration for a layer; None if no family takes it.
 
-    Boxes come before rows, and a tile no wider than K. Where open cells fill few tiles, smaller
-    tiles use more of the GPU.
+    Boxes come before rows. Of those whose tiles give each multiprocessor something to do it is the
+    one that computes the fewest channels beyond K, and of these the one with the largest tile.
     """
     for family in ("boxes", "rows"):
         if refusal(layer, family):
             continue
-        limit = SHARED_KIB.get(layer.capability, 99) * 1024
-        mine = [c for c in CONFIGURATIONS if c.family == family and c.shared_bytes(layer.element_bytes) <= limit]
-        if not mine:
-            continue
-        pixels = layer.cells * layer.attributes.grid**2
-        few = pixels * layer.filters < FEW_TILES * mine[0].tile_m * mine[0].tile_n
-        for configuration in mine:
-            if configuration.tile_n <= max(layer.filters, mine[-1].tile_n) and not (few and configuration is mine[0]):
-                return configuration
-        return mine[-1]
+        fitting = [c for c in CONFIGURATIONS if c.family == family and not misfit(c, layer.capability, layer.element_bytes)]
+        if fitting:
+            pixels = layer.cells * layer.attributes.grid**2
+            enough = [c for c in fitting if _tiles(pixels, c, layer.filters) >= FEW_TILES]
+            return min(enough or fitting[-1:], key=lambda c: (-(-layer.filters // c.tile_n) * c.tile_n, -c.tile_m * c.tile_n))
     return None
 
 

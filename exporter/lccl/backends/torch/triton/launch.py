@@ -10,20 +10,32 @@ from functools import lru_cache
 from typing import Any
 
 import torch
-import triton
 from torch import Tensor
-from triton import language as tl
 from triton.tools.tensor_descriptor import TensorDescriptor
 
+import triton
 from lccl.backends.torch.triton import kernels
-from lccl.backends.torch.triton.configurations import CONFIGURATIONS, DENSE_SHARE, SIDE, Configuration, Layer, choose, refusal
+from lccl.backends.torch.triton.configurations import (
+    CONFIGURATIONS,
+    DENSE_SHARE,
+    SIDE,
+    Configuration,
+    Layer,
+    choose,
+    in_eights,
+    misfit,
+    refusal,
+)
 from lccl.errors import ContractError, UserError
 from lccl.op.contract import INPUT_NAMES, Attributes, grid_hw, output_shape
 from lccl.op.torch_op import compute
+from triton import language as tl
 
 GATE_TILE = (64, 64)
 """Cells and channels of the gate's tile."""
 FILL_TILE = (64, 64)
+ALIGNMENT = 16
+"""Of memory, in bytes: a copy's."""
 PROGRAMS_PER_MULTIPROCESSOR = 2
 _OPERANDS = {torch.float16: tl.float16, torch.bfloat16: tl.bfloat16, torch.float32: tl.float32}
 INTERPRETED_PROGRAMS = 3
@@ -35,11 +47,17 @@ def layer_of(inputs: dict[str, Tensor], attributes: Attributes, capability: int)
     n, _, ho, wo = output_shape({name: tuple(inputs[name].shape) for name in INPUT_NAMES}, attributes)
     k, r, s, c = inputs["W"].shape
     hg, wg = grid_hw((ho, wo), attributes.grid)
-    return Layer(c, k, (r, s), attributes, n * hg * wg, inputs["X"].element_size(), capability)
+    h, w = inputs["X"].shape[2:]
+    return Layer(c, k, (r, s), attributes, n * hg * wg, inputs["X"].element_size(), capability, (h, w))
 
 
 def run(
-    inputs: dict[str, Tensor], attributes: Attributes, *, capability: int | None = None, configuration: str | None = None
+    inputs: dict[str, Tensor],
+    attributes: Attributes,
+    *,
+    capability: int | None = None,
+    configuration: str | None = None,
+    into: Tensor | None = None,
 ) -> Tensor:
     """Run the op.
 
@@ -50,9 +68,11 @@ def run(
         capability: compute capability to choose for, as 10 * major + minor; None: the device's.
         configuration: the name of a configuration; None: the choice of
             :func:`lccl.backends.torch.triton.configurations.choose`.
+        into: the memory that y is written to, in the form of :func:`memory_of`; None: new memory.
+            It may be the residual's own.
 
     Returns:
-        Y [N, K, Ho, Wo] of X's type, channels_last in memory.
+        Y [N, K, Ho, Wo] of X's type, channels_last in memory, K padded to 8.
 
     Raises:
         ContractError: shapes that version 1 does not allow, or a form that no configuration, or not
@@ -63,11 +83,11 @@ def run(
     chosen = choose(layer) if configuration is None else _named(configuration)
     if chosen is None:
         raise ContractError(refusal(layer, "rows"))
-    reason = refusal(layer, chosen.family)
+    reason = refusal(layer, chosen.family) or misfit(chosen, layer.capability, layer.element_bytes)
     if reason:
         raise ContractError(f"{chosen.name} does not take this layer: {reason}")
     with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
-        return _launch(inputs, attributes, layer, chosen)
+        return _launch(inputs, attributes, layer, chosen, into)
 
 
 def run_checked(inputs: dict[str, Tensor], attributes: Attributes) -> Tensor:
@@ -111,38 +131,43 @@ def _agree(want: Tensor, got: Tensor) -> bool:
     return float((~near).sum()) <= _MOST_DIFFERENT * near.numel()
 
 
-def _launch(inputs: dict[str, Tensor], a: Attributes, layer: Layer, chosen: Configuration) -> Tensor:
-    x, residual = _nhwc(inputs["X"]), inputs["residual"]
-    n, h, w, c = x.shape
-    _, k, ho, wo = output_shape({name: tuple(inputs[name].shape) for name in INPUT_NAMES}, a)
+def _launch(inputs: dict[str, Tensor], a: Attributes, layer: Layer, chosen: Configuration, into: Tensor | None) -> Tensor:
+    n, _, h, w = inputs["X"].shape
+    shape = output_shape({name: tuple(inputs[name].shape) for name in INPUT_NAMES}, a)
+    _, k, ho, wo = shape
     hg, wg = grid_hw((ho, wo), a.grid)
-    y = x.new_empty((n, ho, wo, k))
+    c, kp = in_eights(layer.channels), in_eights(k)
+    y = inputs["X"].new_empty((n, ho, wo, kp)) if into is None else into
     if y.numel() == 0:
-        return y.permute(0, 3, 1, 2)
-    has_residual = tuple(residual.shape) == (n, k, ho, wo)
-    added = _nhwc(residual) if has_residual else y
-    weights = {name: inputs[name].contiguous() for name in ("W", "B", "gate_W", "gate_B", "post_scale", "post_bias")}
+        return _image(y, k)
+    x, residual = memory_of(inputs["X"]), inputs["residual"]
+    has_residual = tuple(residual.shape) == shape
+    added = memory_of(residual) if has_residual else y
+    weights = {name: _in_eights(inputs[name]) for name in ("W", "gate_W")}
+    weights |= {name: inputs[name].contiguous() for name in ("B", "gate_B", "post_scale", "post_bias")}
     external = inputs["gate"].contiguous()
     gmap = torch.empty(layer.cells, dtype=torch.float32, device=x.device)
     cells = torch.empty(layer.cells, dtype=torch.int32, device=x.device)
     count = torch.zeros(1, dtype=torch.int32, device=x.device)
     rg, sg = weights["gate_W"].shape[1:3]
+    x_strides, y_strides = (h * w * c, c, 1), (ho * wo * kp, kp, 1, kp)
+    common: dict[str, Any] = {"EIGHTS": True, "PDL": False, "enable_fp_fusion": True}
     kernels.gate_cells[(triton.cdiv(layer.cells, GATE_TILE[0]),)](
         x, weights["gate_W"], weights["gate_B"], external, gmap, cells, count,
-        layer.cells, h, w, hg, wg, c, rg, sg, *a.gate_strides, *a.gate_pads[:2], *a.gate_dilations,
-        a.gate_slope, a.gate_max, a.gate_threshold, int(external.numel() == layer.cells),
-        FUSED=a.gate_source == "fused", BM=GATE_TILE[0], BC=GATE_TILE[1],
+        layer.cells, h, w, hg, wg, c, rg, sg, *a.gate_strides, *a.gate_pads[:2], *a.gate_dilations, *x_strides,
+        a.gate_slope, a.gate_max, a.gate_threshold, int(external.numel() == layer.cells), 1, -1.0, 0,
+        FUSED=a.gate_source == "fused", BM=GATE_TILE[0], BC=GATE_TILE[1], **common,
     )  # fmt: skip
     vectors = (weights["B"], weights["post_scale"], weights["post_bias"])
     scale_stride, offset_stride = (int(weights[name].numel() == k) for name in ("post_scale", "post_bias"))
-    shape = (a.pads[0], a.pads[1], *a.dilations)
-    rest = (a.activation_alpha, a.post_alpha, scale_stride, offset_stride, DENSE_SHARE)
+    geometry = (a.pads[0], a.pads[1], *a.dilations)
+    rest = (a.activation_alpha, a.post_alpha, scale_stride, offset_stride, int(has_residual), DENSE_SHARE)
     options: dict[str, Any] = {
-        "HAS_RESIDUAL": has_residual,
         "PRECISION": "tf32x3" if x.dtype == torch.float32 else "ieee",
         "OPERAND": _OPERANDS[x.dtype] if x.is_cuda else tl.float32,
         "BN": chosen.tile_n,
         "BK": chosen.tile_k,
+        "EN": chosen.part_n,
         "num_warps": chosen.warps,
         "num_stages": chosen.stages,
     }
@@ -151,27 +176,30 @@ def _launch(inputs: dict[str, Tensor], a: Attributes, layer: Layer, chosen: Conf
     if chosen.family == "rows":
         kernels.conv_rows[grid](
             x, weights["W"], *vectors, added, gmap, cells, count, y,
-            layer.cells, h, w, ho, wo, hg, wg, c, k, r, s, a.grid, *a.strides, *shape, *rest,
-            BM=chosen.tile_m, **options,
+            layer.cells, h, w, ho, wo, hg, wg, c, k, r, s, a.grid, *a.strides, *geometry, *x_strides, *y_strides, *rest,
+            BM=chosen.tile_m, **options, **common,
         )  # fmt: skip
     else:
-        box, tile = [1, SIDE, SIDE, chosen.tile_k], [1, SIDE, SIDE, chosen.tile_n]
+        box, part = [1, SIDE, SIDE, chosen.tile_k], [1, SIDE, SIDE, chosen.part_n]
+        common.pop("EIGHTS")
         described = (
             TensorDescriptor.from_tensor(x, box),
             TensorDescriptor.from_tensor(weights["W"].reshape(k, r * s, c), [chosen.tile_n, 1, chosen.tile_k]),
-            TensorDescriptor.from_tensor(added, tile),
-            TensorDescriptor.from_tensor(y, tile),
+            TensorDescriptor.from_tensor(added, part),
+            TensorDescriptor.from_tensor(y, part),
         )
         kernels.conv_boxes[grid](
-            *described, *vectors, gmap, cells, count, layer.cells, hg, wg, c, k, r, s, a.grid, *shape, *rest,
-            SIDE=SIDE, **options,
+            *described, *vectors, gmap, cells, count, layer.cells, hg, wg, c, k, r, s, a.grid, *geometry, *rest,
+            SIDE=SIDE, **options, **common,
         )  # fmt: skip
     pixels = n * ho * wo
-    kernels.close_pixels[(triton.cdiv(pixels, FILL_TILE[0]), triton.cdiv(k, FILL_TILE[1]))](
-        weights["post_bias"], added, gmap, y, pixels, ho, wo, hg, wg, k, a.grid, a.post_alpha, offset_stride,
-        HAS_RESIDUAL=has_residual, BM=FILL_TILE[0], BN=FILL_TILE[1],
+    keeps = int(has_residual and added.data_ptr() == y.data_ptr() and a.post_alpha == 1)
+    kernels.close_pixels[(triton.cdiv(pixels, FILL_TILE[0]), triton.cdiv(kp, FILL_TILE[1]))](
+        weights["post_bias"], added, gmap, y, pixels, ho, wo, hg, wg, k, a.grid,
+        *y_strides, a.post_alpha, offset_stride, int(has_residual), keeps,
+        BM=FILL_TILE[0], BN=FILL_TILE[1], **common | {"EIGHTS": True},
     )  # fmt: skip
-    return y.permute(0, 3, 1, 2)
+    return _image(y, k)
 
 
 def _programs(device: torch.device, layer: Layer, chosen: Configuration) -> int:
@@ -194,9 +222,24 @@ def _capability(device: torch.device) -> int:
     return 10 * major + minor
 
 
-def _nhwc(tensor: Tensor) -> Tensor:
-    """Return [N, H, W, C] in that order in memory; no copy of a channels_last tensor."""
-    return tensor.permute(0, 2, 3, 1).contiguous()
+def memory_of(tensor: Tensor) -> Tensor:
+    """Return [N, C, H, W] as the kernels take it: [N, H, W, C in eights], contiguous and aligned.
+
+    Lanes beyond C are 0. There is no copy of a channels_last tensor whose C is a multiple of 8.
+    """
+    memory = _in_eights(tensor.permute(0, 2, 3, 1))
+    return memory if memory.data_ptr() % ALIGNMENT == 0 else memory.clone()
+
+
+def _in_eights(tensor: Tensor) -> Tensor:
+    """Return a contiguous tensor, its last axis filled up with zeros to a multiple of 8."""
+    extra = in_eights(tensor.shape[-1]) - tensor.shape[-1]
+    return torch.nn.functional.pad(tensor, (0, extra)).contiguous() if extra else tensor.contiguous()
+
+
+def _image(memory: Tensor, channels: int) -> Tensor:
+    """Return [N, C, H, W], a view of :func:`memory_of`'s form."""
+    return memory[..., :channels].permute(0, 3, 1, 2)
 
 
 def _named(name: str) -> Configuration:
