@@ -88,7 +88,7 @@ def test_both_forms_mean_the_same_by_a_setting(network: nn.Module, exported: Pat
             (y, profile), (z, twin) = (form.run({layer.name: setting}) for form in forms)
             np.testing.assert_allclose(y[0], z[0], atol=1e-4)
             found = [{p.name: p.density for p in q.gated}[layer.name] for q in (profile, twin)]
-            edge = abs(setting.value)
+            edge = setting.value if layer.cut == "threshold" else -setting.value
             wanted = {"open": 1.0, "closed": 0.0}.get(setting.state, float((own > edge).mean()))
             assert found == pytest.approx([wanted] * 2, abs=1e-3)
 
