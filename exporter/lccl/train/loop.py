@@ -149,7 +149,8 @@ def fit(
         lr, weight_decay: the largest learning rate, and the weight decay; see
             :func:`parameter_groups`.
         anneal: the fraction of all steps in which densities go from open to the target.
-        teacher: the dense network, whose outputs are learned too (:func:`distillation_loss`).
+        teacher: the dense network, whose outputs are learned too (:func:`distillation_loss`); it is
+            moved to the device.
         teacher_weight: the weight of that term.
         score: called with the network in eval mode after each epoch; higher is better.
         patience: epochs without a better score, at the target density, after which one more epoch

@@ -174,7 +174,7 @@ def test_logits_of_float16_are_read_as_they_are(tmp_path: Path) -> None:
     half = to_precision(onnx.load(tmp_path / "model.onnx"), "fp16")
     images = _data()[0]
     own = TunableModule(network, as_data(images)).gate_values()
-    other = TunableOnnx(half, as_data(images.astype(np.float16))).gate_values()
+    other = TunableOnnx(half, as_data(images)).gate_values()
     for name, values in own.items():
         np.testing.assert_allclose(np.sort(values), np.sort(other[name]), atol=0.02)
 
@@ -192,7 +192,7 @@ def test_a_gate_from_outside_is_cut_only(tmp_path: Path) -> None:
 def test_labels_that_do_not_fit_are_refused(network: nn.Module) -> None:
     images, labels = _data()
     with pytest.raises(lccl.UserError, match="are no classes of the network's first output"):
-        lccl.tune(network, (images, labels[:, None]), max_accuracy_drop=1)
+        lccl.tune(network, [(images, labels[:, None])], max_accuracy_drop=1)
 
 
 def _data() -> Any:
