@@ -229,7 +229,9 @@ def layer_table(library: Library, device: str = DEVICE) -> list[str]:
     head = " | ".join(f"{density:g}" for density in TABLE_DENSITIES)
     lines = [f"| layer | gate | {head} | configuration at 0.5 |", "|---|---|" + "---|" * (len(TABLE_DENSITIES) + 1)]
     cells: dict[tuple[str, int], list[str]] = {}
-    for s in settings_of([o for o in layers_of(None, False) if o.stride == 1], TABLE_DENSITIES, ((8, "iid"), (1, "iid")), ("fused",)):
+    for s in settings_of(
+        [o for o in layers_of(None, False) if o.stride == 1], TABLE_DENSITIES, ((8, "iid"), (1, "iid")), ("fused",)
+    ):
         params = s.params()
         chosen = library.choose(params, gpu)
         us = library.predict(params, gpu, chosen)
