@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from lccl.loading.torch_file import load_checkpoint
     from lccl.plugin import load_plugin, plugin_path
     from lccl.profiling import NetworkProfile, profile
+    from lccl.tuning import TuneResult, tune
 
 _PACKAGES = ("nn", "ort", "plugin", "train")
 _LAZY = {
@@ -32,6 +33,7 @@ _LAZY = {
     "LatencyPlan": "lccl.comparing",
     "Limits": "lccl.comparing",
     "NetworkProfile": "lccl.profiling",
+    "TuneResult": "lccl.tuning",
     "UserError": "lccl.errors",
     "build_engine": "lccl.engine",
     "compare": "lccl.comparing",
@@ -41,6 +43,7 @@ _LAZY = {
     "plugin_path": "lccl.plugin",
     "profile": "lccl.profiling",
     "save_checkpoint": "lccl.loading.checkpoint",
+    "tune": "lccl.tuning",
 }
 
 __all__ = [
@@ -52,6 +55,7 @@ __all__ = [
     "LatencyPlan",
     "Limits",
     "NetworkProfile",
+    "TuneResult",
     "UserError",
     "__version__",
     "build_engine",
@@ -66,6 +70,7 @@ __all__ = [
     "profile",
     "save_checkpoint",
     "train",
+    "tune",
 ]
 
 if not TYPE_CHECKING:  # from lccl import *: the names that work with what is installed

@@ -230,7 +230,8 @@ class Recorded:
             else:
                 values[name] = struct.unpack("<f" if name in FLOATS else "<i" if len(data) == 4 else "<q", data)[0]
         rest = list(raw)
-        assert len(rest) <= 2 and not any(map(any, rest)), "scratch that nobody asked for"
+        assert len(rest) <= 2
+        assert not any(map(any, rest)), "scratch that nobody asked for"
         return values, repeated
 
     def _interpret(self, launch: Launch) -> None:

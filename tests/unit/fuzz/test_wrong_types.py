@@ -24,7 +24,7 @@ from hypothesis import HealthCheck, given, settings
 
 import lccl
 import lccl.plugin
-from lccl.cli import build_engine, build_plugin, compare, export
+from lccl.cli import build_engine, build_plugin, compare, export, tune
 from lccl.command_line import execute
 from lccl.data import load_data
 from lccl.nn import LCCLConv2d
@@ -270,6 +270,7 @@ COMMANDS = {
     "export": (export.command, ["{model}", "-o", "{out}", "--quiet"]),
     "compare": (compare.command, ["{model}", "--data", "{data}", "--runs", "0", "--quiet"]),
     "build-engine": (build_engine.command, ["{model}", "--backend", "no backend", "--quiet"]),
+    "tune": (tune.command, ["{model}", "-o", "{folder}/tuned.onnx", "--data", "{data}", "--target-macs", "0.01", "--quiet"]),
     "build-plugin": (build_plugin.command, ["--out", "{folder}/plugin", "--cmake", "no-such-cmake"]),
 }
 WORDS = [
