@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from lccl.exporting import ExportResult, export
     from lccl.loading.checkpoint import save_checkpoint
     from lccl.loading.torch_file import load_checkpoint
+    from lccl.nn.warming import WarmUp, warm_up
     from lccl.plugin import load_plugin, plugin_path
     from lccl.profiling import NetworkProfile, profile
 
@@ -33,6 +34,7 @@ _LAZY = {
     "Limits": "lccl.comparing",
     "NetworkProfile": "lccl.profiling",
     "UserError": "lccl.errors",
+    "WarmUp": "lccl.nn.warming",
     "build_engine": "lccl.engine",
     "compare": "lccl.comparing",
     "export": "lccl.exporting",
@@ -41,6 +43,7 @@ _LAZY = {
     "plugin_path": "lccl.plugin",
     "profile": "lccl.profiling",
     "save_checkpoint": "lccl.loading.checkpoint",
+    "warm_up": "lccl.nn.warming",
 }
 
 __all__ = [
@@ -53,6 +56,7 @@ __all__ = [
     "Limits",
     "NetworkProfile",
     "UserError",
+    "WarmUp",
     "__version__",
     "build_engine",
     "compare",
@@ -66,6 +70,7 @@ __all__ = [
     "profile",
     "save_checkpoint",
     "train",
+    "warm_up",
 ]
 
 if not TYPE_CHECKING:  # from lccl import *: the names that work with what is installed

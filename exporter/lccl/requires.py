@@ -68,6 +68,8 @@ NEEDS = {
     "save_checkpoint": _TORCH,
     "nn": _TORCH,
     "train": _TORCH,
+    "warm_up": _TORCH,
+    "WarmUp": _TORCH,
 }
 """By the part of ``lccl.<name>`` or ``lccl-<name>`` behind ``lccl``; what is not here needs no more
 than the base install."""

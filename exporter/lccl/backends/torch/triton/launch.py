@@ -34,6 +34,8 @@ from lccl.op.torch_op import compute
 GATE_TILE = (64, 64)
 """Cells and channels of the gate's tile."""
 FILL_TILE = (64, 64)
+PROGRAMMATIC_LAUNCH = 90
+"""The first compute capability whose kernels may start before the one ahead of them has ended."""
 ALIGNMENT = 16
 """Of memory, in bytes: a copy's."""
 PROGRAMS_PER_MULTIPROCESSOR = 2
@@ -151,7 +153,8 @@ def _launch(inputs: dict[str, Tensor], a: Attributes, layer: Layer, chosen: Conf
     count = torch.zeros(1, dtype=torch.int32, device=x.device)
     rg, sg = weights["gate_W"].shape[1:3]
     x_strides, y_strides = (h * w * c, c, 1), (ho * wo * kp, kp, 1, kp)
-    common: dict[str, Any] = {"EIGHTS": True, "PDL": False, "enable_fp_fusion": True}
+    is_programmatic = x.is_cuda and layer.capability >= PROGRAMMATIC_LAUNCH
+    common: dict[str, Any] = {"EIGHTS": True, "PDL": is_programmatic, "launch_pdl": is_programmatic, "enable_fp_fusion": True}
     kernels.gate_cells[(triton.cdiv(layer.cells, GATE_TILE[0]),)](
         x, weights["gate_W"], weights["gate_B"], external, gmap, cells, count,
         layer.cells, h, w, hg, wg, c, rg, sg, *a.gate_strides, *a.gate_pads[:2], *a.gate_dilations, *x_strides,
