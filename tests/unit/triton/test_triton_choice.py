@@ -62,6 +62,7 @@ def test_every_layer_has_a_configuration(channels: int, grid: int, capability: i
     [
         (replace(PIXEL, kernel=(3, 8)), "kernels are 1x1 to 7x7, not 3x8"),
         (replace(on_grid(8), capability=89), "boxes need compute capability 9.0, not 8.9"),
+        (replace(on_grid(8), capability=100, triton=(3, 6)), "boxes on compute capability 10.0 need Triton 3.9, not 3.6"),
         (replace(on_grid(8), element_bytes=4), "boxes are of float16 and bfloat16"),
         (on_grid(7), "boxes are for grid gates whose G is a multiple of 8, not 7"),
         (PIXEL, "boxes are for grid gates whose G is a multiple of 8, not 1"),
@@ -101,6 +102,7 @@ def test_misfits_have_reasons() -> None:
         (replace(on_grid(8), filters=256, cells=FEW_TILES), "boxes_2x64x128"),
         (replace(on_grid(8), filters=128, capability=120), "boxes_2x64x128_s3"),
         (on_grid(16), "boxes_2x64x64"),
+        (replace(on_grid(16), capability=100, triton=(3, 6)), "rows_128x64"),
     ],
 )
 def test_the_choice(layer: Layer, name: str) -> None:

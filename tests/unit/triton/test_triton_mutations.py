@@ -42,7 +42,14 @@ MUTATIONS = (
         "boxes-tap-shifted", "s = (tap % S) * dw - pw", "s = (tap % S) * dw - pw + 1", "boxes-last-alone", "boxes_2x64x64"
     ),
     Mutation("boxes-second-index", "tl.where(has_second, box0 + 1, box0)", "box0", "boxes", "boxes_2x64x64"),
-    Mutation("boxes-spare-stored", "if has_second & (g1 > 0):", "if g1 > 0:", "boxes-one", "boxes_2x64x64", True),
+    Mutation(
+        "boxes-spare-stored",
+        "tl.where(has_second & (g1 > 0), n1, -1)",
+        "tl.where(g1 > 0, n1, -1)",
+        "boxes-one",
+        "boxes_2x64x64",
+        True,
+    ),
     Mutation("boxes-second-taps", "a1 = x.load([n1, h1 + r", "a1 = x.load([n1, h0 + r", "all-on-8", "boxes_2x64x64"),
     Mutation("boxes-quarter", "box1 % per_cell // per_side * SIDE", "0", "boxes-16", "boxes_2x64x64"),
     Mutation("part-of-columns", "k = first + tl.arange(0, EN)", "k = k0 + tl.arange(0, EN)", "boxes-16", "boxes_2x64x256"),

@@ -31,6 +31,7 @@ from lccl.errors import ContractError, UserError
 from lccl.op.contract import INPUT_NAMES, Attributes, grid_hw, output_shape
 from lccl.op.torch_op import compute
 
+TRITON = (int(triton.__version__.split(".")[0]), int(triton.__version__.split(".")[1]))
 GATE_TILE = (64, 64)
 """Cells and channels of the gate's tile."""
 FILL_TILE = (64, 64)
@@ -50,7 +51,7 @@ def layer_of(inputs: dict[str, Tensor], attributes: Attributes, capability: int)
     k, r, s, c = inputs["W"].shape
     hg, wg = grid_hw((ho, wo), attributes.grid)
     h, w = inputs["X"].shape[2:]
-    return Layer(c, k, (r, s), attributes, n * hg * wg, inputs["X"].element_size(), capability, (h, w))
+    return Layer(c, k, (r, s), attributes, n * hg * wg, inputs["X"].element_size(), capability, (h, w), TRITON)
 
 
 def run(
