@@ -13,17 +13,18 @@ LINT = $(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy \
 	&& $(BIN)/clang-format --dry-run --Werror $(CXX_SOURCES) && $(BIN)/python tests/native/cpp_constants.py
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help demo check test real coverage docs pictures ort kernels lint format train-digits clean
+.PHONY: help demo check test thorough real coverage docs pictures ort kernels lint format train-digits clean
 
 help:
 	@echo "make help          this list"
 	@echo "make demo          real images -> trained LCCL network -> ONNX -> engine -> comparison"
 	@echo "make check         the linters and the quick tests: what to run after each change"
 	@echo "make test          install what tests need, run all of them"
+	@echo "make thorough      all tests with every GPU architecture, every planted fault and more random cases"
 	@echo "make real          the tests with networks and files of public packages (make test runs them too)"
 	@echo "make coverage      all tests, with the lines of the package that they run"
 	@echo "make ort           build ONNX Runtime's library of the CPU kernels; needs g++ and CMake (make demo does it)"
-	@echo "make kernels       build the CUDA kernels and the TensorRT plugin; needs nvcc and CMake, no GPU (CAPABILITY=8.9 for one GPU)"
+	@echo "make kernels       build the kernels and the TensorRT plugin; needs CMake, and nvcc or Triton, no GPU (CAPABILITY=8.9 for one GPU)"
 	@echo "make lint          ruff, mypy, clang-format, names of C++ constants"
 	@echo "make format        let ruff and clang-format format the code"
 	@echo "make docs          build the documents as a site into build/site"
@@ -69,7 +70,7 @@ demo: ort
 
 # Two runs side by side, one for each core and about as long: native code above all, and the rest. One thread in each, or they take
 # each other's cores.
-FIRST := tests/cpu tests/emulator tests/native tests/ort tests/packaging tests/trt tests/unit/graph \
+FIRST := tests/cpu tests/emulator tests/native tests/ort tests/packaging tests/triton tests/trt tests/unit/graph \
 	tests/unit/bench tests/unit/cuda tests/unit/fuzz tests/unit/triton
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python
 QUICK := -m "not slow and not native and not download"
@@ -101,6 +102,10 @@ ifdef PYTEST_ARGS
 else
 	$(call both_halves,, && make --no-print-directory real)
 endif
+
+# `make test` takes a fixed share of what takes long; this takes all of it.
+thorough:
+	LCCL_TESTS=all $(MAKE) --no-print-directory test
 
 # Classes and files of public packages, which lie in a folder of their own: the environment has none of them. By themselves, since
 # what torchvision adds to PyTorch on import stays in the process.

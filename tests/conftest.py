@@ -33,10 +33,11 @@ pytest_plugins = (
     "support.builds.trt",
 )
 
-NATIVE_FOLDERS = {"cpu", "emulator", "native", "ort", "packaging", "trt"}
+NATIVE_FOLDERS = {"cpu", "emulator", "native", "ort", "packaging", "triton", "trt"}
 NATIVE_FIXTURES = {
     "cuda_library_path",
     "emulator_library_path",
+    "recorded_library_path",
     "cpu_host",
     "asan_host",
     "tsan_host",

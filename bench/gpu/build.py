@@ -9,6 +9,7 @@ import hashlib
 import os
 import shutil
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -75,12 +76,13 @@ def build_settings(architecture: str, nvcc: str) -> list[str]:
     Another compiler than the tests' may warn of more; that is no reason not to run.
     """
     generator = ["-G", "Ninja"] if shutil.which("make") is None and shutil.which("ninja") else []
-    switches = ("LCCL_CUDA=ON", "LCCL_EMULATOR=OFF", "LCCL_ORT=OFF", "LCCL_WARNINGS_ARE_ERRORS=OFF", f"LCCL_NVCC={nvcc}")
+    switches = ("LCCL_CUDA=ON", "LCCL_EMULATOR=OFF", "LCCL_ORT=OFF", "LCCL_WARNINGS_ARE_ERRORS=OFF")
+    tools = (f"LCCL_NVCC={nvcc}", f"LCCL_PYTHON={sys.executable}")
     return [
         *generator,
         f"-DCMAKE_CUDA_ARCHITECTURES={architecture}-real",
         "-DCMAKE_BUILD_TYPE=Release",
-        *(f"-D{s}" for s in switches),
+        *(f"-D{s}" for s in (*switches, *tools)),
     ]
 
 

@@ -93,7 +93,7 @@ def sweep(
             form = replace(form, integers=True, gate_max=2.0) if rng.random() < 0.5 else form
         faults += check_form(bench, form, calls)
         forms += 1
-    configs = bench.library.configs()
+    configs = bench.library.configs_for(bench.device)
     left_out = {name for name, _ in bench.without}
     idle = [c.name for c in configs if not calls.number[c.name] and c.name not in left_out]
     if idle and forms == count and first == 0:

@@ -92,7 +92,7 @@ def smoke(bench: Bench, deadline: float, *, first: int = 0, small: bool = False)
     from lccl.backends.torch.cuda.interface import Layout
 
     forms = smoke_forms(small)
-    groups = [(dtype, config) for dtype in DTYPES for config in bench.library.configs()]
+    groups = [(dtype, config) for dtype in DTYPES for config in bench.library.configs_for(bench.device)]
     ready = _Ready()
     wrong = 0
     for number, (dtype, config) in enumerate(groups):

@@ -217,6 +217,33 @@ def reach(rows: Sequence[Any]) -> list[str]:
     return lines
 
 
+TABLE_DENSITIES = (0.25, 0.5, 0.65, 1.0)
+
+
+def layer_table(library: Library, device: str = DEVICE) -> list[str]:
+    """A table of the ratios of layers of stride 1 with gates of their own; everything in it is predicted."""
+    from bench.gpu.settings import layers_of, settings_of
+    from lccl.backends.torch.cuda.planning import parse_device
+
+    gpu = parse_device(device)
+    head = " | ".join(f"{density:g}" for density in TABLE_DENSITIES)
+    lines = [f"| layer | gate | {head} | configuration at 0.5 |", "|---|---|" + "---|" * (len(TABLE_DENSITIES) + 1)]
+    cells: dict[tuple[str, int], list[str]] = {}
+    for s in settings_of(
+        [o for o in layers_of(None, False) if o.stride == 1], TABLE_DENSITIES, ((8, "iid"), (1, "iid")), ("fused",)
+    ):
+        params = s.params()
+        chosen = library.choose(params, gpu)
+        us = library.predict(params, gpu, chosen)
+        row = cells.setdefault((s.layer.name, s.grid), ["", ""])
+        row.insert(-1, f"{assumed_dense_us(s.layer) / us:.2f}" if us else "-")
+        if s.density == 0.5 and us:
+            row[-1] = library.config(chosen).name
+    for (name, grid), row in cells.items():
+        lines.append(f"| {name} | {'pixel' if grid == 1 else f'G = {grid}'} | {' | '.join(row[1:])} |")
+    return lines
+
+
 def parser() -> argparse.ArgumentParser:
     """The command's arguments."""
     p = Parser(
@@ -224,6 +251,7 @@ def parser() -> argparse.ArgumentParser:
         description="Which of the targets the kernels can reach by their own model. Nothing is measured.",
     )
     p.add_argument("--library", metavar="PATH", help="that has the model (default: $LCCL_CUDA_LIBRARY, else the package's own)")
+    p.add_argument("--layers", action="store_true", help="print the ratios of each layer, too")
     p.add_argument("--device", default=DEVICE, metavar="CCxSMS", help="(default: %(default)s)")
     return p
 
@@ -239,13 +267,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from lccl.errors import UserError
 
     try:
-        rows = predicted_rows(load(options.library), options.device)
+        library = load(options.library)
+        rows = predicted_rows(library, options.device)
+        table = layer_table(library, options.device) if options.layers else []
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     shares = ", ".join(f"{share:.2f} from {least} channels" for least, share in DENSE_EFFICIENCY.items())
     print(f"Predicted for {options.device}, not measured: dense time over the chosen configuration's.\n")
-    print("\n".join(reach(rows)))
+    print("\n".join([*reach(rows), *([""] if table else []), *table]))
     print(
         f"\nOurs: the kernels' own model. Dense, assumed: {DENSE_TFLOPS:g} TFLOP/s times {shares}, or {DENSE_BYTES / 1e12:g} TB/s,"
     )

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from lccl.nn.warming import WarmUp, warm_up
     from lccl.plugin import load_plugin, plugin_path
     from lccl.profiling import NetworkProfile, profile
+    from lccl.tuning import TuneResult, tune
 
 _PACKAGES = ("nn", "ort", "plugin", "train")
 _LAZY = {
@@ -33,6 +34,7 @@ _LAZY = {
     "LatencyPlan": "lccl.comparing",
     "Limits": "lccl.comparing",
     "NetworkProfile": "lccl.profiling",
+    "TuneResult": "lccl.tuning",
     "UserError": "lccl.errors",
     "WarmUp": "lccl.nn.warming",
     "build_engine": "lccl.engine",
@@ -43,6 +45,7 @@ _LAZY = {
     "plugin_path": "lccl.plugin",
     "profile": "lccl.profiling",
     "save_checkpoint": "lccl.loading.checkpoint",
+    "tune": "lccl.tuning",
     "warm_up": "lccl.nn.warming",
 }
 
@@ -55,6 +58,7 @@ __all__ = [
     "LatencyPlan",
     "Limits",
     "NetworkProfile",
+    "TuneResult",
     "UserError",
     "WarmUp",
     "__version__",
@@ -70,6 +74,7 @@ __all__ = [
     "profile",
     "save_checkpoint",
     "train",
+    "tune",
     "warm_up",
 ]
 

@@ -29,11 +29,14 @@ class Package:
 
 PACKAGES = {
     "torch": Package("PyTorch", "torch", ("export", "train")),
+    "lightning_fabric": Package("Lightning Fabric", "lightning-fabric", ("fit",)),
+    "matplotlib": Package("matplotlib", "matplotlib", ("train",)),
     "onnx_graphsurgeon": Package("onnx-graphsurgeon", "onnx-graphsurgeon", ("export", "rtx", "trt")),
     "onnxscript": Package("onnxscript", "onnxscript", ("export",)),
     "onnxconverter_common": Package("onnxconverter-common", "onnxconverter-common", ("rtx", "trt")),
     "polygraphy": Package("Polygraphy", "polygraphy", ("rtx", "trt")),
     "safetensors": Package("safetensors", "safetensors", ("export", "train")),
+    "tensorboardX": Package("tensorboardX", "tensorboardX", ("fit",)),
     "tensorrt": Package("TensorRT", "tensorrt", ("trt",)),
     "tensorrt_rtx": Package("TensorRT for RTX", "tensorrt-rtx-cu13", ("rtx",)),
 }
@@ -67,6 +70,8 @@ NEEDS = {
     "load_checkpoint": _TORCH,
     "save_checkpoint": _TORCH,
     "nn": _TORCH,
+    "tune": Need(("torch",), ("train",)),
+    "TuneResult": Need(("torch",), ("train",)),
     "train": _TORCH,
     "warm_up": _TORCH,
     "WarmUp": _TORCH,

@@ -142,7 +142,7 @@ def set_modes(modes: Mapping[nn.Module, bool]) -> None:
     """Give every module its own mode.
 
     Modules with a ``train`` of their own keep more than the flag (torchvision's feature extractors
-    a graph, LoRA layers merged weights), so theirs is called. A program of torch.export has one that
+    a graph, LoRA layers merged weights), so theirs is called. That of a program of torch.export
     raises NotImplementedError: it has no modes.
 
     Args:

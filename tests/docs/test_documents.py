@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+import lccl
 from conftest import ROOT
 
 NOT_OURS = {"build", "dist", "node_modules"}
@@ -163,10 +164,15 @@ def test_the_table_of_the_demo_is_its_output(demo: str) -> None:
     assert len(stable(shown)) > 20
 
 
-def test_make_test_collects() -> None:
-    """The whole run would be this run again; that it installs, finds its tests and ends well is what is left to see."""
+def test_make_test_runs_every_folder_of_tests_once() -> None:
+    """The whole run would be this run again; what is left to see is what it starts."""
     (block,) = [b for b in COMMANDS if b.text == "make test"]
-    assert "tests collected" in run(["bash", "-c", block.text], ROOT, PYTEST_ADDOPTS="--collect-only -q")
+    shown = run(["bash", "-c", f"{block.text} --dry-run --no-print-directory"], ROOT)
+    first, second = (line.split() for line in re.findall(r"-m pytest ([^\n|&;\x27]*)", shown)[-2:])
+    started = {path for path in first if path.startswith("tests/")}
+    assert started
+    assert all((ROOT / path).exists() for path in started)
+    assert {word.removeprefix("--ignore=") for word in second if word.startswith("--ignore=")} == {*started, "tests/real"}
 
 
 def test_the_demos_networks_can_be_trained_again(tmp_path: Path) -> None:
@@ -178,8 +184,8 @@ def test_the_demos_networks_can_be_trained_again(tmp_path: Path) -> None:
     printed = run([sys.executable, str(script), "--epochs", "1", "--out", str(tmp_path)], ROOT)
     assert block.document == f"{script.parent.relative_to(ROOT).as_posix()}/README.md"
     assert printed.count("held-out images") == 2
-    files = (tmp_path / "lccl.pt", "--baseline", tmp_path / "dense.pt")
-    run(["lccl-compare", *map(str, files), "--runs", "0", "--data", "samples.digits.data:held_out"], ROOT)
+    assert {path.name for path in tmp_path.iterdir()} == {"lccl.pt", "dense.pt"}
+    assert lccl.load_checkpoint(tmp_path / "lccl.pt").training is False
 
 
 def prose_of(document: str) -> str:

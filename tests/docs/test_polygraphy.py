@@ -15,11 +15,10 @@ def polygraphy(*arguments: object) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize("suffix", [".onnx", ".dense.onnx", ".decomposed.onnx"])
-def test_run_and_lint(exported: Path, suffix: str) -> None:
-    model = exported.with_suffix(suffix)
-    for arguments in (("run", model, "--onnxrt"), ("check", "lint", model)):
-        process = polygraphy(*arguments)
-        assert process.returncode == 0, process.stdout + process.stderr
+def test_lint(exported: Path, suffix: str) -> None:
+    """That each of the files runs is seen below."""
+    process = polygraphy("check", "lint", exported.with_suffix(suffix))
+    assert process.returncode == 0, process.stdout + process.stderr
 
 
 def test_inspect_shows_the_op(exported: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 from lccl.backends.torch.cuda.interface import ConvParams, Device, Dtype, Family, Layout, Math
 from lccl.backends.torch.cuda.library import Library
 from lccl.backends.torch.cuda.planning import conv_params, layer_attributes, layer_shapes
+from lccl.backends.torch.triton.configurations import CONFIGURATIONS
 from lccl.errors import ContractError, UserError
 from support.hosts.emulator import aligned
 
@@ -25,6 +26,13 @@ IDS = {
     "dense-simt-64x64": 0x10001,
     "block-simt-64x64": 0x20001,
     "pixel-simt-64x64": 0x30001,
+    **{f"{family}-triton-rows-{tile}": number << 16 | 0x500 | index
+       for number, family in enumerate(("dense", "block", "pixel"), 1)
+       for index, tile in ((1, "128x64x64-s4-w4"), (2, "64x64x64-s3-w4"), (3, "64x32x32-s3-w4"), (6, "128x256x64-s3-w8"),
+                           (7, "128x128x64-s3-w8"))},
+    **{f"{family}-triton-boxes-{tile}": number << 16 | 0x500 | index
+       for number, family in enumerate(("dense", "block"), 1)
+       for index, tile in ((4, "128x128x64-s4-w8"), (5, "128x64x64-s4-w4"), (8, "128x256x64-s3-w8"), (9, "128x128x64-s3-w8"))},
 }  # fmt: skip
 """For ever: engines and timing caches keep these numbers. Only new lines may come."""
 RETIRED = (0x20201, 0x30301, 0x30401)
@@ -38,13 +46,28 @@ def layer(
     grid: int = 1,
     density: float = 0.3,
     dtype: Dtype = Dtype.FLOAT16,
+    stride: int = 1,
 ) -> ConvParams:
-    attributes = layer_attributes((3, 3), grid=grid, density=density)
+    attributes = layer_attributes((3, 3), grid=grid, density=density, stride=stride)
     return conv_params(layer_shapes(shape, channels, (3, 3), attributes), attributes, dtype)
 
 
 def test_ids_are_for_ever(emulator_library: Library) -> None:
     assert {c.name: c.id for c in emulator_library.configs()} == IDS
+
+
+def test_the_table_has_the_configurations_of_the_triton_kernels(emulator_library: Library) -> None:
+    rows = [c for c in emulator_library.configs() if c.math == Math.TRITON]
+    for c in CONFIGURATIONS:
+        mine = [row for row in rows if row.id & 0xFF == c.number]
+        assert {row.family for row in mine} == {Family.DENSE, Family.BLOCK} | ({Family.PIXEL} if c.family == "rows" else set())
+        tile = f"{c.tile_m}x{c.tile_n}x{c.tile_k}-s{c.stages}-w{c.warps}"
+        assert {row.name for row in mine} == {f"{row.family.name.lower()}-triton-{c.family}-{tile}" for row in mine}
+        for row in mine:
+            assert (row.tile_m, row.tile_n, row.tile_k, row.stages) == (c.tile_m, c.tile_n, c.tile_k, c.stages)
+            assert row.warps_m * row.warps_n == c.warps
+            assert row.shared_bytes >= c.shared_bytes(max(c.element_bytes))
+    assert {row.id & 0xFF for row in rows} == {c.number for c in CONFIGURATIONS}
 
 
 @pytest.mark.parametrize("id_", RETIRED)
@@ -63,6 +86,13 @@ def test_retired_ids_are_refused(emulator_library: Library, id_: int) -> None:
         ("pixel-mma-64x64-s4-w2x2", layer(), TURING, "needs compute capability 8.0, and the device has 7.5"),
         ("pixel-simt-64x64", layer(dtype=Dtype.FLOAT32), TURING, "pixel-simt-64x64 needs compute capability 8.0"),
         ("pixel-mma-128x256-s3-w2x4", layer(), GA102, "150528 bytes of shared memory"),
+        ("pixel-triton-rows-64x32x32-s3-w4", layer(), H200, "no code for compute capability 9.0 in this library"),
+        ("pixel-triton-rows-64x64x64-s3-w4", layer(dtype=Dtype.FLOAT32), H200, "not float32"),
+        ("pixel-triton-rows-64x64x64-s3-w4", layer((1, 12, 9, 9)), H200, "channels in eights, not 12"),
+        ("block-triton-boxes-128x64x64-s4-w4", layer(grid=8), GA102, "needs compute capability 9.0, and the device has 8.6"),
+        ("block-triton-boxes-128x64x64-s4-w4", layer(grid=4), H200, "G is a multiple of 8, not 4"),
+        ("block-triton-boxes-128x64x64-s4-w4", layer(grid=8, stride=2), H200, "stride 1, not 2x2"),
+        ("pixel-triton-rows-64x32x32-s3-w4", layer((1, 8, 46_340, 46_340), stride=2), H200, "31 bits"),
     ],
 )
 def test_a_configuration_says_why_not(
@@ -142,7 +172,7 @@ def test_open_gates_are_computed_densely(emulator_library: Library) -> None:
 
 
 def test_workspace_never_shrinks_as_sizes_grow(emulator_library: Library) -> None:
-    for config in emulator_library.configs():
+    for config in emulator_library.configs_for(H200):
         grid = 8 if config.family == Family.BLOCK else 1
         dtype = Dtype.FLOAT32 if config.math == Math.SIMT else Dtype.FLOAT16
         for axis in (0, 2, 3):

@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from lccl.backends.torch.triton.configurations import CONFIGURATIONS, SHARED_KIB, SIDE, misfit
+from lccl.backends.torch.triton.configurations import CONFIGURATIONS, PROGRAMMATIC_LAUNCH, SHARED_KIB, SIDE, misfit
 
 CAPABILITIES = (80, 86, 89, 90, 100, 120)
 TYPES = {"float16": "fp16", "bfloat16": "bf16", "float32": "fp32"}
@@ -63,7 +63,7 @@ class Compiled:
             found.append(f"takes {self.shared:,} bytes of shared memory of {limit:,}")
         if self.registers * warps_of(self.name) * 32 > 65536 or self.registers > 255:
             found.append(f"takes {self.registers} registers a thread, more than a multiprocessor has")
-        if (self.before_wait >= 0) != (self.capability >= 90):
+        if (self.before_wait >= 0) != (self.capability >= PROGRAMMATIC_LAUNCH):
             found.append("waits for the kernel before, or does not, where it should not, or should")
         if self.before_wait > 0:
             found.append(f"reads or writes memory {self.before_wait} times ahead of the wait for the kernel before")
@@ -102,16 +102,16 @@ def everything() -> list[tuple[str, str, int]]:
 
 def compile_here(name: str, dtype: str, capability: int) -> Compiled:
     """Compile one kernel in this process, which must not have the interpreter on."""
-    import triton
     import triton.language as tl
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
+    import triton
     from lccl.backends.torch.triton import kernels
     from lccl.backends.torch.triton.launch import FILL_TILE, GATE_TILE
 
     short = TYPES[dtype]
-    constants: dict[str, Any] = {"PDL": capability >= 90}
+    constants: dict[str, Any] = {"PDL": capability >= PROGRAMMATIC_LAUNCH}
     kinds = dict.fromkeys(("x", "w", "gate_w", "external", "residual", "y"), f"*{short}")
     kinds |= dict.fromkeys(("gate_b", "bias", "scale", "offset", "gmap"), "*fp32") | dict.fromkeys(("cells", "count"), "*i32")
     kinds |= dict.fromkeys(("slope", "bound", "threshold", "simulated", "alpha", "post_alpha", "dense_share"), "fp32")

@@ -23,7 +23,7 @@ from compiler_reports import (
 from conftest import ROOT
 from lccl.backends.torch.cuda.interface import Dtype, Math
 from lccl.backends.torch.cuda.library import Config, Library
-from support.builds.cuda import Disassembler
+from support.builds.cuda import ALL_ARCHITECTURES, Disassembler, architectures
 
 TILES = [
     tuple(map(int, re.findall(r"\d+", row)))
@@ -35,8 +35,9 @@ FILES = sorted(
     + ["simt_64x64_float32", "gate_float16", "gate_bfloat16", "gate_float32", "pack_float16", "pack_bfloat16"]
 )
 """That CMake writes and compiles, without .cu."""
-ARCHITECTURES = {"80", "86", "89", "90", "120"}
-"""CMakeLists.txt's; PTX of the last serves what comes after it."""
+ARCHITECTURES = {name.removesuffix("-real") for name in architectures()}
+PTX = {name for name in architectures() if not name.endswith("-real")}
+"""PTX of the last serves what comes after it."""
 DTYPES = {
     Math.MMA: (Dtype.FLOAT16, Dtype.BFLOAT16),
     Math.SIMT: (Dtype.FLOAT32,),
@@ -55,6 +56,8 @@ def configs_by_file(library: Library) -> dict[str, list[Config]]:
     """Which rows of the table each file computes."""
     found: dict[str, list[Config]] = {}
     for config in library.configs():
+        if config.math == Math.TRITON:
+            continue
         for dtype in DTYPES[config.math]:
             found.setdefault(file_of(config, dtype), []).append(config)
     return found
@@ -78,6 +81,11 @@ def sass(cuda_library_path: Path, disassembler: Disassembler) -> dict[tuple[str,
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         return {kernel: code for part in pool.map(disassemble, sorted(ARCHITECTURES)) for kernel, code in part.items()}
+
+
+def test_all_architectures_are_those_of_the_build() -> None:
+    (written,) = re.findall(r"set\(CMAKE_CUDA_ARCHITECTURES ([^)]*?) CACHE", (ROOT / "CMakeLists.txt").read_text())
+    assert tuple(written.split()) == ALL_ARCHITECTURES
 
 
 def test_there_is_a_file_for_each_kernel_of_the_table_and_no_other(cuda_library: Library) -> None:
@@ -128,10 +136,10 @@ def test_a_thread_of_the_gate_kernel_has_four_loads_under_way(
     dtype: str, cuda_library_path: Path, disassembler: Disassembler, resources: dict[str, list[Resources]]
 ) -> None:
     """Of x, before the first product of what they bring; with one, a multiprocessor's loads are a quarter of what it takes."""
-    functions = {r.function for r in resources[f"gate_{dtype}"]}
+    (function,) = {r.function for r in resources[f"gate_{dtype}"]}
     for arch in sorted(ARCHITECTURES):
-        code = parse_sass_in_order(disassembler.run("-sass", "-arch", f"sm_{arch}", cuda_library_path))
-        (mine,) = (instructions for (function, _), instructions in code.items() if function in functions)
+        code = parse_sass_in_order(disassembler.run("-sass", "-arch", f"sm_{arch}", "-fun", function, cuda_library_path))
+        (mine,) = code.values()
         assert most_loads_under_way(mine) >= 4, f"sm_{arch}"
 
 
@@ -139,7 +147,7 @@ def test_the_library_holds_ptx_for_architectures_to_come(
     cuda_library_path: Path, disassembler: Disassembler, resources: dict[str, list[Resources]]
 ) -> None:
     ptx = disassembler.run("-ptx", cuda_library_path)
-    assert set(re.findall(r"^\.target sm_(\w+)", ptx, re.MULTILINE)) == {"80", "120"}
+    assert set(re.findall(r"^\.target sm_(\w+)", ptx, re.MULTILINE)) == PTX
     functions = {r.function for reports in resources.values() for r in reports}
     assert set(re.findall(r"^\.(?:visible|weak) \.entry (\w+)\(", ptx, re.MULTILINE)) == functions
 

@@ -82,7 +82,19 @@ NAMES = (
     "lccl.profiling:LayerProfile",
     "lccl.profiling:Profile",
     "lccl.profiling:profile",
+    "lccl.metrics:Metric",
+    "lccl.train:Budget",
     "lccl.train:DensityLoss",
+    "lccl.train:DensitySchedule",
+    "lccl.train:allocate",
+    "lccl.train:distillation_loss",
+    "lccl.train:fit_gates",
+    "lccl.train:macs_budget",
+    "lccl.train:parameter_groups",
+    "lccl.train:recalibrate",
+    "lccl.train:sensitivity",
+    "lccl.tuning:TuneResult",
+    "lccl.tuning:tune",
 )
 
 

@@ -101,16 +101,19 @@ FUNCTIONS_OF = {
     "build_engine()": lccl.build_engine,
     "build_plugin()": COMPILER.build_plugin,
     "load_checkpoint()": lccl.load_checkpoint,
+    "tune()": lccl.tune,
 }
 COMMANDS_OF = {
     "lccl export": ("export", ["m.pt", "-o", "m.onnx"]),
     "lccl compare": ("compare", ["m.onnx", "--data", "x.npz"]),
     "lccl build-engine": ("build_engine", ["m.onnx"]),
     "lccl build-plugin": ("build_plugin", []),
+    "lccl tune": ("tune", ["m.onnx", "-o", "n.onnx", "--data", "x.npz"]),
 }
 """The module of a command, and the words that it cannot do without."""
 EXPORT, COMPARE = ("export()", "lccl export"), ("compare()", "lccl compare")
 ENGINE, PLUGIN = ("build_engine()", "lccl build-engine"), ("build_plugin()", "lccl build-plugin")
+TUNE = ("tune()", "lccl tune")
 LOAD = ("load_checkpoint()", "lccl export", *COMPARE)
 RAISED_FROM = {
     "backends/profiles.py": ENGINE,
@@ -134,6 +137,7 @@ RAISED_FROM = {
     "loading/state_dict.py": LOAD,
     "loading/torch_file.py": LOAD,
     "nn/translate.py": EXPORT,
+    "tuning/tuner.py": TUNE,
 }
 """A module that makes a Fix -> the functions and commands whose callers read it. A new one has to be named here."""
 ONLY_FOR = {
@@ -163,7 +167,9 @@ SAMPLES: dict[str, object] = {
     "min_baseline_agreement": 0.5,
     "opt_shapes": {"x": (1, 3)},
     "compute_capabilities": ("8.9",),
+    "max_metric_drop": 0.5,
     "plugin": False,
+    "points": 10,
     "precision": "fp16",
     **dict.fromkeys(("dynamic_hw", "alias_residual"), True),
 }

@@ -16,7 +16,7 @@ from conftest import ROOT
 PACKAGE = ROOT / "exporter" / "lccl"
 MOST_FLOORS = 10
 """Of the package: the longest chain of imports from the commands down."""
-MOST_ARROWS = 139
+MOST_ARROWS = 169
 """Of the package: pairs of parts of which one imports the other."""
 HEAVY = (
     "torch",
@@ -42,7 +42,7 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
     assert loaded_by("import lccl") == set()
 
 
-@pytest.mark.parametrize("command", ["export", "build_engine", "build_plugin", "compare"])
+@pytest.mark.parametrize("command", ["export", "build_engine", "build_plugin", "compare", "tune"])
 def test_help_loads_nothing_heavy(command: str) -> None:
     code = f"from lccl.cli.{command} import command\ntry:\n    command(['--help'])\nexcept SystemExit as e:\n    assert e.code == 0"
     assert loaded_by(code) == set()
@@ -56,9 +56,9 @@ def test_the_one_command_loads_nothing_heavy(words: list[str]) -> None:
 @pytest.mark.slow
 def test_public_names_are_functions_whatever_was_imported_before() -> None:
     """A submodule of the same name would take a function's place."""
-    code = "import lccl, lccl.exporting, lccl.comparing, lccl.profiling, lccl.engine\n" + "".join(
+    code = "import lccl, lccl.exporting, lccl.comparing, lccl.profiling, lccl.engine, lccl.tuning\n" + "".join(
         f"assert callable(lccl.{n}), '{n}'\n"
-        for n in ("export", "compare", "profile", "build_engine", "load_checkpoint", "save_checkpoint")
+        for n in ("export", "compare", "profile", "build_engine", "load_checkpoint", "save_checkpoint", "tune")
     )
     subprocess.run([sys.executable, "-c", code], check=True)
     assert set(lccl.__all__) <= set(dir(lccl))
@@ -99,9 +99,9 @@ MAY_IMPORT = {
     "plugin": {"backends", "command_line", "errors", "files"},
     "nn": {"backends", "errors", "op", "quiet", "text", "torch_calls", "nn"},
     "models": {"errors", "nn", "models"},
-    "train": {"nn", "train"},
     "loading": {"errors", "files", "nn", "numerics", "text", "torch_calls", "weights", "loading"},
     "profiling": {"backends", "errors", "graph", "loading", "nn", "numerics", "op", "text", "torch_calls", "profiling"},
+    "train": {"errors", "files", "nn", "profiling", "progress", "text", "torch_calls", "train"},
     "exporting": {
         "backends",
         "errors",
@@ -119,6 +119,23 @@ MAY_IMPORT = {
         "exporting",
     },
     "engine": {"backends", "errors", "files", "graph", "loading", "op", "progress", "engine"},
+    "tuning": {
+        "backends",
+        "errors",
+        "files",
+        "graph",
+        "loading",
+        "metrics",
+        "nn",
+        "numerics",
+        "op",
+        "profiling",
+        "progress",
+        "text",
+        "torch_calls",
+        "weights",
+        "tuning",
+    },
 }
 
 
@@ -127,6 +144,7 @@ SHARED = {
     "data": {"loading"},
     "errors": set(),
     "files": {"errors"},
+    "metrics": {"errors", "loading", "numerics"},
     "numerics": {"errors", "text"},
     "protos": set(),
     "progress": set(),

@@ -1,6 +1,7 @@
 // The C interface: checks the callers' arguments and calls planning and launching.
 
 #include "launch.h"
+#include "launch_triton.h"
 
 #include <cstdio>
 #include <cstring>
@@ -182,7 +183,12 @@ cudaError_t lccl_conv_load(lccl_conv_params const* params, lccl_device const* de
     {
         return cudaErrorNotSupported;
     }
-    return params->n == 0 ? cudaSuccess : lccl::load(*params, *device, *lccl::findConfiguration(config));
+    if (params->n == 0)
+    {
+        return cudaSuccess;
+    }
+    lccl_conv_config const& found = *lccl::findConfiguration(config);
+    return found.math == LCCL_TRITON ? lccl::loadTriton(*params, *device, found) : lccl::loadCuda(*params, *device, found);
 }
 
 int32_t lccl_conv_check(lccl_conv_params const* params, lccl_device const* device, int32_t config, void const* workspace,
@@ -212,6 +218,8 @@ cudaError_t lccl_conv_launch(lccl_conv_params const* params, lccl_device const* 
     {
         return cudaErrorInvalidValue;
     }
-    return lccl::launch(*params, *device, *lccl::findConfiguration(config), workspace, stream);
+    lccl_conv_config const& found = *lccl::findConfiguration(config);
+    return found.math == LCCL_TRITON ? lccl::launchTriton(*params, *device, found, workspace, stream)
+                                     : lccl::launchCuda(*params, *device, found, workspace, stream);
 }
 }

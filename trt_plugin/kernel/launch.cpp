@@ -1,4 +1,4 @@
-// Starts the kernels of a call, in their order.
+// Starts the CUDA kernels of a call, in their order.
 
 #include "launch.h"
 
@@ -76,13 +76,18 @@ cudaError_t startAs(int32_t dtype, Plan const& plan, lccl_conv_config const& con
 
 } // namespace
 
-cudaError_t launch(lccl_conv_params const& params, lccl_device const& device, lccl_conv_config const& config, void* workspace,
-    cudaStream_t stream)
+bool hasCudaKernels()
+{
+    return true;
+}
+
+cudaError_t launchCuda(lccl_conv_params const& params, lccl_device const& device, lccl_conv_config const& config,
+    void* workspace, cudaStream_t stream)
 {
     return startAs(params.dtype, makePlan(params, device, config, workspace), config, stream);
 }
 
-cudaError_t load(lccl_conv_params const& params, lccl_device const& device, lccl_conv_config const& config)
+cudaError_t loadCuda(lccl_conv_params const& params, lccl_device const& device, lccl_conv_config const& config)
 {
     Plan plan = makePlan(params, device, config, nullptr);
     plan.loadOnly = true;

@@ -7,8 +7,8 @@
  *   v[p,k]  = u[p,k] * g[p] if g[p] > 0 else 0                     not computed where g[p] is not > 0
  *   y[p,k]  = leaky(v[p,k] * post_scale[k] + post_bias[k] + residual[p,k], post_alpha)
  *
- * No function allocates device memory, synchronises, prints or keeps state between calls; all may
- * be called from several threads. lccl_conv_launch may be captured into a CUDA graph. Results do
+ * No function allocates device memory, synchronises, prints or keeps state between calls but for
+ * the code that was loaded; all may be called from several threads. lccl_conv_launch may be captured into a CUDA graph. Results do
  * not depend on timing: they are bitwise the same run to run.
  */
 // clang-format Language: C
@@ -30,7 +30,7 @@ extern "C" {
 #endif
 
 /* Raised with every change of a struct below; a library refuses another caller's. */
-#define LCCL_CUDA_ABI 3
+#define LCCL_CUDA_ABI 4
 
 typedef enum lccl_dtype { LCCL_FLOAT32 = 0, LCCL_FLOAT16 = 1, LCCL_BFLOAT16 = 2 } lccl_dtype;
 
@@ -102,18 +102,19 @@ typedef enum lccl_family {
 /* How a configuration multiplies. 2 to 4 were given away for kernels that never came: they are not
  * used again. */
 typedef enum lccl_math {
-  LCCL_SIMT = 0, /* CUDA cores, float32, either layout */
-  LCCL_MMA = 1   /* mma.sync and cp.async, float16 and bfloat16, from sm_80 */
+  LCCL_SIMT = 0,  /* CUDA cores, float32, either layout */
+  LCCL_MMA = 1,   /* mma.sync and cp.async, float16 and bfloat16, from sm_80 */
+  LCCL_TRITON = 5 /* what Triton compiled for the architecture: wgmma on 9.0, tcgen05 on 10.0, else mma.sync */
 } lccl_math;
 
 /* One row of the table of configurations. */
 typedef struct lccl_conv_config {
   int32_t id; /* never 0, never reused: engines and timing caches keep it */
   const char* name;
-  int32_t family; /* lccl_family */
-  int32_t math;   /* lccl_math */
-  int32_t tile_m, tile_n, tile_k, stages, warps_m, warps_n;
-  int32_t shared_bytes;  /* dynamic, per block */
+  int32_t family;                                           /* lccl_family */
+  int32_t math;                                             /* lccl_math */
+  int32_t tile_m, tile_n, tile_k, stages, warps_m, warps_n; /* of LCCL_TRITON: warps_m is all warps */
+  int32_t shared_bytes;  /* dynamic, per block; of LCCL_TRITON the most on any architecture */
   int32_t max_registers; /* per thread, on every architecture; held by a test */
   int32_t blocks_per_sm; /* the most that registers allow */
 } lccl_conv_config;
@@ -156,6 +157,8 @@ typedef struct lccl_rates {
   double gate_bytes;          /* x that the gate kernel reads, of one multiprocessor: what its loads under way allow */
   double fill_bytes;          /* y that is filled, of one multiprocessor: what the instructions of a store allow */
   double fill_residual_bytes; /* the same where there is a residual */
+  double rows_flops;          /* what the tensor cores of one multiprocessor give the Triton kernel of gathered rows */
+  double boxes_flops;         /* what they give that of boxes */
 } lccl_rates;
 
 /* The model's constants for a device. */

@@ -51,6 +51,8 @@ constexpr int32_t kWarpSize = 32;
 
 #if defined(__CUDACC__)
 #include "machine_cuda.cuh"
+#elif defined(LCCL_WITHOUT_NVCC)
+#include "machine_declared.h"
 #else
 #include "machine_emulated.h" // tests/emulator
 #endif

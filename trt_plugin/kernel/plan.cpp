@@ -2,6 +2,9 @@
 
 #include "plan.h"
 
+#include "launch.h"
+#include "triton_plan.h"
+
 #include "contract/geometry.h"
 
 #include <algorithm>
@@ -232,6 +235,10 @@ std::string rejectConfiguration(lccl_conv_params const& p, lccl_device const& de
     {
         return words("%s skips pixels, and this gate has a value for %dx%d of them", config.name, p.grid, p.grid);
     }
+    if (!isTriton(config) && !hasCudaKernels())
+    {
+        return words("%s is compiled by nvcc, and this library was built without it", config.name);
+    }
     if (config.math == LCCL_MMA && p.dtype == LCCL_FLOAT32)
     {
         return words("%s takes float16 and bfloat16, not float32", config.name);
@@ -245,7 +252,7 @@ std::string rejectConfiguration(lccl_conv_params const& p, lccl_device const& de
         return words("%s needs compute capability 8.0, and the device has %d.%d", config.name, device.compute_capability / 10,
             device.compute_capability % 10);
     }
-    if (config.shared_bytes > device.shared_per_block)
+    if (!isTriton(config) && config.shared_bytes > device.shared_per_block)
     {
         return words("%s needs %d bytes of shared memory a block, and the device gives %d", config.name, config.shared_bytes,
             device.shared_per_block);
@@ -254,7 +261,7 @@ std::string rejectConfiguration(lccl_conv_params const& p, lccl_device const& de
     {
         return "the device has no multiprocessors: fill lccl_device by lccl_device_query";
     }
-    return {};
+    return isTriton(config) ? rejectTriton(p, device, config) : std::string{};
 }
 
 int32_t residentBlocks(lccl_device const& device, lccl_conv_config const& config)
@@ -285,6 +292,13 @@ Workspace layOutWorkspace(lccl_conv_params const& p, lccl_device const& device, 
     };
     layout.cellGate = place(sizes.cells * 4);
     layout.cellList = place(sizes.cells * 4);
+    if (isTriton(config))
+    {
+        layout.segmentCounts = place(4); // one count
+        layout.scratchBytes = scratchOf(p, device, config);
+        layout.scratch = place(static_cast<int64_t>(layout.scratchBytes));
+        return layout;
+    }
     layout.segmentCounts = place(kMaxSegments * 4);
     layout.tileCounters = place(splits ? blocks * 4 : 0);
     layout.partials = place(splits ? blocks * config.tile_m * config.tile_n * 4 : 0);

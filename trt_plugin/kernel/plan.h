@@ -35,6 +35,15 @@ std::string rejectCall(lccl_conv_params const& params);
 //! Why this configuration cannot, or an empty string.
 std::string rejectConfiguration(lccl_conv_params const& params, lccl_device const& device, lccl_conv_config const& config);
 
+//! Whether a configuration runs kernels that Triton compiled.
+constexpr bool isTriton(lccl_conv_config const& config)
+{
+    return config.math == LCCL_TRITON;
+}
+
+//! Whether its main kernel computes boxes of pixels.
+bool isBoxes(lccl_conv_config const& config);
+
 //! Blocks of a configuration's main kernel that run at once on the device.
 int32_t residentBlocks(lccl_device const& device, lccl_conv_config const& config);
 
@@ -50,6 +59,8 @@ struct Workspace
     size_t tileCounters;
     size_t partials;
     size_t packedWeight;
+    size_t scratch; //!< of kernels that Triton compiled
+    size_t scratchBytes;
     size_t bytes;
     bool packs; //!< The weights are copied into the workspace with padded channels.
 };

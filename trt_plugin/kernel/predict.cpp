@@ -1,5 +1,6 @@
 // Predicts the time of a configuration: a roofline model with the tile grid's rounding. Its
-// constants are from public data sheets; bench/gpu/fit.py fits them to what a GPU measured.
+// constants are from public data sheets; bench/gpu/fit.py fits them to what a GPU measured. What the
+// Triton kernels keep of a rate is assumed: no GPU has run them.
 
 #include "plan.h"
 
@@ -17,7 +18,10 @@ struct Kind
     double tensorFlopsPerClock; //!< of one multiprocessor
     double coreFlopsPerClock;
     double cacheBytesPerClock;
-    double dramBytes; //!< per second
+    double dramBytes;           //!< per second
+    double tritonFlopsPerClock; //!< of one multiprocessor, by the instructions that Triton chooses
+    double rowsShare;           //!< what is kept of that, assumed: by gathered rows
+    double boxesShare;          //!< and by boxes
 };
 
 Kind kindOf(int32_t computeCapability)
@@ -25,11 +29,12 @@ Kind kindOf(int32_t computeCapability)
     switch (computeCapability)
     {
     // mma.sync reaches about 0.62 of what wgmma does on 9.0.
-    case 90: return {0.62 * 4096, 256, 27, 4.3e12};
-    case 80: return {2048, 128, 40, 1.9e12};
+    case 90: return {0.62 * 4096, 256, 27, 4.3e12, 4096, 0.45, 0.6};
+    case 100: return {1024, 256, 30, 7e12, 8192, 0.4, 0.5};
+    case 80: return {2048, 128, 40, 1.9e12, 2048, 0.55, 0.55};
     case 86:
-    case 89: return {512, 256, 30, 0.9e12};
-    default: return {1024, 256, 30, 1.5e12};
+    case 89: return {512, 256, 30, 0.9e12, 512, 0.6, 0.6};
+    default: return {1024, 256, 30, 1.5e12, 1024, 0.6, 0.65};
     }
 }
 
@@ -94,6 +99,30 @@ double gateSeconds(lccl_conv_params const& p, Sizes const& sizes, Amounts const&
     return rates.gate_latency + lists + std::max({cores, loads, read / rates.dram_bytes});
 }
 
+//! The main kernel in Triton and the one that writes closed pixels.
+double tritonSeconds(lccl_conv_params const& p, int32_t sms, Sizes const& sizes, Amounts const& amounts,
+    lccl_conv_config const& config, lccl_rates const& rates)
+{
+    double const share = p.density < 0 ? kDensityIfUnknown : p.density;
+    bool const all = config.family == LCCL_DENSE || share > kIdentityShare;
+    // Cells are computed whole, also where they reach out of the map.
+    double const rows = std::max(1.0, (all ? 1.0 : share) * static_cast<double>(sizes.cells) * p.grid * p.grid);
+    double const tiles = std::ceil(rows / config.tile_m) * std::ceil(static_cast<double>(p.k) / config.tile_n);
+    double const steps = std::ceil(static_cast<double>(p.c) / config.tile_k) * p.r * p.s;
+    double const rounds = std::ceil(tiles / sms);
+    constexpr double kTf32 = 6; // half the rate, and three products for each
+    double const rate = (isBoxes(config) ? rates.boxes_flops : rates.rows_flops) / (p.dtype == LCCL_FLOAT32 ? kTf32 : 1);
+    double const math = rounds * steps * 2.0 * config.tile_m * config.tile_n * config.tile_k / rate;
+    double const stepBytes = (config.tile_m + config.tile_n) * static_cast<double>(config.tile_k) * amounts.elementBytes;
+    double const cache = rounds * steps * stepBytes / rates.cache_bytes;
+    double const touched = std::min(1.0, rows * p.r * p.s / amounts.pixels);
+    double const moves = p.has_residual == 0 ? 1 : 2;
+    double const open = std::min(share * amounts.pixels, rows) * amounts.rowBytes * moves;
+    double const dram = (touched * amounts.xBytes + open) / rates.dram_bytes;
+    double const closed = (1 - share) * amounts.pixels * amounts.rowBytes * moves / rates.dram_bytes;
+    return rates.main_latency + std::max({math, cache, dram}) + rates.next_launch + closed;
+}
+
 double mainSeconds(lccl_conv_params const& p, lccl_device const& device, Sizes const& sizes, Amounts const& amounts,
     lccl_conv_config const& config, lccl_rates const& rates)
 {
@@ -150,6 +179,8 @@ lccl_rates ratesOf(lccl_device const& device)
     // instructions of a warp a clock.
     rates.fill_bytes = 4 * 32 * 16 / 22.0 * kClock;
     rates.fill_residual_bytes = 4 * 32 * 16 / 90.0 * kClock; // about 90 with one
+    rates.rows_flops = kind.tritonFlopsPerClock * kind.rowsShare * kClock;
+    rates.boxes_flops = kind.tritonFlopsPerClock * kind.boxesShare * kClock;
     return rates;
 }
 
@@ -167,6 +198,12 @@ double predict(lccl_conv_params const& p, lccl_device const& device, lccl_conv_c
     int32_t const kernels = static_cast<int32_t>(packs) + static_cast<int32_t>(gates) + static_cast<int32_t>(multiplies);
     double seconds = rates.first_launch + std::max(kernels - 1, 0) * rates.next_launch;
     seconds += gates ? gateSeconds(p, sizes, amounts, rates, device.sm_count) : 0;
+    if (isTriton(config))
+    {
+        seconds += gates ? rates.next_launch : 0; // the count is set to 0 first
+        seconds += multiplies ? tritonSeconds(p, device.sm_count, sizes, amounts, config, rates) : 0;
+        return seconds * 1e6;
+    }
     seconds += multiplies ? mainSeconds(p, device, sizes, amounts, config, rates) : 0;
     return seconds * 1e6;
 }

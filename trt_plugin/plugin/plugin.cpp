@@ -87,8 +87,9 @@ lccl_conv_params smallestCall(lccl_conv_config const& config)
     call.abi = LCCL_CUDA_ABI;
     call.dtype = config.math == LCCL_SIMT ? LCCL_FLOAT32 : LCCL_FLOAT16;
     call.layout = LCCL_NHWC;
-    call.n = call.c = call.h = call.w = call.k = call.r = call.s = 1;
-    call.grid = config.family == LCCL_BLOCK ? 2 : 1;
+    call.n = call.h = call.w = call.k = call.r = call.s = 1;
+    call.c = 8;
+    call.grid = config.family == LCCL_PIXEL ? 1 : 8;
     std::fill_n(call.strides, 2, 1);
     std::fill_n(call.dilations, 2, 1);
     call.density = -1;

@@ -20,7 +20,7 @@ examples:
 
 
 PROG = "lccl-build-plugin"
-SUMMARY = "Compile the TensorRT plugin, and its kernels for PyTorch, with CUDA's compiler. It needs nvcc and CMake, no GPU."
+SUMMARY = "Compile the TensorRT plugin, and its kernels for PyTorch. It needs CMake, and nvcc or Triton or both; no GPU."
 
 
 def parser(prog: str = PROG) -> Parser:

@@ -78,6 +78,21 @@ def parser(prog: str = PROG) -> Parser:
         help="limit --min-speedup to the rows of this runner, such as onnxruntime-lccl",
     )
     p.add_argument(
+        "--metric",
+        metavar="PKG.MODULE:FUNCTION",
+        help="also scores the outputs: a function of outputs and labels, per sample or in all",
+    )
+    p.add_argument(
+        "--metric-direction",
+        choices=("higher", "lower"),
+        default="higher",
+        help="which values of the metric are better (default: %(default)s)",
+    )
+    p.add_argument("--metric-limit", type=number, metavar="VALUE", help="the worst mean of the metric for the LCCL network")
+    p.add_argument(
+        "--max-metric-drop", type=number, metavar="AMOUNT", help="the metric's mean worse than the baseline's, in its own unit"
+    )
+    p.add_argument(
         "--plugin-library", type=Path, metavar="LIBRARY", help="the TensorRT plugin of engines (default: the installed one)"
     )
     p.add_argument("--allow-skipped", action="store_true", help="check limits although a named file could not run here")
@@ -122,6 +137,8 @@ def command(arguments: Sequence[str], prog: str = PROG) -> int:
             limits=Limits(**{limit.name: getattr(options, limit.name) for limit in fields(Limits)}),
             allow_skipped=options.allow_skipped,
             plugin_library=options.plugin_library,
+            metric=options.metric,
+            metric_direction=options.metric_direction,
             progress=progress,
         )
     show(result, options.json)

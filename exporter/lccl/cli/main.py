@@ -26,6 +26,7 @@ SUBCOMMANDS = {
     "export": Subcommand("lccl.cli.export", "export a network with gated convolutions to ONNX, checked against its source"),
     "build-engine": Subcommand("lccl.cli.build_engine", "build an engine from an exported model"),
     "compare": Subcommand("lccl.cli.compare", "compare a gated network with dense ones: accuracy, latency, density, MACs"),
+    "tune": Subcommand("lccl.cli.tune", "move the cuts of a trained network's gates to meet a limit, without training"),
     "build-plugin": Subcommand("lccl.cli.build_plugin", "compile the TensorRT plugin, and its kernels for PyTorch"),
 }
 

@@ -4,25 +4,39 @@ from __future__ import annotations
 
 import contextlib
 import platform
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from lccl.backends.batches import CHUNK
 from lccl.comparing.candidates import Candidate, Opening, open_networks
-from lccl.comparing.limits import Limits, check_limits, require_speedup_runner
+from lccl.comparing.limits import Limits, check_limits, require_metric, require_speedup_runner
 from lccl.comparing.measure import LatencyPlan, all_outputs, latencies
-from lccl.comparing.references import Outputs, against_references, require_finite_references, top1, with_speedup
+from lccl.comparing.references import Outputs, against_references, require_finite_references, with_speedup
 from lccl.comparing.results import Comparison, Environment, Row
 from lccl.errors import Fix, UserError
 from lccl.graph.feeds import input_types
 from lccl.loading.data import Data, DataSource, read_data
 from lccl.loading.types import Factory, Network
+from lccl.metrics import Direction, Metric, metric_of, top1
 from lccl.op.onnx_op import is_lccl_node, register_schema
 from lccl.profiling import NetworkProfile
 from lccl.profiling.of_onnx import axes_of_data, profile_canonical
 from lccl.progress import Progress, silent
-from lccl.signatures.arguments import CALLABLE, FACTORY, FILE, FLAG, NAME, NETWORK, NONE, THREADS, Kind, sequence_of, takes
+from lccl.signatures.arguments import (
+    CALLABLE,
+    FACTORY,
+    FILE,
+    FLAG,
+    NAME,
+    NETWORK,
+    NONE,
+    THREADS,
+    Kind,
+    one_of,
+    sequence_of,
+    takes,
+)
 from lccl.signatures.deprecation import renamed_keywords
 
 NETWORKS = NETWORK | sequence_of(NETWORK, "a list of these")
@@ -47,6 +61,8 @@ LIMITS = Kind("Limits", lambda value: isinstance(value, Limits))
     limits=LIMITS,
     allow_skipped=FLAG,
     plugin_library=FILE | NONE,
+    metric=NAME | CALLABLE | NONE,
+    metric_direction=one_of("higher", "lower"),
     progress=CALLABLE,
 )
 def compare(
@@ -67,6 +83,8 @@ def compare(
     limits: Limits = Limits(),  # noqa: B008 - frozen
     allow_skipped: bool = False,
     plugin_library: str | Path | None = None,
+    metric: str | Callable[..., object] | None = None,
+    metric_direction: Direction = "higher",
     progress: Progress = silent,
 ) -> Comparison:
     """Run the LCCL network and dense ones over the same inputs.
@@ -99,6 +117,9 @@ def compare(
             an error.
         plugin_library: the TensorRT plugin that engines need; by default the one that the
             environment names, or the installed one.
+        metric: also scores each row's outputs, but for dense twins: a function of outputs and
+            labels, or "pkg.module:function"; see :class:`lccl.metrics.Metric`.
+        metric_direction: which of its values are better, "higher" or "lower".
         progress: called with each step.
 
     Returns:
@@ -109,6 +130,8 @@ def compare(
             measured.
     """
     register_schema()
+    named = None if metric is None else metric_of(metric, metric_direction)
+    require_metric(limits, named)
     inputs = read_data(data, axes_of_data([*_as_list(networks), *_as_list(baseline)]))
     plugin = Path(plugin_library) if plugin_library else None
     opening = Opening(
@@ -126,13 +149,15 @@ def compare(
     candidates += open_networks(_as_list(baseline), opening)
     _require_one_tensorrt(candidates)
     _require_running(candidates, limits, allow_skipped)
-    rows, outputs = _run(candidates, inputs, latency, progress)
+    rows, outputs = _run(candidates, inputs, latency, named, progress)
     require_finite_references(rows, outputs)
     rows = against_references(rows, outputs)
     rows = tuple(with_speedup(row, rows) for row in rows)
     batch = min(latency.batch, len(inputs)) if latency else 0
     environment = Environment(len(inputs), threads, batch, _cpu())
-    return Comparison(rows, _profile(candidates, inputs, progress), check_limits(rows, limits), environment)
+    shown = f"{named.name}, {named.direction} is better" if named else None
+    profile = _profile(candidates, inputs, progress)
+    return Comparison(rows, profile, check_limits(rows, limits, named), environment, shown)
 
 
 def _as_list(value: Network | Sequence[Network] | None) -> list[Network]:
@@ -173,7 +198,7 @@ def _reasons(candidates: Iterable[Candidate]) -> str:
 
 
 def _run(
-    candidates: Sequence[Candidate], data: Data, plan: LatencyPlan | None, progress: Progress
+    candidates: Sequence[Candidate], data: Data, plan: LatencyPlan | None, metric: Metric | None, progress: Progress
 ) -> tuple[tuple[Row, ...], Outputs]:
     """Rows with accuracy and latency, and the outputs of those that ran."""
     active = [c for c in candidates if not c.skipped]
@@ -192,6 +217,9 @@ def _run(
         row = Row(c.network, c.role, c.runner.name, c.runner.device, c.skipped)
         if not c.skipped:
             row = replace(row, accuracy=accuracies[id(c)], latency=timed[id(c)])
+            if metric is not None and c.role != "dense twin":
+                score = metric.score(outputs[id(c)], data.labels)
+                row = replace(row, metric=score.mean, metric_values=score.values)
         rows.append(row)
     return tuple(rows), [outputs.get(id(c)) for c in candidates]
 

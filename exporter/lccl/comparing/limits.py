@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from lccl.comparing.results import Check, Row
 from lccl.errors import Fix, UserError
+from lccl.metrics import Metric
 from lccl.signatures.arguments import NAME, NONE, NUMBER, require_kind
 from lccl.signatures.deprecation import renamed_fields
 
@@ -28,6 +29,11 @@ class Limits:
     min_speedup_runner: str | None = None
     """The only runner whose rows have to reach ``min_speedup``, such as "onnxruntime-lccl"; None:
     those of all runners."""
+    metric_limit: float | None = None
+    """The worst mean of the metric that an LCCL row may have: the least where higher values are
+    better, else the most."""
+    max_metric_drop: float | None = None
+    """By how much the metric's mean may be worse than the baseline's, in its own unit."""
 
     def __post_init__(self) -> None:
         """Check the fractions.
@@ -35,7 +41,14 @@ class Limits:
         Raises:
             UserError: one is not between 0 and 1.
         """
-        for name in ("min_agreement", "min_baseline_agreement", "max_accuracy_drop", "min_speedup"):
+        for name in (
+            "min_agreement",
+            "min_baseline_agreement",
+            "max_accuracy_drop",
+            "min_speedup",
+            "metric_limit",
+            "max_metric_drop",
+        ):
             require_kind(name, getattr(self, name), NUMBER | NONE)
         require_kind("min_speedup_runner", self.min_speedup_runner, NAME | NONE)
         for name in ("min_agreement", "min_baseline_agreement"):
@@ -76,8 +89,13 @@ def require_speedup_runner(limits: Limits, running: Sequence[str], skipped: Mapp
     )
 
 
-def check_limits(rows: Sequence[Row], limits: Limits) -> tuple[Check, ...]:
+def check_limits(rows: Sequence[Row], limits: Limits, metric: Metric | None = None) -> tuple[Check, ...]:
     """Hold the rows to every limit that is given.
+
+    Args:
+        rows: of the comparison.
+        limits: what the caller asks for.
+        metric: the one that the rows were scored with.
 
     Raises:
         UserError: a limit for which nothing was measured.
@@ -92,6 +110,8 @@ def check_limits(rows: Sequence[Row], limits: Limits) -> tuple[Check, ...]:
                 _baseline_agreement(ran, baseline, limits.min_baseline_agreement),
                 _accuracy_drop(ran, baseline, limits.max_accuracy_drop),
                 _speedup(ran, limits),
+                _metric_limit(ran, metric, limits.metric_limit),
+                _metric_drop(ran, baseline, metric, limits.max_metric_drop),
             ),
         )
     )
@@ -138,3 +158,33 @@ def _speedup(ran: Sequence[Row], limits: Limits) -> Check | None:
     if not values:
         raise UserError(f"{name} needs latencies of the LCCL network and of a dense one in the same runtime on the same device")
     return Check(name, min(values), limit, min(values) >= limit)
+
+
+METRIC = Fix("metric", "pkg.module:function")
+
+
+def require_metric(limits: Limits, metric: Metric | None) -> None:
+    """Check, before anything runs, that limits on a metric come with one.
+
+    Raises:
+        UserError: they do not.
+    """
+    if metric is None and (limits.metric_limit is not None or limits.max_metric_drop is not None):
+        raise UserError("a limit on a metric needs the metric", METRIC)
+
+
+def _metric_limit(ran: Sequence[Row], metric: Metric | None, limit: float | None) -> Check | None:
+    values = [row.metric for row in ran if row.metric is not None]
+    if limit is None or metric is None or not values:
+        return None
+    worst = min(values) if metric.direction == "higher" else max(values)
+    return Check("metric-limit", worst, limit, metric.drop(limit, worst) <= 0)
+
+
+def _metric_drop(ran: Sequence[Row], baseline: Row | None, metric: Metric | None, limit: float | None) -> Check | None:
+    if limit is None or metric is None:
+        return None
+    if baseline is None or baseline.metric is None:
+        raise UserError("max-metric-drop needs a baseline", BASELINE)
+    drops = [metric.drop(baseline.metric, row.metric) for row in ran if row.metric is not None]
+    return Check("max-metric-drop", max(drops), limit, max(drops) <= limit)

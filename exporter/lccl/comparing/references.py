@@ -9,6 +9,7 @@ import numpy as np
 
 from lccl.comparing.results import Role, Row
 from lccl.errors import UserError
+from lccl.metrics import predictions
 from lccl.numerics import Array, not_finite
 
 Outputs = Sequence[list[Array] | None]
@@ -58,37 +59,6 @@ def _against_reference(i: int, rows: Sequence[Row], outputs: Outputs, first: dic
         return found
     maximum, mean = errors(own, other)
     return replace(found, max_error=maximum, mean_error=mean)
-
-
-def predictions(outputs: Sequence[Array]) -> Array | None:
-    """The classes that the first output predicts along axis 1; None where it has no such axis.
-
-    A sample with a score that is not finite has class -1.
-    """
-    first = outputs[0]
-    if first.ndim < 2 or first.shape[1] < 2:
-        return None
-    return np.where(np.isfinite(first).all(axis=1), first.argmax(axis=1), -1)
-
-
-def top1(outputs: Sequence[Array], labels: Array | None) -> float | None:
-    """The fraction of samples whose predicted class is the label.
-
-    None without labels for these outputs.
-
-    Raises:
-        UserError: a label that is no class of the network.
-    """
-    classes = predictions(outputs)
-    if classes is None or labels is None or classes.shape != np.shape(labels):
-        return None
-    known = np.arange(outputs[0].shape[1])
-    impossible = labels[~np.isin(labels, known)] if labels.dtype.kind in "biuf" else labels
-    if impossible.size:
-        raise UserError(
-            f"the data has the label {impossible.flat[0]}, but labels are the network's classes, whole numbers from 0 to {known[-1]}"
-        )
-    return float(np.mean(classes == labels))
 
 
 def equal_predictions(a: Sequence[Array], b: Sequence[Array]) -> float | None:

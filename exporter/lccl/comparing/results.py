@@ -37,6 +37,10 @@ class Row:
     accuracy: float | None = None
     """Top-1, where there are labels. A dense twin was not trained with its gates at 1, so its
     accuracy says nothing."""
+    metric: float | None = None
+    """The mean of the metric that the caller named, where it is not a dense twin's."""
+    metric_values: tuple[float, ...] | None = None
+    """The metric of each sample, where it has one."""
     reference: str | None = None
     """The row that errors and agreement are against: the first of the same network, or, for the
     first, the baseline."""
@@ -97,6 +101,8 @@ class Comparison:
     profile: NetworkProfile | None
     checks: tuple[Check, ...]
     environment: Environment
+    metric: str | None = None
+    """The name of the metric that the caller named, with which of its values are better."""
 
     def __bool__(self) -> bool:
         return all(check.passed for check in self.checks)
@@ -107,6 +113,7 @@ class Comparison:
         return {
             "passed": bool(self),
             "environment": environment,
+            "metric": self.metric,
             "rows": [asdict(row) for row in self.rows],
             "checks": [asdict(check) | {"held": check.passed} for check in self.checks],
             "profile": self.profile.as_dict() if self.profile else None,
@@ -122,6 +129,8 @@ class Comparison:
             + (f"latency of batch {s.batch}, runs of all rows interleaved, " if s.batch else "latency not measured, ")
             + f"{count(s.threads, 'CPU thread')}, on {s.cpu}."
         )
+        if self.metric is not None:
+            parts.append(f"Metric: {self.metric}.")
         parts += self._speedup_lines()
         parts += [f"Not run: {row.label}: {row.skipped}." for row in self.rows if row.skipped]
         if self.profile is not None:
@@ -165,7 +174,11 @@ class Comparison:
                     "-" if row.speedup is None else f"{row.speedup:.2f}x",
                 )
             )
-        return table(head, rows, right=(2, 3, 5, 6, 7, 8, 9))
+        if self.metric is None:
+            return table(head, rows, right=(2, 3, 5, 6, 7, 8, 9))
+        values = ["-" if row.metric is None else f"{row.metric:.4g}" for row in self.rows if not row.skipped]
+        rows_with = [(*row[:3], value, *row[3:]) for row, value in zip(rows, values, strict=True)]
+        return table((*head[:3], "metric", *head[3:]), rows_with, right=(2, 3, 4, 6, 7, 8, 9, 10))
 
     def _checks_table(self) -> str:
         rows = [(c.name, f"{c.value:.4g}", f"{c.limit:.4g}", "passed" if c.passed else "FAILED") for c in self.checks]

@@ -17,7 +17,7 @@ from lccl.exporting.checking import check_against_source, real_feeds, with_own_g
 from lccl.exporting.gate_search import find_layers, masked
 from lccl.exporting.onnx_source import OnnxSource
 from lccl.exporting.reasons import layers_with_reasons
-from lccl.exporting.results import ExportResult
+from lccl.exporting.results import MOST_DRIFT, ExportResult
 from lccl.exporting.source import Source
 from lccl.files import atomic_path, require_writable
 from lccl.graph.checks import check_model, default_tolerance
@@ -198,9 +198,12 @@ def _export(source: Source, weights: WeightFile, request: _Request) -> ExportRes
     checked, checked_open = check_against_source(runs, source, feeds, allowed, progress, own=own)
     progress("measuring densities")
     densities = _densities(runs, random)
+    drifted: dict[str, tuple[float, float]] = {}
     if real:
         calibrated = _densities(runs, real)
         set_densities(result, calibrated)
+        trained = {name: source.trained_densities[name] for name in calibrated if name in source.trained_densities}
+        drifted = {n: (d, calibrated[n]) for n, d in trained.items() if abs(d - calibrated[n]) > MOST_DRIFT}
         densities = {name: max(value, calibrated[name]) for name, value in densities.items()}
     files = {"model": result}
     if targets["dense"]:
@@ -227,6 +230,7 @@ def _export(source: Source, weights: WeightFile, request: _Request) -> ExportRes
         random_inputs=_samples(random, axes),
         random_values=describe_values(random),
         closed_layers=tuple(name for name, density in densities.items() if density == 0),
+        other_densities=drifted,
         constants=source.constants,
         dense_path=targets["dense"],
         decomposed_path=targets["decomposed"],

@@ -45,6 +45,7 @@ class OnnxSource:
         self.metadata: dict[str, str] = {}
         self._given = model = intake(model)
         self.constants: dict[str, object] = {}
+        self.trained_densities: dict[str, float] = {}
         self._runnable = upcast(runnable(model))
         wanted = input_types(model)
         if shapes and len(shapes) != len(wanted):

@@ -51,6 +51,7 @@ class ProgramSource:
         self._args = call.tensors
         self._runner = _ProgramRunner(program, call)
         self.constants = call.constants(program.module())
+        self.trained_densities: dict[str, float] = {}
 
     def to_onnx(self) -> onnx.ModelProto:
         """The program as ONNX."""

@@ -12,6 +12,9 @@ from lccl.graph.recognise import NearMiss, RecognisedLayer
 from lccl.numerics import Agreement
 from lccl.text import count, table
 
+MOST_DRIFT = 0.05
+"""By how much a density may differ from that of training without a warning."""
+
 
 @dataclass(frozen=True)
 class ExportResult:
@@ -40,6 +43,9 @@ class ExportResult:
     """Products that look like a gated convolution and stay as they are, with the reason."""
     closed_layers: tuple[str, ...] = ()
     """Gated layers with no open pixel on any of these inputs."""
+    other_densities: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    """Gated layers whose density on the given inputs differs from that of training by more than
+    0.05 -> the two, training's first."""
     constants: Mapping[str, object] = field(default_factory=dict)
     """Numbers and texts among the example inputs, by parameter. PyTorch makes them constants: the
     file computes with these values."""
@@ -55,8 +61,11 @@ class ExportResult:
 
     @property
     def warning(self) -> str | None:
-        """What the check could not see: constants, weights under a closed gate, negative masks."""
-        said = [self._constants_said(), self._masks_said(), self._closed_said()]
+        """What the check could not see: constants, weights under a closed gate, negative masks.
+
+        And densities that are not those of training.
+        """
+        said = [self._constants_said(), self._masks_said(), self._closed_said(), self._densities_said()]
         return ". ".join(filter(None, said)) or None
 
     def _constants_said(self) -> str:
@@ -80,6 +89,18 @@ class ExportResult:
             "these inputs, which include the given ones" if self.given_inputs else "these random inputs; check it on real data"
         )
         return f"no gate of {layers} opened on {which}"
+
+    def _densities_said(self) -> str:
+        """The layers whose statistics are not those of training."""
+        if not self.other_densities:
+            return ""
+        worst = max(self.other_densities, key=lambda name: abs(self.other_densities[name][0] - self.other_densities[name][1]))
+        trained, found = self.other_densities[worst]
+        return (
+            f"the densities of {', '.join(self.other_densities)} differ from those of training by more than {MOST_DRIFT} "
+            f"({worst}: {found:.2f} after {trained:.2f}): statistics of norms may lag behind, and lccl.train.recalibrate "
+            "estimates them again"
+        )
 
     def as_dict(self) -> dict[str, object]:
         """Plain values for JSON."""

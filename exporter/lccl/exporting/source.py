@@ -26,6 +26,9 @@ class Source(Protocol):
     constants: dict[str, object]
     """Values of the example that PyTorch makes constants, by the names of their parameters."""
 
+    trained_densities: dict[str, float]
+    """The densities that gates had in training, by layer; empty where none is known."""
+
     def to_onnx(self) -> onnx.ModelProto:
         """The network as ONNX, not yet canonical."""
 

@@ -14,6 +14,7 @@ from lccl.graph.feeds import input_types
 from lccl.nn.call_args import call_args, require_positional
 from lccl.nn.conv import GateMode, LCCLConv2d, plain_maths
 from lccl.nn.folded import FoldedLCCLConv2d, can_be_folded
+from lccl.nn.gate import trained_densities
 from lccl.nn.translate import to_onnx
 from lccl.numerics import Array
 from lccl.op.torch_op import OP
@@ -62,6 +63,7 @@ class TorchSource:
         if not self._tensors:
             raise UserError("exporting a module needs an example input that is a tensor", Fix("args", (1, 3, 224, 224)))
         self.constants = self._call.constants(model)
+        self.trained_densities = trained_densities(model)
         self.metadata = {"lccl.torch": str(torch.__version__)}
         self._input_names, self._output_names = input_names, output_names
         self._dynamic_hw, self._progress = dynamic_hw, progress

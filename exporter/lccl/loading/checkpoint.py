@@ -5,6 +5,7 @@ Only this module writes and reads them.
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from lccl.errors import Fix, UserError, kind_of, leave_out, shown
 from lccl.files import atomic_path
-from lccl.loading.safetensors_file import RECIPE_NAME, SUFFIX, write_safetensors
+from lccl.loading.safetensors_file import DENSITIES_NAME, RECIPE_NAME, SUFFIX, THRESHOLDS_NAME, write_safetensors
 from lccl.signatures.arguments import FILE, MODULE, NONE, VALUES_BY_NAME, takes
 
 if TYPE_CHECKING:
@@ -23,8 +24,14 @@ FORMAT = "lccl-checkpoint"
 FORMAT_VERSION = 1
 GATED_VERSION = 2
 """The version of a checkpoint with a recipe, which an lccl that does not know recipes refuses."""
+THRESHOLDS_VERSION = 3
+"""The version of a checkpoint with thresholds beside those of its factory, in the same way."""
 RECIPE_KEY = RECIPE_NAME
 """Where a checkpoint of any other format may hold what :func:`lccl.nn.recipe` returned."""
+DENSITIES_KEY = DENSITIES_NAME
+"""Where a checkpoint of lccl has the densities that its gates had in training, by layer."""
+THRESHOLDS_KEY = THRESHOLDS_NAME
+"""Where a checkpoint of lccl has the thresholds of gates that its factory does not set."""
 _EXTRA_STATE = "_extra_state"
 """Under this name PyTorch stores what a module saves besides tensors."""
 
@@ -41,6 +48,10 @@ class Checkpoint:
     """The shape of one input without the batch: (C, H, W)."""
     recipe: Sequence[Any] | None = None
     """What to gate in the factory's network before the weights are loaded; None: nothing."""
+    densities: Mapping[str, float] = field(default_factory=dict)
+    """The densities that gates had in training, by layer, where something observed them."""
+    thresholds: Mapping[str, float] = field(default_factory=dict)
+    """By layer, thresholds of gates that neither the factory nor a recipe sets."""
 
 
 @takes(path=FILE, model=MODULE, kwargs=VALUES_BY_NAME | NONE)
@@ -71,6 +82,7 @@ def save_checkpoint(
     import torch
 
     from lccl.nn import recipe
+    from lccl.nn.gate import trained_densities
     from lccl.torch_calls import unwrapped
 
     if not isinstance(factory, str) or not all(factory.partition(":")):
@@ -88,6 +100,12 @@ def save_checkpoint(
     }
     if gated:
         content[RECIPE_KEY] = gated
+    thresholds = _thresholds(network)
+    if thresholds:
+        content |= {THRESHOLDS_KEY: thresholds, "version": THRESHOLDS_VERSION}
+    densities = trained_densities(network)
+    if densities:
+        content[DENSITIES_KEY] = densities
     with atomic_path(path) as temporary:
         if Path(path).suffix == SUFFIX:
             write_safetensors(temporary, content)
@@ -118,10 +136,10 @@ def read_checkpoint(content: object, path: Path, key: str | None = None, key_opt
         UserError: there is no state dict in it, or there are several and no ``key`` to choose.
     """
     if isinstance(content, Mapping) and content.get("format") == FORMAT:
-        if content.get("version") not in (FORMAT_VERSION, GATED_VERSION):
+        if content.get("version") not in (FORMAT_VERSION, GATED_VERSION, THRESHOLDS_VERSION):
             raise UserError(
-                f"{path} has checkpoint version {content.get('version')}; this lccl reads {FORMAT_VERSION} and "
-                f"{GATED_VERSION}: update lccl"
+                f"{path} has checkpoint version {content.get('version')}; this lccl reads {FORMAT_VERSION} to "
+                f"{THRESHOLDS_VERSION}: update lccl"
             )
         if key is not None:
             raise UserError(f"{path} is a checkpoint of lccl's own, with one state dict", leave_out(key_option))
@@ -146,7 +164,41 @@ def _own_format(content: Mapping[str, Any], path: Path) -> Checkpoint:
     )
     if not well_formed:
         raise UserError(f"{path} is not a well-formed lccl checkpoint: write it again with lccl.save_checkpoint")
-    return Checkpoint(state or {}, factory, kwargs or {}, tuple(shape) if shape else None, _recipe(content, path))
+    densities, thresholds = (_numbers(content.get(key)) for key in (DENSITIES_KEY, THRESHOLDS_KEY))
+    kwargs, shape = kwargs or {}, tuple(shape) if shape else None
+    return Checkpoint(state or {}, factory, kwargs, shape, _recipe(content, path), densities, thresholds)
+
+
+def _numbers(given: object) -> dict[str, float]:
+    """Return the finite numbers of a dict by name."""
+    found = given if isinstance(given, Mapping) else {}
+    return {str(name): float(n) for name, n in found.items() if type(n) in (int, float) and math.isfinite(n)}
+
+
+def _thresholds(network: nn.Module) -> dict[str, float]:
+    """Return the thresholds of layers without a recipe, which keeps its own; empty if all are 0."""
+    from lccl.nn import LCCLConv2d
+
+    layers = {path: m for path, m in network.named_modules() if isinstance(m, LCCLConv2d) and m.recipe is None}
+    found = {path: float(layer.gate_threshold) for path, layer in layers.items()}
+    return found if any(found.values()) else {}
+
+
+def set_thresholds(network: nn.Module, thresholds: Mapping[str, float], path: Path) -> None:
+    """Set the thresholds of a checkpoint, by layer.
+
+    Raises:
+        UserError: the network has no such gated layer, or a threshold is below 0.
+    """
+    from lccl.nn import LCCLConv2d
+
+    layers = {name: m for name, m in network.named_modules() if isinstance(m, LCCLConv2d)}
+    for name, threshold in thresholds.items():
+        if name not in layers or threshold < 0:
+            raise UserError(
+                f"{path} has the threshold {threshold} for {name}, which is no gated layer of this network, or is below 0"
+            )
+        layers[name].gate_threshold = threshold
 
 
 def _is_state_dict(value: Any) -> bool:

@@ -14,6 +14,7 @@ from lccl.files import require_file
 from lccl.loading.factory import import_object
 from lccl.loading.types import Batch, SupportsArray
 from lccl.numerics import Array, Axes, count_samples, float32, require_finite, sample_axis, take_samples
+from lccl.signatures.arguments import FILE, NAME, takes
 
 LABEL_NAMES = ("labels", "label", "y", "targets", "target")
 
@@ -79,6 +80,7 @@ def read_data(source: DataSource, axes: Axes | None = None) -> Data:
     return load_data(source, axes) if isinstance(source, (str, Path)) else as_data(source, axes)
 
 
+@takes(source=FILE | NAME)
 def load_data(source: str | Path, axes: Axes | None = None) -> Data:
     """Read an ``.npz`` file (inputs by name, labels as "labels" or "y") or call a loader.
 

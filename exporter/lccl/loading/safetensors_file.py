@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 SUFFIX = ".safetensors"
 RECIPE_NAME = "lccl_recipe"
 """Where a file of any writer may hold, as JSON, what :func:`lccl.nn.recipe` returned."""
+DENSITIES_NAME = "lccl_densities"
+"""Where a checkpoint of lccl has, as JSON, the densities of its gates in training."""
+THRESHOLDS_NAME = "lccl_thresholds"
+"""Where a checkpoint of lccl has, as JSON, the thresholds of its gates."""
 _VERSION_NAME, _MODULES_NAME = "lccl.version", "lccl.module_versions"
 
 
@@ -55,6 +59,8 @@ def write_safetensors(path: Path, content: Mapping[str, Any]) -> None:
         "lccl.input_shape": content["input_shape"],
         _MODULES_NAME: getattr(content["state_dict"], "_metadata", None),
         RECIPE_NAME: content.get(RECIPE_NAME),
+        DENSITIES_NAME: content.get(DENSITIES_NAME),
+        THRESHOLDS_NAME: content.get(THRESHOLDS_NAME),
     }
     notes |= {name: _as_json(name, value) for name, value in plain.items() if value is not None}
     try:
@@ -104,6 +110,8 @@ def read_safetensors(path: Path, format_name: str) -> Mapping[str, Any]:
         "kwargs": _of_json(notes, "lccl.kwargs", path),
         "input_shape": _of_json(notes, "lccl.input_shape", path),
         "state_dict": state,
+        DENSITIES_NAME: _of_json(notes, DENSITIES_NAME, path),
+        THRESHOLDS_NAME: _of_json(notes, THRESHOLDS_NAME, path),
         **recipe,
     }
 
@@ -168,7 +176,7 @@ def _lists(value: object) -> object:
 
 
 def _are_versions(value: object) -> bool:
-    """Return whether the value is what ``state_dict`` keeps beside the tensors: a dict for each module."""
+    """Return whether the value is what ``state_dict`` keeps beside tensors: a dict by module."""
     return isinstance(value, Mapping) and all(
         isinstance(module, Mapping) and isinstance(module.get("version", 0), (int, type(None))) for module in value.values()
     )

@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import warnings
 import zipfile
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lccl.errors import Fix, UserError, first_line, leave_out
 from lccl.files import require_file
-from lccl.loading.checkpoint import FORMAT, read_checkpoint
+from lccl.loading.checkpoint import FORMAT, read_checkpoint, set_thresholds
 from lccl.loading.factory import build_module, current_folder_last, gate_module, label_of
 from lccl.loading.pickle_scan import pickled_classes
 from lccl.loading.safetensors_file import SUFFIX, is_safetensors, read_safetensors
@@ -37,6 +38,10 @@ class LoadedModel:
     """(C, H, W) of one input; None if the file does not state it."""
     program: ExportedProgram | None = None
     """The exported program that ``module`` comes from, if the file is a torch.export archive."""
+    factory: str | None = None
+    """The factory that the file names."""
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    """What the file has for its factory."""
 
 
 @takes(path=FILE, factory=FACTORY | NONE, state_dict_key=NAME | NONE, state_dict_prefix=NAME | NONE, unsafe_pickle=FLAG)
@@ -96,7 +101,13 @@ def load_model(
     label, gated = label_of(factory or checkpoint.factory or ""), bool(checkpoint.recipe)
     load_weights(module, Weights(checkpoint.state_dict, source, label, gated, state_dict_prefix, prefix_option))
     require_sound(module, source)
-    return LoadedModel(module.eval(), str(source), checkpoint.input_shape)
+    if checkpoint.densities:
+        from lccl.nn.gate import set_trained_densities
+
+        set_trained_densities(module, checkpoint.densities)
+    if checkpoint.thresholds:
+        set_thresholds(module, checkpoint.thresholds, source)
+    return LoadedModel(module.eval(), str(source), checkpoint.input_shape, factory=checkpoint.factory, kwargs=checkpoint.kwargs)
 
 
 def load_checkpoint(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -54,6 +55,15 @@ class Gate(nn.Module):
         UserError: another activation.
     """
 
+    observed: Tensor | None = None
+    """Sums over the calls in training mode since the last reset: calls, density, density with all
+    logits higher by a margin, mean and mean square of the logits' distance from the convolution's
+    bias; and that margin. None: nothing is observed."""
+    frozen: bool = False
+    """Whether training takes the norm's running statistics, and leaves them as they are."""
+    trained_density: float | None = None
+    """The density that training ended with, where something observed it."""
+
     def __init__(
         self,
         in_channels: int,
@@ -81,11 +91,26 @@ class Gate(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Compute the logits [N, 1, Hg, Wg] of x [N, C, H, W]."""
         top, left, bottom, right = self.pads
-        return self._normalize(self.conv(F.pad(x, (left, right, top, bottom))))
+        logits = self._normalize(self.conv(F.pad(x, (left, right, top, bottom))))
+        if self.observed is not None and self.training:
+            self._observe(logits, self.observed)
+        return logits
+
+    @torch.no_grad()
+    def _observe(self, logits: Tensor, sums: Tensor) -> None:
+        """Add a call to the sums, which stay in place, so that a compiled gate adds to them too.
+
+        Each call counts the same. A pass that activation checkpointing repeats does no harm.
+        """
+        values = logits.detach().to(sums.dtype)
+        away = values if self.conv.bias is None else values - self.conv.bias
+        density, higher = ((values > edge).to(sums.dtype).mean() for edge in (0.0, -sums[5]))
+        sums[:5] += torch.stack([torch.ones_like(density), density, higher, away.mean(), away.square().mean()])
 
     def _normalize(self, logits: Tensor) -> Tensor:
         norm = self.norm
-        if not isinstance(norm, _BatchNorm) or not norm.training or logits.numel() != 1 or _is_synchronized(norm):
+        alone = logits.numel() == 1 and isinstance(norm, _BatchNorm) and norm.training and not _is_synchronized(norm)
+        if not isinstance(norm, _BatchNorm) or not (alone or (self.frozen and norm.running_mean is not None)):
             normalized: Tensor = norm(logits)
             return normalized
         if norm.running_mean is None or norm.running_var is None:
@@ -101,6 +126,22 @@ class Gate(nn.Module):
             surrogate = torch.sigmoid(4 * logits)  # the step's gradient: a straight-through estimator
             return (logits > 0).to(surrogate.dtype) + surrogate - surrogate.detach()
         return bound_gate(logits, self.curve.slope, self.curve.bound)
+
+
+def trained_densities(model: nn.Module) -> dict[str, float]:
+    """Return the densities that gates had in training, by layer, where something observed them."""
+    return {
+        path.removesuffix("gate").removesuffix("."): module.trained_density
+        for path, module in model.named_modules()
+        if isinstance(module, Gate) and module.trained_density is not None
+    }
+
+
+def set_trained_densities(model: nn.Module, densities: Mapping[str, float]) -> None:
+    """Give gates the densities that :func:`trained_densities` returned; unknown names are left."""
+    for path, module in model.named_modules():
+        if isinstance(module, Gate):
+            module.trained_density = densities.get(path.removesuffix("gate").removesuffix("."))
 
 
 def _is_synchronized(norm: _BatchNorm) -> bool:

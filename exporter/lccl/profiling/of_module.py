@@ -64,10 +64,15 @@ class _Counter:
         return NetworkProfile(tuple(layers), images)
 
 
-def profile_module(model: nn.Module, batches: Iterable[object]) -> NetworkProfile:
+def profile_module(model: nn.Module, batches: Iterable[object], took: Callable[[object], None] | None = None) -> NetworkProfile:
     """Profile a module in eval mode, as :func:`lccl.profiling.profile` does.
 
     Its training mode is restored. Of a wrapper it is the network inside.
+
+    Args:
+        model: the module.
+        batches: as for :func:`lccl.profiling.profile`.
+        took: called with the outputs of each batch.
     """
     model = unwrapped(model)
     counter = _Counter()
@@ -76,16 +81,18 @@ def profile_module(model: nn.Module, batches: Iterable[object]) -> NetworkProfil
     with evaluating(model), _hooks(model, counter), torch.no_grad():
         for batch in batches:
             args, kwargs = model_inputs(batch, dtype)
-            _run(model, args, kwargs)
+            outputs = _run(model, args, kwargs)
+            if took is not None:
+                took(outputs)
             images += len(args[0] if args else next(iter(kwargs.values())))
     if not images:
         raise UserError("the data holds no batch, so there is nothing to profile")
     return counter.result(images)
 
 
-def _run(model: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> None:
+def _run(model: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> object:
     try:
-        model(*args, **kwargs)
+        return model(*args, **kwargs)
     except UserError:
         raise
     except Exception as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -59,11 +59,19 @@ def axes_of_data(networks: Iterable[Network]) -> Axes | None:
     return None
 
 
-def profile_canonical(model: onnx.ModelProto, batches: Iterable[object]) -> NetworkProfile:
+def profile_canonical(
+    model: onnx.ModelProto, batches: Iterable[object], took: Callable[[dict[str, Array]], None] | None = None
+) -> NetworkProfile:
     """Profile a canonical model, or one without LCCLConv nodes.
 
     :func:`lccl.profiling.profile` says what it takes and gives.
+
+    Args:
+        model: the model.
+        batches: as for :func:`lccl.profiling.profile`.
+        took: called with the model's own outputs for each batch.
     """
+    kept = [o.name for o in model.graph.output]
     probing, probes = with_gate_outputs(model)
     inputs = input_types(model)
     present = {*inputs, *(o.name for o in probing.graph.output)}
@@ -77,6 +85,8 @@ def profile_canonical(model: onnx.ModelProto, batches: Iterable[object]) -> Netw
         for batch in batches:
             feed = _feed(batch, runner.input_names)
             outputs = infer_all(runner, feed)
+            if took is not None:
+                took({name: outputs[name] for name in kept})
             count = count_samples(feed, runner.axes.inputs)
             images += count
             for key, layer in _layers(model, {name: value.shape for name, value in (feed | outputs).items()}):

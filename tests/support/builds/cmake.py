@@ -74,15 +74,23 @@ def build(request: pytest.FixtureRequest, folder: Path, target: str) -> Path:
     return folder
 
 
-def build_preset(request: pytest.FixtureRequest, preset: str, target: str) -> Path:
+def build_preset(
+    request: pytest.FixtureRequest, preset: str, target: str, folder: str | None = None, options: Sequence[str] = ()
+) -> Path:
     """Build a target of a preset of CMakePresets.json.
 
+    Args:
+        preset: its name.
+        target: what to build.
+        folder: in ``build``, for a build with options; None: the preset's own.
+        options: more arguments of cmake.
+
     Returns:
-        The preset's build folder.
+        The build folder.
     """
-    folder = ROOT / "build" / preset
-    configure(request, folder, ("--preset", preset))
-    return build(request, folder, target)
+    path = ROOT / "build" / (folder or preset)
+    configure(request, path, ("--preset", preset, *(("-B", str(path)) if folder else ()), *options))
+    return build(request, path, target)
 
 
 def _run_once(request: pytest.FixtureRequest, folder: Path, command: tuple[str, ...], announced: str = "") -> str:

@@ -6,16 +6,23 @@ import importlib.util
 import os
 import shutil
 import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from support.builds.cmake import build_preset, require_cmake, why_no_cmake
+from support.builds.cmake import ROOT, build, build_preset, configure, require_cmake, why_no_cmake
+from support.share import share
 
 if TYPE_CHECKING:
     from lccl.backends.torch.cuda.library import Library
+
+ALL_ARCHITECTURES = ("80", "86-real", "89-real", "90-real", "120")
+"""CMakeLists.txt's. Without "-real" there is PTX too, for architectures to come."""
+SOME_ARCHITECTURES = ("90-real", "120")
+"""What `make test` compiles for; `make thorough` compiles for all."""
 
 
 def find_nvcc() -> str | None:
@@ -39,6 +46,19 @@ def require_cuda() -> None:
         pytest.skip(why)
 
 
+def architectures() -> tuple[str, ...]:
+    """The architectures that the tests compile for, as CMake writes them."""
+    return tuple(share(ALL_ARCHITECTURES, SOME_ARCHITECTURES))
+
+
+def build_release(request: pytest.FixtureRequest, target: str) -> Path:
+    """Build a target of the preset "release" for :func:`architectures`."""
+    chosen = architectures()
+    if chosen == ALL_ARCHITECTURES:
+        return build_preset(request, "release", target)
+    return build_preset(request, "release", target, "release-some", ["-DCMAKE_CUDA_ARCHITECTURES=" + ";".join(chosen)])
+
+
 @pytest.fixture(scope="session")
 def cuda_library_path(request: pytest.FixtureRequest) -> Path:
     """Path of liblccl_cuda.so, up to date with its sources.
@@ -46,7 +66,7 @@ def cuda_library_path(request: pytest.FixtureRequest) -> Path:
     Skips where there is no nvcc or no CMake.
     """
     require_cuda()
-    return build_preset(request, "release", "lccl_cuda") / "liblccl_cuda.so"
+    return build_release(request, "lccl_cuda") / "liblccl_cuda.so"
 
 
 @pytest.fixture(scope="session")
@@ -57,6 +77,41 @@ def emulator_library_path(request: pytest.FixtureRequest) -> Path:
     """
     require_cmake()
     return build_preset(request, "emulator", "lccl_emulator") / "liblccl_emulator.so"
+
+
+RECORDED_KERNELS = (
+    *(f"gate-float16-{channels}" for channels in ("eights", "any")),
+    *(f"rows_64x32-float16-{channels}" for channels in ("eights", "any")),
+    *("boxes_2x64x64-float16-eights", "close-float16"),
+    *("gate-float32-any-nchw", "rows_64x32-float32-any-nchw", "close-float32-nchw"),
+)
+"""That the recorded library holds, for 9.0: as few as show each way to lay parameters out."""
+CUBIN_CACHE = ROOT / "build" / "cubins"
+
+
+@pytest.fixture(scope="session")
+def recorded_library_path(request: pytest.FixtureRequest) -> Path:
+    """Path of liblccl_recorded.so: the host's side of the Triton kernels over a driver that records.
+
+    Skips where there is no Triton, no pip's CUDA runtime or no CMake.
+    """
+    require_cmake()
+    pytest.importorskip("triton", reason="pip install triton")
+    if importlib.util.find_spec("nvidia") is None:
+        pytest.skip("no headers of CUDA's runtime: pip install nvidia-cuda-runtime nvidia-cuda-crt")
+    folder = ROOT / "build" / "recorded"
+    settings = {
+        "LCCL_CUDA": "ON",
+        "LCCL_NVCC": "OFF",
+        "LCCL_ORT": "OFF",
+        "LCCL_EMULATOR": "OFF",
+        "LCCL_PYTHON": sys.executable,
+        "LCCL_TRITON_CAPABILITIES": "90",
+        "LCCL_TRITON_ONLY": ";".join(RECORDED_KERNELS),
+        "LCCL_TRITON_CACHE": str(CUBIN_CACHE),
+    }
+    configure(request, folder, ("-S", str(ROOT), "-B", str(folder), *(f"-D{k}={v}" for k, v in settings.items())))
+    return build(request, folder, "lccl_recorded") / "liblccl_recorded.so"
 
 
 @pytest.fixture(scope="session")

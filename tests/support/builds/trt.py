@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from support.builds.cmake import build_preset, require_cmake
-from support.builds.cuda import require_cuda
+from support.builds.cuda import build_release, require_cuda
 from support.builds.environments import environment
 
 VERSIONS = ("10.16.1.11", "11.4.0.106")
@@ -55,7 +55,7 @@ def emulated_plugin(request: pytest.FixtureRequest) -> Path:
 def trt_plugin(request: pytest.FixtureRequest) -> Path:
     """Path of liblccl_trt_plugin.so; skips where there is no nvcc."""
     require_cuda()
-    return build_preset(request, "release", "lccl_trt_plugin") / "liblccl_trt_plugin.so"
+    return build_release(request, "lccl_trt_plugin") / "liblccl_trt_plugin.so"
 
 
 @pytest.fixture(scope="session")
@@ -65,7 +65,7 @@ def gpu_host(request: pytest.FixtureRequest) -> Path:
     It is built and starts without one, skips where there is no nvcc.
     """
     require_cuda()
-    return build_preset(request, "release", "lccl_trt_gpu_host") / "lccl_trt_gpu_host"
+    return build_release(request, "lccl_trt_gpu_host") / "lccl_trt_gpu_host"
 
 
 @pytest.fixture(scope="session")

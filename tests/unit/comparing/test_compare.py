@@ -404,3 +404,72 @@ def test_the_command_has_a_key_for_each_network(
     of_dense = (COMPARE, checkpoint, "--baseline", dense, "--baseline-factory", build, "--data", samples)
     assert "pass --baseline-state-dict-key raw" in invoke(*of_dense).err
     assert "has no state dict under 'x'" in invoke(*of_dense, "--baseline-state-dict-key", "x").err
+
+
+# ---- metrics that a caller names ------------------------------------------------------------------------------------------
+
+
+def margin(outputs: Any, labels: Any) -> Any:
+    """How far the label's score is above the mean of all: a value for each sample, higher is better."""
+    return outputs[np.arange(len(outputs)), labels] - outputs.mean(1)
+
+
+@pytest.fixture(scope="module")
+def scored(checkpoint: Path, exported: Path, dense_checkpoint: Path, samples: Path) -> Callable[..., Any]:
+    def compare(**options: Any) -> Any:
+        return lccl.compare([checkpoint, exported], samples, baseline=dense_checkpoint, latency=None, **options)
+
+    return compare
+
+
+@pytest.mark.slow
+def test_a_metric_is_a_column_with_values_for_each_sample(scored: Callable[..., Any], samples: Path, checkpoint: Path) -> None:
+    found = scored(metric=margin)
+    data = load_data(samples)
+    images = next(iter(data.inputs.values()))
+    with torch.no_grad():
+        expected = margin(lccl.load_checkpoint(checkpoint)(torch.from_numpy(images)).numpy(), data.labels)
+    first, twin = found.rows[0], next(r for r in found.rows if r.role == "dense twin")
+    assert first.metric == pytest.approx(expected.mean(), abs=1e-5)
+    assert first.metric_values == pytest.approx(expected, abs=1e-4)
+    assert (twin.metric, twin.metric_values) == (None, None)
+    assert "Metric: margin, higher is better." in str(found)
+    assert re.search(r"top-1 +metric +agrees", str(found))
+    assert json.loads(json.dumps(found.as_dict()))["rows"][0]["metric_values"] == list(first.metric_values)
+
+
+@pytest.mark.slow
+def test_limits_on_a_metric_know_its_direction(scored: Callable[..., Any]) -> None:
+    found = scored(metric=margin)
+    own = [r.metric for r in found.rows if r.role == "lccl" and r.metric is not None]
+    base = next(r.metric for r in found.rows if r.role == "baseline")
+    for direction, sign, worst in (("higher", 1, min(own)), ("lower", -1, max(own))):
+        drop = sign * (base - worst)
+        for slack, passed in ((1e-3, True), (-1e-3, False)):
+            limits = Limits(metric_limit=worst - sign * slack, max_metric_drop=drop + slack)
+            checks = scored(metric=margin, metric_direction=direction, limits=limits).checks
+            assert [(c.name, c.passed) for c in checks] == [("metric-limit", passed), ("max-metric-drop", passed)]
+            assert [c.value for c in checks] == pytest.approx([worst, drop])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"limits": Limits(metric_limit=1)}, "a limit on a metric needs the metric"),
+        ({"metric": "nothing"}, "a metric is named pkg.module:callable"),
+        ({"metric": "numpy:pi"}, "not callable"),
+        ({"metric": lambda *_: np.zeros(3)}, "or one for each of the"),
+        ({"metric": lambda *_: "high"}, "returns a number"),
+        ({"metric": lambda *_: float("nan")}, "gives NaN or infinity"),
+        ({"metric": lambda x: x}, "raised TypeError"),
+        ({"metric": margin, "metric_direction": "up"}, 'metric_direction takes "higher" or "lower"'),
+    ],
+)
+def test_wrong_metrics(options: dict[str, Any], message: str, checkpoint: Path, samples: Path) -> None:
+    with pytest.raises(lccl.UserError, match=re.escape(message)):
+        lccl.compare(checkpoint, samples, latency=None, dense_twin=False, **options)
+
+
+def test_the_command_takes_a_metric(invoke: Invoke, exported: Path, samples: Path) -> None:
+    options = ("--data", samples, "--no-dense-twin", "--runs", 0, "--metric", "numpy:size", "--metric-limit")
+    assert invoke(COMPARE, exported, *options, 1).code == 1  # numpy.size(outputs, labels) fails

@@ -174,6 +174,8 @@ def test_rates_move_predictions(emulator_library: Library) -> None:
     before = [emulator_library.predict(p, H200, c) for p, c in chosen]
     assert before == [emulator_library.predict(p, H200, c, rates) for p, c in chosen]
     for name, _ in rates._fields_:
+        if name in ("rows_flops", "boxes_flops"):
+            continue  # of kernels that the emulator has not
         other = emulator_library.rates(H200)
         setattr(other, name, getattr(rates, name) / 100)
         assert [emulator_library.predict(p, H200, c, other) for p, c in chosen] != before, name

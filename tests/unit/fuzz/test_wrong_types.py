@@ -23,8 +23,10 @@ import torch
 from hypothesis import HealthCheck, given, settings
 
 import lccl
-from lccl.cli import build_engine, build_plugin, compare, export
+import lccl.plugin
+from lccl.cli import build_engine, build_plugin, compare, export, tune
 from lccl.command_line import execute
+from lccl.data import load_data
 from lccl.nn import LCCLConv2d
 
 pytestmark = pytest.mark.slow
@@ -253,16 +255,22 @@ FUNCTIONS = {
         lccl.ort.session,
         lambda folder: {"model": folder / "model.onnx", "threads": 1, "options": None, "library": None},
     ),
+    "load_data": Function(load_data, lambda _: {"source": "samples.digits.data:held_out", "axes": None}),
+    "load_plugin": Function(lccl.plugin.load_plugin, lambda folder: {"library": folder / "model.onnx"}),
     "Limits": Function(
         lccl.Limits,
         lambda _: {"min_agreement": 1, "min_baseline_agreement": None, "max_accuracy_drop": 1.0, "min_speedup": 1.0},
     ),
 }
 
+REFUSED = {"build_engine": "backend is one of", "load_plugin": "TensorRT is not installed|does not take the plugin"}
+"""What is refused with valid types too, since no valid value is quick or at hand, and the words."""
+
 COMMANDS = {
     "export": (export.command, ["{model}", "-o", "{out}", "--quiet"]),
     "compare": (compare.command, ["{model}", "--data", "{data}", "--runs", "0", "--quiet"]),
     "build-engine": (build_engine.command, ["{model}", "--backend", "no backend", "--quiet"]),
+    "tune": (tune.command, ["{model}", "-o", "{folder}/tuned.onnx", "--data", "{data}", "--target-macs", "0.01", "--quiet"]),
     "build-plugin": (build_plugin.command, ["--out", "{folder}/plugin", "--cmake", "no-such-cmake"]),
 }
 WORDS = [
@@ -304,8 +312,8 @@ def test_valid_arguments_work(name: str, folder: Path) -> None:
     """Or else nothing below would say anything."""
     function = FUNCTIONS[name]
     with within(folder):
-        if name == "build_engine":
-            with pytest.raises(lccl.UserError, match="backend is one of"):
+        if name in REFUSED:
+            with pytest.raises(lccl.UserError, match=REFUSED[name]):
                 function.call(**function.valid(folder))
         else:
             function.call(**function.valid(folder))

@@ -19,6 +19,7 @@ from lccl.errors import UserError
 from lccl.nn import LCCLConv2d
 from lccl.nn.converting.recipes import recipe
 from lccl.nn.gate import GATE_CURVES
+from support.share import share
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*cannot be traced:UserWarning")
 
@@ -145,8 +146,12 @@ def test_the_density_loss_closes_open_gates() -> None:
     assert density < 0.9
 
 
+EXPORTED = ("resnet34", "resnet50", "unet", "mobilenet", "yolo", "wrn-paper")
+"""A quick run leaves out the first: a network of such blocks is among the real classes."""
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["resnet34", "resnet50", "unet", "mobilenet", "yolo", "wrn-paper"])
+@pytest.mark.parametrize("name", share(EXPORTED, EXPORTED[1:]))
 def test_converted_networks_export(name: str, tmp_path: Path) -> None:
     """The export compares its file with PyTorch, at gates that are partly closed."""
     family = FAMILIES[name]

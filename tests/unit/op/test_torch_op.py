@@ -14,6 +14,7 @@ from lccl.errors import ContractError
 from lccl.op.contract import INPUT_NAMES, Attributes
 from lccl.op.torch_op import OP, TORCH_ATTRIBUTES, compute, lccl_conv, unpack
 from support.cases.op_cases import CASES, Case
+from support.share import ALL
 
 GRADIENT_CASES = [
     c
@@ -68,14 +69,15 @@ def test_gradients_are_exact(case: Case) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("case", GRADIENT_CASES, ids=lambda c: c.name)
 def test_gradients_of_gradients_are_exact(case: Case) -> None:
-    """Second derivatives agree with finite differences in float64, for all nine inputs."""
+    """Second derivatives agree with finite differences in float64, in a random direction of all nine inputs."""
     values = small_arguments(case)
     tensors = tuple(t.requires_grad_(True) for t in values[: len(INPUT_NAMES)])
 
     def op(*inputs: torch.Tensor) -> torch.Tensor:
         return OP(*inputs, *values[len(INPUT_NAMES) :])
 
-    assert torch.autograd.gradgradcheck(op, tensors, eps=1e-7, atol=1e-4)
+    torch.manual_seed(0)
+    assert torch.autograd.gradgradcheck(op, tensors, eps=1e-6, atol=1e-4, fast_mode=not ALL)
 
 
 SECOND = [c for c in CASES if c.name in ("paper", "everything", "both", "hardtanh")]

@@ -183,7 +183,7 @@ def test_the_newest_gets_ptx_too(tmp_path: Path) -> None:
 def test_bad_options(
     invoke: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], words: str
 ) -> None:
-    monkeypatch.setattr(compiler, "_require_tool", lambda name: name)
+    monkeypatch.setattr(compiler, "_find_tool", lambda name: name)
     done: Outcome = invoke(COMMAND, *arguments, "-o", tmp_path)
     assert done.code == 1
     assert words in done.err
@@ -194,6 +194,7 @@ def test_bad_options(
 def test_a_missing_tool(invoke: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tool: str, fix: str) -> None:
     which = compiler.shutil.which
     monkeypatch.delenv("CUDACXX", raising=False)
+    monkeypatch.setattr(compiler.importlib.util, "find_spec", lambda name: None)
     monkeypatch.setattr(compiler.shutil, "which", lambda name, path=None: None if name == tool else which(name) or name)
     done: Outcome = invoke(COMMAND, "--compute-capability", "8.9", "-o", tmp_path)
     assert (done.code, done.out) == (1, "")
@@ -201,12 +202,51 @@ def test_a_missing_tool(invoke: Any, tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert list(tmp_path.iterdir()) == []
 
 
+def test_without_nvcc_triton_builds_for_the_gpus_that_it_knows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiler.importlib.util, "find_spec", lambda name: None if name == "nvidia" else name)
+    with pytest.raises(lccl.UserError, match=r"Triton alone: pip install nvidia-cuda-runtime nvidia-cuda-crt$"):
+        compiler._require_triton(("9.0",))
+    monkeypatch.setattr(compiler.importlib.util, "find_spec", lambda name: name)
+    compiler._require_triton(compiler.BY_TRITON)
+    with pytest.raises(lccl.UserError, match=r"not 10\.3, 12\.1: install the CUDA toolkit"):
+        compiler._require_triton(("9.0", "10.3", "12.1"))
+
+
+def test_cmake_is_told_of_triton_and_of_no_other_nvcc(tmp_path: Path) -> None:
+    command = compiler._configure_command({"cmake": "cmake"}, tmp_path, tmp_path / "b", ("9.0", "10.3"), None)
+    assert {"-DLCCL_NVCC=OFF", "-DLCCL_TRITON_CAPABILITIES=90", f"-DLCCL_PYTHON={sys.executable}"} <= set(command)
+    every = compiler._configure_command(
+        {"cmake": "cmake", "nvcc": "/a/nvcc"}, tmp_path, tmp_path / "b", compiler.SUPPORTED, None
+    )
+    assert {"-DLCCL_NVCC=/a/nvcc", "-DLCCL_TRITON_CAPABILITIES=80;86;89;90;100;120"} <= set(every)
+
+
+@pytest.mark.parametrize(
+    ("said", "nvcc", "words"),
+    [
+        ("-- Kernels in Triton 3.9.0 for 90", "/a/nvcc", "Kernels: CUDA's, and those in Triton 3.9.0."),
+        (
+            "-- Kernels in Triton 3.6.0 for 90",
+            None,
+            "Kernels: none of CUDA's, since nvcc is not here, and those in Triton 3.6.0.",
+        ),
+        (
+            "-- Without the kernels in Triton: there is no Triton",
+            "nvcc",
+            "Kernels: CUDA's; none in Triton: there is no Triton.",
+        ),
+    ],
+)
+def test_which_kernels_were_built_is_said(said: str, nvcc: str | None, words: str) -> None:
+    assert compiler._kernels_of(f"-- first\n{said}\n-- last", nvcc) == words
+
+
 def test_a_compiler_that_fails(invoke: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its first complaint is the sentence, and nothing is left behind."""
     fake = tmp_path / "cmake"
     fake.write_text("#!/bin/sh\necho '[ 10%] Building'\necho 'kernel.cu(3): error: what is this'\nexit 2\n")
     fake.chmod(0o755)
-    monkeypatch.setattr(compiler, "_require_tool", lambda name: str(fake))
+    monkeypatch.setattr(compiler, "_find_tool", lambda name: str(fake))
     target = tmp_path / "out"
     done: Outcome = invoke(COMMAND, "--compute-capability", "8.9", "-o", target)
     assert (done.code, done.err) == (1, "error: cmake failed: kernel.cu(3): error: what is this\n")

@@ -58,7 +58,7 @@ def test_offsets_have_64_bits(memory: torch.Tensor, image: int, pixel: int) -> N
             1.0, 1.0, 1, 1, 0, 2.0, PRECISION="ieee", OPERAND=tl.float32, BM=32, BN=16, BK=16, EN=16, **hints,
         )  # fmt: skip
         kernels.close_pixels[(1, 1)](
-            zeros, y, gmap, y, n * h * w, h, w, h, w, k, 1, image, pixel, 1, k, 1.0, 1, 0, BM=32, BN=16, **hints
+            zeros, y, gmap, y, n * h * w, h, w, h, w, k, 1, image, pixel, 1, k, 1.0, 1, 0, 0, BM=32, BN=16, **hints
         )
     gate = (x.float() @ gate_w[0, 0].float()).relu()
     want = (x.float() @ weights[:, 0, 0].float().T) * gate[..., None]

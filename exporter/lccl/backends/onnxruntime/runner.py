@@ -88,7 +88,7 @@ class OnnxRuntimeRunner:
             ) from error
 
     def _misfit(self, feed: Mapping[str, Array]) -> str:
-        """Say which input is missing, or of another shape than the model takes; empty if none is."""
+        """Say which input is missing, or of a shape that the model does not take; empty if none."""
         for value in self._session.get_inputs():
             given = feed.get(value.name)
             if given is None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import importlib.util
 import os
 import re
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -24,6 +26,8 @@ ALL = "all"
 LIBRARIES = (LIBRARY, "liblccl_cuda.so")
 SUPPORTED = ("8.0", "8.6", "8.9", "9.0", "12.0")
 """Compute capabilities that ``all`` stands for; PTX covers those between and after."""
+BY_TRITON = ("8.0", "8.6", "8.9", "9.0", "10.0", "12.0")
+"""Those that kernels in Triton are compiled for; others, such as 10.3 and 12.1, take the PTX."""
 _MAJOR, _MINOR = 75, 76
 """CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, _MINOR."""
 
@@ -37,6 +41,8 @@ class BuiltPlugin:
     seconds: float
     tensorrt_headers: str
     """Folder of NVIDIA's headers, or "the project's own declaration"."""
+    kernels: str = ""
+    """Which kernels the libraries hold."""
 
     def as_dict(self) -> dict[str, object]:
         """Plain values for JSON."""
@@ -46,7 +52,7 @@ class BuiltPlugin:
         names = ", ".join(str(path) for path in self.libraries)
         return (
             f"Built {names} in {self.seconds:.0f} s for compute capability {', '.join(self.compute_capabilities)}.\n"
-            f"TensorRT's interfaces: {self.tensorrt_headers}."
+            f"{self.kernels}\nTensorRT's interfaces: {self.tensorrt_headers}."
         )
 
 
@@ -119,6 +125,8 @@ def build_plugin(
 ) -> BuiltPlugin:
     """Compile the plugin and the kernels' own library, and put both into a folder.
 
+    With nvcc they hold the portable CUDA kernels, with Triton those in Triton, with both both.
+
     Args:
         folder: by default the package's own, where everything looks for them.
         compute_capabilities: such as "8.9", or "all"; by default those of the GPUs in this machine.
@@ -127,15 +135,21 @@ def build_plugin(
         jobs: compilers at once; by default one per core.
 
     Raises:
-        UserError: a tool is missing, or the compiler failed; nothing is written.
+        UserError: a tool is missing, or there is neither nvcc nor Triton with pip's CUDA runtime, or
+            the compiler failed; nothing is written.
     """
     import time
 
     target = PACKAGED.parent if folder is None else Path(folder)
     capabilities = capabilities_for(compute_capabilities)
     sources = source_folder()
-    tools = {name: _require_tool(name) for name in ("cmake", "nvcc")}
-    _require_known(tools["nvcc"], capabilities)
+    tools = {"cmake": _require_tool("cmake")}
+    nvcc = _find_tool("nvcc")
+    if nvcc is None:
+        _require_triton(capabilities)
+    else:
+        tools["nvcc"] = nvcc
+        _require_known(nvcc, capabilities)
     _require_headers(tensorrt_root)
     _make_folder(target)
     started = time.perf_counter()
@@ -145,7 +159,7 @@ def build_plugin(
     ):
         build = Path(temporary)
         progress("configuring")
-        said = _run(_configure_command(tools, sources, build, capabilities, tensorrt_root), progress)
+        said = _run(_configure_command(tools, sources, build, capabilities, tensorrt_root, jobs), progress)
         progress("compiling")
         command = [tools["cmake"], "--build", str(build), "--parallel", str(jobs or os.cpu_count() or 1)]
         _run(command, progress)
@@ -157,7 +171,38 @@ def build_plugin(
             written.append(target / name)
     headers = re.search(r"TensorRT's headers: (/.*)", said)
     seconds = time.perf_counter() - started
-    return BuiltPlugin(tuple(written), capabilities, seconds, headers[1] if headers else "the project's own declaration")
+    interfaces = headers[1] if headers else "the project's own declaration"
+    return BuiltPlugin(tuple(written), capabilities, seconds, interfaces, _kernels_of(said, nvcc))
+
+
+def _kernels_of(said: str, nvcc: str | None) -> str:
+    """Tell which kernels CMake said that it compiles."""
+    made = re.search(r"Kernels in Triton (\S+) for", said)
+    without = re.search(r"Without the kernels in Triton: (.*)", said)
+    portable = "Kernels: CUDA's" if nvcc is not None else "Kernels: none of CUDA's, since nvcc is not here"
+    if made:
+        return f"{portable}, and those in Triton {made[1]}."
+    return f"{portable}; none in Triton{': ' + without[1].strip() if without else ''}."
+
+
+def _require_triton(capabilities: Sequence[str]) -> None:
+    """Check that the libraries can be built without nvcc.
+
+    Raises:
+        UserError: something is missing, or Triton's kernels are not for a capability.
+    """
+    packages = {"triton": "triton", "nvidia": "nvidia-cuda-runtime nvidia-cuda-crt"}
+    missing = [names for module, names in packages.items() if importlib.util.find_spec(module) is None]
+    if missing:
+        raise UserError(
+            f"nvcc is not here: {_HOW_TO_GET_NVCC}, or build the kernels in Triton alone: pip install {' '.join(missing)}"
+        )
+    unknown = [text for text in capabilities if text not in BY_TRITON]
+    if unknown:
+        raise UserError(
+            f"without nvcc there are kernels for compute capability {', '.join(BY_TRITON)}, not {', '.join(unknown)}: "
+            f"{_HOW_TO_GET_NVCC}"
+        )
 
 
 def _require_known(nvcc: str, capabilities: Sequence[str]) -> None:
@@ -200,21 +245,34 @@ def _make_folder(folder: Path) -> None:
         require_writable(folder / name)
 
 
-def _require_tool(name: str) -> str:
+_HOW_TO_GET_NVCC = "install the CUDA toolkit 12.8 or newer and put its bin folder on PATH, or set CUDACXX to nvcc's path"
+
+
+def _find_tool(name: str) -> str | None:
     environment = {"nvcc": os.environ.get("CUDACXX"), "cmake": None}[name]
     home = os.environ.get("CUDA_PATH") or "/usr/local/cuda"
-    found = (environment and shutil.which(environment)) or shutil.which(name) or shutil.which(name, path=f"{home}/bin")
+    return (environment and shutil.which(environment)) or shutil.which(name) or shutil.which(name, path=f"{home}/bin")
+
+
+def _require_tool(name: str) -> str:
+    found = _find_tool(name)
     if found is None:
-        how = {
-            "nvcc": "install the CUDA toolkit 12.8 or newer and put its bin folder on PATH, or set CUDACXX to nvcc's path",
-            "cmake": "pip install cmake",
-        }[name]
-        raise UserError(f"{name} is not here: {how}")
+        raise UserError(f"{name} is not here: pip install {name}")
     return found
 
 
+def _for_triton(capabilities: Sequence[str]) -> list[str]:
+    chosen = BY_TRITON if tuple(capabilities) == SUPPORTED else [text for text in capabilities if text in BY_TRITON]
+    return [str(_number(text)) for text in chosen] or ["none"]
+
+
 def _configure_command(
-    tools: dict[str, str], sources: Path, build: Path, capabilities: Sequence[str], tensorrt_root: str | Path | None
+    tools: dict[str, str],
+    sources: Path,
+    build: Path,
+    capabilities: Sequence[str],
+    tensorrt_root: str | Path | None,
+    jobs: int | None = None,
 ) -> list[str]:
     numbers = [str(_number(text)) for text in capabilities]
     newest = max(numbers, key=int)
@@ -230,7 +288,12 @@ def _configure_command(
         "-DLCCL_CUDA=ON",
         "-DLCCL_EMULATOR=OFF",
         "-DLCCL_WARNINGS_ARE_ERRORS=OFF",
+        f"-DLCCL_PYTHON={sys.executable}",
+        f"-DLCCL_NVCC={tools.get('nvcc', 'OFF')}",
+        f"-DLCCL_TRITON_CAPABILITIES={';'.join(_for_triton(capabilities))}",
     ]
+    if jobs is not None:
+        command.append(f"-DLCCL_TRITON_JOBS={jobs}")
     if tuple(capabilities) != SUPPORTED:
         command.append(f"-DCMAKE_CUDA_ARCHITECTURES={architectures}")
     if tensorrt_root is not None:

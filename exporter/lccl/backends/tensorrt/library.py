@@ -12,6 +12,7 @@ from lccl.errors import UserError, first_line
 from lccl.files import require_file
 from lccl.op.contract import OP_TYPE, VERSION
 from lccl.requires import how_to_install
+from lccl.signatures.arguments import FILE, NONE, takes
 
 LIBRARY = "liblccl_trt_plugin.so"
 ENVIRONMENT = "LCCL_TRT_PLUGIN"
@@ -45,6 +46,7 @@ def plugin_path() -> Path:
     return require_native(find_plugin(), LIBRARY, HOW_TO_GET, ENVIRONMENT)
 
 
+@takes(library=FILE | NONE)
 def load_plugin(library: str | Path | None = None, *, tensorrt: ModuleType | None = None) -> Path:
     """Register the plugin with TensorRT in this process, to build engines with it and to run them.
 

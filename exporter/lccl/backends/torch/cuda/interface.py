@@ -6,7 +6,7 @@ from ctypes import POINTER, Structure, c_char_p, c_double, c_float, c_int, c_int
 from enum import IntEnum, IntFlag
 from typing import Any
 
-ABI = 3
+ABI = 4
 """LCCL_CUDA_ABI, the version of the interface."""
 ALIGNMENT = 16
 """The alignment of every pointer of a call, in bytes."""
@@ -42,6 +42,7 @@ class Math(IntEnum):
 
     SIMT = 0
     MMA = 1
+    TRITON = 5
 
 
 class Kernels(IntFlag):
@@ -153,6 +154,8 @@ class Rates(Structure):
         ("gate_bytes", c_double),
         ("fill_bytes", c_double),
         ("fill_residual_bytes", c_double),
+        ("rows_flops", c_double),
+        ("boxes_flops", c_double),
     )
 
 

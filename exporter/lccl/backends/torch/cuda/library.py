@@ -121,6 +121,14 @@ class Library:
         """Return the table of configurations, in its order."""
         return list(self._configs)
 
+    def configs_for(self, device: Device) -> list[Config]:
+        """Return the configurations whose code this library has for a device, in the table's order."""
+        calls = []
+        for dtype, grid in ((Dtype.FLOAT16, 1), (Dtype.FLOAT16, 8), (Dtype.FLOAT32, 1), (Dtype.FLOAT32, 8)):
+            attributes = layer_attributes((1, 1), grid=grid)
+            calls.append(conv_params(layer_shapes((1, 8, 1, 1), 8, (1, 1), attributes), attributes, dtype))
+        return [c for c in self._configs if any(self.supported(call, device, c.id) for call in calls)]
+
     def config(self, id_or_name: int | str) -> Config:
         """Return a configuration by its id or its name.
 

@@ -20,6 +20,8 @@ LARGEST_INDEX = 2**31 - 2**10
 """Indices of pixels, tiles and weights have 32 bits; the rest is the last tile's."""
 BOXES_ON_BLACKWELL = (3, 9)
 """Triton's version that compiles boxes for compute capability 10.x; an assertion of 3.6 fails."""
+PROGRAMMATIC_LAUNCH = 90
+"""The first compute capability that starts a kernel before the one ahead of it ends."""
 TENSOR_MEMORY_ACCELERATOR = 90
 """The first compute capability, as 10 * major + minor, whose copies know boxes."""
 

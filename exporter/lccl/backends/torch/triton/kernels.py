@@ -17,14 +17,15 @@ maps 64.
 
 from __future__ import annotations
 
-import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
+
+import triton
 
 SIZES = (
     "n_cells", "pixels", "H", "W", "Ho", "Wo", "Hg", "Wg", "C", "K", "R", "S", "Rg", "Sg", "G",
     "sh", "sw", "ph", "pw", "dh", "dw", "x_image", "x_pixel", "y_image", "y_pixel", "y_channels",
-    "external_stride", "scale_stride", "offset_stride", "has_gate_b", "has_residual", "simulated_shift",
+    "external_stride", "scale_stride", "offset_stride", "has_gate_b", "has_residual", "keeps", "simulated_shift",
 )  # fmt: skip
 """Arguments for whose values nothing is compiled apart, so that one compiled kernel serves all
 sizes. Of itself Triton compiles again where one is 1 or a multiple of 16."""
@@ -345,7 +346,7 @@ def conv_boxes(
 @triton.jit(do_not_specialize=SIZES)
 def close_pixels(
     offset, residual, gmap, y, pixels, Ho, Wo, Hg, Wg, K, G,
-    y_image, y_pixel, y_channel, y_channels, post_alpha, offset_stride, has_residual,
+    y_image, y_pixel, y_channel, y_channels, post_alpha, offset_stride, has_residual, keeps,
     BM: tl.constexpr, BN: tl.constexpr, EIGHTS: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """Write the pixels of closed cells: the affine's offset and the residual, activated.
@@ -354,6 +355,7 @@ def close_pixels(
         pixels: N * Ho * Wo.
         y, y_channels: as for :func:`conv_rows`.
         residual: lies as y, read only where has_residual is 1; may be y.
+        keeps: 1 where it is y and nothing is activated: channels without an offset are left alone.
     """
     after_the_kernel_before(PDL)
     y_image, y_pixel, y_channels = hinted(y_image, EIGHTS), hinted(y_pixel, EIGHTS), hinted(y_channels, EIGHTS)
@@ -369,7 +371,8 @@ def close_pixels(
     place = pixel[:, None] + (n.to(tl.int64) * y_channel)[None, :]
     plus = tl.load(offset + n * offset_stride, mask=n < tl.where(offset_stride >= 0, K, 0), other=0.0)
     out = tl.zeros((BM, BN), tl.float32) + plus[None, :]
-    mask = is_closed[:, None] & (n < y_channels)[None, :]
+    changed = (plus != 0) | (n >= tl.where(keeps > 0, K, 0))
+    mask = is_closed[:, None] & ((n < y_channels) & changed)[None, :]
     if has_residual > 0:
         added = tl.load(residual + place, mask=mask, other=0.0).to(tl.float32)
         out += tl.where((n < K)[None, :], added, 0.0)

@@ -10,15 +10,15 @@ from functools import lru_cache
 from typing import Any
 
 import torch
-import triton
 from torch import Tensor
-from triton import language as tl
 from triton.tools.tensor_descriptor import TensorDescriptor
 
+import triton
 from lccl.backends.torch.triton import kernels
 from lccl.backends.torch.triton.configurations import (
     CONFIGURATIONS,
     DENSE_SHARE,
+    PROGRAMMATIC_LAUNCH,
     SIDE,
     Configuration,
     Layer,
@@ -30,13 +30,12 @@ from lccl.backends.torch.triton.configurations import (
 from lccl.errors import ContractError, UserError
 from lccl.op.contract import INPUT_NAMES, Attributes, grid_hw, output_shape
 from lccl.op.torch_op import compute
+from triton import language as tl
 
 TRITON = (int(triton.__version__.split(".")[0]), int(triton.__version__.split(".")[1]))
 GATE_TILE = (64, 64)
 """Cells and channels of the gate's tile."""
 FILL_TILE = (64, 64)
-PROGRAMMATIC_LAUNCH = 90
-"""The first compute capability whose kernels may start before the one ahead of them has ended."""
 ALIGNMENT = 16
 """Of memory, in bytes: a copy's."""
 PROGRAMS_PER_MULTIPROCESSOR = 2
@@ -197,9 +196,10 @@ def _launch(inputs: dict[str, Tensor], a: Attributes, layer: Layer, chosen: Conf
             SIDE=SIDE, **options, **common,
         )  # fmt: skip
     pixels = n * ho * wo
+    keeps = int(has_residual and added.data_ptr() == y.data_ptr() and a.post_alpha == 1)
     kernels.close_pixels[(triton.cdiv(pixels, FILL_TILE[0]), triton.cdiv(kp, FILL_TILE[1]))](
         weights["post_bias"], added, gmap, y, pixels, ho, wo, hg, wg, k, a.grid,
-        *y_strides, a.post_alpha, offset_stride, int(has_residual),
+        *y_strides, a.post_alpha, offset_stride, int(has_residual), keeps,
         BM=FILL_TILE[0], BN=FILL_TILE[1], **common | {"EIGHTS": True},
     )  # fmt: skip
     return _image(y, k)

@@ -1,0 +1,422 @@
+"""Densities by construction: gates are shifted, step by step, from open to a target density."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from lccl.errors import UserError, shown
+from lccl.nn.gate import Gate
+from lccl.signatures.arguments import COUNT, FLAG, MODULE, NONE, NUMBER, VALUES_BY_NAME, Kind, takes
+from lccl.train.budget import PAIR, Budget
+from lccl.train.gates import by_gate, cpu_numbers, gates_of
+from lccl.train.shifts import (
+    FURTHEST,
+    Range,
+    as_range,
+    density_of,
+    moved_by_cost,
+    moved_together,
+    scale_of,
+    shift_of,
+    slope_of,
+    total_of,
+)
+
+BUDGET = Kind("a Budget", lambda value: isinstance(value, Budget))
+_GAIN = 0.1
+"""How much of a step's error in density is fed back into the shift."""
+_MEMORY = 0.1
+"""The weight of a step in running means."""
+_LARGEST_CORRECTION = 4.0
+_MARGIN = 0.1
+"""Before gates open, it is looked by how much this shift, more than that of a step, opens them."""
+_PATIENCE = 100
+"""Steps after which a gate that does not follow is named."""
+_SMALL = 1e-3
+"""The scale of a gate's first random weights, where it has no norm: its map is open and flat."""
+
+
+@dataclass
+class _State:
+    """What the schedule knows of one gate; plain numbers."""
+
+    shift: float = math.inf
+    correction: float = 0.0
+    """Added to the shift, since logits are not normal."""
+    density: float = 1.0
+    """The running mean of the densities of training."""
+    mean: float = 0.0
+    """Without a norm: the running mean of the logits without their bias."""
+    deviation: float = 0.0
+    """Without a norm: their running standard deviation; 0 before the first step."""
+    last: float = 1.0
+    """The density of the last step."""
+    stuck: int = 0
+    """The steps for which the gate has not told pixels apart."""
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """Where the densities go, with layers in the order of the gates."""
+
+    densities: list[float]
+    """The targets; those of a budget are where they start to differ."""
+    costs: list[float]
+    allowed: Range
+    learned: bool
+    steps: int
+    start: float
+    freeze_after: int | None
+    state: dict[str, float] = field(default_factory=dict)
+
+    def share(self, step: int) -> float:
+        """Return how much of the way is done, from 0 to 1."""
+        return min(1.0, step / self.steps)
+
+    def at(self, step: int) -> list[float]:
+        """Return the densities at a step, before what layers learn."""
+        share = self.share(step)
+        return [self.start + (target - self.start) * share for target in self.densities]
+
+
+class DensitySchedule:
+    """Give a network's gates their densities while it trains, from open to a target.
+
+    A gate opens where its normalized logit is above 0. The schedule sets what is added to it, by
+    the normal distribution's quantile of the density and a running correction, so that the density
+    is given and the network learns which pixels to open. No term in the loss is needed.
+
+    With a norm, weight and bias of the norm are set; without one, the convolution's bias, from the
+    running mean and deviation of its logits, to which the weights are scaled. Gates start as
+    :func:`lccl.nn.convert` leaves them, open, so that training starts from the dense network.
+
+    Usage, with :meth:`step` once after each step of the optimizer::
+
+        schedule = DensitySchedule(model.train(), target=0.35, steps=1000)
+        for x, y in batches:
+            F.cross_entropy(model(x), y).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            schedule.step()
+
+    The network exports, folds and loads as before, at any step. To go on after a break, load the
+    network's weights, build the schedule anew, then :meth:`load_state_dict`. In a distributed run
+    densities are means over all processes.
+
+    Args:
+        model: a network with gates.
+        target: the density of every gate; densities by layer; or a :class:`Budget` for the whole
+            network.
+        steps: the steps from open to the target; about half of a training.
+        bounds: the lowest and the highest density of a layer, or these by layer; None: (0.05, 1)
+            where layers share a budget, else (0, 1).
+        learned: whether layers learn their shares of the budget (without one, of the mean density):
+            the shift is then a parameter that the loss moves, and the sum is held.
+        freeze_after: the step after which training takes the running statistics of the gates'
+            norms, so that densities in eval mode are those of training; None: never. The last epoch
+            is a good place.
+        start: the density to start from, below 1 for gates that are trained already.
+
+    Raises:
+        UserError: the network has no gate, a number is out of range, names differ from those of
+            the layers, or the budget cannot be kept.
+    """
+
+    @takes(
+        model=MODULE,
+        target=NUMBER | VALUES_BY_NAME | BUDGET,
+        steps=COUNT,
+        bounds=PAIR | VALUES_BY_NAME | NONE,
+        learned=FLAG,
+        freeze_after=COUNT | NONE,
+        start=NUMBER,
+    )
+    def __init__(
+        self,
+        model: nn.Module,
+        target: float | Mapping[str, float] | Budget,
+        steps: int,
+        *,
+        bounds: tuple[float, float] | Mapping[str, tuple[float, float]] | None = None,
+        learned: bool = False,
+        freeze_after: int | None = None,
+        start: float = 1.0,
+    ) -> None:
+        self._gates = gates_of(model)
+        self._plan = _plan_of(list(self._gates), target, steps, bounds, learned, freeze_after, start)
+        self._states = {name: _State(density=start) for name in self._gates}
+        self._step = 0
+        self._trainable: list[tuple[nn.Parameter, bool]] = []
+        for gate in self._gates.values():
+            gate.observed = torch.zeros(6, device=gate.conv.weight.device)
+            for parameter in _set_parameters(gate):
+                self._trainable.append((parameter, parameter.requires_grad))
+                parameter.requires_grad_(learned and parameter is _shift_parameter(gate))
+        for name, shift in zip(self._gates, self._shifts_at(0), strict=True):
+            self._states[name].shift = shift
+            _prepare(self._gates[name])
+            self._write(name)
+        self._freeze()
+
+    @property
+    def targets(self) -> dict[str, float]:
+        """The densities that the gates are held at now, by layer."""
+        return {name: density_of(state.shift) for name, state in self._states.items()}
+
+    @property
+    def densities(self) -> dict[str, float]:
+        """The densities that training had of late, by layer: running means over its batches."""
+        return {name: state.density for name, state in self._states.items()}
+
+    @property
+    def arrived(self) -> bool:
+        """Whether the densities are at the target."""
+        return self._step >= self._plan.steps
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Move the gates on by a step, and name one that stays closed or open by itself.
+
+        Raises:
+            UserError: there was no forward pass in training mode since the last step.
+        """
+        rows = cpu_numbers([self._reset(gate) for gate in self._gates.values()])
+        if not any(row[0] for row in rows):
+            raise UserError(
+                "no forward pass in training mode since the last step of the schedule: call step() once after each step of the "
+                "optimizer"
+            )
+        for (name, gate), (calls, *sums, _) in zip(self._gates.items(), rows, strict=True):
+            if calls:
+                self._take(name, gate, [value / calls for value in sums])
+        self._step += 1
+        for name, shift in zip(self._gates, self._shifts_at(self._step), strict=True):
+            self._states[name].shift = shift
+            self._write(name)
+        self._freeze()
+        self._watch()
+
+    def state_dict(self) -> dict[str, object]:
+        """Return what :meth:`load_state_dict` takes: plain numbers, to be saved with torch.save."""
+        return {"step": self._step, "gates": {name: dict(vars(state)) for name, state in self._states.items()}}
+
+    @torch.no_grad()
+    def load_state_dict(self, state: Mapping[str, object]) -> None:
+        """Go on from a saved state; load the network's weights before.
+
+        Raises:
+            UserError: the state is of another network or none at all.
+        """
+        step, gates = (state.get(key) for key in ("step", "gates")) if isinstance(state, Mapping) else (None, None)
+        known = set(vars(_State()))
+        if type(step) is not int or not isinstance(gates, Mapping):
+            raise UserError("a schedule goes on from what its state_dict() returned")
+        by_gate(gates, self._gates, "the state of a schedule")
+        if any(not isinstance(values, Mapping) or set(values) != known for values in gates.values()):
+            raise UserError("a schedule goes on from what its state_dict() returned")
+        self._step = step
+        self._states = {name: _State(**gates[name]) for name in self._gates}
+        for name in self._gates:
+            self._write(name)
+            self._reset(self._gates[name])
+        self._freeze()
+
+    def close(self) -> None:
+        """Leave the gates as they are, and let parameters be trained that were before."""
+        for gate in self._gates.values():
+            gate.observed, gate.frozen = None, False
+        for parameter, trainable in self._trainable:
+            parameter.requires_grad_(trainable)
+
+    def _reset(self, gate: Gate) -> Tensor:
+        """Return what was observed since the last time, and begin anew."""
+        sums = gate.observed
+        if sums is None:
+            raise UserError("the schedule is closed, or another one has taken over: build a new one")
+        found, device = sums.clone(), gate.conv.weight.device
+        gate.observed = sums = sums.to(device)
+        sums[:5] = 0
+        return found
+
+    def _take(self, name: str, gate: Gate, observed: list[float]) -> None:
+        """Learn from a step what the gate's density was, and how far its logits are from normal."""
+        state, (density, higher, mean, square) = self._states[name], observed
+        state.last, state.density = density, state.density + _MEMORY * (density - state.density)
+        gate.trained_density = state.density
+        if isinstance(gate.norm, _BatchNorm):
+            learned = _number(gate.norm.bias), _number(gate.norm.weight)
+            if self._plan.learned and state.shift != math.inf and learned[1] > 0:
+                state.shift = learned[0] / learned[1] - state.correction
+        else:
+            deviation = math.sqrt(max(square - mean**2, 1e-24))
+            memory = _MEMORY if state.deviation else 1.0
+            if self._plan.learned and state.deviation and state.shift != math.inf:
+                assert gate.conv.bias is not None
+                scale = scale_of(gate.activation, state.shift + state.correction)
+                state.shift = (_number(gate.conv.bias) + state.mean) / scale - state.correction
+            state.mean += memory * (mean - state.mean)
+            state.deviation += memory * (deviation - state.deviation)
+        if state.shift != math.inf:
+            error = density_of(state.shift) - density
+            if 0 < error < 2 * (higher - density_of(state.shift)):
+                return  # many equal logits wait at the edge: to open all of them is further off
+            moved = state.correction + _GAIN * error / max(slope_of(state.shift), _GAIN)
+            state.correction = max(-_LARGEST_CORRECTION, min(_LARGEST_CORRECTION, moved))
+
+    def _shifts_at(self, step: int) -> list[float]:
+        plan = self._plan
+        planned = [shift_of(density) for density in plan.at(step)]
+        if not plan.learned or not plan.share(step):
+            return planned
+        before = [state.shift for state in self._states.values()]
+        if math.inf in before:
+            before = planned
+        else:
+            held = total_of([shift_of(density) for density in plan.at(step - 1)], plan.costs)
+            before = moved_by_cost(before, plan.costs, held, plan.allowed)
+        return moved_together(before, plan.costs, total_of(planned, plan.costs), plan.allowed)
+
+    def _write(self, name: str) -> None:
+        """Set the gate's parameters to its shift."""
+        gate, state = self._gates[name], self._states[name]
+        if state.shift == math.inf:
+            _open(gate)
+            return
+        shift = max(-FURTHEST, min(FURTHEST, state.shift + state.correction))
+        scale = scale_of(gate.activation, shift)
+        assert gate.observed is not None
+        gate.observed[5] = _MARGIN * scale
+        if isinstance(gate.norm, _BatchNorm):
+            gate.norm.weight.fill_(scale)
+            gate.norm.bias.fill_(scale * shift)
+        elif state.deviation:
+            factor = scale / state.deviation
+            gate.conv.weight.mul_(factor)
+            state.mean, state.deviation = state.mean * factor, scale
+            assert gate.conv.bias is not None
+            gate.conv.bias.fill_(scale * shift - state.mean)
+
+    def _freeze(self) -> None:
+        after = self._plan.freeze_after
+        for gate in self._gates.values():
+            gate.frozen = after is not None and self._step >= after
+
+    def _watch(self) -> None:
+        for name, state in self._states.items():
+            wanted = density_of(state.shift)
+            flat = state.last <= min(0.002, wanted / 10) or state.last >= max(0.999, wanted + 0.05)
+            state.stuck = state.stuck + 1 if flat else 0
+            if state.stuck == _PATIENCE:
+                what = "is closed at every pixel" if state.density < 0.002 else "is open at every pixel"
+                if 0.002 <= state.density <= 0.999:
+                    what = "is open or closed at all pixels of a batch alike"
+                warnings.warn(
+                    f"the gate of {name} {what}, although its density should be {wanted:.2f}: its logits do not differ from "
+                    "pixel to pixel; look at its input, or leave this layer without a gate",
+                    stacklevel=3,
+                )
+
+
+def _plan_of(
+    names: list[str],
+    target: float | Mapping[str, float] | Budget,
+    steps: int,
+    bounds: tuple[float, float] | Mapping[str, tuple[float, float]] | None,
+    learned: bool,
+    freeze_after: int | None,
+    start: float,
+) -> _Plan:
+    costs = dict.fromkeys(names, 1.0)
+    if isinstance(target, Budget):
+        by_gate(target.costs, names, "a budget")
+        costs, densities = {name: float(target.costs[name]) for name in names}, dict.fromkeys(names, target.density)
+    elif isinstance(target, Mapping):
+        by_gate(target, names, "a target")
+        densities = {name: target[name] for name in names}
+    else:
+        densities = dict.fromkeys(names, target)
+    shared = learned or isinstance(target, Budget)
+    given: Mapping[str, object] = (
+        bounds if isinstance(bounds, Mapping) else dict.fromkeys(names, bounds or ((0.05, 1.0) if shared else (0.0, 1.0)))
+    )
+    by_gate(given, names, "bounds")
+    ranges: dict[str, tuple[float, float]] = {}
+    for name in names:
+        pair = given[name]
+        if not PAIR.accepts(pair) or not 0 <= pair[0] <= pair[1] <= 1:  # type: ignore[index]
+            raise UserError(f"bounds of a density are two numbers between 0 and 1, the lower one first, not {shown(pair)}")
+        ranges[name] = (pair[0], pair[1])  # type: ignore[index]
+        density = densities[name]
+        if not NUMBER.accepts(density) or not 0 < density <= 1:
+            raise UserError(f"a target is a density between 0 and 1, not {shown(density)}")
+    if not 0 < start <= 1:
+        raise UserError(f"start is a density between 0 and 1, not {start}")
+    if shared and not isinstance(target, Mapping):
+        total = sum(densities[n] * costs[n] for n in names)
+        least, most = (sum(ranges[n][i] * costs[n] for n in names) for i in (0, 1))
+        if not least <= total <= most:
+            raise UserError(
+                f"the budget needs a mean density of {total / sum(costs.values()):.3f}, but the bounds allow "
+                f"{least / sum(costs.values()):.3f} to {most / sum(costs.values()):.3f}: change one of them"
+            )
+        allowed = as_range(ranges)
+        shifts = moved_together([shift_of(densities[n]) for n in names], [costs[n] for n in names], total, allowed)
+        densities = dict(zip(names, map(density_of, shifts), strict=True))
+    outside = next((n for n in names if not ranges[n][0] - 1e-6 <= densities[n] <= ranges[n][1] + 1e-6), None)
+    if outside is not None:
+        raise UserError(f"the target {densities[outside]} of {outside} is outside of its bounds {ranges[outside]}: change one")
+    return _Plan(
+        [float(densities[n]) for n in names], [costs[n] for n in names], as_range(ranges), learned, steps, start, freeze_after
+    )
+
+
+def _set_parameters(gate: Gate) -> list[nn.Parameter]:
+    """Return the parameters that the schedule sets.
+
+    Raises:
+        UserError: the gate's norm has none.
+    """
+    if not isinstance(gate.norm, _BatchNorm):
+        return [p for p in (gate.conv.bias,) if isinstance(p, nn.Parameter)]
+    found = [p for p in (gate.norm.weight, gate.norm.bias) if isinstance(p, nn.Parameter)]
+    if len(found) < 2:
+        raise UserError("a gate's norm without weight and bias cannot be shifted: build it with affine=True")
+    return found
+
+
+def _shift_parameter(gate: Gate) -> nn.Parameter:
+    return _set_parameters(gate)[-1]
+
+
+def _prepare(gate: Gate) -> None:
+    """Give a gate without a norm small random weights, where they are 0 and so differ nowhere."""
+    if not isinstance(gate.norm, _BatchNorm) and not bool(gate.conv.weight.any()):
+        bias = gate.conv.bias
+        with torch.no_grad():
+            kept = None if bias is None else bias.clone()
+            gate.conv.reset_parameters()
+            gate.conv.weight.mul_(_SMALL)
+            if bias is not None and kept is not None:
+                bias.copy_(kept)
+
+
+@torch.no_grad()
+def _open(gate: Gate) -> None:
+    """Make the gate's map 1, or as near to it as small weights without a norm are."""
+    if isinstance(gate.norm, _BatchNorm):
+        gate.norm.weight.zero_()
+        gate.norm.bias.fill_(1.0)
+        return
+    assert gate.conv.bias is not None
+    gate.conv.bias.fill_(2.0 if gate.activation == "hardtanh" else 1.0)
+
+
+def _number(parameter: Tensor) -> float:
+    return float(parameter.detach())

@@ -1,0 +1,99 @@
+// Plans a call of the Triton kernels: which cubins run, with which values. Pure functions, no CUDA.
+#pragma once
+
+#include "cubins.h"
+#include "plan.h"
+
+#include <array>
+
+namespace lccl
+{
+
+//! Pixels along a box.
+constexpr int32_t kBoxSide = 8;
+//! Cells or pixels, and channels, of a block of the kernels gate and close.
+constexpr int32_t kHelperTile = 64;
+
+//! The cubin of a kernel for a call and a device, or null.
+Cubin const* findCubin(CubinKernel kernel, lccl_conv_params const& params, lccl_device const& device, int32_t tile);
+
+//! Why a Triton configuration cannot run a call, or an empty string.
+std::string rejectTriton(lccl_conv_params const& params, lccl_device const& device, lccl_conv_config const& config);
+
+//! Bytes of scratch memory that the kernels of a call ask for.
+size_t scratchOf(lccl_conv_params const& params, lccl_device const& device, lccl_conv_config const& config);
+
+//! A tensor that a descriptor describes; the last axis is contiguous.
+struct TensorMap
+{
+    void const* address;
+    int32_t rank;
+    int64_t sizes[kMaxRank];
+    int64_t strides[kMaxRank]; //!< in elements
+};
+
+//! The value of each argument; which of the three it has, and none for an argument that is not set.
+class Values
+{
+public:
+    void setPointer(Argument argument, void const* value);
+    void setInteger(Argument argument, int64_t value);
+    void setFloat(Argument argument, float value);
+    void setMap(Argument argument, TensorMap const& map);
+
+    //! Null, or the tensor behind a descriptor.
+    TensorMap const* map(Argument argument) const;
+
+    //! Writes a parameter other than a descriptor to its place. \return whether the argument is set, is of that
+    //! kind and fits into the parameter
+    bool write(Parameter const& parameter, void* scratch, unsigned char* to) const;
+
+private:
+    enum class Type : uint8_t
+    {
+        kUnset,
+        kPointer,
+        kInteger,
+        kFloat
+    };
+    struct Value
+    {
+        Type type;
+        int64_t bits;
+    };
+    struct Described
+    {
+        Argument argument;
+        TensorMap map;
+    };
+    Value const& of(Argument argument) const
+    {
+        return mValues[static_cast<size_t>(argument)];
+    }
+    std::array<Value, static_cast<size_t>(Argument::kArguments)> mValues{};
+    std::array<Described, 4> mMaps{};
+    size_t mMapCount{0};
+};
+
+//! A kernel, its values and its grid; `cubin` null: it does not run.
+struct Step
+{
+    Cubin const* cubin;
+    Values values;
+    uint32_t blocks[2];
+};
+
+struct TritonPlan
+{
+    Step gate;
+    Step main;
+    Step close;
+    int32_t* count; //!< set to 0 ahead of the gate
+    void* scratch;  //!< null where no cubin asks for it
+};
+
+//! For a call and a configuration that were not rejected, with n > 0.
+TritonPlan makeTritonPlan(
+    lccl_conv_params const& params, lccl_device const& device, lccl_conv_config const& config, void* workspace);
+
+} // namespace lccl
