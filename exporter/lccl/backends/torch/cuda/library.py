@@ -44,6 +44,7 @@ _CUDA_ERRORS = {
     701: "a kernel asked for more registers or shared memory than the GPU has",
     716: "a kernel accessed a misaligned address; the process cannot use the GPU any more",
     719: "a kernel failed; the process cannot use the GPU any more",
+    999: "a kernel that Triton compiled takes parameters that the library does not know: build it again",
 }
 
 

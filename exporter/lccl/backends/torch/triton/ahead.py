@@ -259,13 +259,13 @@ def compile_variant(variant: Variant, capability: int) -> Compiled:
 def _request(
     variant: Variant, capability: int
 ) -> tuple[dict[str, object], dict[str, str], dict[tuple[int], list[list[object]]], dict[str, object]]:
-    """What Triton is asked for: constants, types of arguments, what they are multiples of, options."""
+    """What Triton is asked for: constants, types, what arguments are multiples of, options."""
     constants = constants_of(variant, capability)
     signature = _signature(variant, arguments_of(variant), constants)
     options: dict[str, object] = {"num_warps": 4, "enable_fp_fusion": True}
     if variant.configuration:
         tile = _configuration(variant)
-        options |= {"num_warps": tile.warps, "num_stages": tile.stages}
+        options |= {"num_warps": tile.warps, "num_stages": 2 if variant.nchw else tile.stages}
     return constants, signature, _hints(variant, signature), options
 
 
