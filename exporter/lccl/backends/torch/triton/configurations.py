@@ -18,6 +18,10 @@ DENSE_SHARE = 0.85
 LARGEST_KERNEL = 7
 LARGEST_INDEX = 2**31 - 2**10
 """Indices of pixels, tiles and weights have 32 bits; the rest is the last tile's."""
+BOXES_ON_BLACKWELL = (3, 9)
+"""Triton's version that compiles boxes for compute capability 10.x; an assertion of 3.6 fails."""
+PROGRAMMATIC_LAUNCH = 90
+"""The first compute capability that starts a kernel before the one ahead of it ends."""
 TENSOR_MEMORY_ACCELERATOR = 90
 """The first compute capability, as 10 * major + minor, whose copies know boxes."""
 
@@ -108,6 +112,8 @@ class Layer:
     """Compute capability, as 10 * major + minor."""
     hw: tuple[int, int]
     """H and W of X."""
+    triton: tuple[int, int] = BOXES_ON_BLACKWELL
+    """Triton's version, major and minor."""
 
 
 def refusal(layer: Layer, family: Family) -> str:
@@ -122,6 +128,9 @@ def refusal(layer: Layer, family: Family) -> str:
     grid, strides = layer.attributes.grid, layer.attributes.strides
     if layer.capability < TENSOR_MEMORY_ACCELERATOR:
         return f"boxes need compute capability 9.0, not {_spelt(layer.capability)}"
+    if layer.capability // 10 == 10 and layer.triton < BOXES_ON_BLACKWELL:
+        wanted, there = (".".join(map(str, version)) for version in (BOXES_ON_BLACKWELL, layer.triton))
+        return f"boxes on compute capability {_spelt(layer.capability)} need Triton {wanted}, not {there}"
     if layer.element_bytes != 2:
         return "boxes are of float16 and bfloat16"
     if grid % SIDE:

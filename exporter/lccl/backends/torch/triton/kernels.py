@@ -22,6 +22,14 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 import triton
 
+SIZES = (
+    "n_cells", "pixels", "H", "W", "Ho", "Wo", "Hg", "Wg", "C", "K", "R", "S", "Rg", "Sg", "G",
+    "sh", "sw", "ph", "pw", "dh", "dw", "x_image", "x_pixel", "y_image", "y_pixel", "y_channels",
+    "external_stride", "scale_stride", "offset_stride", "has_gate_b", "has_residual", "keeps", "simulated_shift",
+)  # fmt: skip
+"""Arguments for whose values nothing is compiled apart, so that one compiled kernel serves all
+sizes. Of itself Triton compiles again where one is 1 or a multiple of 16."""
+
 
 @triton.jit
 def after_the_kernel_before(PDL: tl.constexpr):
@@ -76,7 +84,7 @@ def simulated_share(line, column, shift):
     return (h >> 8).to(tl.int32).to(tl.float32) * (1.0 / 16777216.0)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def gate_cells(
     x, gate_w, gate_b, external, gmap, cells, count,
     n_cells, H, W, Hg, Wg, C, Rg, Sg, sh, sw, ph, pw, dh, dw,
@@ -173,7 +181,7 @@ def part_of(sums, PART: tl.constexpr, PARTS: tl.constexpr):
     return sums
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def conv_rows(
     x, w, bias, scale, offset, residual, gmap, cells, count, y,
     n_cells, H, W, Ho, Wo, Hg, Wg, C, K, R, S, G, sh, sw, ph, pw, dh, dw,
@@ -250,7 +258,7 @@ def conv_rows(
             tl.store(y + place, leaky(out, post_alpha).to(y.dtype.element_ty), mask=mask)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def conv_boxes(
     x, w, residual, y, bias, scale, offset, gmap, cells, count,
     n_cells, Hg, Wg, C, K, R, S, G, ph, pw, dh, dw,
@@ -335,7 +343,7 @@ def conv_boxes(
                 y.store([n1, h1, w1, first], leaky(out1, post_alpha).to(y.dtype).reshape([1, SIDE, SIDE, EN]))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def close_pixels(
     offset, residual, gmap, y, pixels, Ho, Wo, Hg, Wg, K, G,
     y_image, y_pixel, y_channel, y_channels, post_alpha, offset_stride, has_residual, keeps,
