@@ -89,7 +89,7 @@ class Outcome:
     """How one call of the op ran."""
 
     kernels: str
-    """"library" or "Triton": whose kernels it was meant for."""
+    """Whose kernels it was meant for: "library" or "Triton"."""
     reason: str
     """Why it ran in PyTorch's own ops; empty if the kernels ran it."""
 
@@ -149,7 +149,7 @@ class _Kernel:
         return launch(library, device, place(inputs, template), choice.config, workspace), ""
 
     def _by_triton(self, inputs: dict[str, Tensor], attributes: Attributes) -> tuple[Tensor | None, str]:
-        """Run the op by kernels that Triton compiles now, or has compiled before; or say why not."""
+        """Run the op by kernels that Triton compiles now, or has compiled; or say why not."""
         if find_spec("triton") is None:
             return None, f"Triton, which the CUDA builds of PyTorch for Linux bring, is not installed, and {why_none()}"
         from lccl.backends.torch.triton.launch import run_checked
