@@ -8,6 +8,7 @@ import pytest
 
 from compiled_triton import CAPABILITIES, TYPES, Compiled, compile_apart, everything, table
 from lccl.backends.torch.triton.configurations import CONFIGURATIONS, misfit
+from support.share import share
 
 pytestmark = pytest.mark.slow
 SHARE = (
@@ -23,20 +24,23 @@ SHARE = (
 """Each family on each kind of tensor core, and each type."""
 
 
+KERNELS = share(everything(), SHARE)
+
+
 @pytest.fixture(scope="module")
 def compiled() -> list[Compiled]:
     pytest.importorskip("triton", reason="pip install triton")
-    return compile_apart(SHARE)
+    return compile_apart(KERNELS)
 
 
-@pytest.mark.parametrize("i", range(len(SHARE)), ids=lambda i: "-".join(map(str, SHARE[i])))
+@pytest.mark.parametrize("i", range(len(KERNELS)), ids=lambda i: "-".join(map(str, KERNELS[i])))
 def test_kernels_are_as_they_should_be(compiled: list[Compiled], i: int) -> None:
     assert compiled[i].faults() == []
 
 
 def test_the_check_finds_what_is_wrong(compiled: list[Compiled]) -> None:
     """Each of its questions, asked of a kernel that is changed to have the fault."""
-    rows, boxes = compiled[0], compiled[3]
+    rows, boxes = (next(c for c in compiled if (c.name, c.dtype, c.capability) == kernel) for kernel in (SHARE[0], SHARE[3]))
     without = {opcode: n for opcode, n in rows.opcodes.items() if opcode != "LDGSTS"}
     assert replace(rows, opcodes={**rows.opcodes, "STL": 2}).faults() == [
         "has 2 accesses to local memory, and a stack of 0 bytes"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from time import perf_counter
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -51,7 +50,7 @@ class WarmUp:
 
 
 @takes(model=MODULE)
-def warm_up(model: nn.Module, example: Any) -> WarmUp:
+def warm_up(model: nn.Module, example: object) -> WarmUp:
     """Call a network once, so that what its gated layers compile when first called is compiled.
 
     On a GPU without a library of kernels, ``LCCLConv2d`` in eval mode runs by kernels that Triton

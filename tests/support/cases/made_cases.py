@@ -10,9 +10,10 @@ from lccl.errors import ContractError
 from lccl.op.contract import BINARY_SLOPE, FLT_MAX, conv_hw
 from support.cases.op_cases import Case
 from support.hosts.cpu import is_decided
+from support.share import ALL
 
-EXAMPLES = int(os.environ.get("LCCL_EXAMPLES", "0"))
-"""How many to make; 0: the fixed share of every run. More are others in each run."""
+EXAMPLES = int(os.environ.get("LCCL_EXAMPLES", "500" if ALL else "0"))
+"""How many to make, others in each run; 0: the fixed share of every run."""
 MOST_WORK = 40
 """Tiles times taps: what a second is enough for."""
 CHANNELS = (1, 2, 3, 7, 8, 13, 16, 24, 33, 40, 70)

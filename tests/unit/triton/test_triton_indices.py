@@ -7,6 +7,9 @@ from typing import Any
 
 import pytest
 import torch
+
+pytest.importorskip("triton", reason="pip install triton")
+
 import triton.language as tl
 
 from lccl.backends.torch.triton import kernels
@@ -14,7 +17,7 @@ from lccl.backends.torch.triton.configurations import LARGEST_INDEX, Layer, choo
 from lccl.op.contract import Attributes
 from support.hosts.triton import watching_overflows
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quick_triton")]
 FAR = 2**31 + 8
 WIDE = 2**28
 """A pixel's stride; the ninth pixel lies beyond 2^31."""

@@ -11,6 +11,9 @@ import numpy as np
 import pytest
 import torch
 
+pytest.importorskip("triton", reason="pip install triton")
+
+
 from lccl.backends.torch.triton import kernels, launch
 from lccl.backends.torch.triton.configurations import CONFIGURATIONS
 from lccl.backends.torch.triton.launch import memory_of, run
@@ -19,7 +22,7 @@ from support.cases.box_cases import BOXES, FORMS
 from support.cases.op_cases import CASES, Case
 from support.hosts.triton import HOPPER, TYPES, error_of, reference, require_right, tensors
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quick_triton")]
 IN_PLACE = [
     replace(next(c for c in CASES if c.name == name), k=8) for name in ("leaky", "everything", "all-off")
 ]  # whose residual is in the kernels' memory without a copy

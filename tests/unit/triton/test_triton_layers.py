@@ -9,6 +9,9 @@ import numpy as np
 import pytest
 import torch
 
+pytest.importorskip("triton", reason="pip install triton")
+
+
 import lccl
 from lccl.backends.torch.cuda import kernel_op
 from lccl.backends.torch.triton import launch
@@ -19,7 +22,7 @@ from support.cases.box_cases import BOXES
 from support.cases.op_cases import CASES, Case
 from support.hosts.triton import reference, tensors
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quick_triton")]
 
 
 @pytest.fixture(autouse=True)

@@ -10,13 +10,16 @@ from pathlib import Path
 import pytest
 import torch
 
+pytest.importorskip("triton", reason="pip install triton")
+
+
 from lccl.backends.torch.triton import kernels, launch
 from lccl.backends.torch.triton.launch import memory_of, run
 from support.cases.box_cases import BOXES, FORMS
 from support.cases.op_cases import CASES, Case
 from support.hosts.triton import HOPPER, TOLERANCES, error_of, reference, tensors
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quick_triton")]
 NAMED = {case.name: case for case in (*CASES, *BOXES, *FORMS)}
 
 

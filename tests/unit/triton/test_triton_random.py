@@ -7,6 +7,9 @@ import torch
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
+pytest.importorskip("triton", reason="pip install triton")
+
+
 from lccl.backends.torch.triton.configurations import choose, misfit, refusal
 from lccl.backends.torch.triton.launch import layer_of
 from lccl.op.contract import grid_hw
@@ -14,7 +17,7 @@ from support.cases.made_cases import EXAMPLES, can_be_checked, cases
 from support.cases.op_cases import Case
 from support.hosts.triton import HOPPER, require_right, tensors
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quick_triton")]
 MADE = settings(
     max_examples=EXAMPLES or 12,
     derandomize=not EXAMPLES,
