@@ -302,5 +302,7 @@ def test_another_gpu_says_what_is_missing(recorded: Recorded) -> None:
         device = type(H200)(capability, 100, 232448, 233472)
         reason = recorded.library.supported(params, device, config).reason
         assert f"no code for compute capability {capability // 10}.{capability % 10}" in reason
+        reason = recorded.library.supported(params, device).reason
+        assert reason.startswith(f"this library has no code for compute capability {capability // 10}.{capability % 10}")
     plain = recorded.library.config("pixel-mma-64x64-s4-w2x2").id
     assert "built without it" in recorded.library.supported(params, H200, plain).reason

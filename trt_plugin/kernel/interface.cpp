@@ -26,7 +26,12 @@ std::string reject(lccl_conv_params const& params, lccl_device const& device, in
     }
     if (id == 0)
     {
-        return lccl_conv_choose(&params, &device) == 0 ? "no configuration runs this call on this device" : std::string{};
+        if (lccl_conv_choose(&params, &device) != 0)
+        {
+            return {};
+        }
+        std::string const why = lccl::rejectDevice(device);
+        return why.empty() ? "no configuration runs this call on this device" : why;
     }
     lccl_conv_config const* const config = lccl::findConfiguration(id);
     if (config == nullptr)

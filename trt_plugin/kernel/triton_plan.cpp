@@ -2,6 +2,7 @@
 
 #include "triton_plan.h"
 
+#include "launch.h"
 #include "triton_tiles.h"
 
 #include <algorithm>
@@ -123,6 +124,17 @@ Cubin const* findCubin(
         }
     }
     return best;
+}
+
+std::string rejectDevice(lccl_device const& device)
+{
+    int32_t count = 0;
+    Cubin const* const all = allCubins(count);
+    bool const runs = std::any_of(
+        all, all + count, [&device](Cubin const& cubin) { return runsOn(cubin, device.compute_capability); });
+    return runs || hasCudaKernels() ? std::string{}
+                                    : "this library has no code for compute capability "
+            + capabilityText(device.compute_capability) + ": build it for that, or by nvcc";
 }
 
 std::string rejectTriton(lccl_conv_params const& p, lccl_device const& device, lccl_conv_config const& config)

@@ -22,6 +22,9 @@ int32_t driverCuda();
 Cubin const* findCubin(
     CubinKernel kernel, lccl_conv_params const& params, lccl_device const& device, int32_t driver, int32_t tile);
 
+//! Why this library cannot run any call on a device, or an empty string.
+std::string rejectDevice(lccl_device const& device);
+
 //! Why a Triton configuration cannot run a call, or an empty string.
 std::string rejectTriton(lccl_conv_params const& params, lccl_device const& device, lccl_conv_config const& config);
 

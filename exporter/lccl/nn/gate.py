@@ -102,6 +102,8 @@ class Gate(nn.Module):
 
         Each call counts the same. A pass that activation checkpointing repeats does no harm.
         """
+        if sums.device != logits.device:  # the network has moved
+            self.observed = sums = sums.to(logits.device)
         values = logits.detach().to(sums.dtype)
         away = values if self.conv.bias is None else values - self.conv.bias
         density, higher = ((values > edge).to(sums.dtype).mean() for edge in (0.0, -sums[5]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -15,6 +16,8 @@ State = Literal["as built", "cut", "open", "closed"]
 Cut = Literal["threshold", "bias"]
 """What a gate is cut by: the threshold on its values, or, of a binary gate, the bias of its
 logits."""
+_MORE = 1.25
+"""Of the pixels that are open now, those of the one cut that opens more; of binary gates."""
 MOST_VALUES = 200_000
 """Gate values of a layer that are kept to find its cuts."""
 
@@ -45,6 +48,8 @@ class GatedLayer:
     fixed: bool = False
     """Whether it can be cut only, neither opened nor closed as a whole: its gate comes from
     outside."""
+    threshold: float = 0.0
+    """The threshold that it has as built."""
 
 
 class Tunable(Protocol):
@@ -69,19 +74,33 @@ def settings_of(layer: GatedLayer, values: Array, levels: Sequence[float], *, op
         opened, closed: whether the whole layer may be opened, or closed.
     """
     found = [Setting("open")] if opened and not layer.fixed else []
+    ordered = np.sort(values)
+    closed_now = int(np.searchsorted(ordered, layer.threshold, "right"))
+    open_now = len(ordered) - closed_now
+    if open_now and layer.cut == "bias":
+        last = len(ordered) - math.ceil(_MORE * open_now) - 1
+        found += [Setting("cut", -_between(ordered, last))] if last >= 0 else []
+    elif layer.threshold > 0:
+        found.append(Setting("cut", 0.0))
     found.append(AS_BUILT)
-    active = np.sort(values[values > 0])
     for level in sorted(levels, reverse=True):
-        if not len(active):
-            break
-        edge = float(active[min(len(active) - 1, round((1 - level) * len(active)))])
-        above = np.searchsorted(active, edge, "right")
-        if above < len(active):  # between two values, so that rounding moves none over the edge
-            edge = (edge + float(active[above])) / 2
-        found.append(Setting("cut", edge if layer.cut == "threshold" else -edge))
+        if open_now:
+            last = closed_now + round((1 - level) * open_now) - 1
+            edge = _between(ordered, max(0, last))
+            found.append(Setting("cut", edge if layer.cut == "threshold" else -edge))
     if closed and not layer.fixed:
         found.append(Setting("closed"))
     return list(dict.fromkeys(found))
+
+
+def _between(ordered: Array, index: int) -> float:
+    """Return a value that closes the one at an index, and not the next larger one.
+
+    Between two values, rounding moves none over the edge.
+    """
+    edge = float(ordered[index])
+    above = int(np.searchsorted(ordered, edge, "right"))
+    return (edge + float(ordered[above])) / 2 if above < len(ordered) else edge
 
 
 def thinned(parts: Sequence[Array]) -> Array:

@@ -43,6 +43,7 @@ class TunableModule:
                 name,
                 "bias" if layer.gate is not None and layer.gate.activation == "binary" else "threshold",
                 layer.gate is None,
+                layer.gate_threshold,
             )
             for name, layer in self._layers.items()
         )

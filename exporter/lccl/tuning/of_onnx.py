@@ -44,7 +44,9 @@ class TunableOnnx:
         self._base = canonical(self._base)
         stored = {t.name for t in self._base.graph.initializer}
         nodes = [node for node in self._base.graph.node if is_lccl_node(node)]
-        self.layers = tuple(GatedLayer(n.name, _cut_of(n), not {_gate_of(n)[1], _gate_of(n)[0]} <= stored) for n in nodes)
+        self.layers = tuple(
+            GatedLayer(n.name, _cut_of(n), not set(_gate_of(n)) <= stored, node_attributes(n).gate_threshold) for n in nodes
+        )
         self._data, self._inputs = data, tuple(input_types(self._base))
 
     def gate_values(self) -> dict[str, Array]:

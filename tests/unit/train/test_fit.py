@@ -120,7 +120,8 @@ def test_what_else_it_does(tmp_path: Path) -> None:
     assert not memory
     assert model[0].weight.is_contiguous(memory_format=torch.channels_last)
     assert steps[0] == "epoch 1 of 6"
-    assert next((tmp_path / "log").glob("events.*")).stat().st_size > 500
+    scalars = next((tmp_path / "log").glob("events.*")).read_bytes()
+    assert all(name in scalars for name in (b"density/3", b"density/6", b"score"))
     assert result.as_dict()["stopped_early"] is True
 
 

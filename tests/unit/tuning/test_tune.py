@@ -88,7 +88,7 @@ def test_both_forms_mean_the_same_by_a_setting(network: nn.Module, exported: Pat
             (y, profile), (z, twin) = (form.run({layer.name: setting}) for form in forms)
             np.testing.assert_allclose(y[0], z[0], atol=1e-4)
             found = [{p.name: p.density for p in q.gated}[layer.name] for q in (profile, twin)]
-            edge = abs(setting.value)
+            edge = setting.value if layer.cut == "threshold" else -setting.value
             wanted = {"open": 1.0, "closed": 0.0}.get(setting.state, float((own > edge).mean()))
             assert found == pytest.approx([wanted] * 2, abs=1e-3)
 
@@ -236,10 +236,14 @@ def test_settings_of_a_layer() -> None:
     values = np.asarray([0, 0, 0, 0, 1, 2, 3, 4], np.float32)
     found = settings_of(GatedLayer("a", "threshold"), values, (0.5, 0.75), opened=True, closed=True)
     assert [s.state for s in found] == ["open", "as built", "cut", "cut", "closed"]
-    assert [float((values > s.value).mean()) for s in found if s.state == "cut"] == [2 / 8, 1 / 8]
+    assert [float((values > s.value).mean()) for s in found if s.state == "cut"] == [3 / 8, 2 / 8]
+    raised = settings_of(GatedLayer("a", "threshold", threshold=1.5), values, (0.5,), opened=False, closed=False)
+    assert [(s.state, s.value) for s in raised] == [("cut", 0.0), ("as built", 0.0), ("cut", 3.5)]
+    binary = settings_of(GatedLayer("a", "bias"), values - 2, (0.5,), opened=False, closed=False)
+    assert [(s.state, s.value) for s in binary] == [("cut", 0.5), ("as built", 0.0), ("cut", -1.5)]
     outside = settings_of(GatedLayer("a", "bias", fixed=True), values, (0.5,), opened=True, closed=True)
-    assert [s.state for s in outside] == ["as built", "cut"]
-    assert outside[1].value == -3.5
+    assert [s.state for s in outside] == ["cut", "as built", "cut"]
+    assert [s.value for s in outside] == [-0.5, 0.0, -2.5]
 
 
 @pytest.mark.parametrize(("count", "most"), [(5, 10), (10, 10), (100, 10)])

@@ -89,7 +89,7 @@ class Outcome:
     """How one call of the op ran."""
 
     kernels: str
-    """"library" or "Triton": whose kernels it was meant for."""
+    """Whose kernels it was meant for: "library" or "Triton"."""
     reason: str
     """Why it ran in PyTorch's own ops; empty if the kernels ran it."""
 
