@@ -57,7 +57,7 @@ MUTATIONS = (
     Mutation("boxes-quarter", "box1 % per_cell // per_side * SIDE", "0", "boxes-16", "boxes_2x64x64"),
     Mutation("part-of-columns", "k = first + tl.arange(0, EN)", "k = k0 + tl.arange(0, EN)", "boxes-16", "boxes_2x64x256"),
     Mutation("dense-by-list", "cell1 = tl.where(is_dense, at1, cell1)", "", "all-on-but-one-8", "boxes_2x64x64"),
-    Mutation("threshold", "is_open = inside & (g > threshold)", "is_open = inside & (g > 0)", "threshold"),
+    Mutation("threshold", "tl.where(simulated >= 0, 0.0, threshold)", "0.0", "threshold"),
     Mutation("closed-not-written", "other=1.0) <= 0)", "other=1.0) < 0)", "residual"),
     Mutation("padding-not-written", "(k < y_channels)[None, :]", "(k < K)[None, :]", "plain"),
     Mutation("residual-twice", "out += tl.where((k < K)[None, :], added, 0.0)", "out += added + added", "residual"),

@@ -32,8 +32,10 @@ sizes. Of itself Triton compiles again where one is 1 or a multiple of 16."""
 
 
 @triton.jit
-def after_the_kernel_before(PDL: tl.constexpr):
+def after_the_kernel_before(PDL: tl.constexpr, LAST: tl.constexpr = False):
     """Wait for the kernel before this one, and let the next one start to wait.
+
+    The last kernel of a call lets none start: what follows is not known, and need not wait.
 
     With PDL (programmatic dependent launch; compute capability 9.0 and later) a kernel starts while
     the one before it still runs. Two traps, both avoided by calling this first in every kernel,
@@ -47,7 +49,8 @@ def after_the_kernel_before(PDL: tl.constexpr):
     """
     if PDL:
         gdc_wait()
-        gdc_launch_dependents()
+        if not LAST:
+            gdc_launch_dependents()
 
 
 @triton.jit
@@ -141,7 +144,8 @@ def gate_cells(
     g *= tl.load(external + m * external_stride, mask=has_external, other=1.0).to(tl.float32)
     if simulated >= 0:
         g = tl.where(simulated_share(m // Wg, wg, simulated_shift) < simulated, 1.0, 0.0)
-    is_open = inside & (g > threshold)
+    # A simulated gate is 1 or 0, whatever the threshold: it may be 1 or more.
+    is_open = inside & (g > tl.where(simulated >= 0, 0.0, threshold))
     tl.store(gmap + m, tl.where(is_open, g, 0.0), mask=inside)
     one = is_open.to(tl.int32)
     first_place = tl.atomic_add(count, tl.sum(one, 0))
@@ -357,7 +361,7 @@ def close_pixels(
         residual: lies as y, read only where has_residual is 1; may be y.
         keeps: 1 where it is y and nothing is activated: channels without an offset are left alone.
     """
-    after_the_kernel_before(PDL)
+    after_the_kernel_before(PDL, LAST=True)
     y_image, y_pixel, y_channels = hinted(y_image, EIGHTS), hinted(y_pixel, EIGHTS), hinted(y_channels, EIGHTS)
     p = tl.program_id(0) * BM + tl.arange(0, BM)
     n = tl.program_id(1) * BN + tl.arange(0, BN)
