@@ -13,7 +13,7 @@ LINT = $(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy \
 	&& $(BIN)/clang-format --dry-run --Werror $(CXX_SOURCES) && $(BIN)/python tests/native/cpp_constants.py
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help demo check test thorough real coverage docs pictures ort kernels lint format train-digits clean
+.PHONY: help demo check test thorough real coverage docs pictures ort kernels kernels-check lint format train-digits clean
 
 help:
 	@echo "make help          this list"
@@ -25,6 +25,7 @@ help:
 	@echo "make coverage      all tests, with the lines of the package that they run"
 	@echo "make ort           build ONNX Runtime's library of the CPU kernels; needs g++ and CMake (make demo does it)"
 	@echo "make kernels       build the kernels and the TensorRT plugin; needs CMake, and nvcc or Triton, no GPU (CAPABILITY=8.9 for one GPU)"
+	@echo "make kernels-check compile every Triton kernel for every architecture, and read registers, spills and instructions (no GPU)"
 	@echo "make lint          ruff, mypy, clang-format, names of C++ constants"
 	@echo "make format        let ruff and clang-format format the code"
 	@echo "make docs          build the documents as a site into build/site"
@@ -125,6 +126,9 @@ coverage: $(VENV)/.installed-dev
 kernels: $(VENV)/.installed
 	@echo "-- compiling the TensorRT plugin and its kernels (minutes; for all GPUs, or those in CAPABILITY)"
 	$(BIN)/lccl-build-plugin --compute-capability $(CAPABILITY) --jobs $(JOBS)
+
+kernels-check: $(VENV)/.installed-dev
+	$(BIN)/python tests/native/compiled_triton.py --jobs $(JOBS)
 
 lint: $(VENV)/.installed-dev
 	$(LINT)

@@ -30,6 +30,7 @@ pytest_plugins = (
     "support.builds.cpu",
     "support.builds.distributions",
     "support.builds.ort",
+    "support.builds.triton",
     "support.builds.trt",
 )
 

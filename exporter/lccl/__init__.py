@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from lccl.exporting import ExportResult, export
     from lccl.loading.checkpoint import save_checkpoint
     from lccl.loading.torch_file import load_checkpoint
+    from lccl.nn.warming import WarmUp, warm_up
     from lccl.plugin import load_plugin, plugin_path
     from lccl.profiling import NetworkProfile, profile
     from lccl.tuning import TuneResult, tune
@@ -35,6 +36,7 @@ _LAZY = {
     "NetworkProfile": "lccl.profiling",
     "TuneResult": "lccl.tuning",
     "UserError": "lccl.errors",
+    "WarmUp": "lccl.nn.warming",
     "build_engine": "lccl.engine",
     "compare": "lccl.comparing",
     "export": "lccl.exporting",
@@ -44,6 +46,7 @@ _LAZY = {
     "profile": "lccl.profiling",
     "save_checkpoint": "lccl.loading.checkpoint",
     "tune": "lccl.tuning",
+    "warm_up": "lccl.nn.warming",
 }
 
 __all__ = [
@@ -57,6 +60,7 @@ __all__ = [
     "NetworkProfile",
     "TuneResult",
     "UserError",
+    "WarmUp",
     "__version__",
     "build_engine",
     "compare",
@@ -71,6 +75,7 @@ __all__ = [
     "save_checkpoint",
     "train",
     "tune",
+    "warm_up",
 ]
 
 if not TYPE_CHECKING:  # from lccl import *: the names that work with what is installed

@@ -73,6 +73,8 @@ NEEDS = {
     "tune": Need(("torch",), ("train",)),
     "TuneResult": Need(("torch",), ("train",)),
     "train": _TORCH,
+    "warm_up": _TORCH,
+    "WarmUp": _TORCH,
 }
 """By the part of ``lccl.<name>`` or ``lccl-<name>`` behind ``lccl``; what is not here needs no more
 than the base install."""

@@ -1,78 +1,75 @@
-"""What Triton compiles the kernels to, on a machine without a GPU: instructions, registers, no spills."""
+"""What Triton compiles the kernels to, on a machine without a GPU: a share of ``make kernels-check``."""
 
 from __future__ import annotations
 
-import subprocess
-from collections.abc import Mapping
-from pathlib import Path
+from dataclasses import replace
 
 import pytest
 
+from compiled_triton import CAPABILITIES, TYPES, Compiled, compile_apart, everything, table
+from lccl.backends.torch.triton.configurations import CONFIGURATIONS, misfit
+from support.share import share
+
 pytestmark = pytest.mark.slow
-COMPILE = """
-import os, sys
-os.environ.pop("TRITON_INTERPRET", None)
-import triton, triton.language as tl
-from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
-from lccl.backends.torch.triton import kernels
-from lccl.backends.torch.triton.configurations import CONFIGURATIONS, SIDE
-name, arch, out = sys.argv[1], int(sys.argv[2]), sys.argv[3]
-c = next(c for c in CONFIGURATIONS if c.name == name)
-constants = dict(HAS_RESIDUAL=True, PRECISION="ieee", OPERAND=tl.float16, BN=c.tile_n, BK=c.tile_k)
-kinds = dict(bias="*fp32", scale="*fp32", offset="*fp32", gmap="*fp32", cells="*i32", count="*i32",
-             alpha="fp32", post_alpha="fp32", dense_share="fp32")
-if c.family == "rows":
-    function = kernels.conv_rows
-    constants["BM"] = c.tile_m
-    kinds |= dict.fromkeys(("x", "w", "residual", "y"), "*fp16")
-else:
-    function = kernels.conv_boxes
-    constants["SIDE"] = SIDE
-    box, tile = (f"tensordesc<fp16[1,{SIDE},{SIDE},{n}]>" for n in (c.tile_k, c.tile_n))
-    kinds |= dict(x=box, w=f"tensordesc<fp16[{c.tile_n},1,{c.tile_k}]>", residual=tile, y=tile)
-signature = {n: "constexpr" if n in constants else kinds.get(n, "i32") for n in function.arg_names}
-aligned = {(i,): [["tt.divisibility", 16]] for i, n in enumerate(signature) if signature[n][0] == "*" or n in ("C", "K")}
-source = ASTSource(function, signature, constexprs=constants, attrs=aligned)
-made = triton.compile(source, target=GPUTarget("cuda", arch, 32), options=dict(num_warps=c.warps, num_stages=c.stages))
-open(out, "wb").write(made.asm["cubin"])
-print(made.metadata.shared)
-"""
-SHARED_BYTES = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024, 120: 99 * 1024}
-"""The most shared memory of a block by compute capability (CUDA C++ Programming Guide)."""
-
-
-def compiled(name: str, arch: int, folder: Path) -> tuple[int, Mapping[str, int]]:
-    """Bytes of shared memory, and how often each instruction stands in the SASS."""
-    import sys
-
-    triton = pytest.importorskip("triton", reason="pip install triton")
-    tools = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
-    cubin = folder / "kernel.cubin"
-    made = subprocess.run(
-        [sys.executable, "-c", COMPILE, name, str(arch), str(cubin)], capture_output=True, text=True, check=False
-    )
-    assert made.returncode == 0, made.stderr[-2000:]
-    sass = subprocess.run([tools / "nvdisasm", "-c", cubin], capture_output=True, text=True, check=True).stdout
-    words = [line.split("*/")[1].split()[0:2] for line in sass.splitlines() if "*/" in line and ";" in line]
-    opcodes = [next((w for w in pair if not w.startswith("@")), "").split(".")[0] for pair in words if pair]
-    return int(made.stdout.split()[-1]), {opcode: opcodes.count(opcode) for opcode in set(opcodes)}
-
-
-@pytest.mark.parametrize(
-    ("name", "arch", "present", "absent"),
-    [
-        ("rows_128x64", 90, ("HGMMA", "LDGSTS"), ("HMMA",)),
-        ("rows_64x64", 80, ("HMMA", "LDGSTS"), ()),
-        ("boxes_2x64x128", 90, ("HGMMA", "UTMALDG", "UTMASTG"), ("HMMA", "LDGSTS")),
-        ("boxes_2x64x64", 100, ("UTCHMMA", "UTMALDG"), ("LDGSTS",)),
-        ("boxes_2x64x64", 120, ("HMMA", "UTMALDG"), ("LDGSTS",)),
-    ],
+SHARE = (
+    ("rows_128x128", "float16", 90),
+    ("rows_64x64", "bfloat16", 86),
+    ("rows_64x32", "float32", 120),
+    ("boxes_2x64x64", "float16", 90),
+    ("boxes_2x64x128", "bfloat16", 100),
+    ("boxes_2x64x128_s3", "float16", 120),
+    ("gate", "float16", 90),
+    ("close", "bfloat16", 100),
 )
-def test_instructions_and_no_spills(
-    name: str, arch: int, present: tuple[str, ...], absent: tuple[str, ...], tmp_path: Path
-) -> None:
-    shared, opcodes = compiled(name, arch, tmp_path)
-    assert shared <= SHARED_BYTES[arch]
-    assert [o for o in present if not opcodes.get(o)] == []
-    assert [o for o in (*absent, "STL", "LDL") if opcodes.get(o)] == []
+"""Each family on each kind of tensor core, and each type."""
+
+
+KERNELS = share(everything(), SHARE)
+
+
+@pytest.fixture(scope="module")
+def compiled() -> list[Compiled]:
+    pytest.importorskip("triton", reason="pip install triton")
+    return compile_apart(KERNELS)
+
+
+@pytest.mark.parametrize("i", range(len(KERNELS)), ids=lambda i: "-".join(map(str, KERNELS[i])))
+def test_kernels_are_as_they_should_be(compiled: list[Compiled], i: int) -> None:
+    assert compiled[i].faults() == []
+
+
+def test_the_check_finds_what_is_wrong(compiled: list[Compiled]) -> None:
+    """Each of its questions, asked of a kernel that is changed to have the fault."""
+    rows, boxes = (next(c for c in compiled if (c.name, c.dtype, c.capability) == kernel) for kernel in (SHARE[0], SHARE[3]))
+    without = {opcode: n for opcode, n in rows.opcodes.items() if opcode != "LDGSTS"}
+    assert replace(rows, opcodes={**rows.opcodes, "STL": 2}).faults() == [
+        "has 2 accesses to local memory, and a stack of 0 bytes"
+    ]
+    assert replace(rows, shared=233_000).faults() == ["takes 233,000 bytes of shared memory of 232,448"]
+    assert replace(rows, registers=257).faults() == ["takes 257 registers a thread, more than a multiprocessor has"]
+    assert replace(rows, opcodes=without).faults() == ["has no LDGSTS"]
+    assert replace(rows, opcodes={**rows.opcodes, "HMMA": 1}).faults() == ["has HMMA"]
+    assert replace(boxes, opcodes={**boxes.opcodes, "LDGSTS": 1}).faults() == ["has LDGSTS"]
+    assert replace(rows, before_wait=1).faults() == ["reads or writes memory 1 times ahead of the wait for the kernel before"]
+    assert replace(rows, before_wait=-1).faults() == [
+        "waits for the kernel before, or does not, where it should not, or should"
+    ]
+
+
+def test_the_whole_check_takes_every_configuration_on_every_architecture() -> None:
+    kernels = everything()
+    for capability in CAPABILITIES:
+        for dtype in TYPES:
+            names = {name for name, t, c in kernels if (t, c) == (dtype, capability)}
+            fitting = {c.name for c in CONFIGURATIONS if not misfit(c, capability, 4 if dtype == "float32" else 2)}
+            assert names == {"gate", "close"} | fitting
+    assert {*SHARE} <= {*kernels}
+
+
+def test_the_table_names_registers_and_shared_memory() -> None:
+    one = Compiled("rows_64x32", "float32", 90, 32768, 154, 0, {}, 0)
+    assert table([one]).splitlines() == [
+        "| kernel | 8.0 | 8.6 | 8.9 | 9.0 | 10.0 | 12.0 |",
+        "|---|---|---|---|---|---|---|",
+        "| rows_64x32, float32 | - | - | - | 154, 32 KiB | - | - |",
+    ]

@@ -24,7 +24,7 @@ DEPENDENCIES = {
 }
 """Shared libraries that the kernels may need: the C and C++ runtimes. CUDA's runtime is inside, the driver is looked for later."""
 
-CUDA_HEADERS = {"cuda_runtime_api.h", "cuda_fp16.h", "cuda_bf16.h"}
+CUDA_HEADERS = {"cuda.h", "cuda_runtime_api.h", "cuda_fp16.h", "cuda_bf16.h"}
 C_HEADERS = {"stddef.h", "stdint.h", "string.h"}
 VECTOR_HEADERS = {"immintrin.h", "arm_neon.h"}
 MACHINE = "machine_emulated.h"

@@ -22,12 +22,15 @@ struct Recorder
     int (*encode)(void* descriptor, int type, unsigned rank, void* address, uint64_t const* sizes, uint64_t const* strides,
         unsigned const* box, unsigned const* steps, int const* options);
     int (*launch)(uint64_t kernel, unsigned const* shape, uint64_t shared, void* stream, void** arguments, int attributes);
+    int (*place)(uint64_t kernel, int device); //!< loads it on a device
     int (*clear)(void* address, int value, uint64_t bytes, void* stream);
 };
 
 Recorder gRecorder{};
 int gDevice = 0;
 int gDriverVersion = 13010;
+int gCapability = 90;
+int gUnloaded = 0;
 
 //! A parameter whose row of the table a test has spoiled.
 struct Spoiled
@@ -104,6 +107,18 @@ RECORDED_API void lccl_recorded_device(int device, int driverVersion)
     gDriverVersion = driverVersion;
 }
 
+//! The compute capability of all devices whose properties were not asked for before.
+RECORDED_API void lccl_recorded_capability(int capability)
+{
+    gCapability = capability;
+}
+
+//! Libraries that were unloaded.
+RECORDED_API int lccl_recorded_unloaded()
+{
+    return gUnloaded;
+}
+
 //! From here on cubins that were loaded are loaded again: the table is at another place.
 RECORDED_API void lccl_recorded_forget()
 {
@@ -153,8 +168,8 @@ cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int)
 {
     switch (attribute)
     {
-    case cudaDevAttrComputeCapabilityMajor: *value = 9; break;
-    case cudaDevAttrComputeCapabilityMinor: *value = 0; break;
+    case cudaDevAttrComputeCapabilityMajor: *value = gCapability / 10; break;
+    case cudaDevAttrComputeCapabilityMinor: *value = gCapability % 10; break;
     case cudaDevAttrMultiProcessorCount: *value = 132; break;
     case cudaDevAttrMaxSharedMemoryPerBlockOptin: *value = 232448; break;
     case cudaDevAttrMaxSharedMemoryPerMultiprocessor: *value = 233472; break;
@@ -174,6 +189,7 @@ cudaError_t cudaLibraryLoadData(
 
 cudaError_t cudaLibraryUnload(cudaLibrary_t)
 {
+    ++gUnloaded;
     return cudaSuccess;
 }
 
@@ -190,10 +206,16 @@ cudaError_t cudaKernelSetAttributeForDevice(cudaKernel_t kernel, cudaFuncAttribu
     return static_cast<cudaError_t>(gRecorder.prepare(reinterpret_cast<uint64_t>(kernel), attribute, value, device));
 }
 
-cudaError_t cudaGetDriverEntryPointByVersion(
-    char const* symbol, void** function, unsigned int, unsigned long long, cudaDriverEntryPointQueryResult* said)
+cudaError_t cudaFuncGetAttributes(cudaFuncAttributes*, void const* kernel)
 {
-    bool const known = __builtin_strcmp(symbol, "cuTensorMapEncodeTiled") == 0;
+    return static_cast<cudaError_t>(gRecorder.place(reinterpret_cast<uint64_t>(kernel), gDevice));
+}
+
+cudaError_t cudaGetDriverEntryPointByVersion(
+    char const* symbol, void** function, unsigned int version, unsigned long long, cudaDriverEntryPointQueryResult* said)
+{
+    constexpr unsigned int kSinceCuda = 12000;
+    bool const known = __builtin_strcmp(symbol, "cuTensorMapEncodeTiled") == 0 && version == kSinceCuda;
     *function = known ? reinterpret_cast<void*>(&encodeTiled) : nullptr;
     *said = known ? cudaDriverEntryPointSuccess : cudaDriverEntryPointSymbolNotFound;
     return cudaSuccess;
@@ -209,8 +231,12 @@ cudaError_t cudaLaunchKernelExC(cudaLaunchConfig_t const* launch, void const* ke
 {
     unsigned const shape[] = {
         launch->gridDim.x, launch->gridDim.y, launch->gridDim.z, launch->blockDim.x, launch->blockDim.y, launch->blockDim.z};
+    bool const isProgrammatic = launch->numAttrs == 1
+        && launch->attrs->id == cudaLaunchAttributeProgrammaticStreamSerialization
+        && launch->attrs->val.programmaticStreamSerializationAllowed == 1;
+    int const early = isProgrammatic ? 1 : -static_cast<int>(launch->numAttrs); // negative: attributes that are not known
     return static_cast<cudaError_t>(gRecorder.launch(reinterpret_cast<uint64_t>(kernel), shape, launch->dynamicSmemBytes,
-        launch->stream, arguments, static_cast<int>(launch->numAttrs)));
+        launch->stream, arguments, early));
 }
 
 cudaError_t cudaMemsetAsync(void* address, int value, size_t bytes, cudaStream_t stream)

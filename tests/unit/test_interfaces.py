@@ -78,8 +78,8 @@ def test_few_parameters_are_positional(name: str) -> None:
 
 
 def library_files() -> list[Path]:
-    """All but the commands and what they share."""
-    commands = ("__main__.py", "command_line.py")
+    """All but the commands and what they share, and the program that the build of the kernels runs."""
+    commands = ("__main__.py", "command_line.py", "ahead.py")
     return [p for p in PACKAGE.rglob("*.py") if "cli" not in p.relative_to(PACKAGE).parts and p.name not in commands]
 
 

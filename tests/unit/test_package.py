@@ -16,7 +16,7 @@ from conftest import ROOT
 PACKAGE = ROOT / "exporter" / "lccl"
 MOST_FLOORS = 10
 """Of the package: the longest chain of imports from the commands down."""
-MOST_ARROWS = 169
+MOST_ARROWS = 170
 """Of the package: pairs of parts of which one imports the other."""
 HEAVY = (
     "torch",

@@ -56,8 +56,9 @@ constexpr lccl_conv_config kConfigurations[] = {LCCL_MMA_TILES(LCCL_DENSE_ROW) L
                                                     LCCL_MMA_TILES(LCCL_PIXEL_ROW) //
     simtRow<LCCL_DENSE>("dense-simt-64x64"),
     simtRow<LCCL_BLOCK>("block-simt-64x64"), simtRow<LCCL_PIXEL>("pixel-simt-64x64"),
-    LCCL_TRITON_ROWS(LCCL_TRITON_DENSE) LCCL_TRITON_ROWS(LCCL_TRITON_BLOCK) LCCL_TRITON_ROWS(LCCL_TRITON_PIXEL) //
-    LCCL_TRITON_BOXES(LCCL_TRITON_DENSE) LCCL_TRITON_BOXES(LCCL_TRITON_BLOCK)};
+    // Boxes first: of what is predicted to take the same time, the first is chosen.
+    LCCL_TRITON_BOXES(LCCL_TRITON_DENSE) LCCL_TRITON_BOXES(LCCL_TRITON_BLOCK) //
+    LCCL_TRITON_ROWS(LCCL_TRITON_DENSE) LCCL_TRITON_ROWS(LCCL_TRITON_BLOCK) LCCL_TRITON_ROWS(LCCL_TRITON_PIXEL)};
 
 } // namespace
 

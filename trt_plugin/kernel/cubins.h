@@ -83,7 +83,7 @@ enum class ParameterKind : uint8_t
     kInt32,
     kInt64,
     kFloat32,
-    kScratch
+    kScratch //!< memory that no cubin asks for: 0
 };
 
 //! A parameter's place in the block of all parameters, in bytes, and what it is.
@@ -131,8 +131,8 @@ struct Cubin
     int32_t sharedBytes;
     int32_t warps;
     int32_t registers;
-    int32_t scratchBytes; //!< of each block
-    int32_t pdl;          //!< 1: it waits for the kernel ahead of it by itself
+    int32_t cuda; //!< the version of its assembler: 1000 * major + 10 * minor
+    int32_t pdl;  //!< 1: it waits for the kernel ahead of it by itself
     Parameter const* parameters;
     int32_t parameterCount;
     Box const* boxes;

@@ -26,7 +26,12 @@ std::string reject(lccl_conv_params const& params, lccl_device const& device, in
     }
     if (id == 0)
     {
-        return lccl_conv_choose(&params, &device) == 0 ? "no configuration runs this call on this device" : std::string{};
+        if (lccl_conv_choose(&params, &device) != 0)
+        {
+            return {};
+        }
+        std::string const why = lccl::rejectDevice(device);
+        return why.empty() ? "no configuration runs this call on this device" : why;
     }
     lccl_conv_config const* const config = lccl::findConfiguration(id);
     if (config == nullptr)
@@ -34,6 +39,13 @@ std::string reject(lccl_conv_params const& params, lccl_device const& device, in
         return "this version has no configuration with that id: it comes from another version";
     }
     return lccl::rejectConfiguration(params, device, *config);
+}
+
+//! The same of a library that has to hold code for the device.
+std::string rejectOn(lccl_conv_params const& params, lccl_device const& device, int32_t id)
+{
+    std::string const reason = reject(params, device, id);
+    return reason.empty() && id != 0 ? lccl::rejectCode(params, device, *lccl::findConfiguration(id)) : reason;
 }
 
 //! A pointer of a call, and what the call's sizes and flags require of it.
@@ -125,7 +137,7 @@ int32_t lccl_conv_supported(
     lccl_conv_params const* params, lccl_device const* device, int32_t config, char* reason, size_t reason_size)
 {
     std::string const why = params == nullptr || device == nullptr ? "params and device must not be null"
-                                                                   : reject(*params, *device, config);
+                                                                   : rejectOn(*params, *device, config);
     copyReason(why, reason, reason_size);
     return why.empty() ? 1 : 0;
 }
@@ -137,7 +149,7 @@ void lccl_conv_rates(lccl_device const* device, lccl_rates* rates)
 
 double lccl_conv_predict(lccl_conv_params const* params, lccl_device const* device, int32_t config, lccl_rates const* rates)
 {
-    if (!rejectNamed(params, device, config).empty())
+    if (!rejectNamed(params, device, config).empty() || !rejectOn(*params, *device, config).empty())
     {
         return -1;
     }

@@ -61,9 +61,13 @@ public:
         {
             return ready->second;
         }
-        // This loads the kernel on the device, too, and is asked for however little it needs.
         error = cudaKernelSetAttributeForDevice(
             loaded.kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, cubin.sharedBytes, device);
+        if (error == cudaSuccess) // Loads it on the device, as for the CUDA kernels: what cannot be loaded says so here.
+        {
+            cudaFuncAttributes attributes{};
+            error = cudaFuncGetAttributes(&attributes, reinterpret_cast<void const*>(loaded.kernel));
+        }
         if (error == cudaSuccess)
         {
             loaded.devices.emplace(device, error);
@@ -71,9 +75,35 @@ public:
         return error;
     }
 
+    //! The current device, of which CUDA's runtime is asked once.
+    cudaError_t currentDevice(lccl_device& device)
+    {
+        int ordinal = 0;
+        cudaError_t error = cudaGetDevice(&ordinal);
+        if (error != cudaSuccess)
+        {
+            return error;
+        }
+        std::lock_guard<std::mutex> const lock(mMutex);
+        auto found = mDevices.find(ordinal);
+        if (found == mDevices.end())
+        {
+            lccl_device asked{};
+            error = lccl_device_query(ordinal, &asked);
+            if (error != cudaSuccess)
+            {
+                return error;
+            }
+            found = mDevices.emplace(ordinal, asked).first;
+        }
+        device = found->second;
+        return cudaSuccess;
+    }
+
 private:
     std::mutex mMutex;
     std::map<Cubin const*, Loaded> mLoaded;
+    std::map<int, lccl_device> mDevices;
 };
 
 Loader& loader()
@@ -164,7 +194,7 @@ Box const* boxOf(Cubin const& cubin, Argument argument)
 class Parameters
 {
 public:
-    cudaError_t fill(Step const& step, void* scratch)
+    cudaError_t fill(Step const& step)
     {
         Cubin const& cubin = *step.cubin;
         EncodeTiled encode = nullptr;
@@ -178,7 +208,7 @@ public:
             mPointers[static_cast<size_t>(i)] = mBytes.data() + parameter.offset;
             if (parameter.kind != ParameterKind::kDescriptor)
             {
-                if (!step.values.write(parameter, scratch, mBytes.data()))
+                if (!step.values.write(parameter, mBytes.data()))
                 {
                     return cudaErrorUnknown;
                 }
@@ -216,9 +246,9 @@ private:
 };
 
 //! \param early the kernel may start before the one ahead of it has ended
-cudaError_t start(Step const& step, void* scratch, bool early, cudaStream_t stream)
+cudaError_t start(Step const& step, bool early, cudaStream_t stream)
 {
-    if (step.cubin == nullptr)
+    if (!step.runs)
     {
         return cudaSuccess;
     }
@@ -226,7 +256,7 @@ cudaError_t start(Step const& step, void* scratch, bool early, cudaStream_t stre
     cudaKernel_t kernel{};
     cudaError_t error = loader().load(*step.cubin, kernel);
     Parameters parameters;
-    error = error == cudaSuccess ? parameters.fill(step, scratch) : error;
+    error = error == cudaSuccess ? parameters.fill(step) : error;
     if (error != cudaSuccess)
     {
         return error;
@@ -244,14 +274,41 @@ cudaError_t start(Step const& step, void* scratch, bool early, cudaStream_t stre
     return cudaLaunchKernelExC(&launch, reinterpret_cast<void const*>(kernel), parameters.pointers());
 }
 
+//! Plans for the current device. \return cudaErrorNoKernelImageForDevice where a cubin is missing
+cudaError_t planHere(lccl_conv_params const& params, lccl_device const& device, lccl_conv_config const& config, void* workspace,
+    TritonPlan& plan)
+{
+    lccl_device current{};
+    cudaError_t const error = loader().currentDevice(current);
+    if (error != cudaSuccess)
+    {
+        return error;
+    }
+    plan = makeTritonPlan(params, device, current, config, workspace);
+    for (Step const* const step : {&plan.gate, &plan.main, &plan.close})
+    {
+        if (step->runs && step->cubin == nullptr)
+        {
+            return cudaErrorNoKernelImageForDevice;
+        }
+    }
+    return cudaSuccess;
+}
+
 } // namespace
+
+int32_t driverCuda()
+{
+    int version = 0;
+    return cudaDriverGetVersion(&version) == cudaSuccess ? version : 0;
+}
 
 cudaError_t launchTriton(lccl_conv_params const& params, lccl_device const& device, lccl_conv_config const& config,
     void* workspace, cudaStream_t stream)
 {
-    TritonPlan const plan = makeTritonPlan(params, device, config, workspace);
-    cudaError_t error = cudaSuccess;
-    if (plan.gate.cubin != nullptr)
+    TritonPlan plan{};
+    cudaError_t error = planHere(params, device, config, workspace, plan);
+    if (error == cudaSuccess && plan.gate.runs)
     {
         error = cudaMemsetAsync(plan.count, 0, sizeof(*plan.count), stream);
     }
@@ -261,20 +318,20 @@ cudaError_t launchTriton(lccl_conv_params const& params, lccl_device const& devi
     for (Step const* const step : {&plan.gate, &plan.main, &plan.close})
     {
         bool const waits = early && step->cubin != nullptr && step->cubin->pdl != 0;
-        error = error == cudaSuccess ? start(*step, plan.scratch, waits, stream) : error;
-        early = early || step->cubin != nullptr;
+        error = error == cudaSuccess ? start(*step, waits, stream) : error;
+        early = early || step->runs;
     }
     return error;
 }
 
 cudaError_t loadTriton(lccl_conv_params const& params, lccl_device const& device, lccl_conv_config const& config)
 {
-    TritonPlan const plan = makeTritonPlan(params, device, config, nullptr);
-    cudaError_t error = cudaSuccess;
+    TritonPlan plan{};
+    cudaError_t error = planHere(params, device, config, nullptr, plan);
     for (Step const* const step : {&plan.gate, &plan.main, &plan.close})
     {
         cudaKernel_t kernel{};
-        error = error == cudaSuccess && step->cubin != nullptr ? loader().load(*step->cubin, kernel) : error;
+        error = error == cudaSuccess && step->runs ? loader().load(*step->cubin, kernel) : error;
     }
     return error;
 }

@@ -132,7 +132,7 @@ LCCL_API cudaError_t lccl_device_query(int32_t ordinal, lccl_device* device);
  * configuration. */
 LCCL_API int32_t lccl_conv_resident_blocks(const lccl_device* device, int32_t config);
 
-/* 1 if the configuration can run the call, else 0 and a sentence in `reason` (cut to `reason_size`,
+/* 1 if the configuration can run the call on the device, and this library holds its code for it, else 0 and a sentence in `reason` (cut to `reason_size`,
  * which may be 0). config 0 asks whether any can. */
 LCCL_API int32_t lccl_conv_supported(const lccl_conv_params* params, const lccl_device* device, int32_t config, char* reason,
                                      size_t reason_size);
@@ -174,7 +174,7 @@ LCCL_API size_t lccl_conv_workspace(const lccl_conv_params* params, const lccl_d
 
 /* Loads the code of the call's kernels on the current device, which the first launch would do
  * otherwise; cudaErrorNoKernelImageForDevice or cudaErrorInvalidDeviceFunction: this library was
- * built for other GPUs. */
+ * built for other GPUs. `device` is the one that the call is planned for, and may be another one. */
 LCCL_API cudaError_t lccl_conv_load(const lccl_conv_params* params, const lccl_device* device, int32_t config);
 
 /* 1 if lccl_conv_launch would start the call with these pointers, else 0 and a sentence in
@@ -183,7 +183,8 @@ LCCL_API cudaError_t lccl_conv_load(const lccl_conv_params* params, const lccl_d
 LCCL_API int32_t lccl_conv_check(const lccl_conv_params* params, const lccl_device* device, int32_t config,
                                  const void* workspace, size_t workspace_size, char* reason, size_t reason_size);
 
-/* Enqueues the call.  cudaErrorNotSupported: lccl_conv_supported says why. cudaErrorInvalidValue:
+/* Enqueues the call on the current device. `device`, for which it is planned and its workspace
+ * sized, may be another one; code is that of the current one. cudaErrorNotSupported: lccl_conv_supported says why. cudaErrorInvalidValue:
  * lccl_conv_check says why. Otherwise the error of the first launch that failed. */
 LCCL_API cudaError_t lccl_conv_launch(const lccl_conv_params* params, const lccl_device* device, int32_t config,
                                       void* workspace, size_t workspace_size, cudaStream_t stream);

@@ -277,6 +277,11 @@ bool mayShareTiles(lccl_conv_config const& config)
     return config.math == LCCL_MMA && tileSplits(config.tile_m, config.tile_n);
 }
 
+std::string rejectCode(lccl_conv_params const& p, lccl_device const& device, lccl_conv_config const& config)
+{
+    return isTriton(config) ? rejectCubins(p, device, config) : std::string{};
+}
+
 Workspace layOutWorkspace(lccl_conv_params const& p, lccl_device const& device, lccl_conv_config const& config)
 {
     Sizes const sizes = sizesOf(p);
@@ -295,8 +300,6 @@ Workspace layOutWorkspace(lccl_conv_params const& p, lccl_device const& device, 
     if (isTriton(config))
     {
         layout.segmentCounts = place(4); // one count
-        layout.scratchBytes = scratchOf(p, device, config);
-        layout.scratch = place(static_cast<int64_t>(layout.scratchBytes));
         return layout;
     }
     layout.segmentCounts = place(kMaxSegments * 4);

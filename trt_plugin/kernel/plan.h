@@ -32,8 +32,12 @@ Sizes sizesOf(lccl_conv_params const& params);
 //! Why no configuration can run the call, or an empty string.
 std::string rejectCall(lccl_conv_params const& params);
 
-//! Why this configuration cannot, or an empty string.
+//! Why this configuration cannot, or an empty string; \param device that the call is planned for.
 std::string rejectConfiguration(lccl_conv_params const& params, lccl_device const& device, lccl_conv_config const& config);
+
+//! Why this library holds no code of a configuration for a device, or an empty string. An engine runs on another
+//! device than it was planned for, and needs code for that one alone.
+std::string rejectCode(lccl_conv_params const& params, lccl_device const& device, lccl_conv_config const& config);
 
 //! Whether a configuration runs kernels that Triton compiled.
 constexpr bool isTriton(lccl_conv_config const& config)
@@ -59,8 +63,6 @@ struct Workspace
     size_t tileCounters;
     size_t partials;
     size_t packedWeight;
-    size_t scratch; //!< of kernels that Triton compiled
-    size_t scratchBytes;
     size_t bytes;
     bool packs; //!< The weights are copied into the workspace with padded channels.
 };

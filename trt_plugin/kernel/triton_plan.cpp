@@ -2,6 +2,7 @@
 
 #include "triton_plan.h"
 
+#include "launch.h"
 #include "triton_tiles.h"
 
 #include <algorithm>
@@ -17,12 +18,36 @@ namespace
 constexpr int32_t kGeneralTile = 3;
 //! The first compute capability whose copies know boxes.
 constexpr int32_t kTensorMemoryAccelerator = 90;
+//! The smallest tile, that of kGeneralTile, which takes what no other does.
+constexpr int32_t kSmallestRows = 64;
+constexpr int32_t kSmallestColumns = 32;
+//! Kernels count in 32 bits, with a tile to spare: LARGEST_INDEX of configurations.py.
+constexpr int64_t kLargestIndex = (int64_t{1} << 31) - (int64_t{1} << 10);
+//! Channels along the second axis of a grid: MOST_FILTERS of configurations.py.
+constexpr int32_t kMostFilters = 65535 * kHelperTile;
 
 //! Whether a cubin runs on a device: on its own architecture, and from 8.0 to 8.9 on later ones.
 bool runsOn(Cubin const& cubin, int32_t capability)
 {
     bool const ampere = capability == 80 || capability == 86 || capability == 89;
     return cubin.capability == capability || (ampere && cubin.capability >= 80 && cubin.capability < capability);
+}
+
+//! A driver runs what an older CUDA compiled, and what its own major version did.
+bool driverTakes(int32_t driver, Cubin const& cubin)
+{
+    constexpr int32_t kMajor = 1000;
+    return driver == 0 || driver / kMajor >= cubin.cuda / kMajor;
+}
+
+CubinKernel mainKernel(lccl_conv_config const& config)
+{
+    return isBoxes(config) ? CubinKernel::kBoxes : CubinKernel::kRows;
+}
+
+int64_t paddedPixels(lccl_conv_params const& p, int32_t const* pads)
+{
+    return (int64_t{p.h} + pads[0] + pads[2]) * (int64_t{p.w} + pads[1] + pads[3]);
 }
 
 uint32_t blocksFor(int64_t items, int64_t each)
@@ -33,6 +58,11 @@ uint32_t blocksFor(int64_t items, int64_t each)
 std::string capabilityText(int32_t capability)
 {
     return std::to_string(capability / 10) + "." + std::to_string(capability % 10);
+}
+
+std::string cudaText(int32_t version)
+{
+    return std::to_string(version / 1000) + "." + std::to_string(version % 1000 / 10);
 }
 
 std::string rejectBoxes(lccl_conv_params const& p, lccl_device const& device, lccl_conv_config const& config)
@@ -71,7 +101,8 @@ bool isBoxes(lccl_conv_config const& config)
     }
 }
 
-Cubin const* findCubin(CubinKernel kernel, lccl_conv_params const& p, lccl_device const& device, int32_t tile)
+Cubin const* findCubin(
+    CubinKernel kernel, lccl_conv_params const& p, lccl_device const& device, int32_t driver, int32_t tile)
 {
     int32_t const nchw = p.layout == LCCL_NCHW ? 1 : 0;
     Cubin const* best = nullptr;
@@ -80,11 +111,12 @@ Cubin const* findCubin(CubinKernel kernel, lccl_conv_params const& p, lccl_devic
     for (int32_t i = 0; i < count; ++i)
     {
         Cubin const& cubin = all[i];
-        bool const isFor = cubin.kernel == kernel && cubin.dtype == p.dtype && cubin.tile == tile && cubin.nchw == nchw
-            && cubin.sharedBytes <= device.shared_per_block && runsOn(cubin, device.compute_capability);
+        bool const isFor = cubin.kernel == kernel && cubin.dtype == p.dtype && cubin.tile == tile && cubin.nchw == nchw;
+        bool const isLoaded = cubin.sharedBytes <= device.shared_per_block && runsOn(cubin, device.compute_capability)
+            && driverTakes(driver, cubin);
         // The newest architecture first, then the kernel that knows more of the channels.
         bool const takes = kernel == CubinKernel::kClose || cubin.inEights == 0 || p.c % kChunkElements == 0;
-        if (isFor && takes
+        if (isFor && isLoaded && takes
             && (best == nullptr || cubin.capability > best->capability
                 || (cubin.capability == best->capability && cubin.inEights > best->inEights)))
         {
@@ -94,9 +126,21 @@ Cubin const* findCubin(CubinKernel kernel, lccl_conv_params const& p, lccl_devic
     return best;
 }
 
+std::string rejectDevice(lccl_device const& device)
+{
+    int32_t count = 0;
+    Cubin const* const all = allCubins(count);
+    bool const runs = std::any_of(
+        all, all + count, [&device](Cubin const& cubin) { return runsOn(cubin, device.compute_capability); });
+    return runs || hasCudaKernels() ? std::string{}
+                                    : "this library has no code for compute capability "
+            + capabilityText(device.compute_capability) + ": build it for that, or by nvcc";
+}
+
 std::string rejectTriton(lccl_conv_params const& p, lccl_device const& device, lccl_conv_config const& config)
 {
     int32_t const tile = tileNumber(config);
+    std::string const name = config.name;
     if (isBoxes(config))
     {
         std::string const reason = rejectBoxes(p, device, config);
@@ -105,46 +149,63 @@ std::string rejectTriton(lccl_conv_params const& p, lccl_device const& device, l
             return reason;
         }
     }
-    int64_t const padded = (int64_t{p.h} + p.pads[0] + p.pads[2]) * (int64_t{p.w} + p.pads[1] + p.pads[3]);
-    if (padded >= (int64_t{1} << 31))
+    Sizes const sizes = sizesOf(p);
+    int64_t const rows = sizes.cells * p.grid * p.grid;
+    int64_t const tiles = int64_t{blocksFor(rows, kSmallestRows)} * blocksFor(p.k, kSmallestColumns);
+    std::pair<char const*, int64_t> const counted[] = {
+        {"weights", int64_t{p.k} * p.r * p.s * sizes.channelChunks * kChunkElements},
+        {"output pixels, each block of a grid whole,", rows}, {"pixels of an image with its pads", paddedPixels(p, p.pads)},
+        {"pixels of an image with the gate's pads", p.has_gate_weight == 0 ? 0 : paddedPixels(p, p.gate_pads)},
+        {"tiles", tiles}};
+    for (auto const& [what, number] : counted)
     {
-        return std::string(config.name) + " counts the pixels of an image with its pads in 31 bits, and there are "
-            + std::to_string(padded);
+        if (number >= kLargestIndex)
+        {
+            return name + ": " + what + " are fewer than " + std::to_string(kLargestIndex) + ", not " + std::to_string(number);
+        }
+    }
+    if (p.k > kMostFilters)
+    {
+        return name + " computes at most " + std::to_string(kMostFilters) + " output channels, not " + std::to_string(p.k);
     }
     if (tile != kGeneralTile && p.dtype == LCCL_FLOAT32)
     {
-        return std::string(config.name) + " takes float16 and bfloat16, not float32";
+        return name + " takes float16 and bfloat16, not float32";
     }
     if (tile != kGeneralTile && p.c % kChunkElements != 0)
     {
-        return std::string(config.name) + " takes channels in eights, not " + std::to_string(p.c);
-    }
-    CubinKernel const main = isBoxes(config) ? CubinKernel::kBoxes : CubinKernel::kRows;
-    if (findCubin(main, p, device, tile) == nullptr || findCubin(CubinKernel::kGate, p, device, 0) == nullptr
-        || findCubin(CubinKernel::kClose, p, device, 0) == nullptr)
-    {
-        return std::string(config.name) + " has no code for compute capability " + capabilityText(device.compute_capability)
-            + " in this library: build it for that, with Triton at hand";
+        return name + " takes channels in eights, not " + std::to_string(p.c);
     }
     return {};
 }
 
-size_t scratchOf(lccl_conv_params const& p, lccl_device const& device, lccl_conv_config const& config)
+std::string rejectCubins(lccl_conv_params const& p, lccl_device const& device, lccl_conv_config const& config)
 {
-    Sizes const sizes = sizesOf(p);
-    int32_t const tile = tileNumber(config);
-    int64_t const pixelBlocks = int64_t{blocksFor(sizes.pixels, kHelperTile)} * blocksFor(sizes.outputChannels, kHelperTile);
-    std::pair<Cubin const*, int64_t> const kernels[] = {
-        {findCubin(CubinKernel::kGate, p, device, 0), blocksFor(sizes.cells, kHelperTile)},
-        {findCubin(isBoxes(config) ? CubinKernel::kBoxes : CubinKernel::kRows, p, device, tile),
-            residentBlocks(device, config)},
-        {findCubin(CubinKernel::kClose, p, device, 0), pixelBlocks}};
-    int64_t most = 0;
-    for (auto const& [cubin, blocks] : kernels)
+    std::pair<CubinKernel, int32_t> const kernels[]
+        = {{mainKernel(config), tileNumber(config)}, {CubinKernel::kGate, 0}, {CubinKernel::kClose, 0}};
+    int32_t const driver = driverCuda();
+    lccl_device roomy = device;
+    roomy.shared_per_block = std::numeric_limits<int32_t>::max();
+    for (auto const& [kernel, tile] : kernels)
     {
-        most = std::max(most, cubin == nullptr ? 0 : cubin->scratchBytes * blocks);
+        if (findCubin(kernel, p, device, driver, tile) != nullptr)
+        {
+            continue;
+        }
+        if (Cubin const* const found = findCubin(kernel, p, roomy, driver, tile))
+        {
+            return std::string(config.name) + " needs " + std::to_string(found->sharedBytes)
+                + " bytes of shared memory a block, and the device gives " + std::to_string(device.shared_per_block);
+        }
+        if (Cubin const* const found = findCubin(kernel, p, roomy, 0, tile))
+        {
+            return std::string(config.name) + " was compiled by CUDA " + cudaText(found->cuda)
+                + ", and the driver is for CUDA " + cudaText(driver) + ": install a newer driver, or build by an older Triton";
+        }
+        return std::string(config.name) + " has no code for compute capability " + capabilityText(device.compute_capability)
+            + " in this library: build it for that, with Triton at hand";
     }
-    return static_cast<size_t>(most);
+    return {};
 }
 
 // ---- values ------------------------------------------------------------------------------------
@@ -202,9 +263,14 @@ bool put(int64_t value, Parameter const& parameter, unsigned char* to)
 
 } // namespace
 
-bool Values::write(Parameter const& parameter, void* scratch, unsigned char* to) const
+bool Values::write(Parameter const& parameter, unsigned char* to) const
 {
-    Value const& value = of(parameter.argument);
+    auto const number = static_cast<size_t>(parameter.argument);
+    if (number >= mValues.size())
+    {
+        return false;
+    }
+    Value const& value = mValues[number];
     TensorMap const* const described = map(parameter.argument);
     bool const inRank = described != nullptr && parameter.axis < described->rank;
     switch (parameter.kind)
@@ -217,8 +283,7 @@ bool Values::write(Parameter const& parameter, void* scratch, unsigned char* to)
     case ParameterKind::kLongSize: return inRank && put<int64_t>(described->sizes[parameter.axis], parameter, to);
     case ParameterKind::kStride: return inRank && put<int64_t>(described->strides[parameter.axis], parameter, to);
     case ParameterKind::kFlag: return described != nullptr && put<int8_t>(0, parameter, to);
-    case ParameterKind::kScratch:
-        return put<int64_t>(static_cast<int64_t>(reinterpret_cast<uintptr_t>(scratch)), parameter, to);
+    case ParameterKind::kScratch: return put<int64_t>(0, parameter, to);
     default: return false;
     }
 }
@@ -326,40 +391,38 @@ void setMaps(Values& values, lccl_conv_params const& p, Sizes const& sizes)
 
 } // namespace
 
-TritonPlan makeTritonPlan(lccl_conv_params const& p, lccl_device const& device, lccl_conv_config const& config, void* workspace)
+TritonPlan makeTritonPlan(lccl_conv_params const& p, lccl_device const& device, lccl_device const& current,
+    lccl_conv_config const& config, void* workspace)
 {
     Sizes const sizes = sizesOf(p);
     Workspace const layout = layOutWorkspace(p, device, config);
-    int32_t const tile = tileNumber(config);
-    bool const boxes = isBoxes(config);
+    int32_t const driver = driverCuda();
+    auto const cubinOf = [&](CubinKernel kernel, int32_t tile) { return findCubin(kernel, p, current, driver, tile); };
     auto const runs = [&p](lccl_kernel kernel) { return p.kernels == 0 || (p.kernels & kernel) != 0; };
 
     TritonPlan plan{};
-    auto* const base = static_cast<unsigned char*>(workspace);
-    plan.count = reinterpret_cast<int32_t*>(base + layout.segmentCounts);
-    plan.scratch = layout.scratchBytes == 0 ? nullptr : base + layout.scratch;
+    plan.count = reinterpret_cast<int32_t*>(static_cast<unsigned char*>(workspace) + layout.segmentCounts);
     Values const common = commonValues(p, sizes, layout, workspace);
     if (runs(LCCL_KERNEL_GATE))
     {
-        plan.gate = {findCubin(CubinKernel::kGate, p, device, 0), common, {blocksFor(sizes.cells, kHelperTile), 1}};
+        plan.gate = {true, cubinOf(CubinKernel::kGate, 0), common, {blocksFor(sizes.cells, kHelperTile), 1}};
         setGeometry(plan.gate.values, p.gate_strides, p.gate_pads, p.gate_dilations);
     }
     if (runs(LCCL_KERNEL_MAIN))
     {
-        Cubin const* const cubin = findCubin(boxes ? CubinKernel::kBoxes : CubinKernel::kRows, p, device, tile);
         int64_t const tiles = int64_t{blocksFor(sizes.cells * p.grid * p.grid, config.tile_m)} * blocksFor(p.k, config.tile_n);
         uint32_t const blocks = static_cast<uint32_t>(std::min<int64_t>(tiles, residentBlocks(device, config)));
-        plan.main = {cubin, common, {blocks, 1}};
+        plan.main = {true, cubinOf(mainKernel(config), tileNumber(config)), common, {blocks, 1}};
         setGeometry(plan.main.values, p.strides, p.pads, p.dilations);
         plan.main.values.setFloat(
             Argument::kDenseShare, config.family == LCCL_DENSE ? -1.0F : static_cast<float>(kIdentityShare));
-        if (boxes)
+        if (isBoxes(config))
         {
             setMaps(plan.main.values, p, sizes);
         }
         if (!keepsClosedPixels(p) || p.post_bias_size != 0 || sizes.outputChannels != p.k)
         {
-            plan.close = {findCubin(CubinKernel::kClose, p, device, 0), common,
+            plan.close = {true, cubinOf(CubinKernel::kClose, 0), common,
                 {blocksFor(sizes.pixels, kHelperTile), blocksFor(sizes.outputChannels, kHelperTile)}};
         }
     }

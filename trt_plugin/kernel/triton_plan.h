@@ -14,14 +14,22 @@ constexpr int32_t kBoxSide = 8;
 //! Cells or pixels, and channels, of a block of the kernels gate and close.
 constexpr int32_t kHelperTile = 64;
 
-//! The cubin of a kernel for a call and a device, or null.
-Cubin const* findCubin(CubinKernel kernel, lccl_conv_params const& params, lccl_device const& device, int32_t tile);
+//! The version of CUDA that the driver is for, 1000 * major + 10 * minor; 0 where there is no driver.
+int32_t driverCuda();
+
+//! The cubin of a kernel for a call that runs on a device under a driver, or null.
+//! \param driver 0: any
+Cubin const* findCubin(
+    CubinKernel kernel, lccl_conv_params const& params, lccl_device const& device, int32_t driver, int32_t tile);
+
+//! Why this library cannot run any call on a device, or an empty string.
+std::string rejectDevice(lccl_device const& device);
 
 //! Why a Triton configuration cannot run a call, or an empty string.
 std::string rejectTriton(lccl_conv_params const& params, lccl_device const& device, lccl_conv_config const& config);
 
-//! Bytes of scratch memory that the kernels of a call ask for.
-size_t scratchOf(lccl_conv_params const& params, lccl_device const& device, lccl_conv_config const& config);
+//! Why this library holds no cubins of a Triton configuration for a call on a device, or an empty string.
+std::string rejectCubins(lccl_conv_params const& params, lccl_device const& device, lccl_conv_config const& config);
 
 //! A tensor that a descriptor describes; the last axis is contiguous.
 struct TensorMap
@@ -44,9 +52,9 @@ public:
     //! Null, or the tensor behind a descriptor.
     TensorMap const* map(Argument argument) const;
 
-    //! Writes a parameter other than a descriptor to its place. \return whether the argument is set, is of that
-    //! kind and fits into the parameter
-    bool write(Parameter const& parameter, void* scratch, unsigned char* to) const;
+    //! Writes a parameter other than a descriptor to its place. \return whether the argument is known and
+    //! set, is of that kind and fits into the parameter
+    bool write(Parameter const& parameter, unsigned char* to) const;
 
 private:
     enum class Type : uint8_t
@@ -66,19 +74,16 @@ private:
         Argument argument;
         TensorMap map;
     };
-    Value const& of(Argument argument) const
-    {
-        return mValues[static_cast<size_t>(argument)];
-    }
     std::array<Value, static_cast<size_t>(Argument::kArguments)> mValues{};
     std::array<Described, 4> mMaps{};
     size_t mMapCount{0};
 };
 
-//! A kernel, its values and its grid; `cubin` null: it does not run.
+//! A kernel, its values and its grid.
 struct Step
 {
-    Cubin const* cubin;
+    bool runs;           //!< whether the call needs it
+    Cubin const* cubin;  //!< null where this library has none for the device
     Values values;
     uint32_t blocks[2];
 };
@@ -89,11 +94,12 @@ struct TritonPlan
     Step main;
     Step close;
     int32_t* count; //!< set to 0 ahead of the gate
-    void* scratch;  //!< null where no cubin asks for it
 };
 
 //! For a call and a configuration that were not rejected, with n > 0.
-TritonPlan makeTritonPlan(
-    lccl_conv_params const& params, lccl_device const& device, lccl_conv_config const& config, void* workspace);
+//! \param device that the call is planned for: sizes and grids follow it
+//! \param current that the call runs on: it has the cubins
+TritonPlan makeTritonPlan(lccl_conv_params const& params, lccl_device const& device, lccl_device const& current,
+    lccl_conv_config const& config, void* workspace);
 
 } // namespace lccl

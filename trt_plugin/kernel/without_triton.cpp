@@ -11,6 +11,11 @@ Cubin const* allCubins(int32_t& count)
     return nullptr;
 }
 
+int32_t driverCuda()
+{
+    return 0;
+}
+
 cudaError_t launchTriton(lccl_conv_params const&, lccl_device const&, lccl_conv_config const&, void*, cudaStream_t)
 {
     return cudaErrorNotSupported;

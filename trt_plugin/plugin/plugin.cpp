@@ -429,9 +429,13 @@ void LCCLConvPlugin::planCall(lccl_conv_params const& call, int32_t tactic)
 {
     lccl_device const device = plannedDevice();
     int32_t const configuration = tactic != 0 ? tactic : lccl_conv_choose(&call, &device);
-    requireRuns(call, device, configuration);
-    requireRuns(call, currentDevice(), configuration);
-    requireSuccess(lccl_conv_load(&call, &device, configuration), "the kernels cannot be loaded");
+    requireRuns(call, currentDevice(), configuration); // The GPU that it was planned for need not have code here.
+    cudaError_t const error = lccl_conv_load(&call, &device, configuration);
+    if (error == cudaErrorNotSupported)
+    {
+        requireRuns(call, device, configuration);
+    }
+    requireSuccess(error, "the kernels cannot be loaded");
     mPlan = {call, device, configuration, lccl_conv_workspace(&call, &device, configuration)};
 }
 

@@ -63,6 +63,7 @@ _ENCODE = CFUNCTYPE(
     POINTER(c_int),
 )
 _LAUNCH = CFUNCTYPE(c_int, c_uint64, POINTER(c_uint), c_uint64, c_void_p, POINTER(c_void_p), c_int)
+_PLACE = CFUNCTYPE(c_int, c_uint64, c_int)
 _CLEAR = CFUNCTYPE(c_int, c_void_p, c_int, c_uint64, c_void_p)
 
 
@@ -73,6 +74,7 @@ class _Recorder(Structure):
         ("prepare", _PREPARE),
         ("encode", _ENCODE),
         ("launch", _LAUNCH),
+        ("place", _PLACE),
         ("clear", _CLEAR),
     )
 
@@ -119,11 +121,13 @@ class Recorded:
     """Functions, their dynamic shared memory, devices."""
     mended: list[str] = field(default_factory=list)
     """Descriptors of small tensors that were changed for older drivers."""
+    placed: list[tuple[str, int]] = field(default_factory=list)
+    """Functions, devices that they were loaded on."""
     loads: int = 0
     runs: bool = True
     """Run the kernels on the interpreter."""
     fails: dict[str, int] = field(default_factory=dict)
-    """Error codes by what fails: load, find, prepare, encode, launch, clear."""
+    """Error codes by what fails: load, find, prepare, place, encode, launch, clear."""
 
     def __post_init__(self) -> None:
         self.library = Library(self.path)
@@ -140,6 +144,7 @@ class Recorded:
             _PREPARE(self._guarded("prepare", self._prepare)),
             _ENCODE(self._guarded("encode", self._encode)),
             _LAUNCH(self._guarded("launch", self._launch)),
+            _PLACE(self._guarded("place", self._place)),
             _CLEAR(self._guarded("clear", self._clear)),
         )
         self.driver.lccl_recorded_set(byref(self._callbacks))
@@ -177,6 +182,9 @@ class Recorded:
     def _prepare(self, kernel: int, attribute: int, value: int, device: int) -> None:
         assert attribute == 8, "cudaFuncAttributeMaxDynamicSharedMemorySize"
         self.prepared.append((self._codes[kernel - 1].function, value, device))
+
+    def _place(self, kernel: int, device: int) -> None:
+        self.placed.append((self._codes[kernel - 1].function, device))
 
     def _encode(
         self, to: int, kind: int, rank: int, address: int, sizes: Any, strides: Any, box: Any, steps: Any, o: Any
@@ -277,6 +285,7 @@ class Recorded:
         in_place: bool = False,
         given: Mapping[str, Any] | None = None,
         without: Sequence[str] = (),
+        planned: Device = H200,
     ) -> tuple[Array, Array]:
         """Launch the op.
 
@@ -289,6 +298,7 @@ class Recorded:
             in_place: the residual's memory is the output's.
             given: fields of the call to change.
             without: vectors that the call says that it has not.
+            planned: the device that the call is planned for.
 
         Returns:
             y, [N, K, Ho, Wo], and its padding, [N, Ho, Wo, padding].
@@ -307,7 +317,7 @@ class Recorded:
             y.reshape(-1).view(np.uint8)[...] = 0xFF
         for field_name, value in (given or {}).items():
             setattr(params, field_name, value)
-        workspace = aligned((self.library.workspace(params, H200, config),), np.uint8)
+        workspace = aligned((self.library.workspace(params, planned, config),), np.uint8)
         workspace[...] = np.random.default_rng(0).integers(0, 256, workspace.shape, np.uint8)
         for name, pointer in POINTERS.items():
             setattr(params, pointer, memory[name].ctypes.data if name in memory and name not in without else None)
@@ -315,11 +325,11 @@ class Recorded:
             setattr(params, f"{name}_size", 0)
         params.y = y.ctypes.data
         self._memory = [*memory.values(), y, workspace]
-        self.launch(params, config, workspace)
+        self.launch(params, config, workspace, planned)
         whole = np.moveaxis(y, 3, 1) if nhwc else y
         return whole[:, :k], np.moveaxis(whole[:, k:], 1, 3)
 
-    def launch(self, params: ConvParams, config: int, workspace: Array) -> None:
+    def launch(self, params: ConvParams, config: int, workspace: Array, device: Device = H200) -> None:
         """Start a call, and raise what went wrong in a callback."""
         self.launches.clear()
         self.cleared.clear()
@@ -327,7 +337,7 @@ class Recorded:
         self.mended.clear()
         self._error = None
         try:
-            self.library.launch(params, H200, config, workspace.ctypes.data, workspace.nbytes, stream=7)
+            self.library.launch(params, device, config, workspace.ctypes.data, workspace.nbytes, stream=7)
         finally:
             if self._error is not None:
                 raise self._error

@@ -192,12 +192,15 @@ class Fast:
 
 
 def test_what_waits_for_other_kernels(emulator_library: Library, capsys: pytest.CaptureFixture[str]) -> None:
-    assert gpu_targets.main(["--library", str(emulator_library.path)]) == 0
+    assert gpu_targets.main(["--library", str(emulator_library.path), "--layers"]) == 0
     out = capsys.readouterr().out
     assert "Predicted for 9.0x132, not measured" in out
     assert "assumed" in out
     lines = [line for line in out.splitlines() if line.startswith(("| G = 8", "| pixels", "| everywhere"))]
     assert len(lines) == len(gpu_targets.TARGETS)
+    layers = [line.split(" | ") for line in out.splitlines() if " | pixel | " in line or " | G = 8 | " in line]
+    assert layers
+    assert all(len(row) == 7 and float(row[2]) > 0 and "-mma-" in row[-1] for row in layers)
     assert all(gpu_targets.WAITS in line or gpu_targets.WITHIN_REACH in line for line in lines)
 
     def faster(factor: float) -> list[str]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-import warnings
+from collections.abc import Callable
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,139 +13,105 @@ import torch
 
 pytest.importorskip("triton", reason="pip install triton")
 
-from lccl.backends.torch.cuda import kernel_op
-from lccl.backends.torch.triton import launch
-from lccl.backends.torch.triton.configurations import CONFIGURATIONS, SHARED_KIB, Layer, choose, refusal
-from lccl.backends.torch.triton.launch import layer_of, run
-from lccl.errors import ContractError
-from lccl.op.contract import INPUT_NAMES, Attributes
-from lccl.op.reference import lccl_conv
-from lccl.op.torch_op import TORCH_ATTRIBUTES
+
+from lccl.backends.torch.triton import kernels, launch
+from lccl.backends.torch.triton.configurations import CONFIGURATIONS
+from lccl.backends.torch.triton.launch import memory_of, run
+from lccl.op.reference import lccl_gate
+from support.cases.box_cases import BOXES, FORMS
 from support.cases.op_cases import CASES, Case
+from support.hosts.triton import HOPPER, TYPES, error_of, reference, require_right, tensors
 
-pytestmark = pytest.mark.slow
-HOPPER = 90
-TYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
-TOLERANCES = {torch.float16: 4e-3, torch.bfloat16: 3e-2, torch.float32: 1e-5}
-"""Relative to max(1, largest output)."""
-BOXES = (
-    Case("boxes", "two boxes a tile, none cut", c=16, k=24, hw=(16, 24), gate="grid", grid=8),
-    Case("boxes-odd", "an odd number of open boxes, a residual and clipped edges", n=3, c=8, k=8, hw=(11, 13), gate="grid",
-         grid=8, residual=True, post=True, activation_alpha=0.0, post_alpha=0.1),
-    Case("boxes-one", "a single open box: the second of its tile is not stored", c=8, k=8, hw=(16, 24), gate="external", grid=8,
-         fill="one-pixel", residual=True),
-    Case("boxes-16", "cells of 16, cut in four", c=72, k=72, hw=(18, 20), gate="grid", grid=16),
-    Case("boxes-dilated", "dilation 2 and a kernel of 5 x 3", c=8, k=8, hw=(17, 16), kernel=(5, 3), dilations=(2, 2),
-         pads=(4, 2, 4, 2), gate="grid", grid=8),
-    Case("boxes-all", "every box open", c=8, k=8, hw=(16, 16), gate="external", grid=8, fill="all-on", n=2),
-    Case("boxes-none", "no box open", c=8, k=8, hw=(16, 16), gate="external", grid=8, fill="all-off", residual=True),
-)  # fmt: skip
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quick_triton")]
+IN_PLACE = [
+    replace(next(c for c in CASES if c.name == name), k=8) for name in ("leaky", "everything", "all-off")
+]  # whose residual is in the kernels' memory without a copy
+NAMED = {case.name: case for case in (*CASES, *BOXES, *FORMS)}
 
 
-def tensors(case: Case, dtype: torch.dtype) -> dict[str, torch.Tensor]:
-    wide = ("B", "gate_B", "post_scale", "post_bias")
-    return {name: torch.from_numpy(a).to(torch.float32 if name in wide else dtype) for name, a in case.inputs().items()}
-
-
-def require_right(case: Case, dtype: torch.dtype, configuration: str) -> None:
-    inputs = tensors(case, dtype)
-    want = lccl_conv({name: t.double().numpy() for name, t in inputs.items()}, case.attributes)
-    got = run(inputs, case.attributes, capability=HOPPER, configuration=configuration).double().numpy()
-    assert got.shape == want.shape
-    np.testing.assert_array_equal(np.isnan(got), np.isnan(want))
-    error = np.nanmax(np.abs(got - want), initial=0)
-    assert error <= TOLERANCES[dtype] * max(1.0, np.nanmax(np.abs(want), initial=0))
-
-
-@pytest.mark.parametrize("case", [*CASES, *BOXES], ids=lambda case: case.name)
-def test_named_cases_by_rows(case: Case) -> None:
-    require_right(case, torch.float16, "rows_64x32")
-
-
-@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
-@pytest.mark.parametrize("case", [*CASES[::3], *BOXES[1:3]], ids=lambda case: case.name)
-def test_some_cases_by_rows_in_other_types(case: Case, dtype: str) -> None:
-    """The source is the same but for the type of the operands; these take every third case."""
-    require_right(case, TYPES[dtype], "rows_64x32")
-
-
-@pytest.mark.parametrize("configuration", [c.name for c in CONFIGURATIONS if c.family == "rows"])
-def test_every_tile_of_rows(configuration: str) -> None:
-    require_right(BOXES[1], torch.float16, configuration)
-
-
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-@pytest.mark.parametrize("case", BOXES, ids=lambda case: case.name)
-@pytest.mark.parametrize("configuration", [c.name for c in CONFIGURATIONS if c.family == "boxes"])
-def test_named_cases_by_boxes(case: Case, dtype: str, configuration: str) -> None:
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize(("dtype", "configuration"), [("float16", "rows_128x64"), ("bfloat16", "rows_64x32")])
+def test_named_cases_by_rows(case: Case, dtype: str, configuration: str) -> None:
     require_right(case, TYPES[dtype], configuration)
 
 
-@pytest.mark.parametrize("case", [c for c in CASES if c.grid != 16], ids=lambda case: case.name)
-def test_what_boxes_refuse_has_a_reason(case: Case) -> None:
+@pytest.mark.parametrize("case", [*CASES[::3], BOXES[1]], ids=lambda case: case.name)
+def test_some_cases_by_rows_in_float32(case: Case) -> None:
+    """The source is the same but for the type of the operands; these take every third case."""
+    require_right(case, torch.float32, "rows_64x32")
+
+
+@pytest.mark.parametrize("case", [*BOXES, *FORMS], ids=lambda case: case.name)
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_named_cases_by_boxes(case: Case, dtype: str) -> None:
+    require_right(case, TYPES[dtype], "boxes_2x64x64")
+
+
+@pytest.mark.parametrize("configuration", [c.name for c in CONFIGURATIONS if 9 in (c.majors or (9,))])
+def test_every_tile(configuration: str) -> None:
+    """More channels than the widest tile, and an odd number of boxes."""
+    case = replace(NAMED["boxes-last-alone"], k=264 if "256" in configuration else 136, n=1, kernel=(1, 1), pads=(0, 0, 0, 0))
+    require_right(case, torch.float16, configuration)
+
+
+@pytest.mark.parametrize("case", [NAMED["boxes-one"], NAMED["boxes-last-alone"]], ids=lambda case: case.name)
+@pytest.mark.parametrize("configuration", ["boxes_2x64x64", "boxes_2x64x256"])
+def test_an_odd_number_of_boxes_with_the_residual_in_place(case: Case, configuration: str) -> None:
+    """The spare half of the last tile stores nothing; if it did, the residual would be added twice."""
+    inputs = {name: t.double().numpy() for name, t in tensors(case, torch.float16).items()}
+    open_boxes = int((lccl_gate(inputs, case.attributes)[:, 0, ::8, ::8] > 0).sum())
+    assert open_boxes % 2 == 1
+    require_right(case, torch.float16, configuration, in_place=True)
+
+
+@pytest.mark.parametrize("case", IN_PLACE, ids=lambda case: case.name)
+def test_the_residual_in_place_by_rows(case: Case) -> None:
+    require_right(case, torch.float16, "rows_64x32", in_place=True)
+
+
+@pytest.mark.parametrize("n", [0, 1])
+def test_an_empty_batch(n: int) -> None:
+    case = CASES[0]
     inputs = tensors(case, torch.float16)
-    reason = refusal(layer_of(inputs, case.attributes, HOPPER), "boxes")
-    assert reason
-    with pytest.raises(ContractError, match="does not take this layer"):
-        run(inputs, case.attributes, capability=HOPPER, configuration="boxes_2x64x64")
+    inputs["X"] = inputs["X"][:n]
+    assert run(inputs, case.attributes, capability=HOPPER).shape == (n, 6, 9, 11)
 
 
-def test_layers_without_a_library_run_by_triton(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on a GPU, with the interpreter in its place."""
-    monkeypatch.setattr(kernel_op, "_installed", lambda: None)
-    case = BOXES[1]
-    inputs = tensors(case, torch.float32)
-    arguments = [*(inputs[name] for name in INPUT_NAMES), *(getattr(case.attributes, name) for name in TORCH_ATTRIBUTES)]
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        got = kernel_op._Kernel(None, None)(*arguments)
-    want = lccl_conv({name: t.double().numpy() for name, t in inputs.items()}, case.attributes)
-    np.testing.assert_allclose(got.numpy(), want, rtol=1e-5, atol=1e-5)
+class Tampered:
+    """The gate's kernel; its list is overwritten behind it."""
+
+    def __getitem__(self, grid: object) -> Callable[..., None]:
+        def launch_and_tamper(*arguments: Any, **keywords: Any) -> None:
+            kernels.gate_cells[grid](*arguments, **keywords)
+            arguments[5].zero_()
+
+        return launch_and_tamper
 
 
-def test_what_triton_cannot_do_runs_in_pytorchs_ops(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernel_op, "_installed", lambda: None)
-    case = Case("kernel-8", "larger than the kernels take", kernel=(8, 8), pads=(4, 4, 4, 4))
-    inputs = tensors(case, torch.float32)
-    arguments = [*(inputs[name] for name in INPUT_NAMES), *(getattr(case.attributes, name) for name in TORCH_ATTRIBUTES)]
-    with pytest.warns(UserWarning, match="every pixel in PyTorch's own ops: kernels are 1x1 to 7x7, not 8x8"):
-        got = kernel_op._Kernel(None, None)(*arguments)
-    want = lccl_conv({name: t.double().numpy() for name, t in inputs.items()}, case.attributes)
-    np.testing.assert_allclose(got.numpy(), want, rtol=1e-5, atol=1e-5)
+@pytest.mark.parametrize("configuration", ["rows_64x32", "boxes_2x64x64"])
+@pytest.mark.parametrize(("is_open", "needs_list"), [(17, True), (18, False)])
+def test_beyond_a_share_of_open_cells_the_list_is_not_read(
+    configuration: str, is_open: int, needs_list: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The count on the device decides: with 18 of 20 open cells the list may hold anything."""
+    case = Case("dense", "most cells open", c=8, k=8, hw=(8, 20 * 8), kernel=(1, 1), pads=(0, 0, 0, 0), gate="external", grid=8)
+    inputs = tensors(case, torch.float16)
+    inputs["gate"] = (torch.arange(20) < is_open).half().reshape(1, 1, 1, 20)
+    want = reference(case, inputs)
+    others = {name: getattr(kernels, name) for name in ("conv_rows", "conv_boxes", "close_pixels")}
+    monkeypatch.setattr(launch, "kernels", SimpleNamespace(gate_cells=Tampered(), **others))
+    y = torch.full((1, 8, 160, 8), torch.nan, dtype=torch.float16)
+    got = run(inputs, case.attributes, capability=HOPPER, configuration=configuration, into=y)
+    assert (error_of(got, want) < 4e-3) == (not needs_list)
 
 
-@pytest.mark.parametrize("channels", [8, 64, 200])
-@pytest.mark.parametrize("grid", [1, 4, 8, 16])
-@pytest.mark.parametrize("capability", [80, 90, 120])
-def test_every_layer_has_a_configuration(channels: int, grid: int, capability: int) -> None:
-    attributes = Attributes(gate_strides=(grid, grid), gate_upsample=(1, 1, grid, grid))
-    for cells in (1, 100, 100_000):
-        chosen = choose(Layer(channels, channels, (3, 3), attributes, cells, 2, capability, (56, 56)))
-        assert chosen is not None
-        assert (chosen.family == "boxes") == (grid % 8 == 0 and capability >= 90)
-        assert chosen.shared_bytes(2) <= SHARED_KIB.get(capability, 99) * 1024
-
-
-def test_outputs_that_differ_are_found_at_the_first_call(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A kernel that writes wrong values in one in eight channels."""
-    monkeypatch.setattr(kernel_op, "_installed", lambda: None)
-    monkeypatch.setattr(launch, "_agrees", {})
-    right = launch.run
-
-    def wrong(inputs: dict[str, torch.Tensor], attributes: Attributes) -> torch.Tensor:
-        y = right(inputs, attributes)
-        y[:, ::8] += 1
-        return y
-
-    monkeypatch.setattr(launch, "run", wrong)
-    case = BOXES[0]
-    inputs = tensors(case, torch.float32)
-    arguments = [*(inputs[name] for name in INPUT_NAMES), *(getattr(case.attributes, name) for name in TORCH_ATTRIBUTES)]
-    kernel = kernel_op._Kernel(None, None)
-    with pytest.warns(UserWarning, match="gives other outputs than PyTorch's ops"):
-        first = kernel(*arguments)
-    second = kernel(*arguments)
-    want = lccl_conv({name: t.double().numpy() for name, t in inputs.items()}, case.attributes)
-    for got in (first, second):
-        np.testing.assert_allclose(got.numpy(), want, rtol=1e-5, atol=1e-5)
-    assert list(launch._agrees.values()) == [False]
+def test_channels_last_tensors_are_taken_where_they_lie() -> None:
+    x = torch.randn(2, 16, 5, 7).half().contiguous(memory_format=torch.channels_last)
+    assert memory_of(x).data_ptr() == x.data_ptr()
+    odd = memory_of(x[:, :13])
+    assert odd.shape == (2, 5, 7, 16)
+    np.testing.assert_array_equal(odd[..., :13].numpy(), x[:, :13].permute(0, 2, 3, 1).numpy())
+    assert not odd[..., 13:].any()
+    base = torch.randn(1 + 2 * 5 * 7 * 16).half()
+    shifted = base[1:].reshape(2, 5, 7, 16).permute(0, 3, 1, 2)
+    assert memory_of(shifted).data_ptr() % 16 == 0

@@ -135,8 +135,8 @@ def build_plugin(
         jobs: compilers at once; by default one per core.
 
     Raises:
-        UserError: a tool is missing, or there is neither nvcc nor Triton with pip's CUDA runtime, or
-            the compiler failed; nothing is written.
+        UserError: a tool is missing, or there is neither nvcc nor Triton with pip's CUDA runtime,
+            or the compiler failed; nothing is written.
     """
     import time
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.util import find_spec
@@ -83,6 +84,30 @@ def device_of(device: torch.device) -> Device:
     )
 
 
+@dataclass(frozen=True)
+class Outcome:
+    """How one call of the op ran."""
+
+    kernels: str
+    """Whose kernels it was meant for: "library" or "Triton"."""
+    reason: str
+    """Why it ran in PyTorch's own ops; empty if the kernels ran it."""
+
+
+_watchers: list[list[Outcome]] = []
+
+
+@contextmanager
+def watching() -> Iterator[list[Outcome]]:
+    """Collect how calls of the op run within the block, on devices that have kernels."""
+    outcomes: list[Outcome] = []
+    _watchers.append(outcomes)
+    try:
+        yield outcomes
+    finally:
+        _watchers[:] = [watcher for watcher in _watchers if watcher is not outcomes]
+
+
 class _Kernel:
     """``torch.ops.lccl.conv`` on one type of device, by the kernels or by PyTorch's own ops."""
 
@@ -101,38 +126,40 @@ class _Kernel:
     def _by_kernels(self, inputs: dict[str, Tensor], attributes: Attributes) -> Tensor | None:
         library = self._given or _installed()
         reason = type_refusal(inputs)
-        if reason:
-            self._warn_once(reason)
-            return None
-        if library is None:
-            return self._by_triton(inputs, attributes)
+        y = None
+        if not reason:
+            y, reason = (
+                self._by_triton(inputs, attributes) if library is None else self._by_library(library, inputs, attributes)
+            )
+        for watcher in _watchers:
+            watcher.append(Outcome("Triton" if library is None else "library", reason))
+        if reason and reason not in self._warned:
+            self._warned.add(reason)
+            warnings.warn(f"LCCL layers compute every pixel in PyTorch's own ops: {reason}", stacklevel=2)
+        return y
+
+    def _by_library(self, library: Library, inputs: dict[str, Tensor], attributes: Attributes) -> tuple[Tensor | None, str]:
+        """Run the op by a library that was built; or say why not."""
         device = self._device or device_of(inputs["X"].device)
         template = template_of(inputs, attributes, layout_of(inputs["X"]))
         choice = _choose(library, bytes(device), template.params)
         if choice.reason:
-            self._warn_once(choice.reason)
-            return None
-        return launch(library, device, place(inputs, template), choice.config, new_workspace(choice.workspace, inputs["X"]))
+            return None, choice.reason
+        workspace = new_workspace(choice.workspace, inputs["X"])
+        return launch(library, device, place(inputs, template), choice.config, workspace), ""
 
-    def _by_triton(self, inputs: dict[str, Tensor], attributes: Attributes) -> Tensor | None:
-        """Run the op by kernels that Triton compiles now, or has compiled before."""
+    def _by_triton(self, inputs: dict[str, Tensor], attributes: Attributes) -> tuple[Tensor | None, str]:
+        """Run the op by kernels that Triton compiles now, or has compiled; or say why not."""
         if find_spec("triton") is None:
-            self._warn_once(f"Triton, which the CUDA builds of PyTorch for Linux bring, is not installed, and {why_none()}")
-            return None
+            return None, f"Triton, which the CUDA builds of PyTorch for Linux bring, is not installed, and {why_none()}"
         from lccl.backends.torch.triton.launch import run_checked
 
         try:
-            return run_checked(inputs, attributes)
+            return run_checked(inputs, attributes), ""
         except UserError as error:  # a form that no configuration takes, or outputs that differ
-            self._warn_once(error.message)
+            return None, error.message
         except Exception as error:  # a compiler that is missing or fails; a fault of the GPU comes again below
-            self._warn_once(f"Triton cannot compile the kernels here ({first_line(error)})")
-        return None
-
-    def _warn_once(self, reason: str) -> None:
-        if reason not in self._warned:
-            self._warned.add(reason)
-            warnings.warn(f"LCCL layers compute every pixel in PyTorch's own ops: {reason}", stacklevel=2)
+            return None, f"Triton cannot compile the kernels here ({first_line(error)})"
 
 
 @dataclass(frozen=True)

@@ -44,6 +44,7 @@ _CUDA_ERRORS = {
     701: "a kernel asked for more registers or shared memory than the GPU has",
     716: "a kernel accessed a misaligned address; the process cannot use the GPU any more",
     719: "a kernel failed; the process cannot use the GPU any more",
+    999: "a kernel that Triton compiled takes parameters that the library does not know: build it again",
 }
 
 
@@ -122,7 +123,7 @@ class Library:
         return list(self._configs)
 
     def configs_for(self, device: Device) -> list[Config]:
-        """Return the configurations whose code this library has for a device, in the table's order."""
+        """Return the configurations whose code this library has for a device, in order."""
         calls = []
         for dtype, grid in ((Dtype.FLOAT16, 1), (Dtype.FLOAT16, 8), (Dtype.FLOAT32, 1), (Dtype.FLOAT32, 8)):
             attributes = layer_attributes((1, 1), grid=grid)
@@ -256,17 +257,18 @@ def _functions_of(path: Path) -> dict[str, Any]:
 
 
 def _check_abi(library: Library) -> None:
-    """Ask about a call that every library can run.
+    """Ask about a call with a configuration that no library has.
 
-    A library with other structs refuses it by its first field.
+    A library with other structs refuses the call by its first field, before it looks for the
+    configuration. Whether it can run a call depends on what it was built with.
     """
     attributes = layer_attributes((1, 1))
     shapes = layer_shapes((1, 1, 1, 1), 1, (1, 1), attributes)
     any_device = Device(90, 132, 232448, 233472)
-    support = library.supported(conv_params(shapes, attributes, Dtype.FLOAT32), any_device)
-    if not support:
+    reason = library.supported(conv_params(shapes, attributes, Dtype.FLOAT32), any_device, -1).reason
+    if "no configuration with that id" not in reason:
         raise UserError(
-            f"{library.path} does not take the calls of this version of lccl (interface {ABI}): {support.reason}; build it again"
+            f"{library.path} does not take the calls of this version of lccl (interface {ABI}): {reason}; build it again"
         )
 
 

@@ -20,11 +20,17 @@ from base64 import b64decode, b64encode
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
-from itertools import groupby
 from pathlib import Path
 from typing import Literal
 
-from lccl.backends.torch.triton.configurations import CONFIGURATIONS, SIDE, Configuration, misfit
+from lccl.backends.torch.triton.configurations import (
+    BOXES_ON_BLACKWELL,
+    CONFIGURATIONS,
+    PROGRAMMATIC_LAUNCH,
+    SIDE,
+    Configuration,
+    misfit,
+)
 
 Dtype = Literal["float16", "bfloat16", "float32"]
 Kernel = Literal["gate", "rows", "boxes", "close"]
@@ -32,13 +38,12 @@ Kind = Literal["pointer", "descriptor", "size", "long_size", "stride", "flag", "
 DTYPES: tuple[Dtype, ...] = ("float16", "bfloat16", "float32")
 HELPER_TILE = (64, 64)
 """Cells or pixels, and channels, of the tiles of gate and close."""
+NARROW = 16
+"""Channels of x of a step where they lie apart: in NCHW."""
 GENERAL_TILE = "rows_64x32"
 """The configuration that takes any number of channels, float32 and NCHW, too."""
 _SHORT = {"float16": "fp16", "bfloat16": "bf16", "float32": "fp32"}
 FUNCTIONS: dict[Kernel, str] = {"gate": "gate_cells", "rows": "conv_rows", "boxes": "conv_boxes", "close": "close_pixels"}
-PROGRAMMATIC_LAUNCH = 90
-"""The first compute capability, as 10 * major + minor, that starts a kernel before the one ahead of it
-ends."""
 _FLOATS = ("slope", "bound", "threshold", "simulated", "alpha", "post_alpha", "dense_share")
 _WIDE = ("x_image", "x_pixel", "x_channel", "y_image", "y_pixel", "y_channel")
 POINTERS = {
@@ -113,6 +118,8 @@ class Compiled:
     warps: int
     registers: int
     """Of a thread."""
+    stack: int
+    """Bytes of a thread that do not fit into registers; 0 but where something spills."""
     scratch: int
     """Bytes of scratch memory that each block asks for."""
     pdl: bool
@@ -149,11 +156,14 @@ def constants_of(variant: Variant, capability: int) -> dict[str, object]:
 
     found: dict[str, object] = {"PDL": capability >= PROGRAMMATIC_LAUNCH, "EIGHTS": variant.in_eights and not variant.nchw}
     found |= dict.fromkeys(("x_pixel", "y_pixel") if variant.nchw else ("x_channel", "y_channel"), 1)
-    found |= {"FUSED": True, "BM": HELPER_TILE[0], "BC": HELPER_TILE[1], "BN": HELPER_TILE[1]}
+    found |= {"FUSED": True, "BM": HELPER_TILE[0], "BN": HELPER_TILE[1]}
+    found["BC"] = NARROW if variant.nchw else HELPER_TILE[1]
     if variant.configuration:
         tile = _configuration(variant)
         found |= {"BM": tile.tile_m, "BN": tile.tile_n, "BK": tile.tile_k, "EN": tile.part_n, "SIDE": SIDE}
         found["PRECISION"] = "tf32x3" if variant.dtype == "float32" else "ieee"
+        if variant.nchw:
+            found["BK"] = NARROW  # addresses of channels that do not lie side by side take registers
         found["OPERAND"] = {"float16": tl.float16, "bfloat16": tl.bfloat16, "float32": tl.float32}[variant.dtype]
     return {name: value for name, value in found.items() if name in arguments_of(variant)}
 
@@ -222,34 +232,23 @@ def compile_variant(variant: Variant, capability: int) -> Compiled:
         RuntimeError: Triton lays parameters out in a way that is not known here.
     """
     from triton.backends.compiler import GPUTarget
-    from triton.backends.driver import expand_signature
     from triton.compiler import ASTSource
 
     import triton
     from lccl.backends.torch.triton import kernels
 
     function = getattr(kernels, FUNCTIONS[variant.kernel])
-    constants = constants_of(variant, capability)
-    signature = _signature(variant, function.arg_names, constants)
-    source = ASTSource(function, signature, constexprs=constants, attrs=_hints(variant, signature))
-    options: dict[str, object] = {"num_warps": 4, "enable_fp_fusion": True}
-    if variant.configuration:
-        tile = _configuration(variant)
-        options |= {"num_warps": tile.warps, "num_stages": tile.stages}
+    constants, signature, hints, options = _request(variant, capability)
+    source = ASTSource(function, signature, constexprs=constants, attrs=hints)
     made = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
     metadata, cubin = made.metadata, made.asm["cubin"]
     described = tuple(getattr(metadata, "tensordesc_meta", None) or ())
-    expanded = [
-        (name, kind)
-        for name, given in signature.items()
-        if given != "constexpr"
-        for kind in expand_signature([given], described, "descriptor")
-    ]
     names = [name for name, kind in signature.items() if kind.startswith("tensordesc")]
     return Compiled(
-        variant, capability, metadata.name, cubin, metadata.shared, metadata.num_warps, registers(cubin),
+        variant, capability, metadata.name, cubin, metadata.shared, metadata.num_warps,
+        _of_a_thread(cubin, _REGISTERS), _of_a_thread(cubin, _STACK),
         max(metadata.global_scratch_size, metadata.profile_scratch_size), capability >= PROGRAMMATIC_LAUNCH,
-        parameters(cubin, metadata.name, expanded),
+        parameters(cubin, metadata.name, [*kinds_of(signature, bool(described))]),
         tuple(
             Box(name, tuple(d["block_size"]), d["swizzle"], d["elem_size"], _ON_HOST.get(d["elem_type"], d["elem_type"]))
             for name, d in zip(names, described, strict=bool(described))
@@ -257,81 +256,83 @@ def compile_variant(variant: Variant, capability: int) -> Compiled:
     )  # fmt: skip
 
 
+def _request(
+    variant: Variant, capability: int
+) -> tuple[dict[str, object], dict[str, str], dict[tuple[int], list[list[object]]], dict[str, object]]:
+    """What Triton is asked for: constants, types, what arguments are multiples of, options."""
+    constants = constants_of(variant, capability)
+    signature = _signature(variant, arguments_of(variant), constants)
+    options: dict[str, object] = {"num_warps": 4, "enable_fp_fusion": True}
+    if variant.configuration:
+        tile = _configuration(variant)
+        options |= {"num_warps": tile.warps, "num_stages": 2 if variant.nchw else tile.stages}
+    return constants, signature, _hints(variant, signature), options
+
+
 _ON_HOST = {8: 10, 9: 8, 10: 9}
 """Types of elements whose numbers differ between the device and cuTensorMapEncodeTiled."""
 
 
-def parameters(cubin: bytes, function: str, expanded: Sequence[tuple[str, str]]) -> tuple[Parameter, ...]:
+def parameters(cubin: bytes, function: str, wanted: Sequence[tuple[Kind, str, int]]) -> tuple[Parameter, ...]:
     """Join a cubin's own list of parameters with the arguments that Triton made them from.
 
     Args:
         cubin: the compiled kernel.
         function: its name.
-        expanded: name and type of each argument in order, descriptors expanded by Triton.
+        wanted: kind, name and axis of each in order, without scratch.
 
     Raises:
         RuntimeError: the two lists do not fit each other.
     """
     places = parameter_places(cubin, function)
-    wanted = [*_kinds(expanded)]
     scratch = len(places) - len(wanted)
     if not 0 <= scratch <= 2:
         raise RuntimeError(f"{function} has {len(places)} parameters, and {len(wanted)} arguments and two of scratch are known")
-    wanted += [("scratch", "", 0)] * scratch
+    nameless: list[tuple[Kind, str, int]] = [("scratch", "", 0)] * scratch
     found = []
-    for (offset, size), (kind, name, axis) in zip(places, wanted, strict=True):
+    for (offset, size), (kind, name, axis) in zip(places, [*wanted, *nameless], strict=True):
         if size != _BYTES[kind]:
             raise RuntimeError(f"{function} takes {name or 'scratch'} in {size} bytes, and a {kind} has {_BYTES[kind]}")
         found.append(Parameter(offset, size, kind, name, axis))
     return tuple(found)
 
 
-def _kinds(expanded: Sequence[tuple[str, str]]) -> Iterator[tuple[Kind, str, int]]:
-    """Kind, name and axis of each parameter."""
-    for name, group in groupby(expanded, key=lambda pair: pair[0]):
-        kinds = [kind for _, kind in group]
-        if kinds[0] == "descriptor":
-            made = _of_descriptor((len(kinds) - 1) // 2)
-        elif len(kinds) > 1:
-            made = _of_plain_descriptor((len(kinds) - 3) // 4)
+def kinds_of(signature: Mapping[str, str], has_maps: bool) -> Iterator[tuple[Kind, str, int]]:
+    """List kind, name and axis of each parameter.
+
+    Args:
+        signature: Triton's type of each argument.
+        has_maps: whether descriptors are the tensor memory accelerator's; else they are plain
+            pointers, with sizes and strides twice and two flags.
+
+    Raises:
+        RuntimeError: a type that is not known here.
+    """
+    scalars: dict[str, Kind] = {"i32": "i32", "i64": "i64", "fp32": "f32"}
+    for name, kind in signature.items():
+        if kind == "constexpr":
+            continue
+        if kind[0] == "*":
+            yield "pointer", name, 0
+        elif kind in scalars:
+            yield scalars[kind], name, 0
+        elif not kind.startswith("tensordesc"):
+            raise RuntimeError(f"an argument {name} of type {kind} is not known here")
         else:
-            made = [(_scalar(name, kinds[0]), 0)]
-        if [_TYPES[kind] for kind, _ in made] != ["pointer" if kind[0] == "*" else kind for kind in kinds]:
-            raise RuntimeError(f"Triton lays out {name} as {', '.join(kinds)}, which is not known here")
-        yield from ((kind, name, axis) for kind, axis in made)
-
-
-def _scalar(name: str, kind: str) -> Kind:
-    found: dict[str, Kind] = {"i32": "i32", "i64": "i64", "fp32": "f32"}
-    if kind[0] != "*" and kind not in found:
-        raise RuntimeError(f"an argument {name} of type {kind} is not known here")
-    return "pointer" if kind[0] == "*" else found[kind]
-
-
-def _of_descriptor(rank: int) -> list[tuple[Kind, int]]:
-    """What stands for a descriptor where there is a tensor memory accelerator."""
-    axes = range(rank)
-    return [("descriptor", 0), *(("size", i) for i in axes), *(("stride", i) for i in axes)]
-
-
-def _of_plain_descriptor(rank: int) -> list[tuple[Kind, int]]:
-    """What stands for it elsewhere: a pointer, sizes and strides twice, and two flags."""
-    axes = range(rank)
-    long: list[tuple[Kind, int]] = [("pointer", 0), *(("long_size", i) for i in axes), *(("stride", i) for i in axes)]
-    return [*long, ("flag", 0), ("flag", 1), *(("size", i) for i in axes), *(("stride", i) for i in axes)]
-
-
-_TYPES: dict[Kind, str] = {
-    "pointer": "pointer", "descriptor": "descriptor", "size": "i32", "long_size": "i64", "stride": "i64", "flag": "i1",
-    "i32": "i32", "i64": "i64", "f32": "fp32", "scratch": "pointer",
-}  # fmt: skip
-"""Triton's types of the kinds."""
+            axes = range(kind.count(",") + 1)
+            yield "descriptor" if has_maps else "pointer", name, 0
+            if not has_maps:
+                yield from (("long_size", name, axis) for axis in axes)
+                yield from (("stride", name, axis) for axis in axes)
+                yield from (("flag", name, i) for i in range(2))
+            yield from (("size", name, axis) for axis in axes)
+            yield from (("stride", name, axis) for axis in axes)
 
 
 _PARAMETER = 0x17
 """EIATTR_KPARAM_INFO, in the section .nv.info of a kernel."""
-_REGISTERS = 0x2F
-"""EIATTR_REGCOUNT, in .nv.info."""
+_REGISTERS, _STACK = 0x2F, 0x11
+"""EIATTR_REGCOUNT and EIATTR_FRAME_SIZE, in .nv.info."""
 _WITH_BYTES = 4
 """EIFMT_SVAL: the attribute's bytes follow."""
 
@@ -355,13 +356,9 @@ def parameter_places(cubin: bytes, function: str) -> list[tuple[int, int]]:
     return [found[i] for i in range(len(found))]
 
 
-def registers(cubin: bytes) -> int:
-    """Read how many registers a thread of a cubin's kernel takes.
-
-    Args:
-        cubin: an ELF file of 64 bits.
-    """
-    return max(int(struct.unpack_from("<I", cubin, at + 4)[0]) for at in _attributes(cubin, ".nv.info", _REGISTERS))
+def _of_a_thread(cubin: bytes, attribute: int) -> int:
+    """Registers, or bytes of the stack, of a thread of a cubin's kernel."""
+    return max(int(struct.unpack_from("<I", cubin, at + 4)[0]) for at in _attributes(cubin, ".nv.info", attribute))
 
 
 def _attributes(cubin: bytes, section: str, wanted: int) -> Iterator[int]:
@@ -399,11 +396,12 @@ def key_of(variant: Variant, capability: int, version: str) -> str:
         capability: 10 * major + minor.
         version: of Triton.
     """
-    folder = Path(__file__).parent
-    digest = hashlib.sha256()
-    for name in ("kernels.py", "configurations.py", "ahead.py"):
-        digest.update((folder / name).read_bytes())
-    digest.update(json.dumps([asdict(variant), capability, version], sort_keys=True).encode())
+    asked = [asdict(variant), *map(repr, _request(variant, capability)), capability, version]
+    asked.append(
+        sorted(f"{kind.__name__}.{field}" for kind in (Compiled, Parameter, Box) for field in kind.__dataclass_fields__)
+    )
+    digest = hashlib.sha256((Path(__file__).parent / "kernels.py").read_bytes())
+    digest.update(json.dumps(asked, sort_keys=True).encode())
     return digest.hexdigest()[:32]
 
 
@@ -564,7 +562,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given.probe:
         print(triton.__version__)
         return 0
-    wanted = [(v, c) for c in given.capability for v in variants(c) if not given.only or v.name in given.only]
+    found = (int(number) for number in triton.__version__.split(".")[:2])
+    boxes_on_blackwell = tuple(found) >= BOXES_ON_BLACKWELL
+    wanted = [
+        (variant, capability)
+        for capability in given.capability
+        for variant in variants(capability)
+        if (not given.only or variant.name in given.only)
+        and (boxes_on_blackwell or variant.kernel != "boxes" or capability // 10 != 10)
+    ]
     given.out.mkdir(parents=True, exist_ok=True)
     write(compile_all(wanted, given.cache, given.jobs), given.out)
     return 0

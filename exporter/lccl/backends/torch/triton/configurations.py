@@ -18,6 +18,10 @@ DENSE_SHARE = 0.85
 LARGEST_KERNEL = 7
 LARGEST_INDEX = 2**31 - 2**10
 """Indices of pixels, tiles and weights have 32 bits; the rest is the last tile's."""
+BOXES_ON_BLACKWELL = (3, 9)
+"""Triton's version that compiles boxes for compute capability 10.x; an assertion of 3.6 fails."""
+PROGRAMMATIC_LAUNCH = 90
+"""The first compute capability that starts a kernel before the one ahead of it ends."""
 TENSOR_MEMORY_ACCELERATOR = 90
 """The first compute capability, as 10 * major + minor, whose copies know boxes."""
 
@@ -56,7 +60,7 @@ CONFIGURATIONS = (
     Configuration(1, "rows_128x64", "rows", 128, 64, 64, 4, 4, 32),
     Configuration(2, "rows_64x64", "rows", 64, 64, 64, 4, 3, 32),
     Configuration(3, "rows_64x32", "rows", 64, 32, 32, 4, 3, 32, element_bytes=(2, 4)),
-    Configuration(8, "boxes_2x64x256", "boxes", 2 * SIDE * SIDE, 256, 64, 8, 3, 64, (9, 10)),
+    Configuration(8, "boxes_2x64x256", "boxes", 2 * SIDE * SIDE, 256, 64, 8, 3, 64, (9,)),
     Configuration(4, "boxes_2x64x128", "boxes", 2 * SIDE * SIDE, 128, 64, 8, 4, 64),
     Configuration(9, "boxes_2x64x128_s3", "boxes", 2 * SIDE * SIDE, 128, 64, 8, 3, 64, (12,)),
     Configuration(5, "boxes_2x64x64", "boxes", 2 * SIDE * SIDE, 64, 64, 4, 4, 64),
@@ -108,6 +112,8 @@ class Layer:
     """Compute capability, as 10 * major + minor."""
     hw: tuple[int, int]
     """H and W of X."""
+    triton: tuple[int, int] = BOXES_ON_BLACKWELL
+    """Triton's version, major and minor."""
 
 
 def refusal(layer: Layer, family: Family) -> str:
@@ -122,6 +128,9 @@ def refusal(layer: Layer, family: Family) -> str:
     grid, strides = layer.attributes.grid, layer.attributes.strides
     if layer.capability < TENSOR_MEMORY_ACCELERATOR:
         return f"boxes need compute capability 9.0, not {_spelt(layer.capability)}"
+    if layer.capability // 10 == 10 and layer.triton < BOXES_ON_BLACKWELL:
+        wanted, there = (".".join(map(str, version)) for version in (BOXES_ON_BLACKWELL, layer.triton))
+        return f"boxes on compute capability {_spelt(layer.capability)} need Triton {wanted}, not {there}"
     if layer.element_bytes != 2:
         return "boxes are of float16 and bfloat16"
     if grid % SIDE:

@@ -22,10 +22,20 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 import triton
 
+SIZES = (
+    "n_cells", "pixels", "H", "W", "Ho", "Wo", "Hg", "Wg", "C", "K", "R", "S", "Rg", "Sg", "G",
+    "sh", "sw", "ph", "pw", "dh", "dw", "x_image", "x_pixel", "y_image", "y_pixel", "y_channels",
+    "external_stride", "scale_stride", "offset_stride", "has_gate_b", "has_residual", "keeps", "simulated_shift",
+)  # fmt: skip
+"""Arguments for whose values nothing is compiled apart, so that one compiled kernel serves all
+sizes. Of itself Triton compiles again where one is 1 or a multiple of 16."""
+
 
 @triton.jit
-def after_the_kernel_before(PDL: tl.constexpr):
+def after_the_kernel_before(PDL: tl.constexpr, LAST: tl.constexpr = False):
     """Wait for the kernel before this one, and let the next one start to wait.
+
+    The last kernel of a call lets none start: what follows is not known, and need not wait.
 
     With PDL (programmatic dependent launch; compute capability 9.0 and later) a kernel starts while
     the one before it still runs. Two traps, both avoided by calling this first in every kernel,
@@ -39,7 +49,8 @@ def after_the_kernel_before(PDL: tl.constexpr):
     """
     if PDL:
         gdc_wait()
-        gdc_launch_dependents()
+        if not LAST:
+            gdc_launch_dependents()
 
 
 @triton.jit
@@ -76,7 +87,7 @@ def simulated_share(line, column, shift):
     return (h >> 8).to(tl.int32).to(tl.float32) * (1.0 / 16777216.0)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def gate_cells(
     x, gate_w, gate_b, external, gmap, cells, count,
     n_cells, H, W, Hg, Wg, C, Rg, Sg, sh, sw, ph, pw, dh, dw,
@@ -133,7 +144,8 @@ def gate_cells(
     g *= tl.load(external + m * external_stride, mask=has_external, other=1.0).to(tl.float32)
     if simulated >= 0:
         g = tl.where(simulated_share(m // Wg, wg, simulated_shift) < simulated, 1.0, 0.0)
-    is_open = inside & (g > threshold)
+    # A simulated gate is 1 or 0, whatever the threshold: it may be 1 or more.
+    is_open = inside & (g > tl.where(simulated >= 0, 0.0, threshold))
     tl.store(gmap + m, tl.where(is_open, g, 0.0), mask=inside)
     one = is_open.to(tl.int32)
     first_place = tl.atomic_add(count, tl.sum(one, 0))
@@ -173,7 +185,7 @@ def part_of(sums, PART: tl.constexpr, PARTS: tl.constexpr):
     return sums
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def conv_rows(
     x, w, bias, scale, offset, residual, gmap, cells, count, y,
     n_cells, H, W, Ho, Wo, Hg, Wg, C, K, R, S, G, sh, sw, ph, pw, dh, dw,
@@ -250,7 +262,7 @@ def conv_rows(
             tl.store(y + place, leaky(out, post_alpha).to(y.dtype.element_ty), mask=mask)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def conv_boxes(
     x, w, residual, y, bias, scale, offset, gmap, cells, count,
     n_cells, Hg, Wg, C, K, R, S, G, ph, pw, dh, dw,
@@ -335,7 +347,7 @@ def conv_boxes(
                 y.store([n1, h1, w1, first], leaky(out1, post_alpha).to(y.dtype).reshape([1, SIDE, SIDE, EN]))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def close_pixels(
     offset, residual, gmap, y, pixels, Ho, Wo, Hg, Wg, K, G,
     y_image, y_pixel, y_channel, y_channels, post_alpha, offset_stride, has_residual, keeps,
@@ -349,7 +361,7 @@ def close_pixels(
         residual: lies as y, read only where has_residual is 1; may be y.
         keeps: 1 where it is y and nothing is activated: channels without an offset are left alone.
     """
-    after_the_kernel_before(PDL)
+    after_the_kernel_before(PDL, LAST=True)
     y_image, y_pixel, y_channels = hinted(y_image, EIGHTS), hinted(y_pixel, EIGHTS), hinted(y_channels, EIGHTS)
     p = tl.program_id(0) * BM + tl.arange(0, BM)
     n = tl.program_id(1) * BN + tl.arange(0, BN)

@@ -18,6 +18,7 @@ from lccl.backends.torch.triton import kernels
 from lccl.backends.torch.triton.configurations import (
     CONFIGURATIONS,
     DENSE_SHARE,
+    PROGRAMMATIC_LAUNCH,
     SIDE,
     Configuration,
     Layer,
@@ -31,6 +32,7 @@ from lccl.op.contract import INPUT_NAMES, Attributes, grid_hw, output_shape
 from lccl.op.torch_op import compute
 from triton import language as tl
 
+TRITON = (int(triton.__version__.split(".")[0]), int(triton.__version__.split(".")[1]))
 GATE_TILE = (64, 64)
 """Cells and channels of the gate's tile."""
 FILL_TILE = (64, 64)
@@ -48,7 +50,7 @@ def layer_of(inputs: dict[str, Tensor], attributes: Attributes, capability: int)
     k, r, s, c = inputs["W"].shape
     hg, wg = grid_hw((ho, wo), attributes.grid)
     h, w = inputs["X"].shape[2:]
-    return Layer(c, k, (r, s), attributes, n * hg * wg, inputs["X"].element_size(), capability, (h, w))
+    return Layer(c, k, (r, s), attributes, n * hg * wg, inputs["X"].element_size(), capability, (h, w), TRITON)
 
 
 def run(
@@ -151,7 +153,8 @@ def _launch(inputs: dict[str, Tensor], a: Attributes, layer: Layer, chosen: Conf
     count = torch.zeros(1, dtype=torch.int32, device=x.device)
     rg, sg = weights["gate_W"].shape[1:3]
     x_strides, y_strides = (h * w * c, c, 1), (ho * wo * kp, kp, 1, kp)
-    common: dict[str, Any] = {"EIGHTS": True, "PDL": False, "enable_fp_fusion": True}
+    is_programmatic = x.is_cuda and layer.capability >= PROGRAMMATIC_LAUNCH
+    common: dict[str, Any] = {"EIGHTS": True, "PDL": is_programmatic, "launch_pdl": is_programmatic, "enable_fp_fusion": True}
     kernels.gate_cells[(triton.cdiv(layer.cells, GATE_TILE[0]),)](
         x, weights["gate_W"], weights["gate_B"], external, gmap, cells, count,
         layer.cells, h, w, hg, wg, c, rg, sg, *a.gate_strides, *a.gate_pads[:2], *a.gate_dilations, *x_strides,
