@@ -157,8 +157,13 @@ def _is_array(value: object) -> TypeGuard[SupportsArray]:
 
 
 def is_pair(value: object) -> bool:
-    """Return whether the value is (inputs, labels) and not two batches."""
-    return isinstance(value, (tuple, list)) and len(value) == 2 and _is_array(value[1]) and np.ndim(value[1]) <= 1
+    """Return whether the value is (inputs, labels) and not two batches.
+
+    Labels have any shape [N, ...], such as boxes; batches differ in their first axis alone.
+    """
+    if not isinstance(value, (tuple, list)) or len(value) != 2 or not _is_array(value[1]):
+        return False
+    return np.ndim(value[1]) <= 1 or isinstance(value[0], Mapping) or np.shape(value[0])[1:] != np.shape(value[1])[1:]
 
 
 def _batch(value: object) -> Data:

@@ -15,9 +15,10 @@ import lccl
 from lccl.backends.tensorrt.library import ENVIRONMENT
 from lccl.comparing import Comparison, Environment, Latency, Row
 from lccl.comparing.candidates import plugin_of
-from lccl.comparing.references import equal_predictions, errors, predictions, top1, with_speedup
+from lccl.comparing.references import equal_predictions, errors, predictions, with_speedup
 from lccl.data import Data, as_data
 from lccl.files import sha256
+from lccl.metrics import top1
 
 
 def test_a_reference_that_is_not_finite_is_refused(exported: Path, samples: Path) -> None:

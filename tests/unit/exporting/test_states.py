@@ -157,3 +157,14 @@ def test_the_command_builds_an_engine_of_it(invoke: Callable[..., Any], file: Pa
     assert outcome.code == 0, outcome.err
     outcome = invoke(BUILD, file, "-o", tmp_path / "m.engine", *options, "--min-shapes", "rate:1")
     assert (outcome.code, "shape 1 does not fit input rate, which is a single number" in outcome.err) == (1, True)
+
+
+def test_labels_have_any_shape(tmp_path: Path) -> None:
+    """Such as boxes; two batches of inputs are none."""
+    images, boxes = np.ones((3, 1, 8, 8), np.float32), np.zeros((3, 5, 4), int)
+    for value in ((images, boxes), ({"x": images}, np.zeros((3, 1, 8, 8)))):
+        found = as_data(value)
+        assert found.labels is not None
+        assert (len(found), found.labels.shape) == (3, np.shape(value[1]))
+    batches = as_data([images, images[:2]])
+    assert (len(batches), batches.labels) == (5, None)

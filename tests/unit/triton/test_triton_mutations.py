@@ -47,8 +47,8 @@ MUTATIONS = (
     Mutation("boxes-second-index", "tl.where(has_second, box0 + 1, box0)", "box0", "boxes", "boxes_2x64x64"),
     Mutation(
         "boxes-spare-stored",
-        "tl.where(has_second & (g1 > 0), n1, -1)",
-        "tl.where(g1 > 0, n1, -1)",
+        "if has_second & (g1 > 0):",
+        "if g1 > 0:",
         "boxes-one",
         "boxes_2x64x64",
         True,

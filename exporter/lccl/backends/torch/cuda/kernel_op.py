@@ -152,7 +152,7 @@ class _Kernel:
         return launch(library, device, place(inputs, template), choice.config, workspace), ""
 
     def _by_triton(self, inputs: dict[str, Tensor], attributes: Attributes) -> tuple[Tensor | None, str]:
-        """Run the op by kernels that Triton compiles now, or has compiled before; or say why not."""
+        """Run the op by kernels that Triton compiles now, or has compiled; or say why not."""
         if find_spec("triton") is None:
             return None, f"Triton, which the CUDA builds of PyTorch for Linux bring, is not installed, and {why_none()}"
         from lccl.backends.torch.triton.launch import run_checked
