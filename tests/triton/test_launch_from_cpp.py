@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import re
 import struct
-import subprocess
-import sys
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +18,8 @@ from lccl.backends.torch.triton import ahead
 from lccl.backends.torch.triton.configurations import CONFIGURATIONS, Layer, refusal
 from lccl.errors import UserError
 from lccl.op.reference import lccl_conv
-from support.builds.cuda import CUBIN_CACHE, RECORDED_KERNELS, Disassembler
+from support.builds.cuda import RECORDED_KERNELS, Disassembler
+from support.builds.triton import cubin_of
 from support.cases.op_cases import CASES, Case
 from support.hosts.emulator import STORAGE, Array
 from support.hosts.recorded import H200, Recorded, spoil
@@ -202,21 +199,6 @@ def test_predictions_follow_the_constants_of_these_kernels(recorded: Recorded) -
 # ---- layouts ---------------------------------------------------------------------------------------------------------
 
 
-def compiled(name: str, capability: int = 90) -> ahead.Compiled:
-    """From the cache, or by a process of its own: Triton's interpreter is on in this one."""
-    command = (
-        "import sys; from pathlib import Path; from lccl.backends.torch.triton import ahead\n"
-        "known = [*ahead.variants(90), *ahead.variants(120)]\n"
-        "ahead.compile_cached(next(v for v in known if v.name == sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]))"
-    )
-    variant = next(v for v in [*ahead.variants(90), *ahead.variants(120)] if v.name == name)
-    key = ahead.key_of(variant, capability, version("triton"))
-    if not (CUBIN_CACHE / f"{key}.json").is_file():
-        outside = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
-        subprocess.run([sys.executable, "-c", command, name, str(capability), str(CUBIN_CACHE)], check=True, env=outside)
-    return ahead.compile_cached(variant, capability, CUBIN_CACHE)
-
-
 def rows_of(recorded: Recorded, number: int, change: dict[str, int]) -> None:
     """Let a parameter of every cubin be another one: an address of x, but for a change."""
     for cubin in range(recorded.driver.lccl_recorded_cubins()):
@@ -274,7 +256,7 @@ def test_a_number_in_the_row_of_another_is_known(recorded: Recorded) -> None:
 
 def test_the_places_of_parameters_are_those_that_nvidias_tool_reads(disassembler: Disassembler, tmp_path: Path) -> None:
     for name in ("boxes_2x64x64-float16-eights", "gate-float16-any"):
-        made = compiled(name)
+        made = cubin_of(name)
         path = tmp_path / "kernel.cubin"
         path.write_bytes(made.cubin)
         said = re.findall(r"Ordinal\s*:\s*0x(\w+)\s*Offset\s*:\s*0x(\w+)\s*Size\s*:\s*0x(\w+)", disassembler.run("-elf", path))
@@ -284,7 +266,7 @@ def test_the_places_of_parameters_are_those_that_nvidias_tool_reads(disassembler
 
 
 def test_a_triton_that_lays_out_otherwise_is_refused() -> None:
-    made = compiled("rows_64x32-float16-eights")
+    made = cubin_of("rows_64x32-float16-eights")
     known = [(p.kind, p.name, p.axis) for p in made.parameters if p.kind != "scratch"]
     assert ahead.parameters(made.cubin, made.function, known) == made.parameters
     with pytest.raises(RuntimeError, match="takes w in 8 bytes, and a i32 has 4"):
@@ -302,11 +284,11 @@ def test_a_triton_that_lays_out_otherwise_is_refused() -> None:
 
 
 def test_on_8_0_a_descriptor_is_a_pointer_with_sizes_and_strides() -> None:
-    made = compiled("boxes_2x64x64-float16-eights", 80)
+    made = cubin_of("boxes_2x64x64-float16-eights", 80)
     assert made.boxes == ()
     mine = [p.kind for p in made.parameters if p.name == "w"]
     assert mine == ["pointer", *["long_size"] * 3, *["stride"] * 3, *["flag"] * 2, *["size"] * 3, *["stride"] * 3]
-    on_hopper = compiled("boxes_2x64x64-float16-eights")
+    on_hopper = cubin_of("boxes_2x64x64-float16-eights")
     assert [p.kind for p in on_hopper.parameters if p.name == "w"] == ["descriptor", *["size"] * 3, *["stride"] * 3]
     assert on_hopper.parameters[0].offset % 64 == 48, "so that the descriptor lies at a multiple of 64 among the constants"
 
@@ -317,7 +299,7 @@ VARIANTS = [(v.name, c) for c in (90, 80, 86, 89, 100, 120) for v in ahead.varia
 @pytest.mark.parametrize(("name", "capability"), share(VARIANTS, [(name, 90) for name in RECORDED_KERNELS]))
 def test_registers_and_shared_memory_are_within_the_table(recorded: Recorded, name: str, capability: int) -> None:
     """And nothing spills. `make thorough` takes all kernels on all architectures."""
-    made = compiled(name, capability)
+    made = cubin_of(name, capability)
     assert 0 < made.registers <= 255
     assert made.stack == 0
     if made.variant.configuration:
