@@ -100,6 +100,7 @@ def test_the_oldest_triton_is_laid_out_too() -> None:
     run_outside(
         "import sys; sys.path.insert(0, sys.argv[1])\n"
         "from lccl.backends.torch.triton import ahead\n"
+        "import triton; assert triton.__file__.startswith(sys.argv[1]), triton.__file__\n"
         "assert ahead.main(['--probe']) == 0\n"
         "boxes = next(v for v in ahead.variants(90) if v.kernel == 'boxes')\n"
         "kinds = [[p.kind for p in ahead.compile_variant(boxes, c).parameters if p.name == 'w'] for c in (80, 90)]\n"
