@@ -115,7 +115,7 @@ typedef struct lccl_conv_config {
   int32_t math;                                             /* lccl_math */
   int32_t tile_m, tile_n, tile_k, stages, warps_m, warps_n; /* of LCCL_TRITON: warps_m is all warps */
   int32_t shared_bytes;  /* dynamic, per block; of LCCL_TRITON the most on any architecture */
-  int32_t max_registers; /* per thread, on every architecture; held by a test */
+  int32_t max_registers; /* per thread, on every architecture; a test holds it, of LCCL_TRITON's in full by `make thorough` */
   int32_t blocks_per_sm; /* the most that registers allow */
 } lccl_conv_config;
 
