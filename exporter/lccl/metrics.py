@@ -31,7 +31,7 @@ class Metric:
 
     It is called with the outputs of all samples, an array whose first axis is the sample (a list of
     arrays where the network has several outputs), and with the labels, or None. It returns a value
-    for each sample, or one number for all.
+    for each sample, or one number for all. The arrays are copies, so it may write into them.
     """
 
     name: str
@@ -45,7 +45,8 @@ class Metric:
             UserError: the function fails, or returns something else than numbers.
         """
         try:
-            found = self.function(outputs[0] if len(outputs) == 1 else list(outputs), labels)
+            own = [np.array(output) for output in outputs]
+            found = self.function(own[0] if len(own) == 1 else own, None if labels is None else np.array(labels))
         except (UserError, KeyboardInterrupt):
             raise
         except BaseException as error:  # a SystemExit too, which would end this program

@@ -7,15 +7,17 @@ python fit_run.py two FOLDER        # starts a second process; the first writes 
 from __future__ import annotations
 
 import os
+import random
 import signal
 import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 import lccl
 from lccl.train import FitResult, fit
@@ -23,34 +25,37 @@ from lccl.train import FitResult, fit
 KILLED_AT = 12
 
 
-class FrozenNorm(nn.BatchNorm2d):
-    """A norm that keeps its statistics whatever mode it is put into."""
+class Noisy(Dataset[Any]):
+    """Images whose transforms draw from all three global generators."""
 
-    def train(self, mode: bool = True) -> FrozenNorm:
-        """Stay in eval mode."""
-        return super().train(False)
+    def __init__(self, inside: TensorDataset) -> None:
+        self.inside = inside
+
+    def __len__(self) -> int:
+        return len(self.inside)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, ...]:
+        """Return an image with noise, and its class."""
+        x, y = self.inside[index]
+        return x + 0.01 * torch.randn(()) + 0.01 * random.random() + 0.01 * float(np.random.rand()), y
 
 
-def network(frozen: bool = False) -> nn.Module:
+def network() -> nn.Module:
     """Return a network with two gates."""
     torch.manual_seed(0)
-    norm = FrozenNorm if frozen else nn.BatchNorm2d
+    norm = nn.BatchNorm2d
     parts = [nn.Conv2d(3, 6, 3, padding=1), norm(6), nn.ReLU(), nn.Conv2d(6, 6, 3, padding=1), norm(6), nn.ReLU()]
     parts += [nn.Conv2d(6, 6, 3, padding=1), norm(6), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 3)]
-    model = lccl.nn.convert(nn.Sequential(*parts), where=["3", "6"])
-    if frozen:
-        for layer in (model[3], model[6]):
-            layer.gate.norm = FrozenNorm(1)
-            layer.gate.norm.load_state_dict(layer.gate.norm.state_dict())
-            nn.init.zeros_(layer.gate.norm.weight)
-            nn.init.ones_(layer.gate.norm.bias)
-    return model
+    return lccl.nn.convert(nn.Sequential(*parts), where=["3", "6"])
 
 
 def data(batch: int, *, shuffle: bool) -> DataLoader[Any]:
     """Return 96 images whose class is the brightest channel."""
     x = torch.randn(96, 3, 8, 8, generator=torch.Generator().manual_seed(1)).relu()
-    return DataLoader(TensorDataset(x, x.mean((2, 3)).argmax(1)), batch, shuffle=shuffle)
+    images = TensorDataset(x, x.mean((2, 3)).argmax(1))
+    if not shuffle:
+        return DataLoader(images, batch)
+    return DataLoader(Noisy(images), batch, shuffle=True, generator=torch.Generator())
 
 
 def run(model: nn.Module, folder: Path | None = None, killed_at: int | None = None, **options: Any) -> FitResult:
@@ -80,8 +85,17 @@ def main() -> None:
     fabric.launch()
     found = {}
     for frozen in (True, False):
-        model = network(frozen)
-        result = fit(model, data(8, shuffle=False), epochs=3, target=0.4, fabric=fabric, lr=0.02)
+        model = network()
+        result = fit(
+            model,
+            data(8, shuffle=False),
+            epochs=3,
+            target=0.4,
+            fabric=fabric,
+            lr=0.02,
+            freeze_norms=frozen,
+            checkpoint=folder / f"{frozen}.pt",
+        )
         found[frozen] = (model.state_dict(), dict(result.densities))
     if fabric.is_global_zero:
         torch.save(found, folder / "two.pt")

@@ -174,9 +174,11 @@ def require_metric(limits: Limits, metric: Metric | None) -> None:
 
 
 def _metric_limit(ran: Sequence[Row], metric: Metric | None, limit: float | None) -> Check | None:
-    values = [row.metric for row in ran if row.metric is not None]
-    if limit is None or metric is None or not values:
+    if limit is None or metric is None:
         return None
+    values = [row.metric for row in ran if row.metric is not None]
+    if not values:
+        raise UserError("metric-limit needs an LCCL network that ran, whose outputs have a metric")
     worst = min(values) if metric.direction == "higher" else max(values)
     return Check("metric-limit", worst, limit, metric.drop(limit, worst) <= 0)
 
@@ -187,4 +189,6 @@ def _metric_drop(ran: Sequence[Row], baseline: Row | None, metric: Metric | None
     if baseline is None or baseline.metric is None:
         raise UserError("max-metric-drop needs a baseline", BASELINE)
     drops = [metric.drop(baseline.metric, row.metric) for row in ran if row.metric is not None]
+    if not drops:
+        raise UserError("max-metric-drop needs an LCCL network that ran, whose outputs have a metric")
     return Check("max-metric-drop", max(drops), limit, max(drops) <= limit)

@@ -102,7 +102,9 @@ def save_checkpoint(
         content[RECIPE_KEY] = gated
     thresholds = _thresholds(network)
     if thresholds:
-        content |= {THRESHOLDS_KEY: thresholds, "version": THRESHOLDS_VERSION}
+        content[THRESHOLDS_KEY] = thresholds
+    if any(thresholds.values()):
+        content["version"] = THRESHOLDS_VERSION
     densities = trained_densities(network)
     if densities:
         content[DENSITIES_KEY] = densities
@@ -176,12 +178,14 @@ def _numbers(given: object) -> dict[str, float]:
 
 
 def _thresholds(network: nn.Module) -> dict[str, float]:
-    """Return the thresholds of layers without a recipe, which keeps its own; empty if all are 0."""
+    """Return the thresholds of layers without a recipe, which keeps its own.
+
+    Those of 0 too, since the factory may build others.
+    """
     from lccl.nn import LCCLConv2d
 
     layers = {path: m for path, m in network.named_modules() if isinstance(m, LCCLConv2d) and m.recipe is None}
-    found = {path: float(layer.gate_threshold) for path, layer in layers.items()}
-    return found if any(found.values()) else {}
+    return {path: float(layer.gate_threshold) for path, layer in layers.items()}
 
 
 def set_thresholds(network: nn.Module, thresholds: Mapping[str, float], path: Path) -> None:
@@ -194,6 +198,8 @@ def set_thresholds(network: nn.Module, thresholds: Mapping[str, float], path: Pa
 
     layers = {name: m for name, m in network.named_modules() if isinstance(m, LCCLConv2d)}
     for name, threshold in thresholds.items():
+        if name not in layers and threshold == 0:
+            continue
         if name not in layers or threshold < 0:
             raise UserError(
                 f"{path} has the threshold {threshold} for {name}, which is no gated layer of this network, or is below 0"

@@ -57,8 +57,13 @@ class Gate(nn.Module):
 
     observed: Tensor | None = None
     """Sums over the calls in training mode since the last reset: calls, density, density with all
-    logits higher by a margin, mean and mean square of the logits' distance from the convolution's
-    bias; and that margin. None: nothing is observed."""
+    logits higher by a margin; of a gate without a norm, the mean, mean square and variance of the
+    logits without their bias; and, last, that margin. None: nothing is observed."""
+    first: Tensor | None = None
+    """Of a gate without a norm whose weights are 0 yet: the weights it will start with, whose
+    logits are observed in place of its own."""
+    held: tuple[int, tuple[bool, ...]] | None = None
+    """The number of the schedule that sets the parameters, and which could be trained before."""
     frozen: bool = False
     """Whether training takes the norm's running statistics, and leaves them as they are."""
     trained_density: float | None = None
@@ -91,13 +96,27 @@ class Gate(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Compute the logits [N, 1, Hg, Wg] of x [N, C, H, W]."""
         top, left, bottom, right = self.pads
-        logits = self._normalize(self.conv(F.pad(x, (left, right, top, bottom))))
-        if self.observed is not None and self.training:
-            self._observe(logits, self.observed)
+        padded = F.pad(x, (left, right, top, bottom))
+        if self.observed is None or not self.training:
+            return self._normalize(self.conv(padded))
+        if isinstance(self.norm, _BatchNorm) or self.conv.bias is None:
+            logits = self._normalize(self.conv(padded))
+            self._observe(logits, None, self.observed)
+            return logits
+        with torch.autocast(x.device.type, enabled=False):  # as a sum in bfloat16, small logits round to the bias
+            wide = padded.to(torch.promote_types(padded.dtype, self.conv.weight.dtype))
+            raw = self._apply_weights(wide, self.conv.weight)
+            logits = self._normalize(raw + self.conv.bias.view(1, -1, 1, 1))
+            with torch.no_grad():
+                seen = raw if self.first is None else self._apply_weights(wide, self.first.to(wide))
+        self._observe(logits, seen, self.observed)
         return logits
 
+    def _apply_weights(self, padded: Tensor, weight: Tensor) -> Tensor:
+        return F.conv2d(padded, weight.to(padded.dtype), None, self.conv.stride, 0, self.conv.dilation)
+
     @torch.no_grad()
-    def _observe(self, logits: Tensor, sums: Tensor) -> None:
+    def _observe(self, logits: Tensor, raw: Tensor | None, sums: Tensor) -> None:
         """Add a call to the sums, which stay in place, so that a compiled gate adds to them too.
 
         Each call counts the same. A pass that activation checkpointing repeats does no harm.
@@ -105,9 +124,13 @@ class Gate(nn.Module):
         if sums.device != logits.device:  # the network has moved
             self.observed = sums = sums.to(logits.device)
         values = logits.detach().to(sums.dtype)
-        away = values if self.conv.bias is None else values - self.conv.bias
-        density, higher = ((values > edge).to(sums.dtype).mean() for edge in (0.0, -sums[5]))
-        sums[:5] += torch.stack([torch.ones_like(density), density, higher, away.mean(), away.square().mean()])
+        density, higher = ((values > edge).to(sums.dtype).mean() for edge in (0.0, -sums[-1]))
+        mean = square = variance = torch.zeros_like(density)
+        if raw is not None:
+            away = raw.detach().to(sums.dtype)
+            mean, variance = away.mean(), away.var(unbiased=False)
+            square = mean.square()
+        sums[:-1] += torch.stack([torch.ones_like(density), density, higher, mean, square, variance])
 
     def _normalize(self, logits: Tensor) -> Tensor:
         norm = self.norm

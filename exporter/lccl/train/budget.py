@@ -8,6 +8,7 @@ from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from lccl.errors import UserError, shown
 from lccl.nn.converting.measure import ExampleArgs, inputs_of
@@ -16,7 +17,7 @@ from lccl.signatures.arguments import CALLABLE, MODULE, NUMBER, VALUES_BY_NAME, 
 from lccl.torch_calls import evaluating, unwrapped
 from lccl.train.gates import by_gate, gates_of
 
-DENSITIES = (0.75, 0.5, 0.25)
+DENSITIES = (0.75, 0.5, 0.25, 0.1)
 """At these, in turn, a layer's sensitivity is measured."""
 
 
@@ -125,12 +126,15 @@ def sensitivity(
         densities: those to measure.
 
     Raises:
-        UserError: the network has no gate, there is no batch, or a density is not between 0 and 1.
+        UserError: the network has no gate, or one that does not run; there is no batch, or a
+            density is not between 0 and 1.
     """
+    model = unwrapped(model)  # what torch.compile returns may not call hooks
     gates = gates_of(model)
     if not densities or not all(0 < d < 1 for d in densities):
         raise UserError(f"sensitivities are measured at densities between 0 and 1, not {shown(list(densities))}")
-    data = [(batch[0], batch[1]) for batch in batches]
+    device = next(gate.conv.weight.device for gate in gates.values())
+    data = [(batch[0].to(device), batch[1].to(device)) for batch in batches]
     if not data:
         raise UserError("there is no batch, so no sensitivity can be measured")
     cuts = {name: _Cut(gate) for name, gate in gates.items()}
@@ -138,6 +142,12 @@ def sensitivity(
     try:
         with evaluating(model):
             dense = _mean_loss(model, data, loss)
+            silent = next((name for name, cut in cuts.items() if not cut.called), None)
+            if silent is not None:
+                raise UserError(
+                    f"the gate of {silent} was not seen to run, so what its layer is worth cannot be measured: give the network "
+                    "without parts that torch.compile has compiled, and leave layers that are not used without a gate"
+                )
             losses = {}
             for name, cut in cuts.items():
                 losses[name] = {density: cut.at(density, lambda: _mean_loss(model, data, loss)) for density in densities}
@@ -151,7 +161,9 @@ class _Cut:
     """A hook that opens a gate, or the given fraction of it that has the largest logits."""
 
     def __init__(self, gate: Gate) -> None:
-        self._gate, self._density = gate, 1.0
+        self._gate, self._density, self.called = gate, 1.0, False
+        norm = gate.norm
+        self._sign = -1.0 if isinstance(norm, _BatchNorm) and norm.affine and float(norm.weight) < 0 else 1.0
 
     def at(self, density: float, measured: Callable[[], float]) -> float:
         """Return what is measured with this density."""
@@ -162,10 +174,11 @@ class _Cut:
             self._density = 1.0
 
     def __call__(self, _gate: nn.Module, args: tuple[Tensor, ...], logits: Tensor) -> Tensor:
+        self.called = True
         if self._density >= 1:
             return torch.ones_like(logits)
         top, left, bottom, right = self._gate.pads
-        raw: Tensor = self._gate.conv(nn.functional.pad(args[0], (left, right, top, bottom)))
+        raw: Tensor = self._sign * self._gate.conv(nn.functional.pad(args[0], (left, right, top, bottom)))
         kept = max(1, round(self._density * raw.numel()))
         edge = raw.flatten().kthvalue(raw.numel() - kept + 1).values
         opened: Tensor = raw >= edge
@@ -188,7 +201,8 @@ def allocate(budget: Budget, measured: Sensitivity, bounds: tuple[float, float] 
     """Return the densities of the layers that lose least under a budget.
 
     Each layer's loss is taken as the convex curve under its measured points. From all open, the
-    part of a curve that loses least per cost saved is taken next, until the budget is kept.
+    part of a curve that loses least per cost saved is taken next, until the budget is kept. No
+    layer goes below its lowest measured density, since nothing says what it loses there.
 
     Args:
         budget: the limit.
@@ -208,10 +222,16 @@ def allocate(budget: Budget, measured: Sensitivity, bounds: tuple[float, float] 
         raise UserError(
             f"the budget of {budget.limit:,.0f} cannot be kept with densities from {low}: allow a lower one, or more"
         )
+    least = {name: min(high, max(low, min(curve, default=1.0))) for name, curve in measured.losses.items()}
+    if sum(budget.costs[name] * density for name, density in least.items()) > spare:
+        raise UserError(
+            f"the budget of {budget.limit:,.0f} cannot be kept with the densities that were measured, from "
+            f"{min(least.values())}: measure the sensitivity at lower ones too"
+        )
     pieces = [
         (slope / budget.costs[name], name, to)
         for name, curve in measured.losses.items()
-        for slope, to in _pieces(curve, measured.dense, low, high)
+        for slope, to in _pieces(curve, measured.dense, least[name], high)
     ]
     for _, name, to in sorted(pieces, key=lambda piece: (piece[0], -piece[2])):
         over = sum(budget.costs[n] * d for n, d in found.items()) - spare

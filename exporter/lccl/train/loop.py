@@ -21,9 +21,9 @@ from lccl.progress import Progress, silent
 from lccl.requires import needing
 from lccl.signatures.arguments import CALLABLE, COUNT, FILE, FLAG, MODULE, NONE, NUMBER, VALUES_BY_NAME, WHOLE, takes
 from lccl.text import percent, table
-from lccl.torch_calls import evaluating
+from lccl.torch_calls import evaluating, set_modes
 from lccl.train.budget import Budget
-from lccl.train.gates import mean_over_processes, parameter_groups
+from lccl.train.gates import frozen_norms, mean_over_processes, parameter_groups
 from lccl.train.losses import distillation_loss
 from lccl.train.schedule import BUDGET, DensitySchedule
 
@@ -97,6 +97,7 @@ class FitResult:
     log_folder=FILE | NONE,
     channels_last=FLAG,
     compiled=FLAG,
+    freeze_norms=FLAG,
     seed=WHOLE,
     progress=CALLABLE,
 )
@@ -120,6 +121,7 @@ def fit(
     log_folder: str | Path | None = None,
     channels_last: bool = False,
     compiled: bool = False,
+    freeze_norms: bool = False,
     seed: int = 0,
     fabric: Fabric | None = None,
     progress: Progress = silent,
@@ -132,27 +134,35 @@ def fit(
 
     The random numbers of an epoch depend on the seed and the epoch alone, so a run that is ended
     at any time and called again with the same arguments gives the numbers of one that was not, on
-    the same machine.
+    the same machine. That holds for what draws from PyTorch's, NumPy's and Python's global
+    generators, and from those of the DataLoader and its sampler; not for a generator that a data
+    set or a loss keeps for itself.
 
     Args:
         model: the network, which is trained in place and left in eval mode.
         batches: pairs of inputs and targets, the same number in each epoch: a DataLoader, whose
-            samples are divided between processes, or any iterable that can be run again.
+            samples are divided between processes and whose workers end with each epoch, or any
+            iterable that can be run again.
         epochs: passes over the batches.
         target, learned: as for :class:`DensitySchedule`.
         loss: called with outputs and targets; a mean over samples.
         lr, weight_decay: the largest learning rate, and the weight decay; see
             :func:`parameter_groups`.
         anneal: the fraction of all steps in which densities go from open to the target.
-        teacher: the dense network, whose outputs are learned too (:func:`distillation_loss`).
+        teacher: the dense network, whose outputs are learned too (:func:`distillation_loss`); it is
+            moved to the device.
         teacher_weight: the weight of that term.
         score: called with the network in eval mode after each epoch; higher is better.
-        patience: epochs without a better score, at the target density, after which training ends.
+        patience: epochs without a better score, at the target density, after which one more epoch
+            with frozen statistics ends the training.
         checkpoint: the file that holds the state of the run, written after each epoch.
         save_every: also write it every so many steps.
         log_folder: scalars for TensorBoard go there.
         channels_last: whether network and images are in that memory format.
         compiled: whether ``torch.compile`` compiles the network.
+        freeze_norms: whether all norms keep their running statistics and normalize with them, for
+            networks that were trained before; :func:`fit_gates` gives gates such statistics. Two
+            processes then give the numbers of one.
         seed: of all random numbers.
         fabric: devices, processes and precision: a ``lightning_fabric.Fabric`` of yours; None: one
             process on the CPU, or on the GPU where there is one.
@@ -170,6 +180,11 @@ def fit(
         raise UserError(f"anneal is a fraction of the steps, above 0 and up to 1, not {anneal}")
     if checkpoint is not None:
         require_writable(checkpoint)
+    if isinstance(batches, DataLoader) and batches.persistent_workers:
+        raise UserError(
+            "workers that live across epochs keep random numbers that no checkpoint has: build the DataLoader with "
+            "persistent_workers=False"
+        )
     run = fabric or Fabric(accelerator="auto", devices=1)
     run.launch()
     seed_everything(seed, verbose=False)
@@ -184,32 +199,115 @@ def fit(
         learned=learned,
         freeze_after=(epochs - 1) * per_epoch if epochs > 1 else None,
     )
-    groups = parameter_groups(model, lr, weight_decay)
-    optimizer: Any = torch.optim.SGD(groups, lr, momentum=0.9, nesterov=True)
-    rates = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, [group["lr"] for group in optimizer.param_groups], total_steps=epochs * per_epoch
-    )
-    state = _State(model, optimizer, rates, schedule, _identity(epochs, per_epoch, seed))
-    state.load(checkpoint, run.device)
+    identity = {
+        "epochs": epochs,
+        "batches": per_epoch,
+        "batch size": getattr(batches, "batch_size", None),
+        "processes": run.world_size,
+        "seed": seed,
+        "target": _plain(target),
+        "learned": learned,
+        "anneal": anneal,
+        "lr": lr,
+        "weight_decay": weight_decay,
+        "teacher_weight": teacher_weight if teacher is not None else None,
+        "freeze_norms": freeze_norms,
+    }
+    modes = {} if teacher is None else {module: module.training for module in teacher.modules()}
+    try:
+        return _trained(
+            run,
+            model,
+            loader,
+            schedule,
+            identity,
+            _Settings(
+                epochs,
+                per_epoch,
+                loss,
+                lr,
+                weight_decay,
+                teacher,
+                teacher_weight,
+                score,
+                patience,
+                checkpoint,
+                save_every,
+                log_folder,
+                memory,
+                compiled,
+                freeze_norms,
+                seed,
+                progress,
+            ),
+        )
+    finally:
+        schedule.close()
+        set_modes(modes)
+        model.eval()
+
+
+@dataclass(frozen=True)
+class _Settings:
+    """The arguments of a training."""
+
+    epochs: int
+    per_epoch: int
+    loss: Loss
+    lr: float
+    weight_decay: float
+    teacher: nn.Module | None
+    teacher_weight: float
+    score: Callable[[nn.Module], float] | None
+    patience: int | None
+    checkpoint: str | Path | None
+    save_every: int | None
+    log_folder: str | Path | None
+    memory: torch.memory_format
+    compiled: bool
+    freeze_norms: bool
+    seed: int
+    progress: Progress
+
+
+def _trained(
+    run: Fabric,
+    model: nn.Module,
+    loader: Iterable[Sequence[Tensor]],
+    schedule: DensitySchedule,
+    identity: dict[str, object],
+    given: _Settings,
+) -> FitResult:
+    """Run the epochs that are left."""
+    per_epoch, end = given.per_epoch, given.epochs * given.per_epoch
+    groups = parameter_groups(model, given.lr, given.weight_decay)
+    optimizer: Any = torch.optim.SGD(groups, given.lr, momentum=0.9, nesterov=True)
+    rates = torch.optim.lr_scheduler.OneCycleLR(optimizer, [group["lr"] for group in optimizer.param_groups], total_steps=end)
+    state = _State(model, optimizer, rates, schedule, run, identity)
+    state.load(given.checkpoint)
     resumed_at = state.step
-    network: nn.Module = torch.compile(model) if compiled else model  # type: ignore[assignment]
+    network: nn.Module = torch.compile(model) if given.compiled else model  # type: ignore[assignment]
     network, optimizer = run.setup(network, optimizer)
+    teacher = given.teacher
     if teacher is not None:
-        teacher = teacher.eval().to(run.device, memory_format=memory)  # type: ignore[call-overload]
-    writer = _writer(log_folder, run.is_global_zero)
-    stopped = state.has_stopped(patience)
-    while state.step < epochs * per_epoch and not stopped:
+        teacher = teacher.eval().to(run.device, memory_format=given.memory)  # type: ignore[call-overload]
+    writer = _writer(given.log_folder, run.is_global_zero)
+    while state.step < min(end, state.ends):
+        if state.ends < end:
+            schedule.freeze()
         epoch, done = divmod(state.step, per_epoch)
         model.train()
-        for i, batch in _shuffled(loader, seed, epoch, done, state):
-            progress(f"epoch {epoch + 1} of {epochs}", i, per_epoch)
-            x = batch[0].to(run.device, memory_format=memory if batch[0].dim() == 4 else torch.preserve_format)
+        if given.freeze_norms:
+            frozen_norms(model)
+        for i, batch in _shuffled(loader, given.seed, epoch, done, state):
+            given.progress(f"epoch {epoch + 1} of {given.epochs}", i, per_epoch)
+            x = batch[0].to(run.device, memory_format=given.memory if batch[0].dim() == 4 else torch.preserve_format)
             outputs = network(x)
-            value = loss(outputs, batch[1].to(run.device))
+            value = given.loss(outputs, batch[1].to(run.device))
             if teacher is not None:
                 with torch.no_grad(), run.autocast():
                     taught = teacher(x)
-                value = value + teacher_weight * distillation_loss(outputs, taught)
+                value = value + given.teacher_weight * distillation_loss(outputs, taught)
             optimizer.zero_grad()
             run.backward(value)
             optimizer.step()
@@ -219,44 +317,51 @@ def fit(
             if state.step % _LOG_EVERY == 0:
                 writer("loss", state.sum / state.steps, state.step)
                 writer("lr", float(rates.get_last_lr()[0]), state.step)
-            if save_every is not None and state.step % save_every == 0 and state.step % per_epoch:
-                state.save(checkpoint, run)
+            if given.save_every is not None and state.step % given.save_every == 0 and state.step % per_epoch:
+                state.save(given.checkpoint)
         if state.step != (epoch + 1) * per_epoch:
             raise UserError(
                 f"an epoch gave {state.step - epoch * per_epoch} batches and the first count gave {per_epoch}: give a DataLoader, "
                 "or a list"
             )
         found = None
-        if score is not None:
+        if given.score is not None:
             with evaluating(model), torch.no_grad():
-                found = float(mean_over_processes(torch.tensor(float(score(model)), device=run.device)))
+                found = float(mean_over_processes(torch.tensor(float(given.score(model)), device=run.device)))
         state.end_epoch(found)
         for name, density in schedule.densities.items():
             writer(f"density/{name}", density, state.step)
         writer("density", state.epochs[-1].density, state.step)
         if found is not None:
             writer("score", found, state.step)
-        state.save(checkpoint, run)
-        stopped = state.has_stopped(patience)
-    densities = schedule.densities
-    schedule.close()
-    model.eval()
-    return FitResult(tuple(state.epochs), densities, stopped and state.step < epochs * per_epoch, resumed_at)
+        if state.has_stopped(given.patience):
+            state.ends = min(state.ends, state.step + per_epoch)
+        state.save(given.checkpoint)
+    return FitResult(tuple(state.epochs), schedule.densities, state.ends < end, resumed_at)
 
 
 class _State:
     """All that a run is: weights, optimizer, rates, densities, random numbers, what epochs gave."""
 
     def __init__(
-        self, model: nn.Module, optimizer: Any, rates: Any, schedule: DensitySchedule, identity: dict[str, int]
+        self, model: nn.Module, optimizer: Any, rates: Any, schedule: DensitySchedule, run: Fabric, identity: dict[str, object]
     ) -> None:
-        self._parts = {"model": model, "optimizer": optimizer, "rates": rates, "schedule": schedule}
+        self._parts: dict[str, Any] = {
+            "model": model,
+            "optimizer": optimizer,
+            "rates": rates,
+            "schedule": schedule,
+            "precision": run.strategy.precision,  # with the scale of float16's gradients
+        }
+        self._run = run
         self._identity = identity
         self._schedule = schedule
         self.random: dict[str, Any] | None = None
         """Of a step within an epoch that was loaded."""
         self.epochs: list[Epoch] = []
         self.step, self.steps, self.sum = 0, 0, 0.0
+        self.ends: float = math.inf
+        """The step at which the run ends early."""
         self._best, self._since = -math.inf, 0
 
     def took(self, loss: float) -> None:
@@ -276,22 +381,25 @@ class _State:
         """Return whether the score has not become better for so many epochs."""
         return patience is not None and self._since >= patience
 
-    def save(self, path: str | Path | None, run: Fabric) -> None:
+    def save(self, path: str | Path | None) -> None:
         """Write the state, the whole file or none of it."""
-        if path is not None and run.is_global_zero:
+        if path is None:
+            return
+        drawn = _of_all_processes(_random_state(), self._run.world_size)
+        if self._run.is_global_zero:
             content = {
                 "format": _FORMAT,
                 "identity": self._identity,
                 "parts": {name: part.state_dict() for name, part in self._parts.items()},
-                "random": _random_state(),
+                "random": drawn,
                 "epochs": [asdict(epoch) for epoch in self.epochs],
-                "counts": [self.step, self.steps, self.sum, self._best, self._since],
+                "counts": [self.step, self.steps, self.sum, self.ends, self._best, self._since],
             }
             with atomic_path(path) as temporary:
                 torch.save(content, temporary)
-        run.barrier()
+        self._run.barrier()
 
-    def load(self, path: str | Path | None, device: torch.device) -> None:
+    def load(self, path: str | Path | None) -> None:
         """Go on from a file, if there is one.
 
         Raises:
@@ -301,28 +409,42 @@ class _State:
             return
         file = require_file(path)
         try:
-            content = torch.load(file, map_location=device, weights_only=True)
+            content = torch.load(file, map_location=self._run.device, weights_only=True)
         except Exception:
             content = None
         if not isinstance(content, Mapping) or content.get("format") != _FORMAT:
             raise UserError(f"{file} is not the state of a training: name another file, which will be written")
-        if content["identity"] != self._identity:
+        before = content["identity"]
+        other = [name for name, value in self._identity.items() if name not in before or before[name] != value]
+        if other:
             raise UserError(
-                f"{file} is the state of a training with other epochs, batches or seed ({content['identity']}, here "
-                f"{self._identity}): call with the same arguments, or name another file"
+                f"{file} is the state of a training with other arguments ({', '.join(other)}): call with the same ones, or name "
+                "another file"
             )
         try:
             for name, part in self._parts.items():
-                part.load_state_dict(content["parts"][name])  # type: ignore[attr-defined]
+                part.load_state_dict(content["parts"][name])
         except (RuntimeError, ValueError) as error:
             raise UserError(f"{file} is the state of a training of another network: name another file") from error
-        self.random = content["random"]
+        self.random = content["random"][self._run.global_rank]
         self.epochs = [Epoch(**epoch) for epoch in content["epochs"]]
-        self.step, self.steps, self.sum, self._best, self._since = content["counts"]
+        self.step, self.steps, self.sum, self.ends, self._best, self._since = content["counts"]
 
 
-def _identity(epochs: int, per_epoch: int, seed: int) -> dict[str, int]:
-    return {"epochs": epochs, "batches": per_epoch, "seed": seed}
+def _plain(target: float | Mapping[str, float] | Budget) -> object:
+    """Return a target as plain values, which a checkpoint can hold."""
+    if isinstance(target, Budget):
+        return {"limit": target.limit, "fixed": target.fixed, "costs": dict(target.costs)}
+    return dict(target) if isinstance(target, Mapping) else float(target)
+
+
+def _of_all_processes(own: dict[str, Any], count: int) -> list[Any]:
+    """Return what each process has, by rank."""
+    if count == 1:
+        return [own]
+    found: list[Any] = [None] * count
+    torch.distributed.all_gather_object(found, own)
+    return found
 
 
 def _steps_of(loader: Iterable[object]) -> int:
@@ -340,15 +462,22 @@ def _shuffled(
 ) -> Iterator[tuple[int, Sequence[Tensor]]]:
     """Give the batches of an epoch that are left, with the random numbers that they had before."""
     _seed(seed + 1_000_003 * (epoch + 1))
-    sampler = getattr(loader, "sampler", None)
-    if hasattr(sampler, "set_epoch"):
-        sampler.set_epoch(epoch)  # type: ignore[union-attr]
-    for i, batch in enumerate(loader):
-        if i < done:
-            continue
-        if i == done and done and state.random is not None:
-            _set_random_state(state.random)
-        yield i, batch
+    batch_sampler = getattr(loader, "batch_sampler", None)
+    samplers = [getattr(loader, "sampler", None), batch_sampler, getattr(batch_sampler, "sampler", None)]
+    for part in (loader, *samplers):
+        if isinstance(getattr(part, "generator", None), torch.Generator):
+            part.generator.manual_seed(seed + 1_000_003 * (epoch + 1))  # type: ignore[union-attr]
+        if hasattr(part, "set_epoch"):
+            part.set_epoch(epoch)  # type: ignore[union-attr]
+    if hasattr(loader, "_num_iter_calls"):  # Fabric's loader counts its own epochs, from 0 in a new process
+        loader._num_iter_calls = epoch
+    batches = iter(loader)
+    for _ in range(done):
+        next(batches, None)
+    if done and state.random is not None:
+        _set_random_state(state.random)  # before the next batch, which may draw
+        state.random = None
+    yield from enumerate(batches, done)
 
 
 def _seed(seed: int) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import warnings
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -17,13 +19,14 @@ from lccl.signatures.arguments import COUNT, FLAG, MODULE, NONE, NUMBER, VALUES_
 from lccl.train.budget import PAIR, Budget
 from lccl.train.gates import by_gate, cpu_numbers, gates_of
 from lccl.train.shifts import (
-    FURTHEST,
+    OPEN,
+    Line,
     Range,
     as_range,
     density_of,
+    line_of,
     moved_by_cost,
     moved_together,
-    scale_of,
     shift_of,
     slope_of,
     total_of,
@@ -35,12 +38,17 @@ _GAIN = 0.1
 _MEMORY = 0.1
 """The weight of a step in running means."""
 _LARGEST_CORRECTION = 4.0
-_MARGIN = 0.1
-"""Before gates open, it is looked by how much this shift, more than that of a step, opens them."""
+_MARGIN = 0.03
+"""The further shift whose density is measured too, for the slope of the density."""
+_TIED = 0.1
+"""The fraction of logits within the margin from which on they count as equal: no smooth slope."""
 _PATIENCE = 100
 """Steps after which a gate that does not follow is named."""
-_SMALL = 1e-3
-"""The scale of a gate's first random weights, where it has no norm: its map is open and flat."""
+_RAMP = 0.05
+"""The fraction of the steps in which the map of an open gate gives way to the gate's own."""
+_UNRESOLVED = 1e-5
+"""A deviation of logits below this fraction of their mean is rounding."""
+_NUMBERS = itertools.count(1)
 
 
 @dataclass
@@ -55,7 +63,9 @@ class _State:
     mean: float = 0.0
     """Without a norm: the running mean of the logits without their bias."""
     deviation: float = 0.0
-    """Without a norm: their running standard deviation; 0 before the first step."""
+    """Without a norm: their running standard deviation; 0 before they are seen to differ."""
+    near: float = 0.0
+    """The running mean of the fraction of logits within the margin below the edge."""
     last: float = 1.0
     """The density of the last step."""
     stuck: int = 0
@@ -85,6 +95,10 @@ class _Plan:
         share = self.share(step)
         return [self.start + (target - self.start) * share for target in self.densities]
 
+    def ramp(self, step: int) -> float:
+        """Return the share of a gate's own map, beside that of an open one."""
+        return 1.0 if self.start < 1 else min(1.0, step / max(1.0, _RAMP * self.steps))
+
 
 class DensitySchedule:
     """Give a network's gates their densities while it trains, from open to a target.
@@ -95,7 +109,8 @@ class DensitySchedule:
 
     With a norm, weight and bias of the norm are set; without one, the convolution's bias, from the
     running mean and deviation of its logits, to which the weights are scaled. Gates start as
-    :func:`lccl.nn.convert` leaves them, open, so that training starts from the dense network.
+    :func:`lccl.nn.convert` leaves them, open, so that training starts from the dense network; in
+    the first twentieth of the steps their maps go from the open one's to their own.
 
     Usage, with :meth:`step` once after each step of the optimizer::
 
@@ -108,7 +123,8 @@ class DensitySchedule:
 
     The network exports, folds and loads as before, at any step. To go on after a break, load the
     network's weights, build the schedule anew, then :meth:`load_state_dict`. In a distributed run
-    densities are means over all processes.
+    densities are means over all processes. A schedule for gates that another one holds takes them
+    over; that one then ends.
 
     Args:
         model: a network with gates.
@@ -153,15 +169,17 @@ class DensitySchedule:
         self._plan = _plan_of(list(self._gates), target, steps, bounds, learned, freeze_after, start)
         self._states = {name: _State(density=start) for name in self._gates}
         self._step = 0
-        self._trainable: list[tuple[nn.Parameter, bool]] = []
-        for gate in self._gates.values():
-            gate.observed = torch.zeros(6, device=gate.conv.weight.device)
-            for parameter in _set_parameters(gate):
-                self._trainable.append((parameter, parameter.requires_grad))
-                parameter.requires_grad_(learned and parameter is _shift_parameter(gate))
+        self._number, self._frozen = next(_NUMBERS), False
+        parameters = {name: _set_parameters(gate) for name, gate in self._gates.items()}
+        for name, gate in self._gates.items():
+            before = gate.held[1] if gate.held else tuple(p.requires_grad for p in parameters[name])
+            gate.held = self._number, before  # one that another schedule holds is taken over
+            gate.observed = torch.zeros(7, device=gate.conv.weight.device)
+            for parameter in parameters[name]:
+                parameter.requires_grad_(learned and parameter is parameters[name][-1])
         for name, shift in zip(self._gates, self._shifts_at(0), strict=True):
             self._states[name].shift = shift
-            _prepare(self._gates[name])
+            _prepare(name, self._gates[name])
             self._write(name)
         self._freeze()
 
@@ -204,8 +222,13 @@ class DensitySchedule:
         self._watch()
 
     def state_dict(self) -> dict[str, object]:
-        """Return what :meth:`load_state_dict` takes: plain numbers, to be saved with torch.save."""
-        return {"step": self._step, "gates": {name: dict(vars(state)) for name, state in self._states.items()}}
+        """Return what :meth:`load_state_dict` takes: plain numbers and tensors, to be saved with torch.save."""
+        first = {name: gate.first for name, gate in self._gates.items() if gate.first is not None}
+        return {
+            "step": self._step,
+            "gates": {name: dict(vars(state)) for name, state in self._states.items()},
+            "first": first,
+        }
 
     @torch.no_grad()
     def load_state_dict(self, state: Mapping[str, object]) -> None:
@@ -221,54 +244,82 @@ class DensitySchedule:
         by_gate(gates, self._gates, "the state of a schedule")
         if any(not isinstance(values, Mapping) or set(values) != known for values in gates.values()):
             raise UserError("a schedule goes on from what its state_dict() returned")
+        first = state.get("first", {})
+        if not isinstance(first, Mapping) or any(
+            not isinstance(first.get(name, gate.conv.weight), Tensor)
+            or first.get(name, gate.conv.weight).shape != gate.conv.weight.shape
+            for name, gate in self._gates.items()
+        ):
+            raise UserError("a schedule goes on from what its state_dict() returned")
         self._step = step
         self._states = {name: _State(**gates[name]) for name in self._gates}
-        for name in self._gates:
+        for name, gate in self._gates.items():
+            self._reset(gate)
+            gate.trained_density = self._states[name].density
+            if gate.first is not None and name not in first and not gate.conv.weight.any():
+                gate.conv.weight.copy_(gate.first)  # which building the schedule has set aside
+            gate.first = first[name].to(gate.conv.weight) if name in first else None
             self._write(name)
-            self._reset(self._gates[name])
+        self._freeze()
+
+    def freeze(self) -> None:
+        """From now on let training take the running statistics of the gates' norms."""
+        self._frozen = True
         self._freeze()
 
     def close(self) -> None:
         """Leave the gates as they are, and let parameters be trained that were before."""
         for gate in self._gates.values():
-            gate.observed, gate.frozen = None, False
-        for parameter, trainable in self._trainable:
-            parameter.requires_grad_(trainable)
+            if gate.held is not None and gate.held[0] == self._number:
+                for parameter, trainable in zip(_set_parameters(gate), gate.held[1], strict=True):
+                    parameter.requires_grad_(trainable)
+                gate.observed, gate.first, gate.held, gate.frozen = None, None, None, False
 
     def _reset(self, gate: Gate) -> Tensor:
         """Return what was observed since the last time, and begin anew."""
         sums = gate.observed
-        if sums is None:
+        if sums is None or gate.held is None or gate.held[0] != self._number:
             raise UserError("the schedule is closed, or another one has taken over: build a new one")
         found, device = sums.clone(), gate.conv.weight.device
         gate.observed = sums = sums.to(device)
-        sums[:5] = 0
+        sums[:-1] = 0
         return found
 
     def _take(self, name: str, gate: Gate, observed: list[float]) -> None:
         """Learn from a step what the gate's density was, and how far its logits are from normal."""
-        state, (density, higher, mean, square) = self._states[name], observed
+        state, (density, higher, mean, square, variance) = self._states[name], observed
         state.last, state.density = density, state.density + _MEMORY * (density - state.density)
+        state.near += _MEMORY * (higher - density - state.near)
         gate.trained_density = state.density
+        line, known = None if state.shift == math.inf else self._line(name), True
         if isinstance(gate.norm, _BatchNorm):
-            learned = _number(gate.norm.bias), _number(gate.norm.weight)
-            if self._plan.learned and state.shift != math.inf and learned[1] > 0:
-                state.shift = learned[0] / learned[1] - state.correction
+            bias = _number(gate.norm.bias)
         else:
-            deviation = math.sqrt(max(square - mean**2, 1e-24))
-            memory = _MEMORY if state.deviation else 1.0
-            if self._plan.learned and state.deviation and state.shift != math.inf:
-                assert gate.conv.bias is not None
-                scale = scale_of(gate.activation, state.shift + state.correction)
-                state.shift = (_number(gate.conv.bias) + state.mean) / scale - state.correction
-            state.mean += memory * (mean - state.mean)
-            state.deviation += memory * (deviation - state.deviation)
-        if state.shift != math.inf:
-            error = density_of(state.shift) - density
-            if 0 < error < 2 * (higher - density_of(state.shift)):
-                return  # many equal logits wait at the edge: to open all of them is further off
-            moved = state.correction + _GAIN * error / max(slope_of(state.shift), _GAIN)
-            state.correction = max(-_LARGEST_CORRECTION, min(_LARGEST_CORRECTION, moved))
+            between = square - mean**2  # of several calls or processes
+            between = between if between > 1e-6 * square else 0.0
+            deviation = math.sqrt(variance + between)
+            assert gate.conv.bias is not None
+            bias, known = _number(gate.conv.bias) + state.mean, state.deviation > 0
+            if known:
+                state.mean += _MEMORY * (mean - state.mean)
+                state.deviation += _MEMORY * (deviation - state.deviation)
+            elif deviation > max(_UNRESOLVED * abs(mean), 1e-12):
+                state.mean, state.deviation = mean, deviation
+        if line is None or not known or self._plan.ramp(self._step) < 1:
+            return  # the gate is open, or more so by the mixture
+        if self._plan.learned:
+            state.shift = line.shift_at(bias) - state.correction
+        error, near = density_of(state.shift) - density, higher - density
+        if near > _TIED and 0 < error < near / 2:
+            return  # many equal logits wait at the edge: to open all of them is further off
+        slope = max(state.near / _MARGIN, slope_of(state.shift) / 2, _GAIN)
+        moved = state.correction + _GAIN * error / slope
+        state.correction = max(-_LARGEST_CORRECTION, min(_LARGEST_CORRECTION, moved))
+
+    def _line(self, name: str) -> Line:
+        """Return how a gate with a finite shift is set at this step."""
+        state = self._states[name]
+        return line_of(self._gates[name].activation, state.shift + state.correction, self._plan.ramp(self._step))
 
     def _shifts_at(self, step: int) -> list[float]:
         plan = self._plan
@@ -286,27 +337,31 @@ class DensitySchedule:
     def _write(self, name: str) -> None:
         """Set the gate's parameters to its shift."""
         gate, state = self._gates[name], self._states[name]
-        if state.shift == math.inf:
+        normed = isinstance(gate.norm, _BatchNorm)
+        if state.shift == math.inf or not (normed or state.deviation):
             _open(gate)
             return
-        shift = max(-FURTHEST, min(FURTHEST, state.shift + state.correction))
-        scale = scale_of(gate.activation, shift)
+        line = self._line(name)
         assert gate.observed is not None
-        gate.observed[5] = _MARGIN * scale
+        gate.observed[-1] = _MARGIN * line.scale
         if isinstance(gate.norm, _BatchNorm):
-            gate.norm.weight.fill_(scale)
-            gate.norm.bias.fill_(scale * shift)
-        elif state.deviation:
-            factor = scale / state.deviation
-            gate.conv.weight.mul_(factor)
-            state.mean, state.deviation = state.mean * factor, scale
+            gate.norm.weight.fill_(line.scale)
+            gate.norm.bias.fill_(line.bias)
+        else:
             assert gate.conv.bias is not None
-            gate.conv.bias.fill_(scale * shift - state.mean)
+            factor = line.scale / state.deviation
+            if gate.first is None:
+                gate.conv.weight.mul_(factor)
+            else:
+                gate.conv.weight.copy_(factor * gate.first)
+                gate.first = None
+            state.mean, state.deviation = state.mean * factor, line.scale
+            gate.conv.bias.fill_(line.bias - state.mean)
 
     def _freeze(self) -> None:
         after = self._plan.freeze_after
         for gate in self._gates.values():
-            gate.frozen = after is not None and self._step >= after
+            gate.frozen = self._frozen or (after is not None and self._step >= after)
 
     def _watch(self) -> None:
         for name, state in self._states.items():
@@ -391,31 +446,39 @@ def _set_parameters(gate: Gate) -> list[nn.Parameter]:
     return found
 
 
-def _shift_parameter(gate: Gate) -> nn.Parameter:
-    return _set_parameters(gate)[-1]
+@torch.no_grad()
+def _prepare(name: str, gate: Gate) -> None:
+    """Turn a norm's negative weight around, and choose first weights where all are 0.
 
-
-def _prepare(gate: Gate) -> None:
-    """Give a gate without a norm small random weights, where they are 0 and so differ nowhere."""
-    if not isinstance(gate.norm, _BatchNorm) and not bool(gate.conv.weight.any()):
-        bias = gate.conv.bias
-        with torch.no_grad():
-            kept = None if bias is None else bias.clone()
-            gate.conv.reset_parameters()
-            gate.conv.weight.mul_(_SMALL)
-            if bias is not None and kept is not None:
-                bias.copy_(kept)
+    The schedule's scales are positive: with the sign in the convolution, the gate opens the same
+    pixels as before. Weights of 0 differ nowhere; the first ones depend on the layer's name alone,
+    so that they are the same in all processes.
+    """
+    if isinstance(gate.norm, _BatchNorm):
+        if _number(gate.norm.weight) < 0:
+            for tensor in (gate.norm.weight, gate.norm.running_mean, gate.conv.weight, gate.conv.bias):
+                if tensor is not None:
+                    tensor.neg_()
+        return
+    if not bool(gate.conv.weight.any()):
+        generator = torch.Generator().manual_seed(zlib.crc32(name.encode()))
+        bound = 1 / math.sqrt(gate.conv.weight[0].numel())
+        first = torch.empty(gate.conv.weight.shape).uniform_(-bound, bound, generator=generator)
+        gate.first = first.to(gate.conv.weight)
 
 
 @torch.no_grad()
 def _open(gate: Gate) -> None:
-    """Make the gate's map 1, or as near to it as small weights without a norm are."""
+    """Make the gate's map 1; weights without a norm are set aside for the time when it closes."""
     if isinstance(gate.norm, _BatchNorm):
         gate.norm.weight.zero_()
-        gate.norm.bias.fill_(1.0)
+        gate.norm.bias.fill_(OPEN)
         return
     assert gate.conv.bias is not None
-    gate.conv.bias.fill_(2.0 if gate.activation == "hardtanh" else 1.0)
+    if gate.first is None:
+        gate.first = gate.conv.weight.detach().clone()
+    gate.conv.weight.zero_()
+    gate.conv.bias.fill_(OPEN)
 
 
 def _number(parameter: Tensor) -> float:

@@ -51,6 +51,44 @@ def scale_of(activation: str, shift: float) -> float:
     return 1 / (shift + slope_of(shift) / density_of(shift))
 
 
+OPEN = 1.0
+"""The logit of an open gate; its map is 1 there, under any activation."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """How a gate's logits come from normalized ones: scale * (z + shift) + offset."""
+
+    scale: float
+    shift: float
+    offset: float = 0.0
+
+    @property
+    def bias(self) -> float:
+        """What is added to scale * z."""
+        return self.scale * self.shift + self.offset
+
+    def shift_at(self, bias: float) -> float:
+        """Return the shift that gives this bias."""
+        return (bias - self.offset) / self.scale
+
+
+def line_of(activation: str, shift: float, share: float = 1.0) -> Line:
+    """Return how a gate is set, in the first steps mixed with the map of an open gate.
+
+    Where nearly all pixels are open, the map of a gate that scales what it lets through differs
+    from 1 all the same. So the mixture begins with the open map. A binary map is 1 anyway.
+
+    Args:
+        activation: of the gate.
+        shift: of its normalized logits; finite.
+        share: of the gate's own line in the mixture, above 0.
+    """
+    shift = max(-FURTHEST, min(FURTHEST, shift))
+    share = 1.0 if activation == "binary" else share
+    return Line(share * scale_of(activation, shift), shift, (1 - share) * OPEN)
+
+
 @dataclass(frozen=True)
 class Range:
     """The lowest and the highest shift that each layer may take."""

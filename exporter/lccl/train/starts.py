@@ -162,15 +162,15 @@ class _Fit:
     def add(self) -> None:
         """Add the calls since the last time to the equations."""
         for call in self.calls:
-            importance = self._importance(call).double().flatten()
+            importance = self._importance(call).double().flatten(1)
             kernel, stride, dilation = self.gate.conv.kernel_size, self.gate.conv.stride, self.gate.conv.dilation
             top, left, bottom, right = self.gate.pads
-            windows = F.unfold(F.pad(call.x, (left, right, top, bottom)), kernel, dilation, 0, stride)
-            rows = windows.transpose(1, 2).flatten(0, 1).double()
-            rows = torch.cat([rows, torch.ones_like(rows[:, :1])], 1)
-            squares, products = rows.T @ rows, rows.T @ importance
-            self.squares = squares if self.squares is None else self.squares + squares
-            self.products = products if self.products is None else self.products + products
+            for x, wanted in zip(call.x, importance, strict=True):  # the windows of a whole batch take much memory
+                rows = F.unfold(F.pad(x[None], (left, right, top, bottom)), kernel, dilation, 0, stride)[0].T.double()
+                rows = torch.cat([rows, torch.ones_like(rows[:, :1])], 1)
+                squares, products = rows.T @ rows, rows.T @ wanted
+                self.squares = squares if self.squares is None else self.squares + squares
+                self.products = products if self.products is None else self.products + products
             self.sums += torch.stack([importance.sum(), importance.square().sum()]).cpu()
         self.calls.clear()
 

@@ -99,15 +99,18 @@ def recalibrate(
         before = _densities(network, gates, data)
         score_before = None if score is None else float(score(network))
         old = [{name: value.clone() for name, value in norm.named_buffers()} for norm in chosen]
-        with _estimating(chosen, gates.values()):
-            _run(network, data)
-        after = _densities(network, gates, data)
-        score_after = None if score is None else float(score(network))
-        kept = score_before is None or score_after is None or score_after >= score_before
-        if not kept:
-            for norm, buffers in zip(chosen, old, strict=True):
-                for name, value in buffers.items():
-                    norm.get_buffer(name).copy_(value)
+        kept = False
+        try:
+            with _estimating(chosen, gates.values()):
+                _run(network, data)
+            after = _densities(network, gates, data)
+            score_after = None if score is None else float(score(network))
+            kept = score_before is None or score_after is None or score_after >= score_before
+        finally:
+            if not kept:
+                for norm, buffers in zip(chosen, old, strict=True):
+                    for name, value in buffers.items():
+                        norm.get_buffer(name).copy_(value)
     return Recalibration(kept, score_before, score_after, before, after, len(chosen))
 
 

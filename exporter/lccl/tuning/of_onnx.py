@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 import onnx
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 
 from lccl.backends.batches import CHUNK, infer_all
 from lccl.backends.onnxruntime.runner import OnnxRuntimeRunner
@@ -26,8 +26,6 @@ from lccl.weights import array
 
 _BINARY = 1e6
 """A slope from here on makes a hard mask."""
-_LIFT = 1024.0
-"""Added to logits that are read as the map of a ReLU, so that those below 0 are seen too."""
 
 
 class TunableOnnx:
@@ -45,7 +43,13 @@ class TunableOnnx:
         stored = {t.name for t in self._base.graph.initializer}
         nodes = [node for node in self._base.graph.node if is_lccl_node(node)]
         self.layers = tuple(
-            GatedLayer(n.name, _cut_of(n), not set(_gate_of(n)) <= stored, node_attributes(n).gate_threshold) for n in nodes
+            GatedLayer(
+                n.name,
+                _cut_of(n),
+                not set(_gate_of(n)) <= stored or node_attributes(n).gate_source == "external",
+                node_attributes(n).gate_threshold,
+            )
+            for n in nodes
         )
         self._data, self._inputs = data, tuple(input_types(self._base))
 
@@ -56,18 +60,20 @@ class TunableOnnx:
         nodes = {node.name: node for node in probing.graph.node}
         for probe in probes:
             node = nodes[probe.gate]
-            changes: dict[str, object] = {"gate_threshold": 0.0}
             if probe.node in binary:
-                changes |= {"gate_slope": 1.0, "gate_max": FLT_MAX}
-                _shift(probing, node, _LIFT)
-            _change(node, changes)
+                _change(node, {"gate_threshold": 0.0, "gate_slope": 1.0, "gate_max": FLT_MAX})
+                _add_negative(probing, node)
+            else:
+                _change(node, {"gate_threshold": 0.0})
         seen: dict[str, list[Array]] = {probe.node: [] for probe in probes}
         with OnnxRuntimeRunner(probing) as runner:
             for feed in self._data.chunks(runner.input_names, CHUNK):
                 outputs = infer_all(runner, feed)
                 for probe in probes:
                     values = outputs[probe.gate].astype(np.float32)
-                    seen[probe.node].append(values - _LIFT if probe.node in binary else values)
+                    if probe.node in binary:
+                        values -= outputs[_negative(probe.gate)].astype(np.float32)
+                    seen[probe.node].append(values)
         return {name: thinned(parts) for name, parts in seen.items()}
 
     def run(self, settings: Settings) -> tuple[list[Array], NetworkProfile]:
@@ -88,6 +94,23 @@ class TunableOnnx:
         for node in filter(is_lccl_node, model.graph.node):
             _apply(model, node, settings.get(node.name, AS_BUILT))
         return model
+
+
+def _negative(probe: str) -> str:
+    return f"{probe}.negative"
+
+
+def _add_negative(model: onnx.ModelProto, node: onnx.NodeProto) -> None:
+    """Add a probe of the logits below 0 beside one of those above: a ReLU of them turned around.
+
+    Their difference is exact in any type, unlike logits with a large number added.
+    """
+    other = model.graph.node.add()
+    other.CopyFrom(node)
+    other.name = other.output[0] = _negative(node.output[0])
+    for name, values in zip(("gate_W", "gate_B"), (array(_tensor(model, n)) for n in _gate_of(node)), strict=True):
+        _replace(model, other, name, -values)
+    model.graph.output.append(helper.make_empty_tensor_value_info(other.output[0]))
 
 
 def _cut_of(node: onnx.NodeProto) -> Cut:

@@ -67,6 +67,7 @@ class TuneResult:
         """Return plain values for JSON."""
         return {
             "score": self.score,
+            "direction": self.direction,
             "images": self.images,
             "built": self.built.as_dict(),
             "chosen": self.chosen.as_dict(),

@@ -291,6 +291,12 @@ class _Search:
         """Measure each layer alone, then networks on the way from the most MACs to the fewest."""
         built, outputs = self._measure({})
         if self._metric is None and top1(outputs, self._labels) is None:
+            if self._labels is not None:
+                raise UserError(
+                    f"the labels of shape {list(np.shape(self._labels))} are no classes of the network's first output, of shape "
+                    f"{list(outputs[0].shape)}: give the inputs without labels, for agreement",
+                    Fix("metric", "pkg.module:function"),
+                )
             self.name, self._classes = "agreement", predictions(outputs)
             if self._classes is None:
                 raise UserError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,13 @@ from conftest import Outcome
 from lccl.backends.interface import Batches
 from lccl.backends.tensorrt.runner import gpu_missing
 from lccl.comparing import Check, Comparison, Environment, LatencyPlan, Limits
+from lccl.comparing.limits import _metric_drop, _metric_limit
 from lccl.comparing.measure import latencies
+from lccl.comparing.results import Row
 from lccl.data import as_data, load_data
 from lccl.errors import Fix
 from lccl.graph.batch_axes import BatchAxes
+from lccl.metrics import metric_of
 from lccl.models.resnet import cifar_resnet
 from support.graphs.models import run
 
@@ -470,6 +474,31 @@ def test_wrong_metrics(options: dict[str, Any], message: str, checkpoint: Path, 
         lccl.compare(checkpoint, samples, latency=None, dense_twin=False, **options)
 
 
-def test_the_command_takes_a_metric(invoke: Invoke, exported: Path, samples: Path) -> None:
-    options = ("--data", samples, "--no-dense-twin", "--runs", 0, "--metric", "numpy:size", "--metric-limit")
-    assert invoke(COMPARE, exported, *options, 1).code == 1  # numpy.size(outputs, labels) fails
+def largest(outputs: Any, labels: Any) -> Any:
+    """The largest score of each sample, written over the outputs, which are its own."""
+    outputs[:, 0] = outputs.max(1)
+    return outputs[:, 0]
+
+
+@pytest.mark.slow
+def test_the_command_takes_a_metric(invoke: Invoke, exported: Path, samples: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    plain = ("--data", samples, "--no-dense-twin", "--runs", 0, "--json")
+    options = (*plain, "--metric", f"{Path(__file__).stem}:largest", "--metric-direction", "lower")
+    before = json.loads(invoke(COMPARE, exported, *plain).out)["rows"][0]
+    found = json.loads(invoke(COMPARE, exported, *options).out)["rows"][0]
+    assert (before["accuracy"], found["metric"]) == (found["accuracy"], pytest.approx(np.mean(found["metric_values"])))
+    for limit, code in ((found["metric"] + 0.1, 0), (found["metric"] - 0.1, 1)):  # lower is better
+        assert invoke(COMPARE, exported, *options, "--metric-limit", limit).code == code
+    failing = invoke(COMPARE, exported, *plain, "--metric", "numpy:size", "--metric-limit", 1)
+    assert (failing.code, "the metric numpy:size raised" in failing.err) == (1, True)
+
+
+def test_limits_without_values_do_not_pass() -> None:
+    metric, row = metric_of(largest), Row("net", "lccl", "r", "cpu", None)
+    for check in (
+        lambda: _metric_limit([row], metric, 1.0),
+        lambda: _metric_drop([row], replace(row, metric=1.0), metric, 1.0),
+    ):
+        with pytest.raises(lccl.UserError, match="needs an LCCL network that ran"):
+            check()

@@ -71,6 +71,43 @@ def test_costs_count() -> None:
     assert found["cheap"] == 0.5
 
 
+def test_no_layer_goes_below_what_was_measured() -> None:
+    costs = {"cheap": 10.0, "dear": 10.0}
+    assert allocate(Budget(5.0, 0.0, costs), CURVES) == pytest.approx({"cheap": 0.25, "dear": 0.25})
+    with pytest.raises(lccl.UserError, match=r"densities that were measured, from 0\.25: measure"):
+        allocate(Budget(4.9, 0.0, costs), CURVES)
+
+
+@pytest.mark.slow
+def test_compiled_networks_are_measured_too() -> None:
+    """After a call in eval mode a compiled network calls no hooks; a compiled part is refused."""
+    model, data = gated().eval(), [batch(0)]
+    expected = sensitivity(model, data, F.cross_entropy, (0.5,))
+    compiled = torch.compile(model, backend="eager")
+    with torch.no_grad():
+        compiled(data[0][0])
+    assert sensitivity(compiled, data, F.cross_entropy, (0.5,)) == expected  # type: ignore[arg-type]
+    with torch.no_grad():
+        model[3] = torch.compile(model[3], backend="eager")
+        model(data[0][0])
+    try:
+        assert sensitivity(model, data, F.cross_entropy, (0.5,)).dense == expected.dense
+    except lccl.UserError as error:
+        assert "the gate of 3 was not seen to run" in str(error)  # noqa: PT017
+    torch.compiler.reset()
+
+
+def test_a_negative_norm_turns_the_ranking_around() -> None:
+    model, twin = gated().eval(), gated().eval()
+    for sign, network in ((1.0, model), (-1.0, twin)):
+        gate = network[3].gate
+        torch.nn.init.constant_(gate.norm.weight, sign)
+        with torch.no_grad():
+            gate.conv.weight.mul_(sign)
+    found = [sensitivity(network, [batch(0)], F.cross_entropy, (0.3,)) for network in (model, twin)]
+    assert found[0].losses["3"] == pytest.approx(found[1].losses["3"])
+
+
 def test_a_curve_that_is_not_convex_is_cut_short() -> None:
     assert _pieces({0.75: 3.0, 0.5: 2.0}, 1.0, 0.05, 1.0) == [(2.0, 0.05)]
 

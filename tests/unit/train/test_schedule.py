@@ -75,18 +75,95 @@ def test_the_density_is_given(options: dict[str, Any]) -> None:
     model, x = gated(**options), batch(0)[0]
     before = dense().train()
     schedule = DensitySchedule(model, TARGET, 20, freeze_after=25)
-    # Weights without a norm are small and not 0, so that the bias can be found.
-    torch.testing.assert_close(model(x), before(x), rtol=0, atol=5e-3 if options.get("gate_norm") is False else 1e-6)
+    torch.testing.assert_close(model(x), before(x), rtol=0, atol=1e-6)
     train(model, schedule, range(25))
     frozen_norms(model)
     train(model, schedule, range(25, 75), torch.optim.SGD(model.parameters(), 0.01))
     assert schedule.targets == pytest.approx(dict.fromkeys(("3", "9"), TARGET))
-    assert schedule.densities == pytest.approx(schedule.targets, abs=0.05)
+    assert schedule.densities == pytest.approx(schedule.targets, abs=0.06)  # those of the last few batches
     schedule.close()
     held = lccl.profile(model.eval(), [batch(i)[0] for i in range(100, 108)])
     assert [layer.density for layer in held.gated] == pytest.approx([TARGET] * 2, abs=0.1)
     folded = lccl.nn.fold(model)
     torch.testing.assert_close(folded(x), model(x), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("options", [{}, {"gate_norm": False}], ids=str)
+@pytest.mark.parametrize("target", [0.1, 0.5])
+def test_densities_are_not_biased(options: dict[str, Any], target: float) -> None:
+    model = gated(**options)
+    schedule = DensitySchedule(model, target, 5)
+    with torch.no_grad():
+        seen = [steps(model, schedule, i) for i in range(75)][30:]
+    assert torch.tensor(seen).mean(0).tolist() == pytest.approx([target] * 2, abs=0.005)
+
+
+def steps(model: nn.Module, schedule: DensitySchedule, i: int) -> list[float]:
+    """Take a step without training; return its densities."""
+    model(batch(i)[0])
+    found = [float(gate.observed[1]) for gate in gates(model)]  # type: ignore[index]
+    schedule.step()
+    return found
+
+
+@pytest.mark.parametrize("options", FORMS, ids=str)
+def test_autocast_leaves_gates_their_weights(options: dict[str, Any]) -> None:
+    """The small first logits of a gate without a norm are not lost in bfloat16 beside the bias."""
+    model = gated(**options)
+    schedule = DensitySchedule(model, 0.5, 3)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        seen = [steps(model, schedule, i) for i in range(20)][5:]
+    assert torch.tensor(seen).mean(0).tolist() == pytest.approx([0.5] * 2, abs=0.05)
+    assert all(gate.conv.weight.abs().max() < 10 for gate in gates(model))
+
+
+@pytest.mark.parametrize("options", [{}, {"gate_activation": "hardtanh"}, {"gate_norm": False}], ids=str)
+def test_maps_leave_that_of_an_open_gate_slowly(options: dict[str, Any]) -> None:
+    """Whatever the size of the inputs."""
+    model, x = gated(**options), 255 * batch(0)[0]
+    schedule = DensitySchedule(model, TARGET, 10_000)
+    before = model(x)
+    schedule.step()
+    after = model(x)
+    assert 0 < (after - before).abs().max() < 2e-3 * before.abs().max()
+
+
+def test_a_gate_whose_norm_is_negative_opens_the_same_pixels() -> None:
+    model = gated()
+    for gate in gates(model):
+        nn.init.constant_(gate.norm.weight, -0.5)  # type: ignore[arg-type]
+        nn.init.constant_(gate.norm.bias, 0.0)  # type: ignore[arg-type]
+        gate.norm.running_mean.fill_(0.3)  # type: ignore[union-attr]
+    twin = copy.deepcopy(model)
+    schedule = DensitySchedule(twin, 0.5, 3, start=0.5)
+    x = torch.randn(4, 6, 8, 8)
+    torch.testing.assert_close(gates(model)[0].eval()(x) > 0, gates(twin)[0].eval()(x) > 0)
+    assert schedule.targets == pytest.approx({"3": 0.5, "9": 0.5})
+
+
+def test_first_weights_are_the_same_in_all_processes() -> None:
+    found = []
+    for seed in (0, 1):
+        model = gated(gate_norm=False)
+        torch.manual_seed(seed)
+        schedule, before = DensitySchedule(model, TARGET, 3), torch.get_rng_state()
+        steps(model, schedule, 0)
+        found.append([gate.conv.weight.clone() for gate in gates(model)])
+        assert torch.equal(before, torch.get_rng_state())
+    assert all(map(torch.equal, *found))
+
+
+def test_a_schedule_takes_over_what_another_left_open() -> None:
+    model = gated()
+    first = DensitySchedule(model, TARGET, 3)
+    second = DensitySchedule(model, TARGET, 3)
+    first.close()
+    model(batch(0)[0])
+    with pytest.raises(lccl.UserError, match="another one has taken over"):
+        first.step()
+    second.step()
+    second.close()
+    assert all(p.requires_grad for p in model.parameters())
 
 
 def test_on_the_way() -> None:
@@ -107,7 +184,6 @@ def test_layers_learn_their_shares(options: dict[str, Any]) -> None:
     parameter = gate.norm.bias if isinstance(gate.norm, nn.BatchNorm2d) else gate.conv.bias
     assert parameter is not None
     assert parameter.requires_grad
-    assert not options or gate.conv.weight.any()
     train(model, schedule, range(15), torch.optim.SGD(model.parameters(), 0.3))
     found = schedule.targets
     assert sum(budget.costs[name] * density for name, density in found.items()) == pytest.approx(budget.limit - budget.fixed)
@@ -119,10 +195,7 @@ def test_layers_learn_their_shares(options: dict[str, Any]) -> None:
 def test_it_goes_on_after_a_break(options: dict[str, Any], tmp_path: Path) -> None:
     """The same numbers as without the break, to the last bit."""
     whole, parts = gated(**options), gated(**options)
-    schedules = []
-    for model in (whole, parts):
-        torch.manual_seed(2)  # of the first weights of a gate without a norm
-        schedules.append(DensitySchedule(model, TARGET, 6, learned=True))
+    schedules = [DensitySchedule(model, TARGET, 6, learned=True) for model in (whole, parts)]
     train(whole, schedules[0], range(4), torch.optim.SGD(whole.parameters(), 0.05))
     train(parts, schedules[1], range(4), torch.optim.SGD(parts.parameters(), 0.05))
     torch.save([parts.state_dict(), schedules[1].state_dict()], tmp_path / "state.pt")
@@ -132,6 +205,7 @@ def test_it_goes_on_after_a_break(options: dict[str, Any], tmp_path: Path) -> No
     resumed = DensitySchedule(again, TARGET, 6, learned=True)
     resumed.load_state_dict(state)
     assert resumed.targets == schedules[0].targets
+    assert [m.trained_density for m in gates(again)] == list(schedules[0].densities.values())
     train(whole, schedules[0], range(4, 9), torch.optim.SGD(whole.parameters(), 0.05))
     train(again, resumed, range(4, 9), torch.optim.SGD(again.parameters(), 0.05))
     for name, value in whole.state_dict().items():

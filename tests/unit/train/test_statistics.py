@@ -63,6 +63,18 @@ def test_what_held_out_data_say_decides(lagging: nn.Module) -> None:
     assert (worse.score_before, worse.score_after) == (0.9, 0.8)
     for name, value in lagging.state_dict().items():
         assert torch.equal(value, before[name]), name
+    calls: list[int] = []
+
+    def interrupted(model: nn.Module) -> float:
+        calls.append(1)
+        if len(calls) > 1:
+            raise KeyboardInterrupt
+        return 0.5
+
+    with pytest.raises(KeyboardInterrupt):
+        recalibrate(lagging, BATCHES, score=interrupted)
+    for name, value in lagging.state_dict().items():
+        assert torch.equal(value, before[name]), name
     assert recalibrate(lagging, BATCHES, score=lambda model: next(scores))
     lagging.load_state_dict(before)
 

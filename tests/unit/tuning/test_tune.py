@@ -19,6 +19,7 @@ import lccl
 from conftest import ROOT
 from lccl.cli.tune import command
 from lccl.data import as_data
+from lccl.graph.variants.precision import to_precision
 from lccl.loading.checkpoint import set_thresholds
 from lccl.nn import LCCLConv2d
 from lccl.tuning.cuts import AS_BUILT, GatedLayer, Setting, settings_of
@@ -70,7 +71,7 @@ def test_a_target_is_reached_and_the_rest_is_as_measured(network: nn.Module, exp
     assert densities(result.model) == pytest.approx(dict(result.chosen.densities))
     assert densities(given) == before == pytest.approx(dict(result.built.densities))
     assert result.chosen.score == max(p.score for p in result.points if p.macs <= 0.55)
-    assert result.score == "top-1"
+    assert (result.score, result.as_dict()["direction"]) == ("top-1", "higher")
     assert json.loads(json.dumps(result.as_dict()))["chosen"]["macs"] == result.chosen.macs
     assert "chosen" in str(result)
 
@@ -149,6 +150,49 @@ def test_thresholds_of_a_factory_that_builds_the_gates_are_kept(tmp_path: Path) 
         assert [m.gate_threshold for m in loaded if isinstance(m, LCCLConv2d)] == [0.25, 0.0]
     with pytest.raises(lccl.UserError, match=r"the threshold 0\.25 for 0, which is no gated layer"):
         set_thresholds(nn.Sequential(nn.Identity()), {"0": 0.25}, tmp_path)
+
+
+def test_a_threshold_of_0_is_kept_too(tmp_path: Path) -> None:
+    """Where the factory builds another one."""
+    from support.tuned_networks import built
+
+    def other() -> nn.Module:
+        model = built()
+        model[0].gate_threshold = 0.5
+        return model
+
+    lccl.save_checkpoint(tmp_path / "a.pt", built(), "support.tuned_networks:built")
+    assert lccl.load_checkpoint(tmp_path / "a.pt", other)[0].gate_threshold == 0  # type: ignore[index]
+
+
+@pytest.mark.slow
+def test_logits_of_float16_are_read_as_they_are(tmp_path: Path) -> None:
+    from support.tuned_networks import trained
+
+    network = trained("binary")
+    lccl.export(network, torch.randn(1, 3, 8, 8), tmp_path / "model.onnx")
+    half = to_precision(onnx.load(tmp_path / "model.onnx"), "fp16")
+    images = _data()[0]
+    own = TunableModule(network, as_data(images)).gate_values()
+    other = TunableOnnx(half, as_data(images)).gate_values()
+    for name, values in own.items():
+        np.testing.assert_allclose(np.sort(values), np.sort(other[name]), atol=0.02)
+
+
+@pytest.mark.slow
+def test_a_gate_from_outside_is_cut_only(tmp_path: Path) -> None:
+    layer = LCCLConv2d(3, 4, 3, padding=1, gate="external").eval()
+    x, gate = torch.ones(1, 3, 4, 4), torch.ones(1, 1, 4, 4)
+    lccl.export(layer, (x, gate), tmp_path / "m.onnx")
+    data = as_data({"x": x.numpy(), "gate": gate.numpy()})
+    for form in (TunableModule(layer, data), TunableOnnx(onnx.load(tmp_path / "m.onnx"), data)):
+        assert [layer.fixed for layer in form.layers] == [True]
+
+
+def test_labels_that_do_not_fit_are_refused(network: nn.Module) -> None:
+    images, labels = _data()
+    with pytest.raises(lccl.UserError, match="are no classes of the network's first output"):
+        lccl.tune(network, [(images, labels[:, None])], max_accuracy_drop=1)
 
 
 def _data() -> Any:
