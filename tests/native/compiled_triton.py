@@ -142,10 +142,15 @@ def compile_here(name: str, dtype: str, capability: int) -> Compiled:
     source = ASTSource(function, signature, constexprs=constants, attrs=aligned)
     made = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
     resources, opcodes = read(made.asm["cubin"])
-    waits = [i for i, opcode in enumerate(opcodes) if opcode.startswith("ACQBULK")]
-    ahead = sum(bool(GLOBAL.match(opcode)) for opcode in opcodes[: waits[0]]) if waits else -1
+    ahead = ahead_of_the_wait(opcodes)
     counted = dict(Counter(opcode.split(".")[0] for opcode in opcodes))
     return Compiled(name, dtype, capability, made.metadata.shared, resources["REG"], resources["STACK"], counted, ahead)
+
+
+def ahead_of_the_wait(opcodes: Sequence[str]) -> int:
+    """Count the accesses to memory ahead of the wait for the kernel before; -1: there is no wait."""
+    waits = [i for i, opcode in enumerate(opcodes) if opcode.startswith("ACQBULK")]
+    return sum(bool(GLOBAL.match(opcode)) for opcode in opcodes[: waits[0]]) if waits else -1
 
 
 def read(cubin: bytes) -> tuple[dict[str, int], list[str]]:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
-from compiled_triton import CAPABILITIES, TYPES, Compiled, compile_apart, everything, table
+from compiled_triton import CAPABILITIES, TYPES, Compiled, ahead_of_the_wait, compile_apart, everything, read, table
+from lccl.backends.torch.triton import ahead
 from lccl.backends.torch.triton.configurations import CONFIGURATIONS, misfit
+from support.builds.cuda import RECORDED_KERNELS
+from support.builds.triton import cubin_of, run_outside
 from support.share import share
 
 pytestmark = pytest.mark.slow
@@ -54,6 +59,56 @@ def test_the_check_finds_what_is_wrong(compiled: list[Compiled]) -> None:
     assert replace(rows, before_wait=-1).faults() == [
         "waits for the kernel before, or does not, where it should not, or should"
     ]
+
+
+@pytest.mark.parametrize("name", RECORDED_KERNELS)
+def test_cubins_of_libraries_wait_ahead_of_their_first_access(name: str) -> None:
+    """With programmatic launch what the kernel before wrote is not there yet; it lets the next one start after that."""
+    pytest.importorskip("triton", reason="pip install triton")
+    _, opcodes = read(cubin_of(name).cubin)
+    assert ahead_of_the_wait(opcodes) == 0
+    assert not {"STL", "LDL"} & {opcode.split(".")[0] for opcode in opcodes}
+    assert ("PREEXIT" in opcodes) == (not name.startswith("close")), "the last kernel lets none start"
+
+
+def test_a_read_ahead_of_the_wait_is_found(tmp_path: Path) -> None:
+    """A fault in the source: the kernel waits only before it writes."""
+    pytest.importorskip("triton", reason="pip install triton")
+    source = Path(ahead.__file__).with_name("kernels.py").read_text()
+    head, close = source.split("def close_pixels(")
+    wait, store = "    after_the_kernel_before(PDL, LAST=True)\n", "    tl.store(y + place"
+    assert (close.count(wait), close.count(store)) == (1, 1)
+    faulty = tmp_path / "faulty.py"
+    faulty.write_text(head + "def close_pixels(" + close.replace(wait, "").replace(store, wait + store))
+    run_outside(
+        "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[1])\n"
+        "import faulty; import lccl.backends.torch.triton as folder\n"
+        "folder.kernels = sys.modules['lccl.backends.torch.triton.kernels'] = faulty\n"
+        "from lccl.backends.torch.triton import ahead\n"
+        "close = ahead.Variant('close', 'float16', '', True, False)\n"
+        "Path(sys.argv[1], 'cubin').write_bytes(ahead.compile_variant(close, 90).cubin)",
+        str(tmp_path),
+    )
+    assert ahead_of_the_wait(read((tmp_path / "cubin").read_bytes())[1]) > 0
+
+
+def test_the_oldest_triton_is_laid_out_too() -> None:
+    """On 8.0 its descriptors have one flag, not two."""
+    folder = os.environ.get("LCCL_OLDEST_TRITON")
+    if folder is None:
+        pytest.skip("LCCL_OLDEST_TRITON names no folder: pip install --target FOLDER --no-deps triton==3.6.0")
+    run_outside(
+        "import sys; sys.path.insert(0, sys.argv[1])\n"
+        "from lccl.backends.torch.triton import ahead\n"
+        "import triton; assert triton.__file__.startswith(sys.argv[1]), triton.__file__\n"
+        "assert ahead.main(['--probe']) == 0\n"
+        "boxes = next(v for v in ahead.variants(90) if v.kernel == 'boxes')\n"
+        "kinds = [[p.kind for p in ahead.compile_variant(boxes, c).parameters if p.name == 'w'] for c in (80, 90)]\n"
+        "after = ['size'] * 3 + ['stride'] * 3\n"
+        "assert kinds[0] == ['pointer', *['long_size'] * 3, *['stride'] * 3, 'flag', *after], kinds\n"
+        "assert kinds[1] == ['descriptor', *after], kinds",
+        folder,
+    )
 
 
 def test_the_whole_check_takes_every_configuration_on_every_architecture() -> None:

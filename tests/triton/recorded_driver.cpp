@@ -231,12 +231,11 @@ cudaError_t cudaLaunchKernelExC(cudaLaunchConfig_t const* launch, void const* ke
 {
     unsigned const shape[] = {
         launch->gridDim.x, launch->gridDim.y, launch->gridDim.z, launch->blockDim.x, launch->blockDim.y, launch->blockDim.z};
-    bool const isProgrammatic = launch->numAttrs == 1
-        && launch->attrs->id == cudaLaunchAttributeProgrammaticStreamSerialization
+    bool const isProgrammatic = launch->numAttrs == 1 && launch->attrs->id == cudaLaunchAttributeProgrammaticStreamSerialization
         && launch->attrs->val.programmaticStreamSerializationAllowed == 1;
     int const early = isProgrammatic ? 1 : -static_cast<int>(launch->numAttrs); // negative: attributes that are not known
-    return static_cast<cudaError_t>(gRecorder.launch(reinterpret_cast<uint64_t>(kernel), shape, launch->dynamicSmemBytes,
-        launch->stream, arguments, early));
+    return static_cast<cudaError_t>(gRecorder.launch(
+        reinterpret_cast<uint64_t>(kernel), shape, launch->dynamicSmemBytes, launch->stream, arguments, early));
 }
 
 cudaError_t cudaMemsetAsync(void* address, int value, size_t bytes, cudaStream_t stream)

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import re
 import struct
-import subprocess
-import sys
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -16,13 +12,14 @@ import pytest
 
 pytest.importorskip("triton", reason="pip install triton")
 
-from lccl.backends.torch.cuda.interface import Dtype, Layout, Math
+from lccl.backends.torch.cuda.interface import ConvParams, Device, Dtype, Layout, Math
 from lccl.backends.torch.cuda.planning import conv_params, layer_attributes, layer_shapes
 from lccl.backends.torch.triton import ahead
-from lccl.backends.torch.triton.configurations import CONFIGURATIONS
+from lccl.backends.torch.triton.configurations import CONFIGURATIONS, Layer, refusal
 from lccl.errors import UserError
 from lccl.op.reference import lccl_conv
-from support.builds.cuda import CUBIN_CACHE, RECORDED_KERNELS, Disassembler
+from support.builds.cuda import RECORDED_KERNELS, Disassembler
+from support.builds.triton import cubin_of
 from support.cases.op_cases import CASES, Case
 from support.hosts.emulator import STORAGE, Array
 from support.hosts.recorded import H200, Recorded, spoil
@@ -130,6 +127,7 @@ def test_a_cubin_is_loaded_once_and_set_up_on_each_device(recorded: Recorded) ->
     recorded.prepared.clear()
     require_right(recorded, case, Dtype.FLOAT16, config)
     assert (recorded.loads, recorded.prepared) == (loads, [])
+    recorded.placed.clear()
     recorded.driver.lccl_recorded_device(1, 13010)
     try:
         require_right(recorded, case, Dtype.FLOAT16, config)
@@ -138,6 +136,7 @@ def test_a_cubin_is_loaded_once_and_set_up_on_each_device(recorded: Recorded) ->
     assert recorded.loads == loads
     shared = [(launch.compiled.function, launch.compiled.shared, 1) for launch in recorded.launches]
     assert recorded.prepared == shared
+    assert recorded.placed == [(name, 1) for name, _, _ in shared], "a load that fails has to fail ahead of a launch"
 
 
 def test_closed_pixels_that_stay_are_not_written(recorded: Recorded) -> None:
@@ -162,16 +161,18 @@ def test_simulated_gates_are_open_in_about_a_share(recorded: Recorded) -> None:
     assert 0.15 < float((y != 0).any(axis=1).mean()) < 0.45
 
 
-@pytest.mark.parametrize("step", ["load", "find", "prepare", "encode", "launch", "clear"])
+@pytest.mark.parametrize("step", ["load", "find", "prepare", "place", "encode", "launch", "clear"])
 def test_what_the_driver_refuses_is_said(recorded: Recorded, step: str) -> None:
     recorded.fails = {step: 700}
     recorded.runs = False
     recorded.driver.lccl_recorded_forget()
+    unloaded = recorded.driver.lccl_recorded_unloaded()
     try:
         with pytest.raises(UserError, match="could not be started"):
             require_right(recorded, BOXED[0], Dtype.FLOAT16, f"block-triton-{BOXES}")
     finally:
         recorded.fails, recorded.runs = {}, True
+    assert recorded.driver.lccl_recorded_unloaded() - unloaded == (step == "find")
 
 
 def test_predictions_follow_the_constants_of_these_kernels(recorded: Recorded) -> None:
@@ -198,26 +199,28 @@ def test_predictions_follow_the_constants_of_these_kernels(recorded: Recorded) -
 # ---- layouts ---------------------------------------------------------------------------------------------------------
 
 
-def compiled(name: str, capability: int = 90) -> ahead.Compiled:
-    """From the cache, or by a process of its own: Triton's interpreter is on in this one."""
-    command = (
-        "import sys; from pathlib import Path; from lccl.backends.torch.triton import ahead\n"
-        "known = [*ahead.variants(90), *ahead.variants(120)]\n"
-        "ahead.compile_cached(next(v for v in known if v.name == sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]))"
-    )
-    variant = next(v for v in [*ahead.variants(90), *ahead.variants(120)] if v.name == name)
-    key = ahead.key_of(variant, capability, version("triton"))
-    if not (CUBIN_CACHE / f"{key}.json").is_file():
-        outside = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
-        subprocess.run([sys.executable, "-c", command, name, str(capability), str(CUBIN_CACHE)], check=True, env=outside)
-    return ahead.compile_cached(variant, capability, CUBIN_CACHE)
+def rows_of(recorded: Recorded, number: int, change: dict[str, int]) -> None:
+    """Let a parameter of every cubin be another one: an address of x, but for a change."""
+    for cubin in range(recorded.driver.lccl_recorded_cubins()):
+        row = {"offset": 8 * number, "size": 8, "kind": 0, "argument": 1, "axis": 0} | change
+        packed = struct.pack("<HHBBB", *(row[k] for k in ("offset", "size", "kind", "argument", "axis"))) + b"\0"
+        spoil(recorded, cubin, number, packed)
+
+
+def test_simulated_gates_need_no_threshold(recorded: Recorded) -> None:
+    case = dataclasses.replace(NAMED["plain"], fill="all-off", gate_threshold=1.5)
+    y, _ = recorded.run(
+        case.inputs(np.float16), case.attributes, Dtype.FLOAT16, recorded.library.config(f"pixel-triton-{ROWS}").id,
+        given={"simulate_gate": 1, "density": 0.5},
+    )  # fmt: skip
+    assert (y != 0).any()
 
 
 @pytest.mark.parametrize(
     ("number", "change"),
     [
         (3, {"size": 4}),
-        (20, {"kind": 8}),
+        (20, {"size": 4, "kind": 8, "argument": 22}),
         (20, {"argument": 250}),
         (4, {"kind": 3}),
     ],
@@ -226,10 +229,7 @@ def compiled(name: str, capability: int = 90) -> ahead.Compiled:
 def test_a_layout_that_is_not_known_starts_nothing(recorded: Recorded, number: int, change: dict[str, int]) -> None:
     recorded.runs = False
     try:
-        for cubin in range(recorded.driver.lccl_recorded_cubins()):
-            row = {"offset": 8 * number, "size": 8, "kind": 0, "argument": 1, "axis": 0} | change
-            packed = struct.pack("<HHBBB", *(row[k] for k in ("offset", "size", "kind", "argument", "axis"))) + b"\0"
-            spoil(recorded, cubin, number, packed)
+        rows_of(recorded, number, change)
         with pytest.raises(UserError, match="takes parameters that the library does not know"):
             require_right(recorded, NAMED["plain"], Dtype.FLOAT16, f"pixel-triton-{ROWS}")
         assert recorded.launches == []
@@ -238,9 +238,25 @@ def test_a_layout_that_is_not_known_starts_nothing(recorded: Recorded, number: i
         spoil(recorded, -1, 0, b"")
 
 
+def test_a_number_in_the_row_of_another_is_known(recorded: Recorded) -> None:
+    """What the rows above lack is right in this one: without it they might be refused for another reason."""
+    recorded.runs = False
+    try:
+        rows_of(recorded, 20, {"size": 4, "kind": 6, "argument": 22})
+        recorded.decodes = False
+        case = NAMED["plain"]
+        recorded.run(
+            case.inputs(np.float16), case.attributes, Dtype.FLOAT16, recorded.library.config(f"pixel-triton-{ROWS}").id
+        )
+        assert len(recorded.launches) == 3
+    finally:
+        recorded.runs = recorded.decodes = True
+        spoil(recorded, -1, 0, b"")
+
+
 def test_the_places_of_parameters_are_those_that_nvidias_tool_reads(disassembler: Disassembler, tmp_path: Path) -> None:
     for name in ("boxes_2x64x64-float16-eights", "gate-float16-any"):
-        made = compiled(name)
+        made = cubin_of(name)
         path = tmp_path / "kernel.cubin"
         path.write_bytes(made.cubin)
         said = re.findall(r"Ordinal\s*:\s*0x(\w+)\s*Offset\s*:\s*0x(\w+)\s*Size\s*:\s*0x(\w+)", disassembler.run("-elf", path))
@@ -250,7 +266,7 @@ def test_the_places_of_parameters_are_those_that_nvidias_tool_reads(disassembler
 
 
 def test_a_triton_that_lays_out_otherwise_is_refused() -> None:
-    made = compiled("rows_64x32-float16-eights")
+    made = cubin_of("rows_64x32-float16-eights")
     known = [(p.kind, p.name, p.axis) for p in made.parameters if p.kind != "scratch"]
     assert ahead.parameters(made.cubin, made.function, known) == made.parameters
     with pytest.raises(RuntimeError, match="takes w in 8 bytes, and a i32 has 4"):
@@ -268,11 +284,11 @@ def test_a_triton_that_lays_out_otherwise_is_refused() -> None:
 
 
 def test_on_8_0_a_descriptor_is_a_pointer_with_sizes_and_strides() -> None:
-    made = compiled("boxes_2x64x64-float16-eights", 80)
+    made = cubin_of("boxes_2x64x64-float16-eights", 80)
     assert made.boxes == ()
     mine = [p.kind for p in made.parameters if p.name == "w"]
     assert mine == ["pointer", *["long_size"] * 3, *["stride"] * 3, *["flag"] * 2, *["size"] * 3, *["stride"] * 3]
-    on_hopper = compiled("boxes_2x64x64-float16-eights")
+    on_hopper = cubin_of("boxes_2x64x64-float16-eights")
     assert [p.kind for p in on_hopper.parameters if p.name == "w"] == ["descriptor", *["size"] * 3, *["stride"] * 3]
     assert on_hopper.parameters[0].offset % 64 == 48, "so that the descriptor lies at a multiple of 64 among the constants"
 
@@ -283,7 +299,7 @@ VARIANTS = [(v.name, c) for c in (90, 80, 86, 89, 100, 120) for v in ahead.varia
 @pytest.mark.parametrize(("name", "capability"), share(VARIANTS, [(name, 90) for name in RECORDED_KERNELS]))
 def test_registers_and_shared_memory_are_within_the_table(recorded: Recorded, name: str, capability: int) -> None:
     """And nothing spills. `make thorough` takes all kernels on all architectures."""
-    made = compiled(name, capability)
+    made = cubin_of(name, capability)
     assert 0 < made.registers <= 255
     assert made.stack == 0
     if made.variant.configuration:
@@ -291,6 +307,63 @@ def test_registers_and_shared_memory_are_within_the_table(recorded: Recorded, na
         rows = [row for row in recorded.library.configs() if row.math == Math.TRITON and row.id & 0xFF == number]
         assert rows
         assert all(made.registers <= row.max_registers and made.shared <= row.shared_bytes for row in rows)
+
+
+def test_cubins_are_those_of_the_gpu_that_a_call_runs_on(recorded: Recorded) -> None:
+    """An engine that was planned on another GPU runs where there is code for this one; and only there."""
+    case, config = NAMED["plain"], recorded.library.config(f"pixel-triton-{ROWS}").id
+    a100 = Device(80, 108, 166912, 167936)
+    inputs = case.inputs(np.float16)
+    y, _ = recorded.run(inputs, case.attributes, Dtype.FLOAT16, config, planned=a100)
+    np.testing.assert_allclose(y.astype(np.float64), lccl_conv(inputs, case.attributes), rtol=0, atol=4e-3 * 8)
+    assert [launch.compiled.capability for launch in recorded.launches] == [90] * 3
+    recorded.driver.lccl_recorded_capability(80)
+    recorded.driver.lccl_recorded_device(2, 13010)
+    try:
+        with pytest.raises(UserError, match="no kernel for this GPU"):
+            recorded.run(inputs, case.attributes, Dtype.FLOAT16, config)
+        assert (recorded.launches, recorded.cleared) == ([], [])
+    finally:
+        recorded.driver.lccl_recorded_capability(90)
+        recorded.driver.lccl_recorded_device(0, 13010)
+
+
+def params_of(case: Case) -> ConvParams:
+    return conv_params({name: a.shape for name, a in case.inputs().items()}, case.attributes, Dtype.FLOAT16)
+
+
+def test_a_driver_that_is_too_old_and_little_shared_memory_are_named(recorded: Recorded) -> None:
+    params, config = params_of(NAMED["plain"]), recorded.library.config(f"pixel-triton-{ROWS}").id
+    little = Device(90, 132, 4096, 233472)
+    assert (
+        "bytes of shared memory a block, and the device gives 4096" in recorded.library.supported(params, little, config).reason
+    )
+    recorded.driver.lccl_recorded_device(0, 12080)
+    try:
+        reason = recorded.library.supported(params, H200, config).reason
+    finally:
+        recorded.driver.lccl_recorded_device(0, 13010)
+    assert re.search(r"compiled by CUDA 13\.\d, and the driver is for CUDA 12\.8: install a newer driver", reason)
+
+
+COUNTED = {
+    "tiles": ((1 << 22, 8, 1, 1), 4096, 16),
+    "output channels": ((1, 8, 1, 1), 65535 * 64 + 1, 1),
+    "neither": ((1, 8, 1, 1), 65535 * 64, 1),
+}
+"""Sizes of x, K, G."""
+
+
+@pytest.mark.parametrize("what", COUNTED)
+def test_what_is_counted_in_32_bits_is_refused_as_in_python(recorded: Recorded, what: str) -> None:
+    sizes, filters, grid = COUNTED[what]
+    attributes = layer_attributes((1, 1), grid=grid, density=0.9)
+    params = conv_params(layer_shapes(sizes, filters, (1, 1), attributes), attributes, Dtype.FLOAT16)
+    cells = sizes[0]
+    here = refusal(Layer(sizes[1], filters, (1, 1), attributes, cells, 2, 90, sizes[2:]), "rows")
+    family = "pixel" if grid == 1 else "block"
+    there = recorded.library.supported(params, H200, recorded.library.config(f"{family}-triton-{ROWS}").id).reason
+    assert all((what in reason) == (what != "neither") for reason in (here, there)), (here, there)
 
 
 def test_another_gpu_says_what_is_missing(recorded: Recorded) -> None:

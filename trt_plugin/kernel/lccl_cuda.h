@@ -115,7 +115,7 @@ typedef struct lccl_conv_config {
   int32_t math;                                             /* lccl_math */
   int32_t tile_m, tile_n, tile_k, stages, warps_m, warps_n; /* of LCCL_TRITON: warps_m is all warps */
   int32_t shared_bytes;  /* dynamic, per block; of LCCL_TRITON the most on any architecture */
-  int32_t max_registers; /* per thread, on every architecture; held by a test */
+  int32_t max_registers; /* per thread, on every architecture; a test holds it, of LCCL_TRITON's in full by `make thorough` */
   int32_t blocks_per_sm; /* the most that registers allow */
 } lccl_conv_config;
 
@@ -132,8 +132,8 @@ LCCL_API cudaError_t lccl_device_query(int32_t ordinal, lccl_device* device);
  * configuration. */
 LCCL_API int32_t lccl_conv_resident_blocks(const lccl_device* device, int32_t config);
 
-/* 1 if the configuration can run the call on the device, and this library holds its code for it, else 0 and a sentence in `reason` (cut to `reason_size`,
- * which may be 0). config 0 asks whether any can. */
+/* 1 if the configuration can run the call on the device, and this library holds its code for it,
+ * else 0 and a sentence in `reason` (cut to `reason_size`, which may be 0). config 0 asks whether any can. */
 LCCL_API int32_t lccl_conv_supported(const lccl_conv_params* params, const lccl_device* device, int32_t config, char* reason,
                                      size_t reason_size);
 
@@ -184,7 +184,8 @@ LCCL_API int32_t lccl_conv_check(const lccl_conv_params* params, const lccl_devi
                                  const void* workspace, size_t workspace_size, char* reason, size_t reason_size);
 
 /* Enqueues the call on the current device. `device`, for which it is planned and its workspace
- * sized, may be another one; code is that of the current one. cudaErrorNotSupported: lccl_conv_supported says why. cudaErrorInvalidValue:
+ * sized, may be another one; code is that of the current one. cudaErrorNotSupported:
+ * lccl_conv_supported says why. cudaErrorNoKernelImageForDevice: so it does of the current device. cudaErrorInvalidValue:
  * lccl_conv_check says why. Otherwise the error of the first launch that failed. */
 LCCL_API cudaError_t lccl_conv_launch(const lccl_conv_params* params, const lccl_device* device, int32_t config,
                                       void* workspace, size_t workspace_size, cudaStream_t stream);

@@ -8,6 +8,13 @@ set(LCCL_TRITON_JOBS "" CACHE STRING "Kernels that are compiled at once; empty: 
 set(LCCL_TRITON_CACHE "" CACHE PATH "Folder of kernels that were compiled before; empty: the user's")
 set(LCCL_TRITON_VERSION "")
 set(LCCL_TRITON_WHY_NOT "LCCL_TRITON is OFF")
+if(LCCL_TRITON STREQUAL AUTO)
+  set(LCCL_TRITON_WANTED AUTO)
+elseif(LCCL_TRITON)
+  set(LCCL_TRITON_WANTED ON)
+else()
+  set(LCCL_TRITON_WANTED OFF)
+endif()
 
 # The package: beside the sources in a checkout, around them in an installation.
 if(EXISTS ${PROJECT_SOURCE_DIR}/exporter/lccl)
@@ -21,7 +28,7 @@ list(TRANSFORM LCCL_TRITON_SOURCES PREPEND ${LCCL_TRITON_FOLDER}/)
 # The checkout's package comes before an installed one.
 set(LCCL_RUN_TRITON ${CMAKE_COMMAND} -E env --unset=TRITON_INTERPRET "PYTHONPATH=${LCCL_PACKAGES}:$ENV{PYTHONPATH}")
 
-if(NOT LCCL_TRITON STREQUAL OFF)
+if(NOT LCCL_TRITON_WANTED STREQUAL OFF)
   find_program(LCCL_PYTHON NAMES "$ENV{VIRTUAL_ENV}/bin/python" python3 python DOC "A Python with lccl's requirements and Triton")
   if(LCCL_PYTHON)
     execute_process(
@@ -47,6 +54,11 @@ if(NOT LCCL_CAPABILITIES)
 endif()
 
 # Others, such as 103 and 121, take the PTX of the CUDA kernels.
+set(others ${LCCL_CAPABILITIES})
+list(FILTER others EXCLUDE REGEX "^(80|86|89|90|100|120|none)$")
+if(others AND NOT LCCL_TRITON_WANTED STREQUAL OFF)
+  message(STATUS "No kernels in Triton for ${others}: these run the CUDA kernels alone, if nvcc is here")
+endif()
 list(FILTER LCCL_CAPABILITIES INCLUDE REGEX "^(80|86|89|90|100|120)$")
 if(LCCL_TRITON_VERSION AND NOT LCCL_CAPABILITIES)
   set(LCCL_TRITON_VERSION "")
@@ -68,11 +80,14 @@ function(lccl_add_triton_kernels target)
   if(LCCL_TRITON_CACHE)
     set(cache --cache ${LCCL_TRITON_CACHE})
   endif()
+  # What the cubins depend on beside the sources. Its time changes only where its content does.
+  set(stamp ${made}/asked.txt)
+  file(CONFIGURE OUTPUT ${stamp} CONTENT "@LCCL_TRITON_VERSION@\n@LCCL_CAPABILITIES@\n@LCCL_TRITON_ONLY@\n@LCCL_PYTHON@\n" @ONLY)
   add_custom_command(
     OUTPUT ${made}/cubins.cpp ${made}/cubins.bin
     COMMAND ${LCCL_RUN_TRITON} ${LCCL_PYTHON} -m lccl.backends.torch.triton.ahead --out ${made} --capability ${LCCL_CAPABILITIES}
             ${only} ${jobs} ${cache}
-    DEPENDS ${LCCL_TRITON_SOURCES}
+    DEPENDS ${LCCL_TRITON_SOURCES} ${stamp}
     COMMENT "Compiling the kernels in Triton ${LCCL_TRITON_VERSION} for ${LCCL_CAPABILITIES}"
     VERBATIM)
   add_library(${target} OBJECT ${CMAKE_CURRENT_FUNCTION_LIST_DIR}/launch_triton.cpp ${made}/cubins.cpp)

@@ -101,8 +101,7 @@ bool isBoxes(lccl_conv_config const& config)
     }
 }
 
-Cubin const* findCubin(
-    CubinKernel kernel, lccl_conv_params const& p, lccl_device const& device, int32_t driver, int32_t tile)
+Cubin const* findCubin(CubinKernel kernel, lccl_conv_params const& p, lccl_device const& device, int32_t driver, int32_t tile)
 {
     int32_t const nchw = p.layout == LCCL_NCHW ? 1 : 0;
     Cubin const* best = nullptr;
@@ -181,8 +180,8 @@ std::string rejectTriton(lccl_conv_params const& p, lccl_device const& device, l
 
 std::string rejectCubins(lccl_conv_params const& p, lccl_device const& device, lccl_conv_config const& config)
 {
-    std::pair<CubinKernel, int32_t> const kernels[]
-        = {{mainKernel(config), tileNumber(config)}, {CubinKernel::kGate, 0}, {CubinKernel::kClose, 0}};
+    std::pair<CubinKernel, int32_t> const kernels[] = {
+        {mainKernel(config), tileNumber(config)}, {CubinKernel::kGate, 0}, {CubinKernel::kClose, 0}};
     int32_t const driver = driverCuda();
     lccl_device roomy = device;
     roomy.shared_per_block = std::numeric_limits<int32_t>::max();
@@ -199,8 +198,8 @@ std::string rejectCubins(lccl_conv_params const& p, lccl_device const& device, l
         }
         if (Cubin const* const found = findCubin(kernel, p, roomy, 0, tile))
         {
-            return std::string(config.name) + " was compiled by CUDA " + cudaText(found->cuda)
-                + ", and the driver is for CUDA " + cudaText(driver) + ": install a newer driver, or build by an older Triton";
+            return std::string(config.name) + " was compiled by CUDA " + cudaText(found->cuda) + ", and the driver is for CUDA "
+                + cudaText(driver) + ": install a newer driver, or build by an older Triton";
         }
         return std::string(config.name) + " has no code for compute capability " + capabilityText(device.compute_capability)
             + " in this library: build it for that, with Triton at hand";

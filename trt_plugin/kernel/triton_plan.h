@@ -82,8 +82,8 @@ private:
 //! A kernel, its values and its grid.
 struct Step
 {
-    bool runs;           //!< whether the call needs it
-    Cubin const* cubin;  //!< null where this library has none for the device
+    bool runs;          //!< whether the call needs it
+    Cubin const* cubin; //!< null where this library has none for the device
     Values values;
     uint32_t blocks[2];
 };

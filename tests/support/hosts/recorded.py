@@ -124,6 +124,8 @@ class Recorded:
     placed: list[tuple[str, int]] = field(default_factory=list)
     """Functions, devices that they were loaded on."""
     loads: int = 0
+    decodes: bool = True
+    """Read the parameters, whose places the table has to say."""
     runs: bool = True
     """Run the kernels on the interpreter."""
     fails: dict[str, int] = field(default_factory=dict)
@@ -204,6 +206,9 @@ class Recorded:
 
     def _launch(self, kernel: int, shape: Any, shared: int, stream: int, arguments: Any, attributes: int) -> None:
         compiled = self._codes[kernel - 1]
+        if not self.decodes:
+            self.launches.append(Launch(compiled, tuple(shape[:3]), shape[3], shared, stream or 0, {}, {}))
+            return
         places = ahead.parameter_places(compiled.cubin, compiled.function)
         raw = [string_at(arguments[i], size) for i, (_, size) in enumerate(places)]
         first = arguments[0] - places[0][0]

@@ -7,6 +7,7 @@
 
 #include "lccl_cuda.h"
 
+#include <cstdio>
 #include <functional>
 #include <sstream>
 #include <stdexcept>
@@ -23,6 +24,7 @@ constexpr lccl_device kTooOld{75, 40, 65536, 65536};
 lccl_device gpu = kFirst;
 cudaError_t problem = cudaSuccess;
 int32_t queries = 0;
+int32_t without = 0; // the compute capability that the library has no code for
 std::vector<int32_t> loads;
 
 } // namespace
@@ -35,6 +37,20 @@ cudaError_t __wrap_lccl_conv_load(lccl_conv_params const* params, lccl_device co
 {
     loads.push_back(gpu.compute_capability);
     return __real_lccl_conv_load(params, device, config);
+}
+
+int32_t __real_lccl_conv_supported(
+    lccl_conv_params const* params, lccl_device const* device, int32_t config, char* reason, size_t reasonSize);
+
+int32_t __wrap_lccl_conv_supported(
+    lccl_conv_params const* params, lccl_device const* device, int32_t config, char* reason, size_t reasonSize)
+{
+    if (device->compute_capability == without)
+    {
+        std::snprintf(reason, reasonSize, "no code for compute capability %d", without);
+        return 0;
+    }
+    return __real_lccl_conv_supported(params, device, config, reason, reasonSize);
 }
 
 cudaError_t __wrap_lccl_device_query(int32_t /*ordinal*/, lccl_device* device)
@@ -118,6 +134,12 @@ void walk(IPluginCreatorV3One& creator, Case const& layer, Result& result)
     report.step("shapes on a GPU that is too old", changeShapes);
     report.step("enqueue after that", [&] { return context.enqueue(runtime) == 0; });
     report.step("any tactic on a GPU that is too old", [&] { return runtime.setTactic(0x10101) == 0; });
+    gpu = kOther;
+    without = kFirst.compute_capability;
+    report.step("no code for the GPU that was planned for", changeShapes);
+    without = kOther.compute_capability;
+    report.step("no code for the GPU at hand", changeShapes);
+    without = 0;
     gpu = kFirst;
     report.step("back", changeShapes);
 

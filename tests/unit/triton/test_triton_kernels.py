@@ -105,6 +105,28 @@ def test_beyond_a_share_of_open_cells_the_list_is_not_read(
     assert (error_of(got, want) < 4e-3) == (not needs_list)
 
 
+@pytest.mark.parametrize("configuration", ["rows_64x32", "boxes_2x64x64"])
+def test_maps_of_one_pixel(configuration: str) -> None:
+    """Contiguous, so that their strides as channels_last maps are no multiples of 16 bytes."""
+    case = Case("one-pixel", "1x1 maps", n=2, c=16, k=8, hw=(1, 1), gate="external", grid=8, residual=True)
+    inputs = tensors(case, torch.float16)
+    got = run(inputs, case.attributes, capability=HOPPER, configuration=configuration)
+    assert error_of(got, reference(case, inputs)) < 4e-3
+
+
+def test_simulated_gates_are_open_whatever_the_threshold() -> None:
+    """TensorRT times tactics with them."""
+    gmap, cells, count = torch.full((64,), torch.nan), torch.zeros(64, dtype=torch.int32), torch.zeros(1, dtype=torch.int32)
+    empty = torch.empty(0)
+    kernels.gate_cells[(1,)](
+        empty, empty, empty, empty, gmap, cells, count,
+        64, 8, 8, 8, 8, 8, 0, 0, *[1] * 6, 0, 8, 1, 1.0, 1.0, 1.5, -1, 0, 0.5, 0,
+        FUSED=False, BM=64, BC=64, EIGHTS=True, PDL=False,
+    )  # fmt: skip
+    assert set(gmap.tolist()) == {0.0, 1.0}
+    assert 16 < int(count) == int(gmap.sum()) < 48
+
+
 def test_channels_last_tensors_are_taken_where_they_lie() -> None:
     x = torch.randn(2, 16, 5, 7).half().contiguous(memory_format=torch.channels_last)
     assert memory_of(x).data_ptr() == x.data_ptr()

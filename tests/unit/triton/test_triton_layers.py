@@ -14,6 +14,8 @@ pytest.importorskip("triton", reason="pip install triton")
 
 import lccl
 from lccl.backends.torch.cuda import kernel_op
+from lccl.backends.torch.cuda.interface import Device
+from lccl.backends.torch.cuda.library import Support
 from lccl.backends.torch.triton import launch
 from lccl.errors import UserError
 from lccl.op.contract import INPUT_NAMES
@@ -57,6 +59,28 @@ def test_what_triton_cannot_do_runs_in_pytorchs_ops() -> None:
     with pytest.warns(UserWarning, match="every pixel in PyTorch's own ops: kernels are 1x1 to 7x7, not 8x8"):
         got, want = call(kernel_op._Kernel(None, None), case)
     np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
+
+
+class WithoutCode:
+    """A library that holds nothing for this GPU."""
+
+    def choose(self, *_: object) -> int:
+        return 0
+
+    def supported(self, *_: object) -> Support:
+        return Support("this library has no code for compute capability 12.1")
+
+
+def test_what_a_library_has_no_code_for_runs_by_triton(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernel_op, "_installed", WithoutCode)
+    monkeypatch.setattr(kernel_op, "device_of", lambda _: Device(121, 48, 101376, 102400))
+    with warnings.catch_warnings(), kernel_op.watching() as outcomes:
+        warnings.simplefilter("error", UserWarning)
+        call(kernel_op._Kernel(None, None), CASES[3])
+    assert outcomes == [kernel_op.Outcome("Triton", "")]
+    case = Case("kernel-8", "larger than the kernels take", kernel=(8, 8), pads=(4, 4, 4, 4))
+    with pytest.warns(UserWarning, match="no code for compute capability 12.1"):
+        call(kernel_op._Kernel(None, None), case)
 
 
 def test_outputs_that_differ_are_found_at_the_first_call(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -126,13 +126,16 @@ class _Kernel:
     def _by_kernels(self, inputs: dict[str, Tensor], attributes: Attributes) -> Tensor | None:
         library = self._given or _installed()
         reason = type_refusal(inputs)
-        y = None
+        kernels, y = "Triton" if library is None else "library", None
         if not reason:
             y, reason = (
                 self._by_triton(inputs, attributes) if library is None else self._by_library(library, inputs, attributes)
             )
+            if y is None and library is not None and self._given is None:  # it may hold no code for this GPU
+                y, _ = self._by_triton(inputs, attributes)
+                kernels, reason = ("library", reason) if y is None else ("Triton", "")
         for watcher in _watchers:
-            watcher.append(Outcome("Triton" if library is None else "library", reason))
+            watcher.append(Outcome(kernels, reason))
         if reason and reason not in self._warned:
             self._warned.add(reason)
             warnings.warn(f"LCCL layers compute every pixel in PyTorch's own ops: {reason}", stacklevel=2)

@@ -31,6 +31,7 @@ from lccl.backends.torch.triton.configurations import (
     Configuration,
     misfit,
 )
+from lccl.errors import first_line
 
 Dtype = Literal["float16", "bfloat16", "float32"]
 Kernel = Literal["gate", "rows", "boxes", "close"]
@@ -120,8 +121,9 @@ class Compiled:
     """Of a thread."""
     stack: int
     """Bytes of a thread that do not fit into registers; 0 but where something spills."""
-    scratch: int
-    """Bytes of scratch memory that each block asks for."""
+    cuda: int
+    """The version of the assembler, 1000 * major + 10 * minor: a driver of an older major version
+    does not load the cubin."""
     pdl: bool
     """Whether it may start before the kernel ahead of it has ended."""
     parameters: tuple[Parameter, ...]
@@ -229,9 +231,11 @@ def compile_variant(variant: Variant, capability: int) -> Compiled:
         capability: 10 * major + minor.
 
     Raises:
-        RuntimeError: Triton lays parameters out in a way that is not known here.
+        RuntimeError: Triton lays parameters out in a way that is not known here, or asks for
+            scratch memory, which a launch does not give.
     """
     from triton.backends.compiler import GPUTarget
+    from triton.backends.nvidia.compiler import get_ptxas
     from triton.compiler import ASTSource
 
     import triton
@@ -244,11 +248,15 @@ def compile_variant(variant: Variant, capability: int) -> Compiled:
     metadata, cubin = made.metadata, made.asm["cubin"]
     described = tuple(getattr(metadata, "tensordesc_meta", None) or ())
     names = [name for name, kind in signature.items() if kind.startswith("tensordesc")]
+    scratch = max(metadata.global_scratch_size, metadata.profile_scratch_size)
+    if scratch:
+        raise RuntimeError(f"{metadata.name} asks for {scratch} bytes of scratch memory a block, which a launch does not give")
+    known = kinds_of(signature, bool(described), _flags(signature, len(parameter_places(cubin, metadata.name))))
     return Compiled(
         variant, capability, metadata.name, cubin, metadata.shared, metadata.num_warps,
         _of_a_thread(cubin, _REGISTERS), _of_a_thread(cubin, _STACK),
-        max(metadata.global_scratch_size, metadata.profile_scratch_size), capability >= PROGRAMMATIC_LAUNCH,
-        parameters(cubin, metadata.name, [*kinds_of(signature, bool(described))]),
+        _number(get_ptxas(capability).version), capability >= PROGRAMMATIC_LAUNCH,
+        parameters(cubin, metadata.name, [*known]),
         tuple(
             Box(name, tuple(d["block_size"]), d["swizzle"], d["elem_size"], _ON_HOST.get(d["elem_type"], d["elem_type"]))
             for name, d in zip(names, described, strict=bool(described))
@@ -267,6 +275,22 @@ def _request(
         tile = _configuration(variant)
         options |= {"num_warps": tile.warps, "num_stages": 2 if variant.nchw else tile.stages}
     return constants, signature, _hints(variant, signature), options
+
+
+def _number(version: str) -> int:
+    """13040 for 13.4."""
+    major, minor = version.split(".")[:2]
+    return 1000 * int(major) + 10 * int(minor)
+
+
+_FLAGS = 2
+"""Of a descriptor that is a plain pointer: padding by NaN, and rounding to TF32, which Triton 3.6 has
+not yet."""
+
+
+def _flags(signature: Mapping[str, str], places: int) -> int:
+    """How many flags a plain descriptor has in a cubin with so many parameters, two of scratch."""
+    return next((n for n in (_FLAGS, _FLAGS - 1) if len([*kinds_of(signature, False, n)]) + 2 == places), _FLAGS)
 
 
 _ON_HOST = {8: 10, 9: 8, 10: 9}
@@ -297,13 +321,14 @@ def parameters(cubin: bytes, function: str, wanted: Sequence[tuple[Kind, str, in
     return tuple(found)
 
 
-def kinds_of(signature: Mapping[str, str], has_maps: bool) -> Iterator[tuple[Kind, str, int]]:
+def kinds_of(signature: Mapping[str, str], has_maps: bool, flags: int = _FLAGS) -> Iterator[tuple[Kind, str, int]]:
     """List kind, name and axis of each parameter.
 
     Args:
         signature: Triton's type of each argument.
         has_maps: whether descriptors are the tensor memory accelerator's; else they are plain
-            pointers, with sizes and strides twice and two flags.
+            pointers, with sizes and strides twice and flags.
+        flags: how many.
 
     Raises:
         RuntimeError: a type that is not known here.
@@ -324,7 +349,7 @@ def kinds_of(signature: Mapping[str, str], has_maps: bool) -> Iterator[tuple[Kin
             if not has_maps:
                 yield from (("long_size", name, axis) for axis in axes)
                 yield from (("stride", name, axis) for axis in axes)
-                yield from (("flag", name, i) for i in range(2))
+                yield from (("flag", name, i) for i in range(flags))
             yield from (("size", name, axis) for axis in axes)
             yield from (("stride", name, axis) for axis in axes)
 
@@ -457,10 +482,12 @@ def source_text(compiled: Sequence[Compiled], binary: Path) -> str:
         compiled: the cubins.
         binary: the file that holds them one behind the other, each at a multiple of 64.
     """
+    path = str(binary).replace("\\", "\\\\").replace('"', '\\"')  # in a string of the assembler's
+    directive = f'.section .rodata\n.balign 64\nlccl_cubins_start:\n.incbin "{path}"\n.byte 0\n.previous\n'
     lines = [
         "// Written by lccl/backends/torch/triton/ahead.py: the cubins of the Triton kernels.",
         '#include "cubins.h"',
-        f'__asm__(".section .rodata\\n.balign 64\\nlccl_cubins_start:\\n.incbin \\"{binary}\\"\\n.byte 0\\n.previous\\n");',
+        f"__asm__({json.dumps(directive, ensure_ascii=False)});",
         'extern "C" unsigned char const lccl_cubins_start[] __attribute__((visibility("hidden")));',
         "namespace lccl\n{\nnamespace\n{",
     ]
@@ -482,7 +509,7 @@ def source_text(compiled: Sequence[Compiled], binary: Path) -> str:
         fields = (
             f"CubinKernel::{_KINDS_OF_KERNELS[v.kernel]}, LCCL_{v.dtype.upper()}, {number}, {int(v.in_eights)}, {int(v.nchw)}",
             f'{c.capability}, "{c.function}", lccl_cubins_start + {offset}, {len(c.cubin)}',
-            f"{c.shared}, {c.warps}, {c.registers}, {c.scratch}, {int(c.pdl)}, kParameters{i}, {len(c.parameters)}",
+            f"{c.shared}, {c.warps}, {c.registers}, {c.cuda}, {int(c.pdl)}, kParameters{i}, {len(c.parameters)}",
             f"{f'kBoxes{i}' if boxes else 'nullptr'}, {len(c.boxes)}",
         )
         rows.append(f"    {{{', '.join(fields)}}},")
@@ -535,6 +562,19 @@ def default_cache() -> Path:
     return Path(named) if named else Path(home) / "lccl" / "cubins"
 
 
+def _probe(capability: int) -> int:
+    """Compile the smallest kernel and lay it out; say in one line why not."""
+    import triton
+
+    try:
+        compile_variant(Variant("close", "float16", "", True, False), capability)
+    except Exception as error:  # whatever a Triton of another version lacks or does otherwise
+        print(f"Triton {triton.__version__} does not compile the kernels: {first_line(error)}", file=sys.stderr)
+        return 3
+    print(triton.__version__)
+    return 0
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Compile what a build needs.
 
@@ -542,7 +582,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: of the command line.
 
     Returns:
-        The exit code: 3 where there is no Triton.
+        The exit code: 1 where there is nothing to compile, 3 where Triton is not there or, asked by
+        ``--probe``, does not compile.
     """
     parser = argparse.ArgumentParser(prog="python -m lccl.backends.torch.triton.ahead", description=__doc__)
     parser.add_argument("--out", type=Path, default=Path(), help="folder of cubins.bin and cubins.cpp")
@@ -550,7 +591,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", nargs="+", default=[], help="names of variants; all of them without it")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="compilers at once")
     parser.add_argument("--cache", type=Path, default=default_cache(), help="folder of compiled kernels")
-    parser.add_argument("--probe", action="store_true", help="print Triton's version, and compile nothing")
+    parser.add_argument(
+        "--probe", action="store_true", help="print Triton's version if it compiles and lays out a small kernel"
+    )
     given = parser.parse_args(arguments)
     os.environ.pop("TRITON_INTERPRET", None)
     os.environ.setdefault("TRITON_DISABLE_LINE_INFO", "1")
@@ -560,8 +603,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"there is no Triton: {error}", file=sys.stderr)
         return 3
     if given.probe:
-        print(triton.__version__)
-        return 0
+        return _probe(given.capability[0])
+    known = {variant.name for capability in given.capability for variant in variants(capability)}
+    if unknown := sorted({*given.only} - known):
+        print(f"there are no kernels {', '.join(unknown)}; there are {', '.join(sorted(known))}", file=sys.stderr)
+        return 1
     found = (int(number) for number in triton.__version__.split(".")[:2])
     boxes_on_blackwell = tuple(found) >= BOXES_ON_BLACKWELL
     wanted = [
@@ -571,6 +617,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if (not given.only or variant.name in given.only)
         and (boxes_on_blackwell or variant.kernel != "boxes" or capability // 10 != 10)
     ]
+    if not wanted:
+        print("none of these kernels is for these compute capabilities", file=sys.stderr)
+        return 1
     given.out.mkdir(parents=True, exist_ok=True)
     write(compile_all(wanted, given.cache, given.jobs), given.out)
     return 0

@@ -18,6 +18,8 @@ DENSE_SHARE = 0.85
 LARGEST_KERNEL = 7
 LARGEST_INDEX = 2**31 - 2**10
 """Indices of pixels, tiles and weights have 32 bits; the rest is the last tile's."""
+MOST_FILTERS = 65535 * 64
+"""K: the second axis of a grid has 65535 blocks, and a block that writes closed pixels 64 channels."""
 BOXES_ON_BLACKWELL = (3, 9)
 """Triton's version that compiles boxes for compute capability 10.x; an assertion of 3.6 fails."""
 PROGRAMMATIC_LAUNCH = 90
@@ -123,6 +125,8 @@ def refusal(layer: Layer, family: Family) -> str:
     for what, number in _indices(layer):
         if number >= LARGEST_INDEX:
             return f"{what} are fewer than {LARGEST_INDEX:,}, not {number:,}"
+    if layer.filters > MOST_FILTERS:
+        return f"output channels are at most {MOST_FILTERS:,}, not {layer.filters:,}"
     if family == "rows":
         return ""
     grid, strides = layer.attributes.grid, layer.attributes.strides

@@ -5,6 +5,7 @@ Importing this module imports Triton.
 
 from __future__ import annotations
 
+import math
 from contextlib import nullcontext
 from functools import lru_cache
 from typing import Any
@@ -95,7 +96,8 @@ def run(
 def run_checked(inputs: dict[str, Tensor], attributes: Attributes) -> Tensor:
     """Run the op; the first call of each configuration, type and device is compared with PyTorch's.
 
-    So a compiler or a GPU on which the kernels go wrong costs time, but gives no wrong result.
+    So a compiler or a GPU on which a configuration goes wrong at its first call costs time, but
+    gives no wrong result. Later calls, also those of other sizes, are not compared.
 
     Args:
         inputs, attributes: as for :func:`run`.
@@ -186,10 +188,10 @@ def _launch(inputs: dict[str, Tensor], a: Attributes, layer: Layer, chosen: Conf
         box, part = [1, SIDE, SIDE, chosen.tile_k], [1, SIDE, SIDE, chosen.part_n]
         common.pop("EIGHTS")
         described = (
-            TensorDescriptor.from_tensor(x, box),
-            TensorDescriptor.from_tensor(weights["W"].reshape(k, r * s, c), [chosen.tile_n, 1, chosen.tile_k]),
-            TensorDescriptor.from_tensor(added, part),
-            TensorDescriptor.from_tensor(y, part),
+            _described(x, box),
+            _described(weights["W"].reshape(k, r * s, c), [chosen.tile_n, 1, chosen.tile_k]),
+            _described(added, part),
+            _described(y, part),
         )
         kernels.conv_boxes[grid](
             *described, *vectors, gmap, cells, count, layer.cells, hg, wg, c, k, r, s, a.grid, *geometry, *rest,
@@ -232,6 +234,17 @@ def memory_of(tensor: Tensor) -> Tensor:
     """
     memory = _in_eights(tensor.permute(0, 2, 3, 1))
     return memory if memory.data_ptr() % ALIGNMENT == 0 else memory.clone()
+
+
+def _described(tensor: Tensor, box: list[int]) -> TensorDescriptor:
+    """Describe a contiguous tensor by the strides of its sizes.
+
+    Along an axis of one element PyTorch's own strides may be anything: those of a permuted
+    [2, 16, 1, 1] are no multiples of 16 bytes.
+    """
+    sizes = list(tensor.shape)
+    strides = [math.prod(sizes[axis + 1 :]) for axis in range(len(sizes))]
+    return TensorDescriptor(tensor, sizes, strides, box)
 
 
 def _in_eights(tensor: Tensor) -> Tensor:
