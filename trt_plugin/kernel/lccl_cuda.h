@@ -185,8 +185,8 @@ LCCL_API int32_t lccl_conv_check(const lccl_conv_params* params, const lccl_devi
 
 /* Enqueues the call on the current device. `device`, for which it is planned and its workspace
  * sized, may be another one; code is that of the current one. cudaErrorNotSupported:
- * lccl_conv_supported says why. cudaErrorNoKernelImageForDevice: so it does of the current device. cudaErrorInvalidValue:
- * lccl_conv_check says why. Otherwise the error of the first launch that failed. */
+ * lccl_conv_supported says why. cudaErrorNoKernelImageForDevice: so it does of the current device.
+ * cudaErrorInvalidValue: lccl_conv_check says why. Otherwise the error of the first launch that failed. */
 LCCL_API cudaError_t lccl_conv_launch(const lccl_conv_params* params, const lccl_device* device, int32_t config,
                                       void* workspace, size_t workspace_size, cudaStream_t stream);
 

@@ -278,14 +278,14 @@ def _request(
 
 
 def _number(version: str) -> int:
-    """13040 for 13.4."""
+    """Return 13040 for 13.4."""
     major, minor = version.split(".")[:2]
     return 1000 * int(major) + 10 * int(minor)
 
 
 _FLAGS = 2
-"""Of a descriptor that is a plain pointer: padding by NaN, and rounding to TF32, which Triton 3.6 has
-not yet."""
+"""Of a descriptor that is a plain pointer: padding by NaN, and rounding to TF32, which Triton 3.6
+has not yet."""
 
 
 def _flags(signature: Mapping[str, str], places: int) -> int:
