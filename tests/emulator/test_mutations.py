@@ -90,6 +90,8 @@ t.test_blocks_that_take_several_tiles(emulator, 1)
 """
 
 
+OF_A_GPU = {"device_query", "launch_triton", "without_cuda_kernels"}
+"""Files that the emulated machine leaves out."""
 INCLUDES = (EMULATOR / "include", EMULATOR, ROOT)
 
 
@@ -120,7 +122,7 @@ def broken_library(mutation: Mutation | None, folder: Path, emulator: Path, mach
         )
         file.write_text(text.replace(mutation.right, mutation.wrong))
     written = emulator.parent / "trt_plugin" / "kernel" / "instantiate"
-    sources = [p for p in sorted(kernels.glob("*.cpp")) if p.name != "device_query.cpp"] + sorted(written.glob("*.cu"))
+    sources = [p for p in sorted(kernels.glob("*.cpp")) if p.stem not in OF_A_GPU] + sorted(written.glob("*.cu"))
     unity = folder / "unity.cpp"
     unity.write_text("".join(f'#include "{p}"\n' for p in sources))
     library = folder / "liblccl_emulator.so"

@@ -92,7 +92,7 @@ def test_retired_ids_are_refused(emulator_library: Library, id_: int) -> None:
         ("block-triton-boxes-128x64x64-s4-w4", layer(grid=8), GA102, "needs compute capability 9.0, and the device has 8.6"),
         ("block-triton-boxes-128x64x64-s4-w4", layer(grid=4), H200, "G is a multiple of 8, not 4"),
         ("block-triton-boxes-128x64x64-s4-w4", layer(grid=8, stride=2), H200, "stride 1, not 2x2"),
-        ("pixel-triton-rows-64x32x32-s3-w4", layer((1, 8, 46_340, 46_340), stride=2), H200, "31 bits"),
+        ("pixel-triton-rows-64x32x32-s3-w4", layer((1, 8, 46_340, 46_340), stride=2), H200, "an image with its pads are fewer"),
     ],
 )
 def test_a_configuration_says_why_not(
@@ -102,7 +102,8 @@ def test_a_configuration_says_why_not(
     assert not support
     assert words in support.reason
     assert emulator_library.predict(params, device, emulator_library.config(name).id) is None
-    assert emulator_library.workspace(params, device, emulator_library.config(name).id) == 0
+    if "no code" not in words:  # an engine's workspace does not depend on what one library holds
+        assert emulator_library.workspace(params, device, emulator_library.config(name).id) == 0
 
 
 @pytest.mark.parametrize(

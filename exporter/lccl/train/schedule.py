@@ -222,7 +222,7 @@ class DensitySchedule:
         self._watch()
 
     def state_dict(self) -> dict[str, object]:
-        """Return what :meth:`load_state_dict` takes: plain numbers and tensors, to be saved with torch.save."""
+        """Return what :meth:`load_state_dict` takes: numbers and tensors, to be saved."""
         first = {name: gate.first for name, gate in self._gates.items() if gate.first is not None}
         return {
             "step": self._step,

@@ -481,17 +481,28 @@ def largest(outputs: Any, labels: Any) -> Any:
 
 
 @pytest.mark.slow
-def test_the_command_takes_a_metric(invoke: Invoke, exported: Path, samples: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_takes_a_metric(
+    invoke: Invoke, exported: Path, dense_checkpoint: Path, samples: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.syspath_prepend(str(Path(__file__).parent))
     plain = ("--data", samples, "--no-dense-twin", "--runs", 0, "--json")
-    options = (*plain, "--metric", f"{Path(__file__).stem}:largest", "--metric-direction", "lower")
-    before = json.loads(invoke(COMPARE, exported, *plain).out)["rows"][0]
-    found = json.loads(invoke(COMPARE, exported, *options).out)["rows"][0]
-    assert (before["accuracy"], found["metric"]) == (found["accuracy"], pytest.approx(np.mean(found["metric_values"])))
-    for limit, code in ((found["metric"] + 0.1, 0), (found["metric"] - 0.1, 1)):  # lower is better
-        assert invoke(COMPARE, exported, *options, "--metric-limit", limit).code == code
+    options = (*plain, "--metric", f"{Path(__file__).stem}:largest", "--metric-direction", "lower", "--metric-limit")
+    passed = invoke(COMPARE, exported, *options, 1000)
+    found = json.loads(passed.out)["rows"][0]
+    assert (passed.code, found["metric"]) == (0, pytest.approx(np.mean(found["metric_values"])))
+    drop = ("--baseline", dense_checkpoint, "--max-metric-drop", 1000)
+    above = invoke(COMPARE, exported, *options, found["metric"] - 0.1, *drop)  # lower is better
+    checks = [(check["name"], check["passed"]) for check in json.loads(above.out)["checks"]]
+    assert (above.code, checks) == (2, [("metric-limit", False), ("max-metric-drop", True)])
     failing = invoke(COMPARE, exported, *plain, "--metric", "numpy:size", "--metric-limit", 1)
     assert (failing.code, "the metric numpy:size raised" in failing.err) == (1, True)
+
+
+def test_a_metric_that_writes_changes_nothing_else() -> None:
+    outputs = np.eye(3, dtype=np.float32)[::-1].copy()
+    before = outputs.copy()
+    assert metric_of(largest).score([outputs], None).values == (1, 1, 1)
+    np.testing.assert_array_equal(outputs, before)
 
 
 def test_limits_without_values_do_not_pass() -> None:

@@ -153,6 +153,24 @@ def test_first_weights_are_the_same_in_all_processes() -> None:
     assert all(map(torch.equal, *found))
 
 
+def test_fitted_weights_are_set_aside_while_a_gate_is_open() -> None:
+    """And come back, from a state of the first step too."""
+    model = gated(gate_norm=False)
+    lccl.train.fit_gates(model, [batch(0)[0]])
+    fitted = gates(model)[0].conv.weight.clone()
+    schedule = DensitySchedule(model, TARGET, 3)
+    assert not gates(model)[0].conv.weight.any()
+    again = gated(gate_norm=False)
+    resumed = DensitySchedule(again, TARGET, 3)
+    again.load_state_dict(model.state_dict())
+    resumed.load_state_dict(schedule.state_dict())
+    for network, plan in ((model, schedule), (again, resumed)):
+        steps(network, plan, 0)
+        own = gates(network)[0].conv.weight
+        assert F.cosine_similarity(own.flatten(), fitted.flatten(), dim=0) > 0.9999
+        assert own.abs().max() > 0.05
+
+
 def test_a_schedule_takes_over_what_another_left_open() -> None:
     model = gated()
     first = DensitySchedule(model, TARGET, 3)
