@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import subprocess
 from pathlib import Path
 
@@ -14,6 +15,12 @@ from lccl.backends.torch.triton import ahead
 
 CLOSE = ahead.Variant("close", "float16", "", True, False)
 COMPILED = ahead.Compiled(CLOSE, 90, "close_pixels", b"cubin", 0, 4, 94, 0, 13040, True, (), ())
+
+
+@pytest.fixture(autouse=True)
+def interpreter_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The program switches the interpreter off in its process, which here is that of all tests."""
+    monkeypatch.setenv("TRITON_INTERPRET", os.environ.get("TRITON_INTERPRET", "1"))
 
 
 def fails(*_: object) -> ahead.Compiled:
