@@ -19,12 +19,7 @@ LARGEST_KERNEL = 7
 LARGEST_INDEX = 2**31 - 2**10
 """Indices of pixels, tiles and weights have 32 bits; the rest is the last tile's."""
 MOST_FILTERS = 65535 * 64
-<<<<<<< HEAD
-"""K: a grid has 65535 blocks along its second axis, each of which writes 64 channels of closed
-pixels."""
-=======
 """K: a grid has 65535 blocks along its second axis, each for 64 channels of closed pixels."""
->>>>>>> h-aotfix
 BOXES_ON_BLACKWELL = (3, 9)
 """Triton's version that compiles boxes for compute capability 10.x; an assertion of 3.6 fails."""
 PROGRAMMATIC_LAUNCH = 90
