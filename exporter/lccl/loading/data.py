@@ -159,11 +159,11 @@ def _is_array(value: object) -> TypeGuard[SupportsArray]:
 def is_pair(value: object) -> bool:
     """Return whether the value is (inputs, labels) and not two batches.
 
-    Labels have any shape [N, ...], such as boxes; batches differ in their first axis alone.
+    Labels have one axis, or another number of axes than the inputs, such as boxes [N, count, 4].
     """
     if not isinstance(value, (tuple, list)) or len(value) != 2 or not _is_array(value[1]):
         return False
-    return np.ndim(value[1]) <= 1 or isinstance(value[0], Mapping) or np.shape(value[0])[1:] != np.shape(value[1])[1:]
+    return np.ndim(value[1]) <= 1 or isinstance(value[0], Mapping) or np.ndim(value[0]) != np.ndim(value[1])
 
 
 def _batch(value: object) -> Data:
