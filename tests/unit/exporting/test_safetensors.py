@@ -164,7 +164,7 @@ def test_a_file_that_is_cut_off(invoke: Invoke, small_model: nn.Module, tmp_path
         ("lccl.kwargs", "{", "holds text under lccl.kwargs that is no JSON"),
         ("lccl.kwargs", "[1]", "is not a well-formed lccl checkpoint"),
         ("lccl.input_shape", '"3x8x8"', "is not a well-formed lccl checkpoint"),
-        ("lccl.version", "9", "has checkpoint version 9; this lccl reads 1 and 2"),
+        ("lccl.version", "9", "has checkpoint version 9; this lccl reads 1 to 3"),
         ("lccl_recipe", '[{"conv": 1}]', "the recipe is not what"),
         ("lccl_recipe", "nonsense", "holds text under lccl_recipe that is no JSON"),
         ("lccl.module_versions", "7", None),
