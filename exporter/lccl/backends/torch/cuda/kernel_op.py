@@ -57,8 +57,9 @@ def run(
     with _on_stream(inputs["X"], stream):
         call = prepare(inputs, attributes, layout=layout)
         chosen = config or library.choose(call.params, device)
-        if chosen == 0:
-            raise ContractError(library.supported(call.params, device).reason)
+        support = library.supported(call.params, device, chosen)
+        if chosen == 0 or not support:  # a named one may have no code in this library, which no planning looks at
+            raise ContractError(support.reason)
         if workspace is None:
             workspace = new_workspace(library.workspace(call.params, device, chosen), inputs["X"])
         return launch(library, device, call, chosen, workspace, stream)
