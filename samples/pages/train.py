@@ -4,8 +4,8 @@
     python samples/pages/train.py pixel
     python samples/pages/train.py grid
 
-Each writes its checkpoint (``dense.pt``, ``pixel.pt``, ``grid.pt``) and a line of results as JSON
-beside this file. The gated networks start from ``dense.pt``, learn from its outputs in addition to
+Each writes its checkpoint (``dense.pt``, ``pixel.pt``, ``grid.pt``), a line of results and the
+course of its training as JSON beside this file. The gated networks start from ``dense.pt``, learn from its outputs in addition to
 the labels (distillation), and their gates close, step by step, until the network keeps to its
 budget. Training pages are made as they are needed, from the step's number, so a run that was
 stopped goes on where it was: it saves its state every few minutes under ``build/pages``.
@@ -98,6 +98,8 @@ class Run:
         self.seed, self.steps = options.seed, options.steps
         self.path = options.state / f"{options.network}-{options.seed}.pt"
         self.step, self.seconds = 0, 0.0
+        self.history: list[list[float]] = []
+        """Rows of step, loss, and the mean, lowest and highest density of the gates' last batch."""
         groups = parameter_groups(model, options.lr, 1e-4, gate_lr=0.5) if teacher else model.parameters()
         self.optimizer = torch.optim.AdamW(groups, lr=options.lr, weight_decay=1e-4)
         most = [group["lr"] for group in self.optimizer.param_groups]
@@ -118,17 +120,22 @@ class Run:
             started = time.perf_counter()
             loss = self._take_step()
             self.seconds += time.perf_counter() - started
-            if self.step % 50 == 0 or self.step == self.steps:
-                held = f", densities {np.mean(list(self.schedule.densities.values())):.2f}" if self.schedule else ""
-                print(
-                    f"  step {self.step}/{self.steps}, loss {loss:.3f}{held}, {self.seconds:.0f} s", file=sys.stderr, flush=True
-                )
+            if self.step % 20 == 0 or self.step == self.steps:
+                self._note(loss)
             if time.perf_counter() - saved > SAVE_EVERY or self.step == self.steps:
                 self._save()
                 saved = time.perf_counter()
         if self.schedule is not None:
             self.schedule.close()
         self.model.eval()
+
+    def _note(self, loss: float) -> None:
+        """Keep, and say, where the training stands."""
+        densities = list(self.schedule.densities.values()) if self.schedule else [1.0]
+        row = [round(value, 4) for value in (loss, sum(densities) / len(densities), min(densities), max(densities))]
+        self.history.append([self.step, *row])
+        held = f", density {row[1]:.2f}" if self.schedule else ""
+        print(f"  step {self.step}/{self.steps}, loss {loss:.3f}{held}, {self.seconds:.0f} s", file=sys.stderr, flush=True)
 
     def _take_step(self) -> float:
         batch = make_batch(self.seed, self.step)
@@ -156,13 +163,13 @@ class Run:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         state = {name: part.state_dict() for name, part in self._parts().items()}
         new = self.path.with_suffix(".new")
-        torch.save(state | {"step": self.step, "seconds": self.seconds}, new)
+        torch.save(state | {"step": self.step, "seconds": self.seconds, "history": self.history}, new)
         new.replace(self.path)
 
     def _load(self, state: dict[str, Any]) -> None:
         for name, part in self._parts().items():
             part.load_state_dict(state[name])
-        self.step, self.seconds = state["step"], state["seconds"]
+        self.step, self.seconds, self.history = state["step"], state["seconds"], state.get("history", [])
         print(f"  going on from step {self.step} ({self.path})", file=sys.stderr, flush=True)
 
 
@@ -187,19 +194,21 @@ def main() -> None:
     parser.add_argument("network", choices=["dense", *GATES])
     parser.add_argument("--out", type=Path, default=HERE, help="folder of the checkpoints and results.json")
     parser.add_argument("--state", type=Path, default=ROOT / "build" / "pages", help="folder of the states of training")
-    parser.add_argument("--steps", type=int, default=2500)
+    parser.add_argument("--steps", type=int, help="(default: 1000; with gates, 800)")
     parser.add_argument("--lr", type=float, help="the largest learning rate (default: 0.002; with gates, 0.0005)")
     parser.add_argument(
-        "--fraction", type=float, default=0.22, help="MACs to keep of the dense network's (default: %(default)s)"
+        "--fraction", type=float, default=0.15, help="MACs to keep of the dense network's (default: %(default)s)"
     )
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
 
-    options.lr = options.lr or (2e-3 if options.network == "dense" else 5e-4)
+    is_dense = options.network == "dense"
+    options.steps = options.steps or (1000 if is_dense else 800)
+    options.lr = options.lr or (2e-3 if is_dense else 5e-4)
     torch.manual_seed(options.seed)
     model: nn.Module = page_reader()
     teacher = None
-    if options.network != "dense":
+    if not is_dense:
         teacher = lccl.load_checkpoint(options.out / "dense.pt", FACTORY).eval()
         model.load_state_dict(teacher.state_dict())
         gates = GATES[options.network]
@@ -228,9 +237,15 @@ def main() -> None:
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}",
         "command": " ".join(["python samples/pages/train.py", *sys.argv[1:]]),
     }
-    results = options.out / "results.json"
-    known = json.loads(results.read_text()) if results.exists() else {}
-    results.write_text(json.dumps(known | {options.network: result}, indent=1) + "\n")
+    _keep(options.out / "results.json", options.network, result)
+    _keep(options.out / "history.json", options.network, run.history)
+
+
+def _keep(file: Path, network: str, value: object) -> None:
+    """Put the value of one network into a file that has a line for each."""
+    known = json.loads(file.read_text()) if file.exists() else {}
+    lines = [f" {json.dumps(name)}: {json.dumps(content)}" for name, content in (known | {network: value}).items()]
+    file.write_text("{\n" + ",\n".join(lines) + "\n}\n")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,262 @@
+"""Compare ways to gate and to train: a dozen short trainings of one pretrained ResNet-20.
+
+    CIFAR10=cifar-10-python.tar.gz python samples/cifar10/runs.py --weights resnet20.th
+    python samples/cifar10/runs.py --table
+
+Each run gates the same network, trains it for three epochs to the same multiply-accumulates of the
+whole network, and differs from the first run in what its name says. Choices are made by 5,000
+held-out training images; the test images are read once in each run, after its last epoch. A run
+that was stopped goes on where it was (``build/cifar10``); one that is in ``results.json`` is not
+repeated.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import platform
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent.parent
+sys.path.insert(0, str(ROOT))
+
+import lccl  # noqa: E402
+from lccl.errors import UserError  # noqa: E402
+from lccl.progress import Progress, on_terminal  # noqa: E402
+from lccl.text import table  # noqa: E402
+from lccl.train import allocate, fit, fit_gates, macs_budget, sensitivity  # noqa: E402
+from samples.cifar10.data import Split, cifar10, normalized  # noqa: E402
+from samples.cifar10.network import resnet  # noqa: E402
+
+RESULTS = HERE / "results.json"
+IMAGE = (1, 3, 32, 32)
+BATCH = 128
+LR, WEIGHT_DECAY = 0.05, 1e-4
+
+
+@dataclass(frozen=True)
+class Run:
+    """One way to gate and to train."""
+
+    name: str
+    gate: str = "kxk"
+    gate_size: int = 1
+    activation: str = "binary"
+    where: str = "first-of-block"
+    start: str = "fitted"
+    """"fitted" to what gates would drop, or "random" behind an open gate."""
+    teacher: bool = True
+    shares: str = "uniform"
+    """How layers share the budget: "uniform", "learned" or by "sensitivity"."""
+    fraction: float = 0.7
+    """MACs of the whole network, gates included, over the dense network's."""
+
+
+RUNS = (
+    Run("k x k gates, binary, first of block, fitted, distilled, uniform"),
+    Run("1 x 1 gates", gate="1x1"),
+    Run("grid gates of 2", gate="grid", gate_size=2),
+    Run("ReLU gates", activation="relu"),
+    Run("hard-tanh gates", activation="hardtanh"),
+    Run("random start", start="random"),
+    Run("not distilled", teacher=False),
+    Run("shares learned", shares="learned"),
+    Run("shares by sensitivity", shares="sensitivity"),
+    Run("both of each block", where="paper"),
+    Run("both of each block, shares learned", where="paper", shares="learned"),
+    Run("both of each block, half of the MACs", where="paper", fraction=0.5),
+)
+
+
+class Batches:
+    """Augmented batches of the training images, in another order in each epoch."""
+
+    def __init__(self, split: Split) -> None:
+        self._images, self._labels = (torch.from_numpy(a) for a in split)
+
+    def __len__(self) -> int:
+        return len(self._labels) // BATCH
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Give pairs of images [128, 3, 32, 32] and classes [128]."""
+        order = torch.randperm(len(self._labels))
+        for i in range(len(self)):
+            chosen = order[i * BATCH : (i + 1) * BATCH]
+            yield _ready(augmented(self._images[chosen])), self._labels[chosen]
+
+
+def augmented(images: Tensor) -> Tensor:
+    """Mirror half of the images, and shift each by up to four pixels."""
+    count = len(images)
+    mirrored = torch.where((torch.rand(count) < 0.5).view(-1, 1, 1, 1), images.flip(3), images)
+    padded = F.pad(mirrored, (4, 4, 4, 4))
+    rows, columns = (torch.randint(0, 9, (count, 1)) + torch.arange(32) for _ in range(2))
+    return padded[torch.arange(count)[:, None, None], :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+
+
+def _ready(images: Tensor) -> Tensor:
+    return torch.from_numpy(normalized(images.numpy())).contiguous(memory_format=torch.channels_last)
+
+
+@torch.no_grad()
+def accuracy(model: nn.Module, split: Split) -> float:
+    """Return top-1 from 0 to 1."""
+    right = 0
+    for i in range(0, len(split.labels), 500):
+        logits = model(_ready(torch.from_numpy(split.images[i : i + 500])))
+        right += int((logits.argmax(1).numpy() == split.labels[i : i + 500]).sum())
+    return right / len(split.labels)
+
+
+def gated(run: Run, dense: nn.Module, split: Split) -> tuple[nn.Module, Any]:
+    """Return the dense network with the run's gates, and what its training aims at."""
+    torch.manual_seed(0)
+    options: Any = {"gate": run.gate, "gate_size": run.gate_size, "gate_activation": run.activation}
+    model: nn.Module = lccl.nn.convert(dense, where=run.where, args=IMAGE, **options)
+    some = [
+        (_ready(torch.from_numpy(split.images[i : i + 100])), torch.from_numpy(split.labels[i : i + 100]))
+        for i in range(0, 500, 100)
+    ]
+    if run.start == "fitted":
+        fit_gates(model, some, importance="taylor", loss=F.cross_entropy)
+    budget = macs_budget(model, IMAGE, run.fraction)
+    if run.shares == "learned":
+        return model, budget
+    if run.shares == "sensitivity":
+        return model, allocate(budget, sensitivity(model, some, F.cross_entropy))
+    return model, budget.density
+
+
+def train(
+    run: Run, dense: nn.Module, epochs: int, state: Path, progress: Progress
+) -> tuple[nn.Module, list[dict[str, Any]], float]:
+    """Train one run; return the network in eval mode, its epochs, and the seconds of this call."""
+    data = cifar10()
+    model, target = gated(run, dense, data.train)
+    batches, started = Batches(data.train), time.perf_counter()
+    result = fit(
+        model,
+        batches,
+        epochs=epochs,
+        target=target,
+        learned=run.shares == "learned",
+        lr=LR,
+        weight_decay=WEIGHT_DECAY,
+        teacher=copy.deepcopy(dense) if run.teacher else None,
+        score=lambda network: accuracy(network, data.held_out),
+        checkpoint=state,
+        save_every=50,
+        channels_last=True,
+        progress=progress,
+    )
+    return model, [asdict(epoch) for epoch in result.epochs], time.perf_counter() - started
+
+
+def measured(run: Run, model: nn.Module, epochs: list[dict[str, Any]], seconds: float) -> dict[str, Any]:
+    """Return a run's line of results; this reads the test images."""
+    data = cifar10()
+    profile = lccl.profile(model, [_ready(torch.from_numpy(data.held_out.images[:1000]))])
+    densities = {layer.name: round(layer.density, 4) for layer in profile.gated if layer.density is not None}
+    return {
+        "run": asdict(run),
+        "epochs": [{name: round(value, 4) for name, value in epoch.items()} for epoch in epochs],
+        "held_out": accuracy(model, data.held_out),
+        "test": accuracy(model, data.test),
+        "densities": densities,
+        "macs": profile.dense_macs,
+        "macs_computed": round(profile.macs),
+        "seconds": round(seconds),
+        "seed": 0,
+        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}",
+    }
+
+
+def show(results: dict[str, Any]) -> str:
+    """Return the table of results in Markdown."""
+    lines = [
+        "| run | held-out top-1 | test top-1 | MACs of dense | density | lowest | highest |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    dense = results.get("dense")
+    if dense is not None:
+        lines.append(f"| the dense network | {dense['held_out']:.2%} | {dense['test']:.2%} | 1 | | | |")
+    for run in RUNS:
+        found = results.get(run.name)
+        if found is not None:
+            values = list(found["densities"].values())
+            share = found["macs_computed"] / found["macs"]
+            lines.append(
+                f"| {run.name} | {found['held_out']:.2%} | {found['test']:.2%} | {share:.3f} | {sum(values) / len(values):.3f} "
+                f"| {min(values):.2f} | {max(values):.2f} |"
+            )
+    return "\n".join(lines)
+
+
+def _known() -> dict[str, Any]:
+    known: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    return known
+
+
+def _keep(name: str, found: object) -> None:
+    """Put a line into the results, the whole file or none of it: another run may have written meanwhile."""
+    lines = [f" {json.dumps(key)}: {json.dumps(value)}" for key, value in (_known() | {name: found}).items()]
+    new = RESULTS.with_suffix(".new")
+    new.write_text("{\n" + ",\n".join(lines) + "\n}\n")
+    new.replace(RESULTS)
+
+
+def main() -> None:
+    """Train the runs that have no results yet, or print the table."""
+    parser = argparse.ArgumentParser(description="Compare ways to gate and train a pretrained ResNet-20 on CIFAR-10.")
+    parser.add_argument("--weights", type=Path, help="a file of pretrained weights of ResNet-20")
+    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--only", type=int, nargs="+", metavar="N", help="the numbers of runs, as --list shows them")
+    parser.add_argument("--state", type=Path, default=ROOT / "build" / "cifar10", help="folder of states and checkpoints")
+    parser.add_argument("--list", action="store_true", help="print the runs")
+    parser.add_argument("--table", action="store_true", help="print the results that are there")
+    options = parser.parse_args()
+    if options.list:
+        print(
+            table(
+                ("number", "run", "done"), [(str(i), r.name, "yes" if r.name in _known() else "") for i, r in enumerate(RUNS)]
+            )
+        )
+        return
+    if options.table:
+        print(show(_known()))
+        return
+    if options.weights is None:
+        parser.error("--weights names the pretrained weights of ResNet-20")
+    try:
+        dense = resnet(20, options.weights).to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+        data = cifar10()
+    except UserError as error:
+        sys.exit(f"error: {error}")
+    if "dense" not in _known():
+        _keep("dense", {"held_out": accuracy(dense, data.held_out), "test": accuracy(dense, data.test)})
+    options.state.mkdir(parents=True, exist_ok=True)
+    for number, run in enumerate(RUNS):
+        if run.name in _known() or (options.only and number not in options.only):
+            continue
+        print(f"{number}: {run.name}", file=sys.stderr, flush=True)
+        with on_terminal() as progress:
+            model, epochs, seconds = train(run, dense, options.epochs, options.state / f"{number}.state", progress)
+        _keep(run.name, measured(run, model, epochs, seconds))
+        lccl.save_checkpoint(options.state / f"{number}.pt", model, "samples.cifar10.network:resnet", {}, IMAGE[1:])
+        (options.state / f"{number}.state").unlink(missing_ok=True)
+    print(show(_known()))
+
+
+if __name__ == "__main__":
+    main()
