@@ -126,7 +126,7 @@ def gated(run: Run, dense: nn.Module, split: Split) -> tuple[nn.Module, Any]:
     model: nn.Module = lccl.nn.convert(dense, where=run.where, args=IMAGE, **options)
     some = [
         (_ready(torch.from_numpy(split.images[i : i + 100])), torch.from_numpy(split.labels[i : i + 100]))
-        for i in range(0, 500, 100)
+        for i in range(0, min(500, len(split.labels)), 100)
     ]
     if run.start == "fitted":
         fit_gates(model, some, importance="taylor", loss=F.cross_entropy)

@@ -38,7 +38,9 @@ from samples.pages.score import f1  # noqa: E402
 
 FACTORY = "samples.pages.network:page_reader"
 PAGE = (1, 256, 256)
-GATES: dict[str, dict[str, Any]] = {"pixel": {"gate": "kxk"}, "grid": {"gate": "grid", "gate_size": 4}}
+GATES: dict[str, dict[str, Any]] = {"pixel": {"gate": "kxk"}, "grid": {"gate": "grid", "gate_size": 2}}
+FRACTIONS = {"pixel": 0.15, "grid": 0.22}
+"""MACs to keep of the dense network's: what each kind of gate can do without losing digits."""
 SIDE = 128
 """Training pages are smaller than those that are read: the network is convolutional throughout."""
 BATCH = 16
@@ -197,7 +199,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, help="(default: 1000; with gates, 800)")
     parser.add_argument("--lr", type=float, help="the largest learning rate (default: 0.002; with gates, 0.0005)")
     parser.add_argument(
-        "--fraction", type=float, default=0.15, help="MACs to keep of the dense network's (default: %(default)s)"
+        "--fraction",
+        type=float,
+        help="MACs to keep of the dense network's (default: 0.15 with pixel gates, 0.22 with grid gates)",
     )
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
@@ -216,7 +220,7 @@ def main() -> None:
         batches = [tuple(make_batch(options.seed, step)) for step in range(16)]
         fitted = fit_gates(model, batches, importance="taylor", loss=focal_loss)
         print(f"  gates explain {min(fitted.values()):.2f} to {max(fitted.values()):.2f} of what matters", file=sys.stderr)
-    run = Run(model, teacher, options.fraction, options)
+    run = Run(model, teacher, options.fraction or FRACTIONS.get(options.network, 1.0), options)
     run.train()
 
     file = options.out / f"{options.network}.pt"

@@ -134,7 +134,7 @@ def sensitivity(
     if not densities or not all(0 < d < 1 for d in densities):
         raise UserError(f"sensitivities are measured at densities between 0 and 1, not {shown(list(densities))}")
     device = next(gate.conv.weight.device for gate in gates.values())
-    data = [(batch[0].to(device), batch[1].to(device)) for batch in batches]
+    data = [(batch[0].to(device), batch[1].to(device)) for batch in batches if len(batch[0])]
     if not data:
         raise UserError("there is no batch, so no sensitivity can be measured")
     cuts = {name: _Cut(gate) for name, gate in gates.items()}

@@ -66,7 +66,7 @@ class Tensors:
 def with_relaxed_products(
     traced: onnx.ModelProto, layers: Sequence[RecognisedLayer], whole: onnx.ModelProto
 ) -> onnx.ModelProto | None:
-    """Return the traced network with ReLU(x - c) for each hard gate x > c.
+    """Return the traced network with x - c, cut to 0 and 1, for each hard gate x > c.
 
     That is what ``with_relaxed_gates`` makes of the gate's node.
 
@@ -110,19 +110,20 @@ def _relax(model: onnx.ModelProto, tensors: Tensors, layer: RecognisedLayer) -> 
     above = _above(mask.input[0], tensors, open_where=kept != 2 and not zero_first)
     if above is None:
         return False
-    if mask is not product and kept is not None and mask.input[kept] in above:
-        mask.op_type, mask.input[:] = "Relu", [mask.input[kept]]
-        return True
     difference, logit = (f"relaxed.{mask.output[0]}.{part}" for part in ("above", "logit"))
-    if kept is not None:
+    index = next(i for i, node in enumerate(model.graph.node) if mask.output[0] in node.output)
+    if mask is not product and kept is not None and mask.input[kept] in above:
+        difference = mask.input[kept]
+        mask.op_type, mask.input[:] = "Identity", [logit]
+    elif kept is not None:
         mask.op_type, mask.input[:] = "Mul", [mask.input[kept], logit]
     elif mask.op_type == "Where":
         mask.op_type, mask.input[:] = "CastLike", [logit, mask.input[1 + zero_first]]
     else:
         mask.input[0] = logit
-    index = next(i for i, node in enumerate(model.graph.node) if mask.output[0] in node.output)
-    model.graph.node.insert(index, helper.make_node("Relu", [difference], [logit]))
-    model.graph.node.insert(index, helper.make_node("Sub", above, [difference]))
+    model.graph.node.insert(index, helper.make_node("HardSigmoid", [difference], [logit], alpha=1.0, beta=0.0))
+    if difference not in above:
+        model.graph.node.insert(index, helper.make_node("Sub", above, [difference]))
     return True
 
 
