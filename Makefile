@@ -7,17 +7,18 @@ OUT ?= build/demo
 CAPABILITY ?= all
 JOBS ?= $(shell getconf _NPROCESSORS_ONLN)
 DIGITS := samples/digits
-DATA := samples.digits.data:held_out
+PAGES := samples/pages
+READER := samples.pages.network:page_reader
 CXX_SOURCES = $(shell find contract ort_op trt_plugin samples tests bench -name "*.cpp" -o -name "*.h" -o -name "*.cu" -o -name "*.cuh")
 LINT = $(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy \
 	&& $(BIN)/clang-format --dry-run --Werror $(CXX_SOURCES) && $(BIN)/python tests/native/cpp_constants.py
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help demo check test thorough real coverage docs pictures ort kernels kernels-check lint format train-digits clean
+.PHONY: help demo check test thorough real coverage docs pictures ort kernels kernels-check lint format train-pages train-digits clean
 
 help:
 	@echo "make help          this list"
-	@echo "make demo          real images -> trained LCCL network -> ONNX -> engine -> comparison"
+	@echo "make demo          pages of digits -> trained LCCL network -> ONNX -> engine -> comparison -> picture"
 	@echo "make check         the linters and the quick tests: what to run after each change"
 	@echo "make test          install what tests need, run all of them"
 	@echo "make thorough      all tests with every GPU architecture, every planted fault and more random cases"
@@ -30,7 +31,8 @@ help:
 	@echo "make format        let ruff and clang-format format the code"
 	@echo "make docs          build the documents as a site into build/site"
 	@echo "make pictures      draw the README's pictures again, and print its table"
-	@echo "make train-digits  train the demo's two networks again"
+	@echo "make train-pages   train the demo's three networks again (half an hour each)"
+	@echo "make train-digits  train the two networks of samples/digits again"
 	@echo "make clean         remove build outputs and the environment"
 
 $(BIN)/python:
@@ -62,12 +64,14 @@ ort: $(VENV)/.installed
 
 demo: ort
 	@mkdir -p $(OUT)
-	@echo "-- 1/3 checkpoint -> ONNX, checked against PyTorch"
-	$(BIN)/lccl-export $(DIGITS)/lccl.pt -o $(OUT)/lccl.onnx --data $(DATA)
-	@echo "-- 2/3 ONNX -> engine, ahead of time"
-	$(BIN)/lccl-build-engine $(OUT)/lccl.onnx
-	@echo "-- 3/3 gated against dense, on the held-out images"
-	$(BIN)/lccl-compare $(DIGITS)/lccl.pt $(OUT)/lccl.onnx $(OUT)/lccl.engine --baseline $(DIGITS)/dense.pt --data $(DATA) --min-agreement 1 --max-accuracy-drop 0.5 --allow-skipped
+	@echo "-- 1/4 checkpoint -> ONNX, checked against PyTorch"
+	$(BIN)/lccl-export $(PAGES)/pixel.pt --factory $(READER) -o $(OUT)/pages.onnx --data samples.pages.data:held_out
+	@echo "-- 2/4 ONNX -> engine, ahead of time"
+	$(BIN)/lccl-build-engine $(OUT)/pages.onnx
+	@echo "-- 3/4 gated against dense, on the held-out pages"
+	$(BIN)/lccl-compare $(PAGES)/pixel.pt $(OUT)/pages.onnx $(OUT)/pages.engine --factory $(READER) --baseline $(PAGES)/dense.pt --baseline-factory $(READER) --data samples.pages.data:held_out --metric samples.pages.score:f1 --max-metric-drop 0.005 --min-agreement 1 --allow-skipped
+	@echo "-- 4/4 what it read, and where it computed"
+	$(BIN)/python $(PAGES)/show.py -o $(OUT)/pages.png
 
 # Two runs side by side, one for each core and about as long: native code above all, and the rest. One thread in each, or they take
 # each other's cores.
@@ -144,6 +148,11 @@ docs: $(VENV)/.installed-dev
 
 pictures: $(VENV)/.installed-dev
 	$(BIN)/python docs/pictures.py
+
+train-pages: $(VENV)/.installed
+	$(BIN)/python $(PAGES)/train.py dense
+	$(BIN)/python $(PAGES)/train.py pixel
+	$(BIN)/python $(PAGES)/train.py grid
 
 train-digits: $(VENV)/.installed
 	$(BIN)/python $(DIGITS)/train.py

@@ -1,9 +1,9 @@
 """Draw held-out pages: what the network read, and where it computed.
 
-    python samples/pages/show.py --network pixel -o page.png
+    python samples/pages/show.py -o pages.png
 
-Grey pixels of the right picture are those at which the network computed least; the colour is the
-share of its multiply-accumulates that it spent there, over all gated layers.
+The colour of the right picture is the share of the gated layers' multiply-accumulates that the
+network spent at a pixel: none where the page shows through, all of them where it is darkest.
 """
 
 from __future__ import annotations
@@ -62,15 +62,15 @@ def computed(model: nn.Module, page: Tensor) -> npt.NDArray[np.float32]:
 
 
 def draw(model: nn.Module, numbers: list[int], path: Path) -> None:
-    """Draw a row of two pictures for each page: what was read, and where the network computed."""
+    """Draw two pictures of each page: what was read, and where the network computed."""
     import matplotlib as mpl
 
     mpl.use("Agg")
     from matplotlib import pyplot
 
     pages, labels = held_out()
-    figure, axes = pyplot.subplots(len(numbers), 2, figsize=(7.4, 3.7 * len(numbers)), squeeze=False)
-    for (left, right), number in zip(axes, numbers, strict=True):
+    figure, axes = pyplot.subplots(1, 2 * len(numbers), figsize=(3.7 * 2 * len(numbers), 4.0), squeeze=False)
+    for (left, right), number in zip(axes.reshape(-1, 2), numbers, strict=True):
         page = torch.from_numpy(pages[number : number + 1])
         with torch.no_grad():
             found = peaks(model(page)[0].numpy())
@@ -79,27 +79,34 @@ def draw(model: nn.Module, numbers: list[int], path: Path) -> None:
             axis.set_axis_off()
         true = [row for row in labels[number].tolist() if row[0] >= 0]
         for digit, row, column in found.tolist():
-            is_right = any(t[0] == digit and np.hypot(t[1] - row, t[2] - column) <= NEAR for t in true)
+            is_right = _is_right([digit, row, column], true)
             place = (min(column + 14, SIDE - 10), max(row - 12, 10))
             left.annotate(str(digit), place, color=GOOD if is_right else BAD, fontsize=13, fontweight="bold", ha="center")
         share = computed(model, page)
-        right.imshow(share, cmap="YlOrRd", vmin=0, vmax=1, alpha=0.75)
-        left.set_title("what it read", color=INK, fontsize=11)
-        right.set_title(f"where it computed: {share.mean():.0%} of the gated layers", color=INK, fontsize=11)
+        right.imshow(share, cmap="YlOrRd", vmin=0, vmax=1, alpha=np.minimum(0.85, 4 * share))
+        wrong = sum(not _is_right(one, true) for one in found.tolist())
+        left.set_title(f"what it read{f', {wrong} wrong (red)' if wrong else ''}", color=INK, fontsize=12)
+        right.set_title(f"where it computed: {share.mean():.0%} of the gated layers", color=INK, fontsize=12)
     figure.tight_layout()
     figure.savefig(path, dpi=110)
     pyplot.close(figure)
+
+
+def _is_right(one: list[int], true: list[list[int]]) -> bool:
+    digit, row, column = one
+    return any(t[0] == digit and np.hypot(t[1] - row, t[2] - column) <= NEAR for t in true)
 
 
 def main() -> None:
     """Draw pages of one of the gated networks."""
     parser = argparse.ArgumentParser(description="Draw what the page reader reads, and where it computes.")
     parser.add_argument("--network", default="pixel", help="name of a gated checkpoint beside this file (default: %(default)s)")
-    parser.add_argument("--pages", type=int, nargs="+", default=[0, 1], help=f"of the held-out ones, 0 to {HELD_OUT_PAGES - 1}")
-    parser.add_argument("-o", "--out", type=Path, default=Path("page.png"))
+    parser.add_argument("--pages", type=int, nargs="+", default=[5, 2], help=f"of the held-out ones, 0 to {HELD_OUT_PAGES - 1}")
+    parser.add_argument("-o", "--out", type=Path, default=Path("pages.png"), help="(default: pages.png)")
     options = parser.parse_args()
     model = lccl.load_checkpoint(HERE / f"{options.network}.pt", page_reader).eval()
     draw(model, options.pages, options.out)
+    print(f"drew pages {', '.join(map(str, options.pages))} of the held-out ones: {options.out}")
 
 
 if __name__ == "__main__":
