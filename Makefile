@@ -65,11 +65,11 @@ ort: $(VENV)/.installed
 demo: ort
 	@mkdir -p $(OUT)
 	@echo "-- 1/4 checkpoint -> ONNX, checked against PyTorch"
-	$(BIN)/lccl-export $(PAGES)/pixel.pt --factory $(READER) -o $(OUT)/pages.onnx --data samples.pages.data:held_out
+	$(BIN)/lccl-export $(PAGES)/pixel.pt --factory $(READER) -o $(OUT)/pages.onnx --data samples.pages.data:ten
 	@echo "-- 2/4 ONNX -> engine, ahead of time"
 	$(BIN)/lccl-build-engine $(OUT)/pages.onnx
 	@echo "-- 3/4 gated against dense, on the held-out pages"
-	$(BIN)/lccl-compare $(PAGES)/pixel.pt $(OUT)/pages.onnx $(OUT)/pages.engine --factory $(READER) --baseline $(PAGES)/dense.pt --baseline-factory $(READER) --data samples.pages.data:held_out --metric samples.pages.score:f1 --max-metric-drop 0.005 --min-agreement 1 --allow-skipped
+	$(BIN)/lccl-compare $(PAGES)/pixel.pt $(OUT)/pages.onnx $(OUT)/pages.engine --factory $(READER) --baseline $(PAGES)/dense.pt --baseline-factory $(READER) --data samples.pages.data:held_out --metric samples.pages.score:f1 --max-metric-drop 0.005 --min-agreement 1 --allow-skipped --max-seconds 8
 	@echo "-- 4/4 what it read, and where it computed"
 	$(BIN)/python $(PAGES)/show.py -o $(OUT)/pages.png
 

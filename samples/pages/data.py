@@ -74,6 +74,16 @@ def held_out() -> tuple[Images, Labels]:
     return pages(HELD_OUT_PAGES, held_out=True)
 
 
+def ten() -> tuple[Images, Labels]:
+    """Return the first ten held-out pages and their labels: enough to check an export with."""
+    return pages(10, held_out=True)
+
+
+def calibration() -> tuple[Images, Labels]:
+    """Return 40 pages made of training scans and their labels: to move cuts by, and not to judge by."""
+    return pages(40, held_out=False, seed=1)
+
+
 def _digits(rng: np.random.Generator, source: Scans, side: int, count: int) -> tuple[Images, Labels]:
     """Place digits that do not touch; a digit that finds no place is left out."""
     ink = np.zeros((side, side), np.float32)

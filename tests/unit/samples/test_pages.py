@@ -86,8 +86,8 @@ def test_scores_are_metrics_of_compare_and_tune() -> None:
     labels = np.full((1, MOST_DIGITS, 3), -1, np.int64)
     labels[0, 0] = 3, 40, 40
     outputs = [heat((3, 40, 40))[None]]
-    assert metric_of("samples.pages.score:f1").score(outputs, labels).value == 1.0
-    assert metric_of("samples.pages.score:f1_of_pages").score(outputs, labels).per_sample is not None
+    assert metric_of("samples.pages.score:f1").score(outputs, labels).mean == 1.0
+    assert metric_of("samples.pages.score:f1_of_pages").score(outputs, labels).values == (1.0,)
 
 
 def test_a_training_page_has_one_centre_for_each_digit() -> None:
@@ -176,7 +176,6 @@ def test_the_gated_networks_reach_what_the_sample_is_for() -> None:
     for network in ("pixel", "grid"):
         assert RESULTS[network]["f1"] >= RESULTS["dense"]["f1"] - 0.005
         assert RESULTS[network]["macs_computed"] <= RESULTS[network]["macs"] / 4
-        assert RESULTS[network]["seconds"] < 1800
 
 
 def test_the_picture_shows_what_is_computed(tmp_path: Path) -> None:
