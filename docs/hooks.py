@@ -23,6 +23,8 @@ PAGES = {
     "trt_plugin/README.md": "plugin.md",
     "bench/README.md": "benchmarks.md",
     "samples/session/README.md": "session.md",
+    "samples/pages/README.md": "pages.md",
+    "samples/cifar10/README.md": "cifar10.md",
     "samples/digits/README.md": "digits.md",
     "samples/cpp_runtime/README.md": "cpp-runtime.md",
     "CONTRIBUTING.md": "contributing.md",

@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
-"""Draw the pictures of README.md, and print its table of measurements.
+"""Draw the pictures of the documents, and print the README's tables of measurements.
 
     python docs/pictures.py
 
-writes ``docs/pictures/gates.png`` (one scan of the demo, the gate maps over it, the pixels that are computed) and
-``docs/pictures/networks.png`` (what the CPU benchmark measured), and prints the table from the same measurements.
+writes into ``docs/pictures`` ``pages.png`` (pages of the demo: what was read, and where the network computed),
+``training.png`` (the course of its training), ``networks.png`` (what the CPU benchmark measured) and ``gates.png`` (one scan
+of samples/digits, gate maps over it, the pixels that are computed), and prints the tables from the same measurements.
 Nothing is measured here. It needs matplotlib: ``pip install -e '.[docs]'``.
 """
 
@@ -27,6 +28,8 @@ import numpy.typing as npt  # noqa: E402
 Array = npt.NDArray[Any]
 
 MEASURED = ROOT / "bench" / "results" / "cpu" / "avx2" / "models.json"
+PAGES = ROOT / "bench" / "results" / "cpu" / "avx2" / "pages.json"
+PAGE_NAMES = {"dense": "dense", "pixel": "gates for each pixel", "grid": "gates for blocks of 2 x 2"}
 NAMES = {
     "resnet18": "ResNet-18, 224 x 224",
     "resnet34": "ResNet-34, 224 x 224",
@@ -95,6 +98,59 @@ def _three_digits(value: float) -> str:
     return f"{value:.{max(0, 2 - int(np.floor(np.log10(value))))}f}"
 
 
+def pages_table(path: Path = PAGES) -> str:
+    """The README's first table: the demo's network, one thread."""
+    lines = [
+        "| network | F1, held-out pages | MACs of dense | ms a page | dense time / time |",
+        f"|{'---|' * 5}",
+    ]
+    for row in json.loads(path.read_text())["rows"]:
+        if row["threads"] == 1:
+            cells = (
+                PAGE_NAMES[row["network"]],
+                f"{100 * row['f1']:.2f} %",
+                f"{row['macs']:.2f}",
+                f"{row['ms']['median']:.1f}",
+                f"{row['ratio']:.2f}x",
+            )
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def draw_training(path: Path, folder: Path = ROOT / "samples" / "pages") -> None:
+    """Densities and loss over the steps of the gated page readers' training."""
+    history = json.loads((folder / "history.json").read_text())
+    pyplot = _pyplot()
+    figure, (above, below) = pyplot.subplots(2, 1, figsize=(7.2, 5.4), sharex=True)
+    for name, colour in (("pixel", BLUE), ("grid", ORANGE)):
+        steps, loss, mean, lowest, highest = zip(*history[name], strict=True)
+        above.fill_between(steps, lowest, highest, color=colour, alpha=0.18, linewidth=0)
+        above.plot(steps, mean, color=colour, label=PAGE_NAMES[name])
+        below.plot(steps, loss, color=colour)
+    above.set_ylabel("density: mean, and range of layers")
+    below.set_ylabel("loss of the batch")
+    below.set_xlabel("step")
+    below.set_ylim(bottom=0)
+    above.set_ylim(0, 1.02)
+    above.legend(frameon=False, fontsize=9)
+    for axis in (above, below):
+        axis.grid(color=PALE)
+        axis.spines[["top", "right"]].set_visible(False)
+    figure.tight_layout()
+    _save(figure, path)
+
+
+def draw_pages(path: Path, numbers: Sequence[int] = (5, 2)) -> None:
+    """Held-out pages: what the network with pixel gates read, and where it computed."""
+    import lccl
+    from samples.pages.network import page_reader
+    from samples.pages.show import draw
+
+    model = lccl.load_checkpoint(ROOT / "samples" / "pages" / "pixel.pt", page_reader).eval()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draw(model, list(numbers), path)
+
+
 def draw_networks(path: Path, measured: Path = MEASURED) -> None:
     """One panel a network: the measured ratio over density, and what the arithmetic alone would give."""
     pyplot = _pyplot()
@@ -133,7 +189,7 @@ def draw_networks(path: Path, measured: Path = MEASURED) -> None:
     _save(figure, path)
 
 
-# ---- one scan of the demo -----------------------------------------------------------------------------------------------
+# ---- one scan of samples/digits -----------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -244,13 +300,17 @@ def _save(figure: Any, path: Path) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description="Draw the pictures of README.md and print its table of measurements.")
+    parser = argparse.ArgumentParser(description="Draw the pictures of the documents and print the README's tables.")
     parser.add_argument(
         "--out", type=Path, default=ROOT / "docs" / "pictures", metavar="FOLDER", help="(default: docs/pictures)"
     )
     options = parser.parse_args(arguments)
-    draw_gates(options.out / "gates.png")
+    draw_pages(options.out / "pages.png")
+    draw_training(options.out / "training.png")
     draw_networks(options.out / "networks.png")
+    draw_gates(options.out / "gates.png")
+    print(pages_table())
+    print()
     print(table())
     return 0
 

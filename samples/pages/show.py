@@ -88,7 +88,7 @@ def draw(model: nn.Module, numbers: list[int], path: Path) -> None:
         left.set_title(f"what it read{f', {wrong} wrong (red)' if wrong else ''}", color=INK, fontsize=12)
         right.set_title(f"where it computed: {share.mean():.0%} of the gated layers", color=INK, fontsize=12)
     figure.tight_layout()
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=110, metadata={"Software": None} if path.suffix == ".png" else None)
     pyplot.close(figure)
 
 

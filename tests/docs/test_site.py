@@ -87,14 +87,16 @@ def pictures() -> ModuleType:
     return module
 
 
-def test_the_readmes_table_is_what_was_measured(pictures: ModuleType) -> None:
-    assert pictures.table() in (ROOT / "README.md").read_text()
+@pytest.mark.parametrize("table", ["table", "pages_table"])
+def test_the_readmes_tables_are_what_was_measured(pictures: ModuleType, table: str) -> None:
+    assert getattr(pictures, table)() in (ROOT / "README.md").read_text()
 
 
-def test_the_readmes_machine_and_command_are_the_measurements(pictures: ModuleType) -> None:
+@pytest.mark.parametrize("measured", ["MEASURED", "PAGES"])
+def test_the_readmes_machine_and_command_are_the_measurements(pictures: ModuleType, measured: str) -> None:
     import json
 
-    facts = json.loads(pictures.MEASURED.read_text())["facts"]
+    facts = json.loads(getattr(pictures, measured).read_text())["facts"]
     text = (ROOT / "README.md").read_text()
     assert f"`{facts['command']}`" in text
     assert f"{facts['cpu']} virtual machine" in text
@@ -105,7 +107,7 @@ def test_the_pictures_can_be_drawn_again(pictures: ModuleType, tmp_path: Path, c
     """Their bytes depend on the fonts and on matplotlib; their numbers are the model's and the measurements'."""
     pytest.importorskip("matplotlib", reason="pip install -e '.[docs]'")
     assert pictures.main(["--out", str(tmp_path)]) == 0
-    assert capsys.readouterr().out.strip() == pictures.table()
+    assert capsys.readouterr().out.strip() == f"{pictures.pages_table()}\n\n{pictures.table()}"
     drawn = {path.name for path in tmp_path.iterdir()}
     assert drawn == {path.name for path in (ROOT / "docs" / "pictures").iterdir()}
     assert all((tmp_path / name).read_bytes().startswith(b"\x89PNG") for name in drawn)

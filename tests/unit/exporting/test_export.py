@@ -318,6 +318,22 @@ def test_hard_gates_are_known(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_a_deep_network_with_hard_gates_is_checked(tmp_path: Path) -> None:
+    """Gates without a bound would multiply what the next gates read: twelve layers overflow."""
+    torch.manual_seed(0)
+    layers = [LCCLConv2d(4, 4, 3, padding=1, gate_norm=False, norm=False, gate_activation="binary") for _ in range(12)]
+    with torch.no_grad():
+        for layer in layers:
+            assert layer.gate is not None
+            layer.gate.conv.weight.mul_(4)
+            layer.conv.weight.mul_(3)
+    model = nn.Sequential(*layers).eval()
+    x = torch.randn(2, 4, 9, 9)
+    assert torch.isfinite(model(x)).all()
+    assert lccl.export(model, x, tmp_path / "m.onnx").checked.hard_gates
+
+
+@pytest.mark.slow
 def test_a_wrong_export_is_never_written(small_model: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The check has teeth: weights changed after tracing are found."""
     from lccl.exporting import torch_source

@@ -175,6 +175,7 @@ def test_weights_of_others_fit_the_network(tmp_path: Path) -> None:
     assert sum(p.numel() for p in network.parameters()) == 269_722  # as He et al. count: 0.27 million
 
 
+@pytest.mark.slow
 def test_its_gated_form_is_exported(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = lccl.nn.convert(resnet(8).eval(), args=runs.IMAGE)
@@ -182,6 +183,7 @@ def test_its_gated_form_is_exported(tmp_path: Path) -> None:
     assert sum(layer.gated for layer in report.layers) == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("run", runs.RUNS, ids=lambda run: run.name)
 def test_a_run_is_gated_as_its_name_says(run: runs.Run, small: dict[str, data.Split]) -> None:
     model, target = runs.gated(run, resnet(20).eval(), small["data_batch_1"])

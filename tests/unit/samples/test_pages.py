@@ -110,6 +110,7 @@ def small_run(state: Path) -> train.Run:
     return train.Run(model, teacher, 0.4, options(state, "pixel"))
 
 
+@pytest.mark.slow
 def test_a_training_that_was_stopped_goes_on_with_the_same_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(train, "BATCH", 2)
     whole = small_run(tmp_path / "whole")
@@ -157,6 +158,7 @@ def test_the_command_trains_saves_and_scores(
     assert course["grid"][-1][0] == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("network", ["dense", "pixel", "grid"])
 def test_a_committed_network_is_what_its_results_say(network: str) -> None:
     file = HERE / f"{network}.pt"
@@ -178,6 +180,7 @@ def test_the_gated_networks_reach_what_the_sample_is_for() -> None:
         assert RESULTS[network]["macs_computed"] <= RESULTS[network]["macs"] / 4
 
 
+@pytest.mark.slow
 def test_the_picture_shows_what_is_computed(tmp_path: Path) -> None:
     model = lccl.load_checkpoint(HERE / "pixel.pt", page_reader).eval()
     image = torch.from_numpy(held_out()[0][:1])
