@@ -34,6 +34,7 @@ ELSEWHERE = {
     "make demo": "its output is held against the table of docs/demo.md below",
     "pip install torch": "installs; tests/packaging installs a wheel with its extras",
     "make test": "would be this run again; that it collects is seen below",
+    "lccl tune samples/pages": "a quarter of an hour; docs/train.md tunes a smaller network, in a block that is run",
     "make train-pages": "hours; tests/unit/samples takes two steps of it",
     "CIFAR10=": "hours, and needs CIFAR-10; tests/unit/samples trains on a small set of its form",
     "make train-digits": "overwrites the committed files; one epoch of it is run below",
