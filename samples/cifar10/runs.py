@@ -42,7 +42,8 @@ from samples.cifar10.network import resnet  # noqa: E402
 RESULTS = HERE / "results.json"
 IMAGE = (1, 3, 32, 32)
 BATCH = 128
-LR, WEIGHT_DECAY = 0.05, 1e-4
+LR, WEIGHT_DECAY = 0.01, 1e-4
+"""A rate of 0.05 takes even the dense network from a loss of 0.04 to 2.5 within 20 steps."""
 
 
 @dataclass(frozen=True)

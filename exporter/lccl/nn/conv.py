@@ -24,7 +24,7 @@ GateKind = Literal["1x1", "kxk", "grid", "external"]
 Order = Literal["paper", "released"]
 Activation = Literal["relu", "default"] | float | None
 GateMode = Literal["as built", "open", "relaxed"]
-"""How a check evaluates gates: as they are; all 1; or as their logits, cut to 0 and 1, without a
+"""How a check evaluates gates: as they are; all 1; or as their logits, cut to 0 and 2, without a
 threshold, so that no gate jumps at its edge."""
 _MOST_GRID_WEIGHTS = 2**24
 """Limit on a grid gate's weights (128 x 128 for 1,024 channels), so that a size in a damaged file
@@ -322,7 +322,7 @@ class LCCLConv2d(nn.Module):
         gmap = gate
         if self.gate is not None:
             logits = self.gate(x)
-            own = logits.clamp(0, 1) if relaxed else self.gate.activate(logits)
+            own = logits.clamp(0, 2) if relaxed else self.gate.activate(logits)
             gmap = own if gate is None else own * gate
         assert gmap is not None
         return threshold_gate(gmap, 0.0 if self.training or relaxed else self.gate_threshold)

@@ -15,10 +15,10 @@ import lccl
 from lccl.exporting.torch_source import CHECK_BATCH
 from lccl.graph.variants.dense import dense_twin
 from lccl.graph.variants.open_gates import with_open_gates
-from lccl.graph.variants.relaxed import has_hard_gates
+from lccl.graph.variants.relaxed import has_hard_gates, with_relaxed_gates
 from lccl.nn import LCCLConv2d
 from lccl.nn.translate import to_onnx
-from lccl.op.contract import ATTRIBUTES
+from lccl.op.contract import ATTRIBUTES, INPUT_NAMES
 from lccl.op.onnx_op import is_lccl_node, node_attributes
 from support.cases.op_cases import CASES
 from support.graphs.models import case_model, op_types, run
@@ -318,8 +318,10 @@ def test_hard_gates_are_known(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_deep_network_with_hard_gates_is_checked(tmp_path: Path) -> None:
-    """Gates without a bound would multiply what the next gates read: twelve layers overflow."""
+def test_a_deep_network_with_hard_gates_is_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gates without a bound would multiply what the next gates read, and twelve layers overflow; a lower bound would leave nothing."""
+    from lccl.exporting import checking
+
     torch.manual_seed(0)
     layers = [LCCLConv2d(4, 4, 3, padding=1, gate_norm=False, norm=False, gate_activation="binary") for _ in range(12)]
     with torch.no_grad():
@@ -329,8 +331,18 @@ def test_a_deep_network_with_hard_gates_is_checked(tmp_path: Path) -> None:
             layer.conv.weight.mul_(3)
     model = nn.Sequential(*layers).eval()
     x = torch.randn(2, 4, 9, 9)
-    assert torch.isfinite(model(x)).all()
     assert lccl.export(model, x, tmp_path / "m.onnx").checked.hard_gates
+
+    def wrong(exported: onnx.ModelProto) -> onnx.ModelProto:
+        relaxed = with_relaxed_gates(exported)
+        last = [node for node in relaxed.graph.node if is_lccl_node(node)][-1]
+        tensor = next(t for t in relaxed.graph.initializer if t.name == last.input[INPUT_NAMES.index("gate_W")])
+        tensor.CopyFrom(onnx.numpy_helper.from_array(-onnx.numpy_helper.to_array(tensor), tensor.name))
+        return relaxed
+
+    monkeypatch.setattr(checking, "with_relaxed_gates", wrong)
+    with pytest.raises(lccl.UserError, match=r"differs from its source with its gates relaxed"):
+        lccl.export(model, x, tmp_path / "n.onnx")
 
 
 @pytest.mark.slow

@@ -22,17 +22,18 @@ def is_hard(node: onnx.NodeProto) -> bool:
 
 
 def with_relaxed_gates(model: onnx.ModelProto, *, hard_only: bool = False) -> onnx.ModelProto:
-    """Return the model with every gate its logit, cut to 0 and 1, without a threshold.
+    """Return the model with every gate its logit, cut to 0 and 2, without a threshold.
 
-    The bound keeps features no larger than open gates leave them: without one, gates multiply what
-    the next gates read, and a deep network overflows.
+    Without a bound, gates multiply what the next gates read, and a deep network overflows. With 2,
+    gates that are full on one half of the pixels and closed on the other leave features as large
+    as open gates do.
 
     Args:
         hard_only: change hard gates only.
     """
     relaxed = onnx.ModelProto()
     relaxed.CopyFrom(model)
-    values = {"gate_slope": 1.0, "gate_max": 1.0, "gate_threshold": 0.0}
+    values = {"gate_slope": 1.0, "gate_max": 2.0, "gate_threshold": 0.0}
     for node in filter(is_lccl_node, relaxed.graph.node):
         if hard_only and not is_hard(node):
             continue

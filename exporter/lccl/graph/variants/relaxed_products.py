@@ -66,7 +66,7 @@ class Tensors:
 def with_relaxed_products(
     traced: onnx.ModelProto, layers: Sequence[RecognisedLayer], whole: onnx.ModelProto
 ) -> onnx.ModelProto | None:
-    """Return the traced network with x - c, cut to 0 and 1, for each hard gate x > c.
+    """Return the traced network with x - c, cut to 0 and 2, for each hard gate x > c.
 
     That is what ``with_relaxed_gates`` makes of the gate's node.
 
@@ -110,7 +110,7 @@ def _relax(model: onnx.ModelProto, tensors: Tensors, layer: RecognisedLayer) -> 
     above = _above(mask.input[0], tensors, open_where=kept != 2 and not zero_first)
     if above is None:
         return False
-    difference, logit = (f"relaxed.{mask.output[0]}.{part}" for part in ("above", "logit"))
+    difference, half, logit = (f"relaxed.{mask.output[0]}.{part}" for part in ("above", "half", "logit"))
     index = next(i for i, node in enumerate(model.graph.node) if mask.output[0] in node.output)
     if mask is not product and kept is not None and mask.input[kept] in above:
         difference = mask.input[kept]
@@ -121,7 +121,8 @@ def _relax(model: onnx.ModelProto, tensors: Tensors, layer: RecognisedLayer) -> 
         mask.op_type, mask.input[:] = "CastLike", [logit, mask.input[1 + zero_first]]
     else:
         mask.input[0] = logit
-    model.graph.node.insert(index, helper.make_node("HardSigmoid", [difference], [logit], alpha=1.0, beta=0.0))
+    model.graph.node.insert(index, helper.make_node("Add", [half, half], [logit]))
+    model.graph.node.insert(index, helper.make_node("HardSigmoid", [difference], [half], alpha=0.5, beta=0.0))
     if difference not in above:
         model.graph.node.insert(index, helper.make_node("Sub", above, [difference]))
     return True
