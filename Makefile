@@ -30,7 +30,7 @@ help:
 	@echo "make lint          ruff, mypy, clang-format, names of C++ constants"
 	@echo "make format        let ruff and clang-format format the code"
 	@echo "make docs          build the documents as a site into build/site"
-	@echo "make pictures      draw the README's pictures again, and print its table"
+	@echo "make pictures      draw the documents' pictures again, and print the README's tables"
 	@echo "make train-pages   train the demo's three networks again (half an hour each)"
 	@echo "make train-digits  train the two networks of samples/digits again"
 	@echo "make clean         remove build outputs and the environment"

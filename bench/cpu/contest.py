@@ -145,6 +145,8 @@ class Plan:
     """Of one setting."""
     passes: int = 3
     """How often each session is loaded again, where only one is alive at a time."""
+    warm_below_us: float = WARM_BELOW_US
+    """Runs that take less are preceded by one that is not timed."""
 
     def rounds_of(self, round_us: float) -> int:
         """Rounds of a setting in which one takes so many microseconds."""
@@ -197,7 +199,7 @@ def _rounds(loaded: Sequence[tuple[Candidate, Runner]], plan: Plan, parts: int) 
     """One part of the rounds."""
     items = [(c.name, label, runner, x) for c, runner in loaded for label, x in c.feeds.items()]
     usual = [min(_time(runner, x) for _ in range(2)) for _, _, runner, x in items]
-    rounds = -(-plan.rounds_of(sum(t * (2 if t < WARM_BELOW_US else 1) for t in usual)) // parts)
+    rounds = -(-plan.rounds_of(sum(t * (2 if t < plan.warm_below_us else 1) for t in usual)) // parts)
     rng = np.random.default_rng(0)
     samples: Samples = {(name, label): [] for name, label, _, _ in items}
     collecting = gc.isenabled()
@@ -206,7 +208,7 @@ def _rounds(loaded: Sequence[tuple[Candidate, Runner]], plan: Plan, parts: int) 
         for _ in range(rounds):
             for i in rng.permutation(len(items)):
                 name, label, runner, x = items[i]
-                if usual[i] < WARM_BELOW_US:
+                if usual[i] < plan.warm_below_us:
                     runner.run(x)
                 samples[name, label].append(_time(runner, x))
     finally:

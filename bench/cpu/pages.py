@@ -41,11 +41,11 @@ class Row:
     network: str
     threads: int
     f1: float
-    """Over the digits of all held-out pages, as the training wrote it."""
+    """Over the digits of all 100 held-out pages, as the training wrote it."""
     macs: float
-    """Over the dense network's."""
+    """Over the dense network's, on the same pages."""
     ms: Times
-    """Milliseconds for a page: each page's median, and the spread of these over the pages."""
+    """Milliseconds for a page: median and spread of each page's median over the rounds."""
     ratio: float
     """Dense time over this network's."""
     function_ratio: float | None
@@ -87,9 +87,9 @@ def measured(models: dict[str, bytes], count: int, threads: int, plan: Plan, lib
 
     images = pages(count, held_out=True)[0]
     every: dict[str, Array] = {str(i): images[i : i + 1] for i in range(count)}
-    one = {"0": every["0"]}  # what a dense network takes does not depend on the page
+    one = {"0": every["0"]}  # what is no candidate for the table
     own = None if library == NO_LIBRARY else library
-    candidates = [Candidate("dense", partial(OrtRunner, models["dense"], threads), one)]
+    candidates = [Candidate("dense", partial(OrtRunner, models["dense"], threads), every)]
     for name in GATED:
         candidates.append(Candidate(name, partial(OrtRunner, models[name], threads, own), every))
         candidates.append(Candidate(f"{name}, function", partial(OrtRunner, models[name], threads), one))
@@ -97,11 +97,11 @@ def measured(models: dict[str, bytes], count: int, threads: int, plan: Plan, lib
         candidates.append(Candidate("openvino", partial(OpenVinoRunner, models["dense"], threads), one))
     found = race(candidates, threads, plan)
     times = {c.name: [statistics.median(found.samples[c.name, label]) for label in c.feeds] for c in candidates}
-    dense, rival = times["dense"][0], times.get("openvino", [None])[0]
+    dense, rival = statistics.median(times["dense"]), times.get("openvino", [None])[0]
     results = json.loads((FOLDER / "results.json").read_text())
     rows = []
     for name in ("dense", *GATED):
-        spread = summary(times[name] if name != "dense" else found.samples["dense", "0"])
+        spread = summary(times[name])
         known = results[name]
         rows.append(
             Row(
@@ -113,21 +113,32 @@ def measured(models: dict[str, bytes], count: int, threads: int, plan: Plan, lib
                 dense / spread.median,
                 None if name == "dense" else dense / times[f"{name}, function"][0],
                 None if rival is None else rival / spread.median,
-                0.0 if name == "dense" else _error(models[name], own, every),
+                0.0 if name == "dense" else _error(models[name], own, threads, every),
                 found.cpu_share,
             )
         )
     return rows
 
 
-def _error(model: bytes, library: str | None, feeds: dict[str, Array]) -> float:
-    ours, function = OrtRunner(model, 1, library), OrtRunner(model, 1)
+def _error(model: bytes, library: str | None, threads: int, feeds: dict[str, Array]) -> float:
+    ours, function = OrtRunner(model, threads, library), OrtRunner(model, threads)
     return max(relative_error(ours.run(x), function.run(x)) for x in feeds.values())
 
 
-def markdown(facts: dict[str, Any], rows: Sequence[Row]) -> str:
-    """What was measured, on what, by which command."""
+def markdown(facts: dict[str, Any], rows: Sequence[Row], pages: int) -> str:
+    """What was measured, on what, by which command.
+
+    Args:
+        pages: how many were timed.
+    """
     lines = ["# Pages: a network with its own masks on a CPU", "", *(f"* {name}: {value}" for name, value in facts.items()), ""]
+    lines += [
+        f"Times are of the first {pages} held-out pages, one by one: the median over the pages of each page's median, and the 10th "
+        "to 90th percentile of these. Every run follows one of the same network and page that is not timed. F1 and MACs are those of "
+        "all 100 held-out pages in PyTorch, from samples/pages/results.json. Ratios: of the dense network in ONNX Runtime, of the "
+        "function body, and of the dense network in OpenVINO over this network's time. error: against the function body.",
+        "",
+    ]
     busy = sorted({row.cpu_share for row in rows if row.cpu_share is not None and row.cpu_share < UNDISTURBED})
     if busy:
         lines += [f"**The machine was busy ({100 * busy[0]:.0f} % of the time was this process's): measure these again.**", ""]
@@ -186,14 +197,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         library = library_of(options.library)
         typed = sys.argv[1:] if arguments is None else arguments
         facts = cpu_facts(("bench/cpu/pages.py", *typed), library)
-        plan = Plan(rounds=options.rounds, most=options.rounds, seconds=options.seconds)
+        plan = Plan(rounds=options.rounds, most=options.rounds, seconds=options.seconds, warm_below_us=float("inf"))
         with tempfile.TemporaryDirectory() as folder:
             models = exported(Path(folder))
         rows = [row for threads in options.threads for row in measured(models, options.pages, threads, plan, library)]
-        text = markdown(facts, rows)
+        text = markdown(facts, rows, options.pages)
         if options.json is not None:
             with atomic_path(options.json) as path:
-                path.write_text(json.dumps({"facts": facts, "rows": [asdict(row) for row in rows]}, indent=1) + "\n")
+                path.write_text(
+                    json.dumps({"facts": facts, "pages": options.pages, "rows": [asdict(row) for row in rows]}, indent=1) + "\n"
+                )
         if options.markdown is not None:
             with atomic_path(options.markdown) as path:
                 path.write_text(text)

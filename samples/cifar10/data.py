@@ -2,18 +2,19 @@
 
 ``CIFAR10`` in the environment names where it is: ``cifar-10-python.tar.gz``, the folder
 ``cifar-10-batches-py`` that comes out of it, or a folder of ``data_batch_1.png`` to
-``data_batch_5.png`` and ``test_batch.png`` (one image a row) with their labels as JSON.
+``data_batch_5.png`` and ``test_batch.png`` (one image a row) with their labels in
+``train_lables.json`` and ``test_lables.json`` (spelt so).
 """
 
 from __future__ import annotations
 
 import functools
+import gzip
 import io
 import json
 import os
 import pickle
 import tarfile
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -66,12 +67,20 @@ def cifar10(path: str | None = None) -> Cifar10:
     found = path or os.environ.get("CIFAR10")
     if not found:
         raise UserError(f"CIFAR-10 is not part of this sample: {WHERE}")
-    read = _reader(Path(found))
-    parts = [read(f"data_batch_{i}") for i in range(1, 6)]
+    try:
+        read = _reader(Path(found))
+        parts = [read(f"data_batch_{i}") for i in range(1, 6)]
+        test = read("test_batch")
+    except UserError:
+        raise
+    except ImportError as error:
+        raise UserError("reading PNGs needs Pillow: pip install pillow") from error
+    except Exception as error:  # whatever a broken archive, picture or pickle raises
+        raise UserError(f"{found} cannot be read as CIFAR-10 ({type(error).__name__}: {error}): {WHERE}") from error
     images, labels = (np.concatenate(column) for column in zip(*parts, strict=True))
     order = np.random.default_rng(0).permutation(len(images))
     own, held = order[:-HELD_OUT], order[-HELD_OUT:]
-    return Cifar10(Split(images[own], labels[own]), Split(images[held], labels[held]), read("test_batch"))
+    return Cifar10(Split(images[own], labels[own]), Split(images[held], labels[held]), test)
 
 
 def normalized(images: Bytes) -> Images:
@@ -94,29 +103,30 @@ def test_images() -> tuple[Images, Labels]:
 
 def _reader(path: Path) -> Callable[[str], Split]:
     """Return what reads one file of the set by its name, in the form that this is."""
-    try:
-        if path.is_dir():
-            if (path / "cifar-10-batches-py").is_dir():
-                path /= "cifar-10-batches-py"
-            if (path / "test_batch").exists():
-                return lambda name: _from_pickle((path / name).read_bytes(), name)
-            if (path / "test_batch.png").exists():
-                return _png_reader(path)
-        elif tarfile.is_tarfile(path):
-            return _archive_reader(path)
-    except (OSError, EOFError, tarfile.TarError, zipfile.BadZipFile, ValueError) as error:
-        raise UserError(f"{path} cannot be read as CIFAR-10 ({type(error).__name__}: {error}): {WHERE}") from error
+    if path.is_dir():
+        if (path / "cifar-10-batches-py").is_dir():
+            path /= "cifar-10-batches-py"
+        if (path / "test_batch").exists():
+            return lambda name: _from_pickle((path / name).read_bytes(), name)
+        if (path / "test_batch.png").exists():
+            return _png_reader(path)
+    elif tarfile.is_tarfile(path):
+        return _archive_reader(path)
     raise UserError(f"{path} has no CIFAR-10: {WHERE}")
 
 
 def _archive_reader(path: Path) -> Callable[[str], Split]:
     """Read the whole archive once: it is compressed as one stream."""
+    with path.open("rb") as file:
+        opened = gzip.open if file.read(2) == b"\x1f\x8b" else open
+    with opened(path, "rb") as stream:
+        content = stream.read()  # to the end, where gzip has its checksum
     contents = {}
-    with tarfile.open(path) as archive:
+    with tarfile.open(fileobj=io.BytesIO(content)) as archive:
         for member in archive:
-            stream = archive.extractfile(member) if member.isfile() else None
-            if stream is not None:
-                contents[Path(member.name).name] = stream.read()
+            part = archive.extractfile(member) if member.isfile() else None
+            if part is not None:
+                contents[Path(member.name).name] = part.read()
 
     def read(name: str) -> Split:
         if name not in contents:
@@ -155,21 +165,12 @@ def _from_pickle(content: bytes, name: str) -> Split:
         batch = _Arrays(io.BytesIO(content), encoding="bytes").load()
         images, labels = np.asarray(batch[b"data"], np.uint8), np.asarray(batch[b"labels"], np.int64)
         return _checked(images.reshape(-1, 3, 32, 32), labels, name)
-    except (
-        pickle.UnpicklingError,
-        EOFError,
-        KeyError,
-        TypeError,
-        ValueError,
-        AttributeError,
-        ImportError,
-        IndexError,
-    ) as error:
+    except Exception as error:
         raise UserError(f"{name} is no file of CIFAR-10 ({error}): unpack the archive again") from error
 
 
 def _png_reader(path: Path) -> Callable[[str], Split]:
-    from PIL import Image  # matplotlib brings it
+    from PIL import Image
 
     train, test = (json.loads((path / f"{kind}_lables.json").read_text()) for kind in ("train", "test"))
 
@@ -177,12 +178,9 @@ def _png_reader(path: Path) -> Callable[[str], Split]:
         number = name.rpartition("_")[2]
         start = IN_A_FILE * (int(number) - 1) if number.isdigit() else 0
         labels = (train if number.isdigit() else test)[start : start + IN_A_FILE]
-        try:
-            with Image.open(path / f"{name}.png") as image:
-                pixels = np.asarray(image.convert("RGB"), np.uint8)
-            return _checked(pixels.reshape(-1, 32, 32, 3).transpose(0, 3, 1, 2).copy(), np.asarray(labels, np.int64), name)
-        except (OSError, ValueError) as error:
-            raise UserError(f"{path / name}.png cannot be read ({error}): get it again") from error
+        with Image.open(path / f"{name}.png") as image:
+            pixels = np.asarray(image.convert("RGB"), np.uint8)
+        return _checked(pixels.reshape(-1, 32, 32, 3).transpose(0, 3, 1, 2).copy(), np.asarray(labels, np.int64), name)
 
     return read
 

@@ -3,8 +3,8 @@
     CIFAR10=cifar-10-python.tar.gz python samples/cifar10/runs.py --weights resnet20.th
     python samples/cifar10/runs.py --table
 
-Each run gates the same network, trains it for three epochs to the same multiply-accumulates of the
-whole network, and differs from the first run in what its name says. Choices are made by 5,000
+Each run gates the same network and trains it for three epochs to 0.7 of the multiply-accumulates of
+the whole dense network (the last to half), and differs from the first run in what its name says. Choices are made by 5,000
 held-out training images; the test images are read once in each run, after its last epoch. A run
 that was stopped goes on where it was (``build/cifar10``); one that is in ``results.json`` is not
 repeated.
@@ -17,7 +17,6 @@ import copy
 import json
 import platform
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -33,6 +32,7 @@ sys.path.insert(0, str(ROOT))
 
 import lccl  # noqa: E402
 from lccl.errors import UserError  # noqa: E402
+from lccl.files import sha256  # noqa: E402
 from lccl.progress import Progress, on_terminal  # noqa: E402
 from lccl.text import table  # noqa: E402
 from lccl.train import allocate, fit, fit_gates, macs_budget, sensitivity  # noqa: E402
@@ -139,16 +139,13 @@ def gated(run: Run, dense: nn.Module, split: Split) -> tuple[nn.Module, Any]:
     return model, budget.density
 
 
-def train(
-    run: Run, dense: nn.Module, epochs: int, state: Path, progress: Progress
-) -> tuple[nn.Module, list[dict[str, Any]], float]:
-    """Train one run; return the network in eval mode, its epochs, and the seconds of this call."""
+def train(run: Run, dense: nn.Module, epochs: int, state: Path, progress: Progress) -> tuple[nn.Module, list[dict[str, Any]]]:
+    """Train one run; return the network in eval mode, and its epochs."""
     data = cifar10()
     model, target = gated(run, dense, data.train)
-    batches, started = Batches(data.train), time.perf_counter()
     result = fit(
         model,
-        batches,
+        Batches(data.train),
         epochs=epochs,
         target=target,
         learned=run.shares == "learned",
@@ -161,10 +158,10 @@ def train(
         channels_last=True,
         progress=progress,
     )
-    return model, [asdict(epoch) for epoch in result.epochs], time.perf_counter() - started
+    return model, [asdict(epoch) for epoch in result.epochs]
 
 
-def measured(run: Run, model: nn.Module, epochs: list[dict[str, Any]], seconds: float) -> dict[str, Any]:
+def measured(run: Run, model: nn.Module, epochs: list[dict[str, Any]]) -> dict[str, Any]:
     """Return a run's line of results; this reads the test images."""
     data = cifar10()
     profile = lccl.profile(model, [_ready(torch.from_numpy(data.held_out.images[:1000]))])
@@ -177,7 +174,6 @@ def measured(run: Run, model: nn.Module, epochs: list[dict[str, Any]], seconds: 
         "densities": densities,
         "macs": profile.dense_macs,
         "macs_computed": round(profile.macs),
-        "seconds": round(seconds),
         "seed": 0,
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}",
     }
@@ -217,45 +213,60 @@ def _keep(name: str, found: object) -> None:
     new.replace(RESULTS)
 
 
-def main() -> None:
-    """Train the runs that have no results yet, or print the table."""
-    parser = argparse.ArgumentParser(description="Compare ways to gate and train a pretrained ResNet-20 on CIFAR-10.")
-    parser.add_argument("--weights", type=Path, help="a file of pretrained weights of ResNet-20")
-    parser.add_argument("--epochs", type=int, default=3)
-    parser.add_argument("--only", type=int, nargs="+", metavar="N", help="the numbers of runs, as --list shows them")
-    parser.add_argument("--state", type=Path, default=ROOT / "build" / "cifar10", help="folder of states and checkpoints")
-    parser.add_argument("--list", action="store_true", help="print the runs")
-    parser.add_argument("--table", action="store_true", help="print the results that are there")
-    options = parser.parse_args()
-    if options.list:
-        print(
-            table(
-                ("number", "run", "done"), [(str(i), r.name, "yes" if r.name in _known() else "") for i, r in enumerate(RUNS)]
-            )
-        )
-        return
-    if options.table:
-        print(show(_known()))
-        return
-    if options.weights is None:
-        parser.error("--weights names the pretrained weights of ResNet-20")
-    try:
-        dense = resnet(20, options.weights).to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
-        data = cifar10()
-    except UserError as error:
-        sys.exit(f"error: {error}")
+def parser() -> argparse.ArgumentParser:
+    """The command's arguments."""
+    p = argparse.ArgumentParser(description="Compare ways to gate and train a pretrained ResNet-20 on CIFAR-10.")
+    p.add_argument("--weights", type=Path, help="a file of pretrained weights of ResNet-20")
+    p.add_argument("--epochs", type=int, default=3)
+    p.add_argument(
+        "--only", type=int, nargs="+", choices=range(len(RUNS)), metavar="N", help="the numbers of runs, as --list shows them"
+    )
+    p.add_argument("--state", type=Path, default=ROOT / "build" / "cifar10", help="folder of states and checkpoints")
+    p.add_argument("--list", action="store_true", help="print the runs")
+    p.add_argument("--table", action="store_true", help="print the results that are there")
+    return p
+
+
+def make(options: argparse.Namespace) -> None:
+    """Train the runs that have no results yet.
+
+    Raises:
+        UserError: the weights or the images are not there, or the results are of other ones.
+    """
+    dense = resnet(20, options.weights).to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+    data = cifar10()
+    made_with = {"weights": sha256(options.weights)[:16], "epochs": options.epochs}
     if "dense" not in _known():
-        _keep("dense", {"held_out": accuracy(dense, data.held_out), "test": accuracy(dense, data.test)})
+        _keep("dense", {**made_with, "held_out": accuracy(dense, data.held_out), "test": accuracy(dense, data.test)})
+    other = [name for name, value in made_with.items() if _known()["dense"][name] != value]
+    if other:
+        raise UserError(f"{RESULTS} is of other {' and '.join(other)}: move it away")
     options.state.mkdir(parents=True, exist_ok=True)
     for number, run in enumerate(RUNS):
         if run.name in _known() or (options.only and number not in options.only):
             continue
         print(f"{number}: {run.name}", file=sys.stderr, flush=True)
         with on_terminal() as progress:
-            model, epochs, seconds = train(run, dense, options.epochs, options.state / f"{number}.state", progress)
-        _keep(run.name, measured(run, model, epochs, seconds))
+            model, epochs = train(run, dense, options.epochs, options.state / f"{number}.state", progress)
+        _keep(run.name, measured(run, model, epochs))
         lccl.save_checkpoint(options.state / f"{number}.pt", model, "samples.cifar10.network:resnet", {}, IMAGE[1:])
         (options.state / f"{number}.state").unlink(missing_ok=True)
+
+
+def main() -> None:
+    """Run the command."""
+    options = parser().parse_args()
+    if options.list:
+        rows = [(str(i), run.name, "yes" if run.name in _known() else "") for i, run in enumerate(RUNS)]
+        print(table(("number", "run", "done"), rows))
+        return
+    try:
+        if not options.table:
+            if options.weights is None:
+                raise UserError("--weights names the pretrained weights of ResNet-20")
+            make(options)
+    except UserError as error:
+        sys.exit(f"error: {error}")
     print(show(_known()))
 
 

@@ -42,17 +42,26 @@ def peaks(logits: Floats, cut: float = CUT) -> Labels:
     return np.stack([digits, rows * STRIDE + STRIDE // 2, columns * STRIDE + STRIDE // 2], axis=1).astype(np.int64)
 
 
-def count(found: Labels, labels: Labels) -> Counts:
-    """Match what was found with one page's labels; a true digit is matched once."""
-    left = [tuple(row) for row in labels.tolist() if row[0] >= 0]
-    there, right = len(left), 0
+def match(found: Labels, labels: Labels) -> list[int | None]:
+    """Match what was found with one page's labels; a true digit is matched once.
+
+    Returns:
+        For each found digit, the row of ``labels`` that it is, or None where it is wrong.
+    """
+    left = {i: row for i, row in enumerate(labels.tolist()) if row[0] >= 0}
+    matches: list[int | None] = []
     for digit, row, column in found.tolist():
-        for true in left:
-            if true[0] == digit and np.hypot(true[1] - row, true[2] - column) <= NEAR:
-                left.remove(true)
-                right += 1
-                break
-    return Counts(right, len(found), there)
+        near = (i for i, true in left.items() if true[0] == digit and np.hypot(true[1] - row, true[2] - column) <= NEAR)
+        matches.append(next(near, None))
+        if matches[-1] is not None:
+            del left[matches[-1]]
+    return matches
+
+
+def count(found: Labels, labels: Labels) -> Counts:
+    """Count one page's digits: read rightly, read, and there."""
+    right = sum(one is not None for one in match(found, labels))
+    return Counts(right, len(found), int((labels[:, 0] >= 0).sum()))
 
 
 def f1(logits: Floats, labels: Labels) -> float:

@@ -23,10 +23,12 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent.parent))
 
 import lccl  # noqa: E402
+from lccl.errors import UserError  # noqa: E402
+from lccl.files import require_writable  # noqa: E402
 from lccl.nn import LCCLConv2d  # noqa: E402
 from samples.pages.data import HELD_OUT_PAGES, SIDE, held_out  # noqa: E402
 from samples.pages.network import page_reader  # noqa: E402
-from samples.pages.score import NEAR, peaks  # noqa: E402
+from samples.pages.score import match, peaks  # noqa: E402
 
 INK, GOOD, BAD = "#1f2933", "#1f6fb2", "#d1242f"
 
@@ -71,41 +73,55 @@ def draw(model: nn.Module, numbers: list[int], path: Path) -> None:
     pages, labels = held_out()
     figure, axes = pyplot.subplots(1, 2 * len(numbers), figsize=(3.7 * 2 * len(numbers), 4.0), squeeze=False)
     for (left, right), number in zip(axes.reshape(-1, 2), numbers, strict=True):
-        page = torch.from_numpy(pages[number : number + 1])
-        with torch.no_grad():
-            found = peaks(model(page)[0].numpy())
         for axis in (left, right):
             axis.imshow(pages[number, 0], cmap="gray", vmin=-1.2, vmax=1.1)
             axis.set_axis_off()
-        true = [row for row in labels[number].tolist() if row[0] >= 0]
-        for digit, row, column in found.tolist():
-            is_right = _is_right([digit, row, column], true)
-            place = (min(column + 14, SIDE - 10), max(row - 12, 10))
-            left.annotate(str(digit), place, color=GOOD if is_right else BAD, fontsize=13, fontweight="bold", ha="center")
+        page = torch.from_numpy(pages[number : number + 1])
+        _draw_readings(left, model, page, labels[number])
         share = computed(model, page)
         right.imshow(share, cmap="YlOrRd", vmin=0, vmax=1, alpha=np.minimum(0.85, 4 * share))
-        wrong = sum(not _is_right(one, true) for one in found.tolist())
-        left.set_title(f"what it read{f', {wrong} wrong (red)' if wrong else ''}", color=INK, fontsize=12)
         right.set_title(f"where it computed: {share.mean():.0%} of the gated layers", color=INK, fontsize=12)
     figure.tight_layout()
     figure.savefig(path, dpi=110, metadata={"Software": None} if path.suffix == ".png" else None)
     pyplot.close(figure)
 
 
-def _is_right(one: list[int], true: list[list[int]]) -> bool:
-    digit, row, column = one
-    return any(t[0] == digit and np.hypot(t[1] - row, t[2] - column) <= NEAR for t in true)
+def _draw_readings(axis: Any, model: nn.Module, page: Tensor, labels: npt.NDArray[np.int64]) -> None:
+    """Write each digit beside its place: red where it is wrong, a red ring where one was missed."""
+    with torch.no_grad():
+        found = peaks(model(page)[0].numpy())
+    matches = match(found, labels)
+    for (digit, row, column), true in zip(found.tolist(), matches, strict=True):
+        place = (min(column + 14, SIDE - 10), max(row - 12, 10))
+        axis.annotate(str(digit), place, color=BAD if true is None else GOOD, fontsize=13, fontweight="bold", ha="center")
+    missed = [row for i, row in enumerate(labels.tolist()) if row[0] >= 0 and i not in matches]
+    axis.scatter([m[2] for m in missed], [m[1] for m in missed], 500, facecolors="none", edgecolors=BAD)
+    wrong = [f"{n} {what}" for n, what in ((matches.count(None), "wrong"), (len(missed), "missed")) if n]
+    axis.set_title("what it read" + "".join(f", {words}" for words in wrong), color=INK, fontsize=12)
+
+
+def _number(text: str) -> int:
+    number = int(text)
+    if not 0 <= number < HELD_OUT_PAGES:
+        raise argparse.ArgumentTypeError(f"pages have the numbers 0 to {HELD_OUT_PAGES - 1}, not {text}")
+    return number
 
 
 def main() -> None:
     """Draw pages of one of the gated networks."""
     parser = argparse.ArgumentParser(description="Draw what the page reader reads, and where it computes.")
-    parser.add_argument("--network", default="pixel", help="name of a gated checkpoint beside this file (default: %(default)s)")
-    parser.add_argument("--pages", type=int, nargs="+", default=[5, 2], help=f"of the held-out ones, 0 to {HELD_OUT_PAGES - 1}")
+    parser.add_argument("--network", choices=["pixel", "grid"], default="pixel", help="(default: %(default)s)")
+    parser.add_argument(
+        "--pages", type=_number, nargs="+", default=[5, 2], help=f"of the held-out ones, 0 to {HELD_OUT_PAGES - 1}"
+    )
     parser.add_argument("-o", "--out", type=Path, default=Path("pages.png"), help="(default: pages.png)")
     options = parser.parse_args()
-    model = lccl.load_checkpoint(HERE / f"{options.network}.pt", page_reader).eval()
-    draw(model, options.pages, options.out)
+    try:
+        require_writable(options.out)
+        model = lccl.load_checkpoint(HERE / f"{options.network}.pt", page_reader).eval()
+        draw(model, options.pages, options.out)
+    except UserError as error:
+        sys.exit(f"error: {error}")
     print(f"drew pages {', '.join(map(str, options.pages))} of the held-out ones: {options.out}")
 
 

@@ -19,6 +19,7 @@ import json
 import platform
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,6 +32,7 @@ ROOT = HERE.parent.parent
 sys.path.insert(0, str(ROOT))
 
 import lccl  # noqa: E402
+from lccl.errors import UserError  # noqa: E402
 from lccl.train import DensitySchedule, fit_gates, macs_budget, parameter_groups  # noqa: E402
 from samples.pages.data import held_out, page, scans  # noqa: E402
 from samples.pages.network import STRIDE, page_reader  # noqa: E402
@@ -98,7 +100,14 @@ class Run:
         self.model = model.to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
         self.teacher = teacher
         self.seed, self.steps = options.seed, options.steps
-        self.path = options.state / f"{options.network}-{options.seed}.pt"
+        self.path = options.state / f"{options.network}.pt"
+        self.identity = {
+            "steps": options.steps,
+            "lr": options.lr,
+            "fraction": fraction,
+            "seed": options.seed,
+            "teacher": None if teacher is None else _fingerprint(teacher),
+        }
         self.step, self.seconds = 0, 0.0
         self.history: list[list[float]] = []
         """Rows of step, loss, and the mean, lowest and highest density of the gates' last batch."""
@@ -165,14 +174,30 @@ class Run:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         state = {name: part.state_dict() for name, part in self._parts().items()}
         new = self.path.with_suffix(".new")
-        torch.save(state | {"step": self.step, "seconds": self.seconds, "history": self.history}, new)
+        known = {"identity": self.identity, "step": self.step, "seconds": self.seconds, "history": self.history}
+        torch.save(state | known, new)
         new.replace(self.path)
 
     def _load(self, state: dict[str, Any]) -> None:
+        """Go on where a run with the same options was stopped.
+
+        Raises:
+            UserError: the state is of another run.
+        """
+        other = [name for name, value in self.identity.items() if state["identity"].get(name) != value]
+        if other:
+            raise UserError(
+                f"{self.path} is the state of a run with other options ({', '.join(other)}): remove it, or name --state"
+            )
         for name, part in self._parts().items():
             part.load_state_dict(state[name])
-        self.step, self.seconds, self.history = state["step"], state["seconds"], state.get("history", [])
+        self.step, self.seconds, self.history = state["step"], state["seconds"], state["history"]
         print(f"  going on from step {self.step} ({self.path})", file=sys.stderr, flush=True)
+
+
+def _fingerprint(model: nn.Module) -> float:
+    """Return a number that changes with any weight."""
+    return float(sum(value.double().abs().sum() for value in model.state_dict().values()))
 
 
 @torch.no_grad()
@@ -190,36 +215,50 @@ def with_small_weights(model: nn.Module) -> nn.Module:
     return small
 
 
-def main() -> None:
-    """Train one network, save its checkpoint and its results."""
-    parser = argparse.ArgumentParser(description="Train the page reader, dense or gated, and print F1 on held-out pages.")
-    parser.add_argument("network", choices=["dense", *GATES])
-    parser.add_argument("--out", type=Path, default=HERE, help="folder of the checkpoints and results.json")
-    parser.add_argument("--state", type=Path, default=ROOT / "build" / "pages", help="folder of the states of training")
-    parser.add_argument("--steps", type=int, help="(default: 1000; with gates, 800)")
-    parser.add_argument("--lr", type=float, help="the largest learning rate (default: 0.002; with gates, 0.0005)")
-    parser.add_argument(
-        "--fraction",
-        type=float,
-        help="MACs to keep of the dense network's (default: 0.15 with pixel gates, 0.22 with grid gates)",
+def parser() -> argparse.ArgumentParser:
+    """The command's arguments."""
+    p = argparse.ArgumentParser(description="Train the page reader, dense or gated, and print F1 on held-out pages.")
+    p.add_argument("network", choices=["dense", *GATES])
+    p.add_argument("--out", type=Path, default=HERE, help="folder of the checkpoints and results (default: this one)")
+    p.add_argument("--state", type=Path, default=ROOT / "build" / "pages", help="folder of the states (default: build/pages)")
+    p.add_argument("--steps", type=_positive(int), help="(default: 1000; with gates, 800)")
+    p.add_argument("--lr", type=_positive(float), help="the largest learning rate (default: 0.002; with gates, 0.0005)")
+    p.add_argument(
+        "--fraction", type=_positive(float), help="MACs to keep of the dense network's (default: pixel 0.15, grid 0.22)"
     )
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
+    p.add_argument("--seed", type=int, default=0)
+    return p
 
+
+def _positive(kind: Callable[[str], float]) -> Callable[[str], Any]:
+    def number(text: str) -> float:
+        value = kind(text)
+        if not value > 0:
+            raise argparse.ArgumentTypeError(f"must be above 0, not {text}")
+        return value
+
+    return number
+
+
+def gated(kind: str, out: Path, seed: int) -> tuple[nn.Module, nn.Module]:
+    """Return the dense network with fitted, open gates, and the dense network as its teacher."""
+    teacher = lccl.load_checkpoint(out / "dense.pt", FACTORY).eval()
+    model = page_reader()
+    model.load_state_dict(teacher.state_dict())
+    model = lccl.nn.convert(model, where="all-3x3", gate_activation="binary", args=(1, *PAGE), **GATES[kind])
+    batches = [tuple(make_batch(seed, step)) for step in range(16)]
+    fitted = fit_gates(model, batches, importance="taylor", loss=focal_loss)
+    print(f"  gates explain {min(fitted.values()):.2f} to {max(fitted.values()):.2f} of what matters", file=sys.stderr)
+    return model, teacher
+
+
+def train_network(options: argparse.Namespace) -> None:
+    """Train one network, save its checkpoint and its results."""
     is_dense = options.network == "dense"
     options.steps = options.steps or (1000 if is_dense else 800)
     options.lr = options.lr or (2e-3 if is_dense else 5e-4)
     torch.manual_seed(options.seed)
-    model: nn.Module = page_reader()
-    teacher = None
-    if not is_dense:
-        teacher = lccl.load_checkpoint(options.out / "dense.pt", FACTORY).eval()
-        model.load_state_dict(teacher.state_dict())
-        gates = GATES[options.network]
-        model = lccl.nn.convert(model, where="all-3x3", gate_activation="binary", args=(1, *PAGE), **gates)
-        batches = [tuple(make_batch(options.seed, step)) for step in range(16)]
-        fitted = fit_gates(model, batches, importance="taylor", loss=focal_loss)
-        print(f"  gates explain {min(fitted.values()):.2f} to {max(fitted.values()):.2f} of what matters", file=sys.stderr)
+    model, teacher = (page_reader(), None) if is_dense else gated(options.network, options.out, options.seed)
     run = Run(model, teacher, options.fraction or FRACTIONS.get(options.network, 1.0), options)
     run.train()
 
@@ -243,6 +282,7 @@ def main() -> None:
     }
     _keep(options.out / "results.json", options.network, result)
     _keep(options.out / "history.json", options.network, run.history)
+    run.path.unlink(missing_ok=True)
 
 
 def _keep(file: Path, network: str, value: object) -> None:
@@ -250,6 +290,14 @@ def _keep(file: Path, network: str, value: object) -> None:
     known = json.loads(file.read_text()) if file.exists() else {}
     lines = [f" {json.dumps(name)}: {json.dumps(content)}" for name, content in (known | {network: value}).items()]
     file.write_text("{\n" + ",\n".join(lines) + "\n}\n")
+
+
+def main() -> None:
+    """Run the command."""
+    try:
+        train_network(parser().parse_args())
+    except UserError as error:
+        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":

@@ -151,14 +151,32 @@ def test_a_path_without_the_set_says_where_it_comes_from(
         data.cifar10(str(tmp_path))
     with pytest.raises(UserError, match="cannot be read as CIFAR-10"):
         data.cifar10(str(tmp_path / "nothing"))
+    broken = folder(small, tmp_path)
+    (broken / "data_batch_3").unlink()
+    with pytest.raises(UserError, match="cannot be read as CIFAR-10"):
+        data.cifar10(str(broken))
+    shutil.rmtree(broken)
     whole = archive(small, tmp_path)
-    whole.write_bytes(whole.read_bytes()[:2000])
-    with pytest.raises(UserError, match=r"cannot be read as CIFAR-10|has no"):
+    content = whole.read_bytes()
+    whole.write_bytes(content[: len(content) // 2])
+    with pytest.raises(UserError, match="cannot be read as CIFAR-10"):
         data.cifar10(str(whole))
+    for place in range(len(content) // 3, len(content), len(content) // 3):
+        whole.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+        with pytest.raises(UserError, match="cannot be read as CIFAR-10"):
+            data.cifar10(str(whole))
     with tarfile.open(tmp_path / "other.tar", "w") as other:
         other.addfile(tarfile.TarInfo("readme"), io.BytesIO())
     with pytest.raises(UserError, match="has no data_batch_1"):
         data.cifar10(str(tmp_path / "other.tar"))
+
+
+@pytest.mark.parametrize("labels", ["{}", "7", "[null, 1]", "no JSON"])
+def test_labels_of_pngs_that_are_none_are_refused(labels: str, small: dict[str, data.Split], tmp_path: Path) -> None:
+    path = pngs(small, tmp_path)
+    (path / "test_lables.json").write_text(labels)
+    with pytest.raises(UserError, match="cannot be read as CIFAR-10"):
+        data.cifar10(str(path))
 
 
 def test_weights_of_others_fit_the_network(tmp_path: Path) -> None:
@@ -255,9 +273,23 @@ def test_runs_are_trained_kept_and_not_repeated(
     monkeypatch.setattr(runs, "train", None)  # it would fail if it were called
     runs.main()
     assert capsys.readouterr().out == table
+    monkeypatch.setattr(sys, "argv", [*arguments[:4], "1", *arguments[5:]])
+    with pytest.raises(SystemExit, match="is of other epochs: move it away"):
+        runs.main()
     monkeypatch.setattr(sys, "argv", ["runs.py", "--list"])
     runs.main()
     assert capsys.readouterr().out.count("yes") == 2
+
+
+def test_runs_without_weights_or_images_are_one_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("CIFAR10", raising=False)
+    for arguments, said in (
+        ([], "--weights names the pretrained weights"),
+        (["--weights", str(tmp_path / "w.th")], "no such file"),
+    ):
+        monkeypatch.setattr(sys, "argv", ["runs.py", *arguments])
+        with pytest.raises(SystemExit, match=said):
+            runs.main()
 
 
 @pytest.mark.slow
@@ -265,7 +297,7 @@ def test_a_run_goes_on_where_it_was(small: dict[str, data.Split], tmp_path: Path
     monkeypatch.setenv("CIFAR10", str(folder(small, tmp_path)))
     monkeypatch.setattr(runs, "BATCH", 50)
     dense = resnet(8).eval()
-    whole, epochs, _ = runs.train(runs.RUNS[0], dense, 2, tmp_path / "whole", silent)
+    whole, epochs = runs.train(runs.RUNS[0], dense, 2, tmp_path / "whole", silent)
     scored = []
 
     def killed(model: torch.nn.Module, split: data.Split) -> float:
@@ -279,7 +311,7 @@ def test_a_run_goes_on_where_it_was(small: dict[str, data.Split], tmp_path: Path
     with pytest.raises(KeyboardInterrupt):
         runs.train(runs.RUNS[0], dense, 2, tmp_path / "parts", silent)
     monkeypatch.setattr(runs, "accuracy", honest)
-    again, again_epochs, _ = runs.train(runs.RUNS[0], dense, 2, tmp_path / "parts", silent)
+    again, again_epochs = runs.train(runs.RUNS[0], dense, 2, tmp_path / "parts", silent)
     assert again_epochs == epochs
     for name, value in whole.state_dict().items():
         assert torch.equal(value, again.state_dict()[name]), name

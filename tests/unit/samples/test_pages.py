@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ import torch
 
 import lccl
 from conftest import ROOT
+from lccl.errors import UserError
 from lccl.metrics import metric_of
 from samples.pages import show, train
 from samples.pages.data import MOST_DIGITS, SIDE, held_out, page, pages, scans
@@ -93,8 +95,13 @@ def test_scores_are_metrics_of_compare_and_tune() -> None:
 def test_a_training_page_has_one_centre_for_each_digit() -> None:
     batch = train.make_batch(0, 3)
     assert batch.pages.shape == (train.BATCH, 1, train.SIDE, train.SIDE)
-    assert float(batch.target.max()) == 1.0
-    assert int((batch.target > 0.999).sum()) >= train.BATCH
+    rng = np.random.default_rng([0, 2, 3])
+    labels = np.stack([page(rng, scans(held_out=False), train.SIDE)[1] for _ in range(train.BATCH)])
+    assert int((batch.target == 1).sum()) == int((labels[:, :, 0] >= 0).sum())
+    for heat, rows in zip(batch.target, labels, strict=True):
+        for digit, row, column in rows[rows[:, 0] >= 0]:
+            near = heat[digit, max(0, (row - 4) // 4) : (row + 4) // 4 + 1, max(0, (column - 4) // 4) : (column + 4) // 4 + 1]
+            assert float(near.max()) == 1
     assert torch.equal(batch.pages, train.make_batch(0, 3).pages)
     assert not torch.equal(batch.pages, train.make_batch(0, 4).pages)
 
@@ -103,11 +110,11 @@ def options(state: Path, network: str, steps: int = 4) -> argparse.Namespace:
     return argparse.Namespace(network=network, seed=0, steps=steps, lr=1e-3, state=state)
 
 
-def small_run(state: Path) -> train.Run:
-    torch.manual_seed(0)
+def small_run(state: Path, fraction: float = 0.4, seed: int = 0) -> train.Run:
+    torch.manual_seed(seed)
     teacher = page_reader().eval()
     model = lccl.nn.convert(page_reader(), where="all-3x3", gate_activation="binary", args=(1, *train.PAGE))
-    return train.Run(model, teacher, 0.4, options(state, "pixel"))
+    return train.Run(model, teacher, fraction, options(state, "pixel"))
 
 
 @pytest.mark.slow
@@ -121,6 +128,10 @@ def test_a_training_that_was_stopped_goes_on_with_the_same_numbers(tmp_path: Pat
     first._save()
     second = small_run(tmp_path / "parts")
     assert second.step == 2
+    with pytest.raises(UserError, match=r"other options \(fraction\): remove it"):
+        small_run(tmp_path / "parts", fraction=0.5)
+    with pytest.raises(UserError, match=r"other options \(teacher\)"):
+        small_run(tmp_path / "parts", seed=1)
     second.train()
     assert second.schedule is not None
     assert second.schedule.densities == whole.schedule.densities  # type: ignore[union-attr]
@@ -154,6 +165,7 @@ def test_the_command_trains_saves_and_scores(
     assert list(found) == ["dense", "grid"]
     assert found["grid"]["macs"] == found["dense"]["macs"] == found["dense"]["macs_computed"]
     assert found["grid"]["steps"] == 2
+    assert list((tmp_path / "state").iterdir()) == []
     course = json.loads((tmp_path / "history.json").read_text())
     assert course["grid"][-1][0] == 2
 
@@ -161,15 +173,17 @@ def test_the_command_trains_saves_and_scores(
 @pytest.mark.slow
 @pytest.mark.parametrize("network", ["dense", "pixel", "grid"])
 def test_a_committed_network_is_what_its_results_say(network: str) -> None:
+    """All held-out pages; rounding may flip a pixel of a gate, and one digit of 702 with it."""
     file = HERE / f"{network}.pt"
     assert file.stat().st_size < 1_000_000
     model = lccl.load_checkpoint(file, page_reader)
-    images, labels = (part[:25] for part in held_out())
+    images, labels = held_out()
+    assert int((labels[:, :, 0] >= 0).sum()) == 702
     profile = lccl.profile(model, [torch.from_numpy(images)])
     known = RESULTS[network]
     assert profile.dense_macs == known["macs"] == RESULTS["dense"]["macs"]
-    assert profile.macs / profile.dense_macs == pytest.approx(known["macs_computed"] / known["macs"], abs=0.01)
-    assert f1(train.read(model, images), labels) == pytest.approx(known["f1"], abs=0.02)
+    assert profile.macs == pytest.approx(known["macs_computed"], rel=1e-3)
+    assert f1(train.read(model, images), labels) == pytest.approx(known["f1"], abs=1 / 702)
 
 
 def test_the_gated_networks_reach_what_the_sample_is_for() -> None:
@@ -192,3 +206,25 @@ def test_the_picture_shows_what_is_computed(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="pip install -e '.[docs]'")
     show.draw(model, [0, 1], tmp_path / "page.png")
     assert (tmp_path / "page.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("program", "arguments", "said"),
+    [
+        (show, ["--pages", "100"], "pages have the numbers 0 to 99, not 100"),
+        (show, ["--pages", "-1"], "not -1"),
+        (show, ["--network", "dense"], "invalid choice: 'dense'"),
+        (show, ["-o", "/nowhere/p.png"], "/nowhere"),
+        (train, ["pixel", "--fraction", "0"], "must be above 0, not 0"),
+        (train, ["dense", "--steps", "0"], "must be above 0, not 0"),
+        (train, ["pixel", "--out", "/nowhere"], "no such file: /nowhere/dense.pt"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_a_mistake_is_one_sentence(
+    program: Any, arguments: list[str], said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["program.py", *arguments])
+    with pytest.raises(SystemExit) as left:
+        program.main()
+    assert said in f"{left.value.code}{capsys.readouterr().err}"
