@@ -17,6 +17,8 @@ from bench.cpu.common import Times
 def test_one_page_from_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     files = ["--json", str(tmp_path / "p.json"), "--markdown", str(tmp_path / "p.md")]
     arguments = ["--library", "none", "--pages", "1", "--rounds", "1", *files]
+    made = bench.exported(tmp_path)
+    monkeypatch.setattr(bench, "exported", lambda _: made)
     assert bench.main(arguments) == 0
     text = capsys.readouterr().out
     assert (tmp_path / "p.md").read_text().strip() == text.strip()
