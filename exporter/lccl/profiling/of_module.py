@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from lccl.errors import UserError, first_line
+from lccl.errors import UserError, first_line, kind_of
 from lccl.nn.conv import LCCLConv2d
 from lccl.nn.folded import FoldedLCCLConv2d
 from lccl.op.contract import dense_macs, gate_macs, grid_hw
@@ -81,7 +81,7 @@ def profile_module(model: nn.Module, batches: Iterable[object], took: Callable[[
     with evaluating(model), _hooks(model, counter), torch.no_grad():
         for batch in batches:
             args, kwargs = model_inputs(batch, dtype)
-            outputs = _run(model, args, kwargs)
+            outputs = call_model(model, args, kwargs)
             if took is not None:
                 took(outputs)
             images += len(args[0] if args else next(iter(kwargs.values())))
@@ -90,7 +90,12 @@ def profile_module(model: nn.Module, batches: Iterable[object], took: Callable[[
     return counter.result(images)
 
 
-def _run(model: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> object:
+def call_model(model: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> object:
+    """Return the model's outputs for one batch.
+
+    Raises:
+        UserError: the batch does not fit the model.
+    """
     try:
         return model(*args, **kwargs)
     except UserError:
@@ -106,14 +111,22 @@ def model_inputs(batch: object, dtype: torch.dtype) -> tuple[tuple[Tensor, ...],
     Args:
         batch: an input, a tuple or list whose first item is the input, or a dict of inputs by name.
         dtype: the model's type, to which float64, NumPy's default, is converted.
+
+    Raises:
+        UserError: the batch holds no input, or something that is no tensor.
     """
 
     def tensor(value: object) -> Tensor:
-        given = torch.as_tensor(value)
+        try:
+            given = torch.as_tensor(value)
+        except Exception as error:
+            raise UserError(f"a batch is a tensor or an array of numbers, not {kind_of(value)}") from error
         return given.to(dtype) if given.dtype == torch.float64 else given
 
     if isinstance(batch, Mapping):
         return (), {str(name): tensor(value) for name, value in batch.items()}
+    if isinstance(batch, (tuple, list)) and not batch:
+        raise UserError("a batch is empty: it is an input, or a tuple or list whose first item is one")
     first = batch[0] if isinstance(batch, (tuple, list)) else batch
     return (tensor(first),), {}
 

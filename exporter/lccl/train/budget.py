@@ -15,6 +15,7 @@ from lccl.nn.converting.measure import ExampleArgs, inputs_of
 from lccl.nn.gate import Gate
 from lccl.signatures.arguments import CALLABLE, MODULE, NUMBER, VALUES_BY_NAME, Kind, require_kind, takes
 from lccl.torch_calls import evaluating, unwrapped
+from lccl.train.batches import loss_of, pair_list, run_batch
 from lccl.train.gates import by_gate, gates_of
 
 DENSITIES = (0.75, 0.5, 0.25, 0.1)
@@ -131,12 +132,10 @@ def sensitivity(
     """
     model = unwrapped(model)  # what torch.compile returns may not call hooks
     gates = gates_of(model)
-    if not densities or not all(0 < d < 1 for d in densities):
-        raise UserError(f"sensitivities are measured at densities between 0 and 1, not {shown(list(densities))}")
+    if not isinstance(densities, Sequence) or not densities or not all(NUMBER.accepts(d) and 0 < d < 1 for d in densities):
+        raise UserError(f"sensitivities are measured at a list of densities between 0 and 1, not {shown(densities)}")
     device = next(gate.conv.weight.device for gate in gates.values())
-    data = [(batch[0].to(device), batch[1].to(device)) for batch in batches if len(batch[0])]
-    if not data:
-        raise UserError("there is no batch, so no sensitivity can be measured")
+    data = pair_list(batches, "no sensitivity can be measured", device)
     cuts = {name: _Cut(gate) for name, gate in gates.items()}
     hooks = [gate.register_forward_hook(cuts[name]) for name, gate in gates.items()]
     try:
@@ -185,8 +184,8 @@ class _Cut:
         return opened.to(logits.dtype)
 
 
-def _mean_loss(model: nn.Module, data: Sequence[tuple[Tensor, Tensor]], loss: Callable[[Tensor, Tensor], Tensor]) -> float:
-    return sum(float(loss(model(x), y)) * len(x) for x, y in data) / sum(len(x) for x, _ in data)
+def _mean_loss(model: nn.Module, data: Sequence[tuple[Tensor, Tensor]], loss: Callable[..., Tensor]) -> float:
+    return sum(float(loss_of(loss, run_batch(model, (x, y)), y)) * len(x) for x, y in data) / sum(len(x) for x, _ in data)
 
 
 PAIR = Kind("a pair of numbers", lambda value: isinstance(value, tuple) and len(value) == 2 and all(map(NUMBER.accepts, value)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from lccl.errors import UserError
+from lccl.errors import UserError, shown
 from lccl.signatures.arguments import NUMBER, instance_of, takes
 
 _TENSOR = instance_of("torch", "Tensor", "a tensor")
@@ -33,8 +33,8 @@ def distillation_loss(outputs: Tensor, teacher: Tensor, temperature: float = 2.0
         raise UserError(
             f"distillation takes two [N, classes, ...] of one shape, not {list(outputs.shape)} and {list(teacher.shape)}"
         )
-    if not temperature > 0:
-        raise UserError(f"a temperature is above 0, not {temperature}")
+    if not 0 < temperature < 1e9:
+        raise UserError(f"a temperature is above 0 and below a billion, not {shown(temperature)}")
     own = F.log_softmax(outputs.float() / temperature, dim=1)
     other = F.log_softmax(teacher.detach().float() / temperature, dim=1)
     return temperature**2 * F.kl_div(own, other, reduction="none", log_target=True).sum(1).mean()

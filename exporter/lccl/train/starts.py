@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.overrides import TorchFunctionMode
 
-from lccl.errors import UserError
+from lccl.errors import UserError, shown
 from lccl.nn.conv import LCCLConv2d, plain_maths
 from lccl.nn.gate import Gate
-from lccl.profiling.of_module import model_inputs
 from lccl.signatures.arguments import CALLABLE, MODULE, NONE, NUMBER, one_of, takes
 from lccl.torch_calls import evaluating, unwrapped
+from lccl.train.batches import batch_list, loss_of, pair_list, run_batch
 
 Importance = Literal["energy", "taylor"]
 _SMALL = 1e-3
@@ -60,8 +60,8 @@ def fit_gates(
     """
     if (importance == "taylor") != (loss is not None):
         raise UserError('importance="taylor" needs a loss, which no other importance takes')
-    if not ridge > 0:
-        raise UserError(f"ridge is a number above 0, not {ridge}")
+    if not 0 < ridge < 1e9:
+        raise UserError(f"ridge is a number above 0 and below a billion, not {shown(ridge)}")
     network = unwrapped(model)
     fits = {
         path or "(model)": _Fit(module, module.gate, importance == "taylor")
@@ -70,42 +70,30 @@ def fit_gates(
     }
     if not fits:
         raise UserError("the network has no gated layer whose gate reads its input, so there is nothing to fit")
-    like = next(network.parameters())
-    seen = 0
+    data = batch_list(batches, "gates cannot be fitted")
+    if loss is not None:
+        data = list(pair_list(data, "gates cannot be fitted", next(network.parameters()).device))
     with ExitStack() as stack:
         stack.enter_context(evaluating(network))
         stack.enter_context(plain_maths(network, "as built" if loss else "open"))
         for fit in fits.values():
             stack.callback(fit.layer.register_forward_pre_hook(fit.before, with_kwargs=True).remove)
             stack.callback(fit.layer.register_forward_hook(fit.after).remove)
-        for batch in batches:
-            args, kwargs = model_inputs(batch, like.dtype)
-            inputs = [a.to(like.device) for a in args], {name: a.to(like.device) for name, a in kwargs.items()}
+        for batch in data:
             if loss is None:
                 with torch.no_grad(), _Readers(fits.values()):
-                    network(*inputs[0], **inputs[1])
+                    run_batch(network, batch)
             else:
-                _differentiate(network, inputs[0], batch, loss, list(fits.values()))
+                _differentiate(network, batch, loss, list(fits.values()))
             for fit in fits.values():
                 fit.add()
-            seen += 1
-    if not seen:
-        raise UserError("there is no batch, so gates cannot be fitted")
     return {name: fit.solve(ridge) for name, fit in fits.items()}
 
 
-def _differentiate(
-    network: nn.Module,
-    inputs: Sequence[Tensor],
-    batch: object,
-    loss: Callable[[Tensor, Tensor], Tensor],
-    fits: Sequence[_Fit],
-) -> None:
+def _differentiate(network: nn.Module, batch: Any, loss: Callable[[Tensor, Tensor], Tensor], fits: Sequence[_Fit]) -> None:
     """Take the gradients of the loss by each layer's probe."""
-    if not isinstance(batch, (tuple, list)) or len(batch) != 2 or not isinstance(batch[1], Tensor):
-        raise UserError('importance="taylor" takes batches that are pairs of an input and a target')
     with torch.enable_grad():
-        value = loss(network(inputs[0]), batch[1].to(inputs[0].device)) * len(inputs[0])
+        value = loss_of(loss, run_batch(network, batch), batch[1]) * len(batch[0])
         calls = [call for fit in fits for call in fit.calls]
         gradients = torch.autograd.grad(value, [call.probe for call in calls if call.probe is not None], allow_unused=True)
     for call, gradient in zip(calls, gradients, strict=True):

@@ -13,10 +13,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from lccl.errors import UserError
 from lccl.nn.gate import Gate
-from lccl.profiling.of_module import model_inputs
 from lccl.signatures.arguments import CALLABLE, MODULE, NONE, one_of, takes
 from lccl.text import percent, table
 from lccl.torch_calls import evaluating, unwrapped
+from lccl.train.batches import batch_list, run_batch, score_of
 from lccl.train.gates import gates_of
 
 Norms = Literal["gates", "all"]
@@ -92,19 +92,17 @@ def recalibrate(
             if norms == "gates"
             else "the network has no BatchNorm with running statistics, so there is nothing to estimate"
         )
-    data = list(batches)
-    if not data:
-        raise UserError("there is no batch, so no statistics can be estimated")
+    data = batch_list(batches, "no statistics can be estimated")
     with evaluating(network), torch.no_grad():
         before = _densities(network, gates, data)
-        score_before = None if score is None else float(score(network))
+        score_before = None if score is None else score_of(score, network)
         old = [{name: value.clone() for name, value in norm.named_buffers()} for norm in chosen]
         kept = False
         try:
             with _estimating(chosen, gates.values()):
                 _run(network, data)
             after = _densities(network, gates, data)
-            score_after = None if score is None else float(score(network))
+            score_after = None if score is None else score_of(score, network)
             kept = score_before is None or score_after is None or score_after >= score_before
         finally:
             if not kept:
@@ -159,7 +157,5 @@ def _densities(model: nn.Module, gates: Mapping[str, Gate], data: Iterable[objec
 
 
 def _run(model: nn.Module, data: Iterable[object]) -> None:
-    like = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
     for batch in data:
-        args, kwargs = model_inputs(batch, like.dtype)
-        model(*(a.to(like.device) for a in args), **{name: a.to(like.device) for name, a in kwargs.items()})
+        run_batch(model, batch)

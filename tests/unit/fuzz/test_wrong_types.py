@@ -257,6 +257,43 @@ FUNCTIONS = {
     ),
     "load_data": Function(load_data, lambda _: {"source": "samples.digits.data:held_out", "axes": None}),
     "load_plugin": Function(lccl.plugin.load_plugin, lambda folder: {"library": folder / "model.onnx"}),
+    "warm_up": Function(lccl.warm_up, lambda _: {"model": gated(), "example": torch.zeros(SHAPE)}),
+    "DensitySchedule": Function(
+        lccl.train.DensitySchedule,
+        lambda _: {
+            "model": gated(),
+            "target": 0.3,
+            "steps": 10,
+            "bounds": None,
+            "learned": False,
+            "freeze_after": None,
+            "start": 1.0,
+        },
+    ),
+    "DensityLoss": Function(lccl.train.DensityLoss, lambda _: {"model": gated(), "target": 0.3}),
+    "fit_gates": Function(
+        lccl.train.fit_gates,
+        lambda _: {"model": gated(), "batches": [torch.zeros(SHAPE)], "importance": "energy", "loss": None, "ridge": 0.01},
+    ),
+    "macs_budget": Function(lccl.train.macs_budget, lambda _: {"model": gated(), "args": torch.zeros(SHAPE), "fraction": 0.7}),
+    "sensitivity": Function(
+        lccl.train.sensitivity,
+        lambda _: {
+            "model": gated(),
+            "batches": [(torch.zeros(SHAPE), torch.zeros(1, dtype=torch.long))],
+            "loss": lambda outputs, _: outputs.square().mean(),
+            "densities": (0.5,),
+        },
+    ),
+    "recalibrate": Function(
+        lccl.train.recalibrate, lambda _: {"model": gated(), "batches": [torch.zeros(SHAPE)], "norms": "gates", "score": None}
+    ),
+    "parameter_groups": Function(
+        lccl.train.parameter_groups, lambda _: {"model": gated(), "lr": 0.1, "weight_decay": 0.0, "gate_lr": 0.1}
+    ),
+    "distillation_loss": Function(
+        lccl.train.distillation_loss, lambda _: {"outputs": torch.zeros(2, 3), "teacher": torch.zeros(2, 3), "temperature": 2.0}
+    ),
     "Limits": Function(
         lccl.Limits,
         lambda _: {"min_agreement": 1, "min_baseline_agreement": None, "max_accuracy_drop": 1.0, "min_speedup": 1.0},

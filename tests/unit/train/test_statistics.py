@@ -168,6 +168,10 @@ def test_importance_for_the_loss() -> None:
     assert all(p.grad is None for p in model.parameters())
 
 
+def _wrong_loss(_outputs: torch.Tensor, _target: torch.Tensor) -> torch.Tensor:
+    raise ValueError("no such loss\nsecond line")
+
+
 def test_wrong_starts() -> None:
     for call, message in (
         (lambda: fit_gates(gated(), BATCHES, importance="taylor"), "needs a loss"),
@@ -175,6 +179,18 @@ def test_wrong_starts() -> None:
         (lambda: fit_gates(gated(), BATCHES, ridge=0.0), "above 0"),
         (lambda: fit_gates(gated(), []), "no batch"),
         (lambda: fit_gates(dense(), BATCHES), "nothing to fit"),
+        (lambda: fit_gates(gated(), BATCHES[0][0]), "another iterable of batches, not a Tensor"),  # type: ignore[arg-type]
+        (lambda: fit_gates(gated(), [()]), "a batch is empty"),
+        (lambda: fit_gates(gated(), [torch.zeros(1, 5, 8, 8)]), r"a batch of shape \[1, 5, 8, 8\] does not fit the model"),
+        (
+            lambda: fit_gates(gated(), BATCHES, importance="taylor", loss=_wrong_loss),
+            "the loss raised ValueError: no such loss",
+        ),
+        (
+            lambda: fit_gates(gated(), BATCHES, importance="taylor", loss=lambda a, _: a),
+            "a loss returns a tensor with one number",
+        ),
+        (lambda: recalibrate(gated(), BATCHES, score=lambda _: "good"), "the score raised ValueError, or is no number"),  # type: ignore[arg-type, return-value]
         (lambda: fit_gates(gated(), BATCHES, importance="size"), 'importance takes "energy" or "taylor"'),  # type: ignore[arg-type]
     ):
         with pytest.raises(lccl.UserError, match=message):
