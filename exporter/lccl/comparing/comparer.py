@@ -12,7 +12,7 @@ from lccl.backends.batches import CHUNK
 from lccl.comparing.candidates import Candidate, Opening, open_networks
 from lccl.comparing.limits import Limits, check_limits, require_metric, require_speedup_runner
 from lccl.comparing.measure import LatencyPlan, all_outputs, latencies
-from lccl.comparing.references import Outputs, against_references, require_finite_references, with_speedup
+from lccl.comparing.references import Outputs, against_references
 from lccl.comparing.results import Comparison, Environment, Row
 from lccl.errors import Fix, UserError
 from lccl.graph.feeds import input_types
@@ -150,9 +150,7 @@ def compare(
     _require_one_tensorrt(candidates)
     _require_running(candidates, limits, allow_skipped)
     rows, outputs = _run(candidates, inputs, latency, named, progress)
-    require_finite_references(rows, outputs)
     rows = against_references(rows, outputs)
-    rows = tuple(with_speedup(row, rows) for row in rows)
     batch = min(latency.batch, len(inputs)) if latency else 0
     environment = Environment(len(inputs), threads, batch, _cpu())
     shown = f"{named.name}, {named.direction} is better" if named else None

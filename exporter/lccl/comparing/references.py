@@ -16,33 +16,33 @@ Outputs = Sequence[list[Array] | None]
 """The outputs of each row over all samples; None for a row that did not run."""
 
 
-def require_finite_references(rows: Sequence[Row], outputs: Outputs) -> None:
-    """Check the rows that others are held against.
-
-    Raises:
-        UserError: one gives NaN or infinity, with which a row that is wrong in the same way would
-            agree.
-    """
-    for role, i in _references(rows).items():
-        if role != "dense twin" and not_finite({str(k): value for k, value in enumerate(outputs[i] or ())}) is not None:
-            raise UserError(
-                f"{rows[i].label} gives NaN or infinity on this data, so nothing can be compared with it: check its weights "
-                "and the range of the data"
-            )
-
-
 def against_references(rows: Sequence[Row], outputs: Outputs) -> tuple[Row, ...]:
-    """The rows with errors and agreement.
+    """The rows with errors, agreement and speed-up.
 
     Each row is held against the first of its network, and the first LCCL row against the baseline.
+
+    Raises:
+        UserError: a row that others are held against gives NaN or infinity, with which a row that
+            is wrong in the same way would agree; or outputs differ in number or shape.
     """
     first = _references(rows)
-    return tuple(_against_reference(i, rows, outputs, first) for i in range(len(rows)))
+    _require_finite(first, rows, outputs)
+    rows = tuple(_against_reference(i, rows, outputs, first) for i in range(len(rows)))
+    return tuple(with_speedup(row, rows) for row in rows)
 
 
 def _references(rows: Sequence[Row]) -> dict[Role, int]:
     """The first row of each network that ran."""
     return {row.role: i for i, row in reversed(list(enumerate(rows))) if not row.skipped}
+
+
+def _require_finite(first: dict[Role, int], rows: Sequence[Row], outputs: Outputs) -> None:
+    for role, i in first.items():
+        if role != "dense twin" and not_finite({str(k): value for k, value in enumerate(outputs[i] or ())}) is not None:
+            raise UserError(
+                f"{rows[i].label} gives NaN or infinity on this data, so nothing can be compared with it: check its weights "
+                "and the range of the data"
+            )
 
 
 def _against_reference(i: int, rows: Sequence[Row], outputs: Outputs, first: dict[Role, int]) -> Row:
