@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import platform
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from lccl.backends.batches import CHUNK
 from lccl.comparing.candidates import Candidate, Opening, open_networks
-from lccl.comparing.limits import Limits, check_limits, require_metric, require_speedup_runner
+from lccl.comparing.limits import Limits, check_limits
 from lccl.comparing.measure import LatencyPlan, all_outputs, latencies
 from lccl.comparing.references import Outputs, against_references
+from lccl.comparing.requirements import require_metric, require_running
 from lccl.comparing.results import Comparison, Environment, Row
-from lccl.errors import Fix, UserError
 from lccl.graph.feeds import input_types
 from lccl.loading.data import Data, DataSource, read_data
 from lccl.loading.types import Factory, Network
@@ -147,8 +147,7 @@ def compare(
         dense_twin=False,
     )
     candidates += open_networks(_as_list(baseline), opening)
-    _require_one_tensorrt(candidates)
-    _require_running(candidates, limits, allow_skipped)
+    require_running(candidates, limits, allow_skipped)
     rows, outputs = _run(candidates, inputs, latency, named, progress)
     rows = against_references(rows, outputs)
     batch = min(latency.batch, len(inputs)) if latency else 0
@@ -164,35 +163,6 @@ def _as_list(value: Network | Sequence[Network] | None) -> list[Network]:
     if isinstance(value, (list, tuple)):
         return list(value)
     return [value]  # type: ignore[list-item]
-
-
-def _require_one_tensorrt(candidates: Sequence[Candidate]) -> None:
-    if {"tensorrt", "tensorrt-rtx"} <= {c.runner.name for c in candidates}:
-        raise UserError("engines of tensorrt and of tensorrt-rtx cannot run in one process: compare them one at a time")
-
-
-def _require_running(candidates: Sequence[Candidate], limits: Limits, allow_skipped: bool) -> None:
-    """Check that what the limits are about can run here.
-
-    Raises:
-        UserError: the LCCL network runs nowhere, or a limit is given and a named network cannot
-            run.
-    """
-    own = [c for c in candidates if c.role == "lccl"]
-    if all(c.skipped for c in own):
-        raise UserError(f"no runtime here can run the LCCL network ({_reasons(own) or 'none was given'})")
-    skipped = [c for c in candidates if c.skipped and not c.optional]
-    if skipped and limits != Limits() and not allow_skipped:
-        raise UserError(
-            f"not every network can run here ({_reasons(skipped)}), so the limits would not cover all of them",
-            Fix("allow_skipped"),
-        )
-    running = list(dict.fromkeys(c.runner.name for c in own if not c.skipped))
-    require_speedup_runner(limits, running, {c.runner.name: c.skipped for c in own if c.skipped})
-
-
-def _reasons(candidates: Iterable[Candidate]) -> str:
-    return "; ".join(f"{c.network}: {c.skipped}" for c in candidates if c.skipped)
 
 
 def _run(

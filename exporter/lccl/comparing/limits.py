@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lccl.comparing.results import Check, Row
@@ -58,35 +58,6 @@ class Limits:
 
 
 BASELINE = Fix("baseline", "FILE")
-
-
-def require_speedup_runner(limits: Limits, running: Sequence[str], skipped: Mapping[str, str]) -> None:
-    """Check the runner that the speed-up is limited to, before anything runs.
-
-    Args:
-        limits: what the caller asks for.
-        running: the runners in which the LCCL network runs here.
-        skipped: those in which it does not -> why.
-
-    Raises:
-        UserError: there is no limit on the speed-up, or the LCCL network does not run in that
-            runner.
-    """
-    name = limits.min_speedup_runner
-    if name is None:
-        return
-    if limits.min_speedup is None:
-        raise UserError(
-            f"the runner {name} is named for a limit on the speed-up, but no such limit is set",
-            Fix("min_speedup", 1.0, owner="limits"),
-        )
-    if name in running:
-        return
-    if name in skipped:
-        raise UserError(f"{name} does not run here: {skipped[name]}")
-    raise UserError(
-        f"the limit on the speed-up needs a runner that the LCCL network runs in here ({', '.join(running)}), not {name}"
-    )
 
 
 def check_limits(rows: Sequence[Row], limits: Limits, metric: Metric | None = None) -> tuple[Check, ...]:
@@ -158,19 +129,6 @@ def _speedup(ran: Sequence[Row], limits: Limits) -> Check | None:
     if not values:
         raise UserError(f"{name} needs latencies of the LCCL network and of a dense one in the same runtime on the same device")
     return Check(name, min(values), limit, min(values) >= limit)
-
-
-METRIC = Fix("metric", "pkg.module:function")
-
-
-def require_metric(limits: Limits, metric: Metric | None) -> None:
-    """Check, before anything runs, that limits on a metric come with one.
-
-    Raises:
-        UserError: they do not.
-    """
-    if metric is None and (limits.metric_limit is not None or limits.max_metric_drop is not None):
-        raise UserError("a limit on a metric needs the metric", METRIC)
 
 
 def _metric_limit(ran: Sequence[Row], metric: Metric | None, limit: float | None) -> Check | None:
