@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 
 from lccl.errors import UserError, first_line, kind_of, shown
-from lccl.loading.factory import import_object
+from lccl.loading.importing import import_object
 from lccl.numerics import Array
 
 Direction = Literal["higher", "lower"]

@@ -11,7 +11,7 @@ import numpy as np
 
 from lccl.errors import UserError, first_line
 from lccl.files import require_file
-from lccl.loading.factory import import_object
+from lccl.loading.importing import import_object
 from lccl.loading.types import Batch, SupportsArray
 from lccl.numerics import Array, Axes, count_samples, float32, require_finite, sample_axis, take_samples
 from lccl.signatures.arguments import FILE, NAME, takes

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 from lccl.errors import Fix, UserError, first_line, leave_out
 from lccl.files import require_file
 from lccl.loading.checkpoint import FORMAT, read_checkpoint, set_thresholds
-from lccl.loading.factory import build_module, current_folder_last, gate_module, label_of
+from lccl.loading.factory import build_module, gate_module, label_of
+from lccl.loading.importing import current_folder_last
 from lccl.loading.pickle_scan import pickled_classes
 from lccl.loading.safetensors_file import SUFFIX, is_safetensors, read_safetensors
 from lccl.loading.soundness import require_no_nan, require_sound

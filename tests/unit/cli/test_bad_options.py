@@ -21,7 +21,7 @@ from test_bad_input import COMPARE, EXPORT, refused
 import lccl
 from conftest import Outcome
 from lccl.command_line import recorded, show, stdout_kept
-from lccl.loading.factory import import_object
+from lccl.loading.importing import import_object
 from lccl.loading.onnx import load_onnx
 from lccl.loading.pickle_scan import pickled_globals
 from lccl.loading.torch_file import load_checkpoint, load_model
