@@ -13,7 +13,7 @@ from lccl.errors import ContractError, UserError
 from lccl.nn.gate import Gate
 from lccl.nn.parts import refresh
 from lccl.op.contract import Attributes, gate_pads
-from lccl.op.torch_op import lccl_conv, neutral
+from lccl.op.torch_op import neutral
 
 _FORWARDS = (_BatchNorm.forward, nn.SyncBatchNorm.forward)
 """The code of the norms that can be folded; another, as a subclass with an activation in it, cannot
@@ -173,29 +173,3 @@ def fold_norm(norm: nn.Module, channels: int, like: Tensor) -> tuple[Tensor, Ten
         scale = scale * norm.weight.double()
     shift = -norm.running_mean.double() * scale
     return scale, shift if norm.bias is None else shift + norm.bias.double()
-
-
-def call_op(
-    x: Tensor, constants: dict[str, Tensor], attributes: Attributes, gate: Tensor | None, residual: Tensor | None
-) -> Tensor:
-    """Call the op on x, with neutral values where the gate map or the residual is absent.
-
-    Args:
-        x: [N, C, H, W].
-        constants: the constant inputs, as :func:`constants_of` returns them.
-        attributes: the node's attributes.
-        gate: an external gate map [N, 1, Hg, Wg], or None.
-        residual: [N, K, Ho, Wo], or None.
-
-    Returns:
-        Y [N, K, Ho, Wo].
-    """
-    if x.dim() != 4:
-        raise ContractError(f"X is [N, C, H, W], not {list(x.shape)}")
-    k, c = constants["W"].shape[0], x.shape[1]
-    given = {
-        "X": x,
-        "gate": neutral("gate", x, k=k, c=c) if gate is None else gate,
-        "residual": neutral("residual", x, k=k, c=c) if residual is None else residual,
-    }
-    return lccl_conv(given | constants, attributes)

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from lccl.errors import ContractError
 from lccl.op.contract import FLT_MAX, INPUT_NAMES, Attributes, output_shape
 
 TORCH_ATTRIBUTES = (
@@ -278,3 +279,29 @@ def neutral(name: str, like: Tensor, *, k: int, c: int) -> Tensor:
     wide = name in ("B", "gate_B", "post_scale", "post_bias")
     dtype = torch.promote_types(like.dtype, torch.float32) if wide else like.dtype
     return torch.full(shape, value, dtype=dtype, device=like.device)
+
+
+def call_op(
+    x: Tensor, constants: dict[str, Tensor], attributes: Attributes, gate: Tensor | None, residual: Tensor | None
+) -> Tensor:
+    """Call the op on x, with neutral values where the gate map or the residual is absent.
+
+    Args:
+        x: [N, C, H, W].
+        constants: the constant inputs, as a layer is folded to.
+        attributes: the node's attributes.
+        gate: an external gate map [N, 1, Hg, Wg], or None.
+        residual: [N, K, Ho, Wo], or None.
+
+    Returns:
+        Y [N, K, Ho, Wo].
+    """
+    if x.dim() != 4:
+        raise ContractError(f"X is [N, C, H, W], not {list(x.shape)}")
+    k, c = constants["W"].shape[0], x.shape[1]
+    given = {
+        "X": x,
+        "gate": neutral("gate", x, k=k, c=c) if gate is None else gate,
+        "residual": neutral("residual", x, k=k, c=c) if residual is None else residual,
+    }
+    return lccl_conv(given | constants, attributes)
