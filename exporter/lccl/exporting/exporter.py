@@ -35,7 +35,7 @@ from lccl.loading.types import Network, SupportsArray
 from lccl.numerics import Array, Axes, count_samples
 from lccl.op.contract import QUALIFIED_NAME, VERSION
 from lccl.op.onnx_op import register_schema
-from lccl.profiling import profile
+from lccl.profiling.of_onnx import profile_canonical
 from lccl.progress import Progress, silent
 from lccl.signatures.arguments import CALLABLE, FILE, FLAG, NAMES, NETWORK, NONE, NUMBER, TEXTS_BY_NAME, instance_of, takes
 from lccl.signatures.deprecation import renamed_keywords
@@ -256,7 +256,7 @@ def _inputs_by_name(data: DataSource, axes: Axes) -> dict[str, Array]:
 
 def _densities(model: onnx.ModelProto, feeds: list[dict[str, Array]]) -> dict[str, float]:
     """The fraction of open pixels of each gated layer over the feeds."""
-    return {layer.name: layer.density for layer in profile(model, feeds).gated if layer.density is not None}
+    return {layer.name: layer.density for layer in profile_canonical(model, feeds).gated if layer.density is not None}
 
 
 def _samples(feeds: list[dict[str, Array]], axes: Axes) -> int:
