@@ -7,7 +7,7 @@ import onnx
 from lccl.backends.batches import infer_all
 from lccl.backends.onnxruntime.runner import OnnxRuntimeRunner
 from lccl.errors import UserError
-from lccl.graph.checks import default_tolerance, is_quantised
+from lccl.graph.tolerance import default_tolerance, is_quantised
 from lccl.graph.variants.relaxed import has_hard_gates
 from lccl.numerics import Agreement, Array, agreement, not_finite
 

@@ -20,10 +20,11 @@ from lccl.exporting.reasons import layers_with_reasons
 from lccl.exporting.results import MOST_DRIFT, ExportResult
 from lccl.exporting.source import Source
 from lccl.files import atomic_path, require_writable
-from lccl.graph.checks import check_model, default_tolerance
+from lccl.graph.checks import check_model
 from lccl.graph.feeds import batch_axes, describe_values
 from lccl.graph.gate_probe import set_densities
 from lccl.graph.metadata import set_metadata
+from lccl.graph.tolerance import default_tolerance
 from lccl.graph.variants.canonical import canonical
 from lccl.graph.variants.dense import dense_twin as dense_twin_of
 from lccl.graph.variants.inlined import inlined

@@ -12,8 +12,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 import lccl
 from lccl.backends.agreement import check_view
-from lccl.graph.checks import default_tolerance, is_quantised
 from lccl.graph.layers import describe_layers
+from lccl.graph.tolerance import default_tolerance, is_quantised
 from lccl.graph.variants.inlined import inlined
 
 
