@@ -11,7 +11,7 @@ from torch import Tensor, fx, nn
 
 from lccl.errors import Fix, UserError, first_line
 from lccl.graph.feeds import input_types
-from lccl.nn.call_args import call_args, require_positional
+from lccl.nn.call_args import call_args
 from lccl.nn.conv import GateMode, LCCLConv2d, plain_maths
 from lccl.nn.folded import FoldedLCCLConv2d, can_be_folded
 from lccl.nn.gate import trained_densities
@@ -56,9 +56,8 @@ class TorchSource:
         progress: Progress,
     ) -> None:
         model = unwrapped(model)
-        require_positional(model)
         self.model = model
-        self._call = call_args(args)
+        self._call = call_args(args, model)
         self._tensors = self._call.tensors
         if not self._tensors:
             raise UserError("exporting a module needs an example input that is a tensor", Fix("args", (1, 3, 224, 224)))

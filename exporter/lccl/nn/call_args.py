@@ -50,17 +50,32 @@ class CallArgs:
         return {_name(model, path): value for path, value in placed if not isinstance(value, Tensor) and value is not None}
 
 
-def call_args(args: Sequence[object]) -> CallArgs:
+def call_args(args: Sequence[object], model: nn.Module | None = None) -> CallArgs:
     """Take arguments apart; arrays become tensors.
 
+    Args:
+        args: the positional arguments.
+        model: the network that they are for; None: one that is known to take them.
+
     Raises:
-        UserError: a value that no network takes from a file.
+        UserError: the network takes inputs by name alone, or a value is one that no network takes
+            from a file.
     """
+    if model is not None:
+        _require_positional(model)
     leaves, structure = _pytree.tree_flatten(tuple(args))
     return CallArgs(tuple(map(_leaf, leaves)), structure)
 
 
-def require_positional(model: nn.Module) -> None:
+def by_signature(model: nn.Module, values: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Return one value per argument, as ``torch.export`` wants them: a tuple for ``*args``."""
+    parameters = inspect.signature(model.forward).parameters.values()
+    single = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    rest = values[len(single) :]
+    return (*values[: len(single)], rest) if rest else values
+
+
+def _require_positional(model: nn.Module) -> None:
     """Check that ``forward`` takes an input by position.
 
     Raises:
@@ -74,14 +89,6 @@ def require_positional(model: nn.Module) -> None:
             f"{type(model).__name__}.forward takes inputs by name alone, and an export passes them by position: wrap the network "
             "in a module whose forward has them as parameters"
         )
-
-
-def by_signature(model: nn.Module, values: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Return one value per argument, as ``torch.export`` wants them: a tuple for ``*args``."""
-    parameters = inspect.signature(model.forward).parameters.values()
-    single = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    rest = values[len(single) :]
-    return (*values[: len(single)], rest) if rest else values
 
 
 def _leaf(value: object) -> object:

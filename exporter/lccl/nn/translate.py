@@ -15,7 +15,7 @@ from torch.onnx import symbolic_helper
 from torch.onnx.utils import register_custom_op_symbolic
 
 from lccl.errors import Fix, UserError, first_line, innermost, leave_out
-from lccl.nn.call_args import CallArgs, by_signature, call_args, require_positional
+from lccl.nn.call_args import CallArgs, by_signature, call_args
 from lccl.nn.folded import fold
 from lccl.op.contract import ATTRIBUTES, DOMAIN, INPUT_NAMES, OP_TYPE, QUALIFIED_NAME, VERSION
 from lccl.op.onnx_op import OPSET, register_schema
@@ -55,8 +55,7 @@ def to_onnx(
         UserError: torch.onnx cannot export the model; the message carries its reason.
     """
     model = unwrapped(model)
-    require_positional(model)
-    call = args if isinstance(args, CallArgs) else call_args(args)
+    call = args if isinstance(args, CallArgs) else call_args(args, model)
     axes = [_dynamic(tensor, dynamic_hw, f"_{i}" if i else "") for i, tensor in enumerate(call.tensors)]
     names = {
         "input_names": list(input_names) if input_names else None,
