@@ -35,7 +35,7 @@ def check_against_source(
     tolerance: float | None,
     progress: Progress,
     *,
-    own: onnx.ModelProto | None,
+    unrecognised: onnx.ModelProto | None = None,
 ) -> tuple[Agreement, Agreement | None]:
     """Hold the model in ONNX Runtime against its source, as built on all feeds.
 
@@ -50,16 +50,17 @@ def check_against_source(
         tolerance: allowed error, relative to max(0.01, largest output); None: by the model's
             precision.
         progress: called with each step.
-        own: the network with the gates that the source knows: the model itself, where no gate was
-            recognised in it. None where the source knows no gate.
+        unrecognised: the network as it was before gates were recognised in it, which has the gates
+            alone that the source knows; None where none was recognised.
 
     Returns:
-        The agreement as built, and with the gates of ``own`` open, where the source can run that
-        way.
+        The agreement as built, and with the gates that the source knows open, where it has some and
+        can run that way.
 
     Raises:
         UserError: they differ.
     """
+    own = model if unrecognised is None else _with_own_gates(unrecognised)
     allowed = default_tolerance(model) if tolerance is None else tolerance
     results = _compare(model, source, feeds, "as built", allowed, progress, hard=has_hard_gates(model))
     if own is None:
@@ -71,7 +72,7 @@ def check_against_source(
     return merge(results), merge(_compare(dense_twin(own), source, feeds[:1], "open", allowed, progress))
 
 
-def with_own_gates(traced: onnx.ModelProto) -> onnx.ModelProto | None:
+def _with_own_gates(traced: onnx.ModelProto) -> onnx.ModelProto | None:
     """The traced network to check with its own gates only; None where it has no LCCLConv node."""
     return upcast(canonical(traced)) if any(is_lccl_node(n) for n in traced.graph.node) else None
 

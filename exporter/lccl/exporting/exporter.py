@@ -13,7 +13,7 @@ import onnx
 
 from lccl.backends.agreement import check_view
 from lccl.errors import Fix, UserError, kind_of, leave_out
-from lccl.exporting.checking import check_against_source, real_feeds, with_own_gates
+from lccl.exporting.checking import check_against_source, real_feeds
 from lccl.exporting.gate_search import find_layers, masked
 from lccl.exporting.onnx_source import OnnxSource
 from lccl.exporting.reasons import layers_with_reasons
@@ -195,8 +195,8 @@ def _export(source: Source, weights: WeightFile, request: _Request) -> ExportRes
     random = masked(source.feeds(runs), recognised.masks)
     real = [] if given is None else real_feeds(runs, given)
     feeds = random + real
-    own = with_own_gates(traced) if recognised.layers else runs
-    checked, checked_open = check_against_source(runs, source, feeds, allowed, progress, own=own)
+    before = traced if recognised.layers else None
+    checked, checked_open = check_against_source(runs, source, feeds, allowed, progress, unrecognised=before)
     progress("measuring densities")
     densities = _densities(runs, random)
     drifted: dict[str, tuple[float, float]] = {}
