@@ -25,7 +25,7 @@ from lccl.progress import Progress
 from lccl.text import FIXED_BATCH, FIXED_HW, count
 
 if TYPE_CHECKING:
-    from lccl.nn.conv import GateMode
+    from lccl.nn.gate import GateMode
 
 
 def check_against_source(

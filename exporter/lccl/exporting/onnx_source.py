@@ -20,7 +20,7 @@ from lccl.numerics import Array
 from lccl.text import count
 
 if TYPE_CHECKING:
-    from lccl.nn.conv import GateMode
+    from lccl.nn.gate import GateMode
 
 
 class OnnxSource:

@@ -26,7 +26,7 @@ from lccl.progress import Progress
 from lccl.torch_calls import flatten
 
 if TYPE_CHECKING:
-    from lccl.nn.conv import GateMode
+    from lccl.nn.gate import GateMode
 
 
 class ProgramSource:

@@ -10,7 +10,7 @@ import onnx
 from lccl.numerics import Array
 
 if TYPE_CHECKING:
-    from lccl.nn.conv import GateMode
+    from lccl.nn.gate import GateMode
 
 
 class Source(Protocol):

@@ -12,9 +12,10 @@ from torch import Tensor, fx, nn
 from lccl.errors import Fix, UserError, first_line
 from lccl.graph.feeds import input_types
 from lccl.nn.call_args import call_args
-from lccl.nn.conv import GateMode, LCCLConv2d, plain_maths
+from lccl.nn.conv import LCCLConv2d
 from lccl.nn.folded import FoldedLCCLConv2d, can_be_folded
-from lccl.nn.gate import trained_densities
+from lccl.nn.gate import GateMode, trained_densities
+from lccl.nn.plain import plain_maths
 from lccl.nn.translate import to_onnx
 from lccl.numerics import Array
 from lccl.op.torch_op import OP

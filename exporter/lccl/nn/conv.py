@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -14,7 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from lccl.backends.torch.cuda import kernel_op
 from lccl.errors import ContractError, UserError, shown
 from lccl.nn.folding import attributes_of, constants_of
-from lccl.nn.gate import Gate, GateActivation
+from lccl.nn.gate import Gate, GateActivation, GateMode
 from lccl.nn.parts import own_code, refresh
 from lccl.op.contract import Attributes, gate_pads
 from lccl.op.torch_op import call_op, leaky, threshold_gate, upsample_gate
@@ -23,9 +22,6 @@ from lccl.signatures.arguments import COUNT, FLAG, NAME, NONE, NUMBER, SIZES, WH
 GateKind = Literal["1x1", "kxk", "grid", "external"]
 Order = Literal["paper", "released"]
 Activation = Literal["relu", "default"] | float | None
-GateMode = Literal["as built", "open", "relaxed"]
-"""How a check evaluates gates: as they are; all 1; or as their logits, cut to 0 and 2, without a
-threshold, so that no gate jumps at its edge."""
 _MOST_GRID_WEIGHTS = 2**24
 """Limit on a grid gate's weights (128 x 128 for 1,024 channels), so that a size in a damaged file
 cannot allocate terabytes."""
@@ -353,23 +349,3 @@ class LCCLConv2d(nn.Module):
         if self.gate_threshold > 0:
             parts.append(f"gate_threshold={self.gate_threshold}")
         return ", ".join(parts)
-
-
-@contextmanager
-def plain_maths(model: nn.Module, gates: GateMode) -> Iterator[None]:
-    """Make every LCCLConv2d compute unfolded, in PyTorch's own layers, within the block.
-
-    Checks use it as the reference for the folded form.
-
-    Args:
-        gates: how the gates are evaluated; see :data:`GateMode`.
-    """
-    layers = [m for m in model.modules() if isinstance(m, LCCLConv2d)]
-    before = [layer.plain_gates for layer in layers]
-    for layer in layers:
-        layer.plain_gates = gates
-    try:
-        yield
-    finally:
-        for layer, value in zip(layers, before, strict=True):
-            layer.plain_gates = value

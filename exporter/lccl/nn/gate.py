@@ -16,6 +16,9 @@ from lccl.op.contract import BINARY_SLOPE, FLT_MAX
 from lccl.op.torch_op import bound_gate
 
 GateActivation = Literal["relu", "hardtanh", "binary"]
+GateMode = Literal["as built", "open", "relaxed"]
+"""How a check evaluates gates: as they are; all 1; or as their logits, cut to 0 and 2, without a
+threshold, so that no gate jumps at its edge."""
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from torch import nn
 from lccl.errors import UserError
 from lccl.models.resnet import LayerOptions
 from lccl.nn import FoldedLCCLConv2d, LCCLConv2d, fold
-from lccl.nn.conv import plain_maths
 from lccl.nn.gate import GATE_CURVES, Gate, GateActivation, open_gate
+from lccl.nn.plain import plain_maths
 from lccl.op.contract import BINARY_SLOPE, FLT_MAX
 
 FORMS: dict[str, dict[str, Any]] = {

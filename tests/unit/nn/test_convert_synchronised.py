@@ -12,7 +12,7 @@ from torch import nn
 import lccl
 import support.networks.dense as nets
 from lccl.nn import LCCLConv2d, fold
-from lccl.nn.conv import plain_maths
+from lccl.nn.plain import plain_maths
 
 NETWORKS = {"resnet18": lambda: nets.resnet18(4), "resnet50": lambda: nets.resnet50(4)}
 X = (2, 3, 16, 16)

@@ -16,8 +16,8 @@ from torch.nn.utils import parametrizations, prune, spectral_norm, weight_norm
 import lccl
 from lccl.errors import UserError
 from lccl.nn import FoldedLCCLConv2d, LCCLConv2d, fold
-from lccl.nn.conv import plain_maths
 from lccl.nn.gate import Gate
+from lccl.nn.plain import plain_maths
 from support.networks.merging import Merging
 
 

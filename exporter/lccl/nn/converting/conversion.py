@@ -15,7 +15,7 @@ from torch import Tensor, fx, nn
 from torch.nn.utils import parametrize
 
 from lccl.errors import UserError, kind_of, shown
-from lccl.nn.conv import LCCLConv2d, Order, plain_maths
+from lccl.nn.conv import LCCLConv2d, Order
 from lccl.nn.converting.measure import (
     LOW_PRECISION,
     TOLERANCE,
@@ -37,6 +37,7 @@ from lccl.nn.converting.trace import NetworkTrace, has_hooks, trace
 from lccl.nn.folded import FoldedLCCLConv2d
 from lccl.nn.gate import GateActivation
 from lccl.nn.parts import computes_as_conv2d, is_set_from_outside, refresh
+from lccl.nn.plain import plain_maths
 from lccl.op.contract import gate_macs, grid_hw
 from lccl.signatures.arguments import FLAG, NAME, NONE, NUMBER, SIZES, WHOLE, takes
 from lccl.signatures.deprecation import renamed_keywords
