@@ -13,8 +13,9 @@ from lccl.errors import Fix, UserError, first_line
 from lccl.graph.feeds import input_types
 from lccl.nn.call_args import call_args
 from lccl.nn.conv import LCCLConv2d
+from lccl.nn.densities import trained_densities
 from lccl.nn.folded import FoldedLCCLConv2d, can_be_folded
-from lccl.nn.gate import GateMode, trained_densities
+from lccl.nn.gate import GateMode
 from lccl.nn.plain import plain_maths
 from lccl.nn.translate import to_onnx
 from lccl.numerics import Array

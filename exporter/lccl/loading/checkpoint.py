@@ -82,7 +82,7 @@ def save_checkpoint(
     import torch
 
     from lccl.nn import recipe
-    from lccl.nn.gate import trained_densities
+    from lccl.nn.densities import trained_densities
     from lccl.torch_calls import unwrapped
 
     if not isinstance(factory, str) or not all(factory.partition(":")):

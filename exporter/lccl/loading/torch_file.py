@@ -103,7 +103,7 @@ def load_model(
     load_weights(module, Weights(checkpoint.state_dict, source, label, gated, state_dict_prefix, prefix_option))
     require_sound(module, source)
     if checkpoint.densities:
-        from lccl.nn.gate import set_trained_densities
+        from lccl.nn.densities import set_trained_densities
 
         set_trained_densities(module, checkpoint.densities)
     if checkpoint.thresholds:

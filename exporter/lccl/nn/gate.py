@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -154,22 +153,6 @@ class Gate(nn.Module):
             surrogate = torch.sigmoid(4 * logits)  # the step's gradient: a straight-through estimator
             return (logits > 0).to(surrogate.dtype) + surrogate - surrogate.detach()
         return bound_gate(logits, self.curve.slope, self.curve.bound)
-
-
-def trained_densities(model: nn.Module) -> dict[str, float]:
-    """Return the densities that gates had in training, by layer, where something observed them."""
-    return {
-        path.removesuffix("gate").removesuffix("."): module.trained_density
-        for path, module in model.named_modules()
-        if isinstance(module, Gate) and module.trained_density is not None
-    }
-
-
-def set_trained_densities(model: nn.Module, densities: Mapping[str, float]) -> None:
-    """Give gates the densities that :func:`trained_densities` returned; unknown names are left."""
-    for path, module in model.named_modules():
-        if isinstance(module, Gate):
-            module.trained_density = densities.get(path.removesuffix("gate").removesuffix("."))
 
 
 def _is_synchronized(norm: _BatchNorm) -> bool:
