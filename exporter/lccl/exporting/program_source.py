@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 from torch.export.graph_signature import InputKind
 
-from lccl.backends.batches import common_batches, infer_all
+from lccl.backends.batch_ranges import common_batches
+from lccl.backends.batches import infer_all
 from lccl.backends.interface import Batches
 from lccl.errors import UserError, first_line
 from lccl.exporting.torch_source import BFLOAT16

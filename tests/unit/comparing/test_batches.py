@@ -12,7 +12,8 @@ import onnx
 import pytest
 
 import lccl
-from lccl.backends.batches import common_batches, infer_all
+from lccl.backends.batch_ranges import common_batches
+from lccl.backends.batches import infer_all
 from lccl.backends.interface import Batches
 from lccl.backends.onnxruntime.runner import OnnxRuntimeRunner
 from lccl.backends.tensorrt.runner import _VARIABLE, TensorRTRunner, _polygraphy_for

@@ -9,7 +9,7 @@ from typing import Any, Self
 
 import onnx
 
-from lccl.backends.batches import common_batches_of
+from lccl.backends.batch_ranges import common_batches_of
 from lccl.backends.interface import Batches
 from lccl.errors import UserError
 from lccl.files import require_file

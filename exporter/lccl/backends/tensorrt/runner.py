@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self
 
-from lccl.backends.batches import common_batches
+from lccl.backends.batch_ranges import common_batches
 from lccl.backends.interface import Batches
 from lccl.errors import UserError, first_line
 from lccl.files import require_file
