@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from lccl.backends.interface import BuildRequest, OptimizationProfile
 from lccl.errors import Fix, UserError, shown
 from lccl.graph.batch_axes import Dims, dims_of, is_dynamic
-from lccl.graph.feeds import batch_axes, input_types
+from lccl.graph.inputs import batch_axes, input_types
 
 DEFAULT_BATCH = 8
 """The largest batch of an engine, where none is told."""

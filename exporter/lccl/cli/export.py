@@ -181,7 +181,8 @@ def _export_onnx(options: Namespace, common: dict[str, Any], shapes: list[tuple[
             raise UserError(f"--{name.replace('_', '-')} goes with a checkpoint; an .onnx file has its network in it")
     import numpy as np
 
-    from lccl.graph.feeds import batch_axes, few_samples
+    from lccl.graph.feeds import few_samples
+    from lccl.graph.inputs import batch_axes
     from lccl.loading.data import load_data
     from lccl.loading.onnx import onnx_structure
 

@@ -15,7 +15,7 @@ from lccl.comparing.measure import LatencyPlan, all_outputs, latencies
 from lccl.comparing.references import Outputs, against_references
 from lccl.comparing.requirements import require_metric, require_running
 from lccl.comparing.results import Comparison, Environment, Row
-from lccl.graph.feeds import input_types
+from lccl.graph.inputs import input_types
 from lccl.loading.data import Data, DataSource, read_data
 from lccl.loading.types import Factory, Network
 from lccl.metrics import Direction, Metric, metric_of, top1

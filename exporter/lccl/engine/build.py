@@ -19,7 +19,8 @@ from lccl.engine.sidecar import SIDECAR_SUFFIX, write_sidecar
 from lccl.errors import Fix, UserError, shown
 from lccl.files import atomic_path, require_file, require_writable, sha256
 from lccl.graph.checks import check_types
-from lccl.graph.feeds import Feed, batch_axes, random_feed
+from lccl.graph.feeds import Feed, random_feed
+from lccl.graph.inputs import batch_axes
 from lccl.graph.intake import intake
 from lccl.graph.variants.canonical import canonical
 from lccl.graph.variants.inlined import inlined

@@ -13,7 +13,8 @@ from lccl.backends.batches import CHUNK, infer_all
 from lccl.backends.onnxruntime.runner import OnnxRuntimeRunner
 from lccl.errors import Fix, UserError, leave_out
 from lccl.exporting.source import Source
-from lccl.graph.feeds import batch_axes, input_types, require_shape
+from lccl.graph.feeds import require_shape
+from lccl.graph.inputs import batch_axes, input_types
 from lccl.graph.tolerance import default_tolerance, is_quantised
 from lccl.graph.variants.canonical import canonical
 from lccl.graph.variants.dense import dense_twin

@@ -17,12 +17,12 @@ from lccl.exporting.checking import check_against_source, real_feeds
 from lccl.exporting.gate_search import find_layers, masked
 from lccl.exporting.onnx_source import OnnxSource
 from lccl.exporting.reasons import layers_with_reasons
-from lccl.exporting.results import MOST_DRIFT, ExportResult
+from lccl.exporting.results import MOST_DRIFT, ExportResult, describe_values
 from lccl.exporting.source import Source
 from lccl.files import atomic_path, require_writable
 from lccl.graph.checks import check_model
-from lccl.graph.feeds import batch_axes, describe_values
 from lccl.graph.gate_probe import set_densities
+from lccl.graph.inputs import batch_axes
 from lccl.graph.metadata import set_metadata
 from lccl.graph.tolerance import default_tolerance
 from lccl.graph.variants.canonical import canonical

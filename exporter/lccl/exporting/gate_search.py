@@ -15,7 +15,7 @@ from onnx import helper
 from lccl.backends.batches import infer_all
 from lccl.backends.onnxruntime.runner import OnnxRuntimeRunner
 from lccl.errors import Fix, UserError
-from lccl.graph.feeds import input_types
+from lccl.graph.inputs import input_types
 from lccl.graph.recognise import NearMiss, RecognisedLayer, Recognition, recognise
 from lccl.graph.tolerance import default_tolerance, is_quantised
 from lccl.graph.variants.canonical import canonical

@@ -10,7 +10,8 @@ import onnx
 from lccl.backends.batches import infer_all
 from lccl.backends.onnxruntime.runner import OnnxRuntimeRunner
 from lccl.errors import UserError
-from lccl.graph.feeds import input_types, random_feed, require_shape
+from lccl.graph.feeds import random_feed, require_shape
+from lccl.graph.inputs import input_types
 from lccl.graph.intake import intake
 from lccl.graph.variants.open_gates import with_open_gates
 from lccl.graph.variants.relaxed import with_relaxed_gates

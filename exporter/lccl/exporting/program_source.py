@@ -19,7 +19,7 @@ from lccl.backends.interface import Batches
 from lccl.errors import UserError, first_line
 from lccl.exporting.torch_source import BFLOAT16
 from lccl.graph.batch_axes import find_batch_axes
-from lccl.graph.feeds import input_types
+from lccl.graph.inputs import input_types
 from lccl.nn.call_args import CallArgs, call_args
 from lccl.nn.translate import program_to_onnx
 from lccl.numerics import Array

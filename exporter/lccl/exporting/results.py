@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from lccl.exporting.gate_search import explained
 from lccl.graph.layers import LayerReport
 from lccl.graph.recognise import NearMiss, RecognisedLayer
-from lccl.numerics import Agreement
+from lccl.numerics import Agreement, Array
 from lccl.text import count, table
 
 MOST_DRIFT = 0.05
@@ -152,3 +152,17 @@ class ExportResult:
                 f". Against the graph before recognition, with all gates open: max error {self.recognised_open.max_error:.1e}"
             )
         return text
+
+
+def describe_values(feeds: Sequence[dict[str, Array]]) -> dict[str, str]:
+    """Return what values the inputs have that are not floats, such as "uint8 from 0 to 255"."""
+    told = {}
+    for name in feeds[0] if feeds else ():
+        parts = [feed[name] for feed in feeds if feed[name].size]
+        if not parts or parts[0].dtype.kind not in "biu":
+            continue
+        least, most = min(part.min() for part in parts), max(part.max() for part in parts)
+        dtype = parts[0].dtype
+        both = "true and false" if dtype.kind == "b" else f"{dtype} from {least} to {most}"
+        told[name] = f"{dtype}, all {least}".lower() if least == most else both
+    return told

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from lccl.errors import Fix, UserError, first_line
-from lccl.graph.feeds import input_types
+from lccl.graph.inputs import input_types
 from lccl.nn.call_args import call_args
 from lccl.nn.conv import LCCLConv2d
 from lccl.nn.densities import trained_densities

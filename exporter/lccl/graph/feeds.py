@@ -1,4 +1,4 @@
-"""Inputs of a model: their types, and random values for them."""
+"""Values for inputs of a model: random ones, and the shapes that they may have."""
 
 from __future__ import annotations
 
@@ -8,36 +8,12 @@ import numpy as np
 import onnx
 
 from lccl.errors import UserError
-from lccl.graph.batch_axes import BatchAxes, dims_of, find_batch_axes, is_dynamic
+from lccl.graph.batch_axes import dims_of, is_dynamic
 from lccl.graph.index_ranges import index_limits
+from lccl.graph.inputs import batch_axes, input_types
 from lccl.numerics import Array
 
 Feed = dict[str, Array]
-
-
-def input_types(model: onnx.ModelProto) -> dict[str, onnx.TypeProto.Tensor]:
-    """Return the types of the model's inputs by name.
-
-    Initializers that older exporters list among the inputs are left out, and a size below 1, which
-    some exporters write for a dynamic one, has no number.
-    """
-    stored = {t.name for t in model.graph.initializer}
-    types = {v.name: v.type.tensor_type for v in model.graph.input if v.name not in stored}
-    for name, kind in types.items():
-        if any(d.HasField("dim_value") and d.dim_value < 1 for d in kind.shape.dim):
-            types[name] = type(kind)()
-            types[name].CopyFrom(kind)
-            for dim in types[name].shape.dim:
-                if dim.dim_value < 1:
-                    dim.ClearField("dim_value")
-    return types
-
-
-def batch_axes(model: onnx.ModelProto) -> BatchAxes:
-    """Return where the batch stands in the model's inputs and outputs."""
-    inputs = {name: dims_of(kind) for name, kind in input_types(model).items()}
-    outputs = {v.name: dims_of(v.type.tensor_type) for v in model.graph.output}
-    return find_batch_axes(inputs, outputs)
 
 
 def random_feed(model: onnx.ModelProto, shapes: dict[str, tuple[int, ...]] | None = None, seed: int = 0) -> dict[str, Array]:
@@ -93,20 +69,6 @@ def few_samples(model: onnx.ModelProto, inputs: Mapping[str, Array]) -> dict[str
         fixed = [1 if is_dynamic(size) else int(size or 0) for size in dims]
         shapes[name] = tuple(fixed[i] if i == axis and i < len(fixed) else size for i, size in enumerate(given))
     return shapes
-
-
-def describe_values(feeds: Sequence[Feed]) -> dict[str, str]:
-    """Return what values the inputs have that are not floats, such as "uint8 from 0 to 255"."""
-    told = {}
-    for name in feeds[0] if feeds else ():
-        parts = [feed[name] for feed in feeds if feed[name].size]
-        if not parts or parts[0].dtype.kind not in "biu":
-            continue
-        least, most = min(part.min() for part in parts), max(part.max() for part in parts)
-        dtype = parts[0].dtype
-        both = "true and false" if dtype.kind == "b" else f"{dtype} from {least} to {most}"
-        told[name] = f"{dtype}, all {least}".lower() if least == most else both
-    return told
 
 
 def require_shape(name: str, shape: Sequence[int], kind: onnx.TypeProto.Tensor, any_size: int | None = None) -> None:

@@ -15,8 +15,8 @@ from onnx import helper
 from lccl.backends.batches import infer_all
 from lccl.backends.onnxruntime.runner import OnnxRuntimeRunner
 from lccl.errors import UserError
-from lccl.graph.feeds import batch_axes, input_types
 from lccl.graph.gate_probe import with_gate_outputs
+from lccl.graph.inputs import batch_axes, input_types
 from lccl.graph.intake import HOW_TO_RESTORE, LOST_NODES, has_lost_nodes, intake
 from lccl.graph.layers import weight_shapes
 from lccl.graph.variants.canonical import canonical

@@ -11,8 +11,8 @@ from onnx import helper, numpy_helper
 from lccl.backends.batches import CHUNK, infer_all
 from lccl.backends.onnxruntime.runner import OnnxRuntimeRunner
 from lccl.errors import UserError
-from lccl.graph.feeds import input_types
 from lccl.graph.gate_probe import set_densities, with_gate_outputs
+from lccl.graph.inputs import input_types
 from lccl.graph.intake import intake
 from lccl.graph.variants.canonical import canonical
 from lccl.loading.data import Data

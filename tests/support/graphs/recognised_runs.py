@@ -12,7 +12,7 @@ from onnx import TensorProto
 from lccl.backends.onnxruntime.runner import OnnxRuntimeRunner
 from lccl.errors import UserError
 from lccl.graph.checks import check_model
-from lccl.graph.feeds import input_types
+from lccl.graph.inputs import input_types
 from lccl.graph.recognise import Recognition
 from lccl.graph.variants.runnable import runnable
 from lccl.graph.variants.upcast import upcast

@@ -10,7 +10,7 @@ import pytest
 
 from lccl.exporting.gate_search import GateSearchResult, NothingToGainError, find_layers
 from lccl.exporting.onnx_source import OnnxSource
-from lccl.graph.feeds import input_types
+from lccl.graph.inputs import input_types
 from lccl.graph.recognise import recognise
 from lccl.op.onnx_op import register_schema
 from lccl.progress import silent

@@ -11,7 +11,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from lccl.graph.feeds import describe_values, random_feed
+from lccl.exporting.results import describe_values
+from lccl.graph.feeds import random_feed
 from lccl.numerics import Array
 
 Node = onnx.NodeProto

@@ -13,7 +13,8 @@ from onnx import TensorProto as T
 from onnx import helper, numpy_helper, version_converter
 
 from lccl.errors import UserError
-from lccl.graph.feeds import input_types, random_feed
+from lccl.graph.feeds import random_feed
+from lccl.graph.inputs import input_types
 from lccl.graph.intake import has_lost_nodes, has_nodes, intake
 from lccl.graph.recognise import recognise
 from lccl.graph.variants.canonical import canonical
