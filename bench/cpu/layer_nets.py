@@ -17,7 +17,8 @@ from onnx import helper, numpy_helper
 from bench.cpu.common import Array, mask
 from lccl.errors import UserError
 from lccl.op.contract import DOMAIN, FLT_MAX, VERSION, Attributes, dense_macs, gate_macs
-from lccl.op.onnx_op import IR_VERSION, OPSET, attach_function, make_node
+from lccl.op.onnx_function import attach_function
+from lccl.op.onnx_op import IR_VERSION, OPSET, make_node
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,8 @@ import lccl.ort
 from lccl.backends.onnxruntime import library as op_library
 from lccl.backends.onnxruntime import session as op_session
 from lccl.op.contract import DOMAIN, INPUT_NAMES, OP_TYPE, VERSION
-from lccl.op.onnx_op import IR_VERSION, OPSET, attach_function, make_node
+from lccl.op.onnx_function import attach_function
+from lccl.op.onnx_op import IR_VERSION, OPSET, make_node
 from lccl.op.reference import lccl_conv
 from support.cases.op_cases import CASES, Case
 from support.graphs.models import case_model, op_types

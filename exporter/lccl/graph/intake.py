@@ -14,7 +14,8 @@ import onnx
 from onnx import GraphProto, NodeProto, helper
 
 from lccl.op.contract import DOMAIN, INPUTS, OP_TYPE
-from lccl.op.onnx_op import attach_function, is_lccl_node, is_op_function, make_function
+from lccl.op.onnx_function import attach_function, is_op_function, make_function
+from lccl.op.onnx_op import is_lccl_node
 
 STANDARD = ("", "ai.onnx")
 """The two spellings of the standard ops' domain."""

@@ -10,7 +10,8 @@ import onnx
 from onnx import helper, numpy_helper
 
 from lccl.op.contract import DOMAIN, INPUT_NAMES, VERSION, output_shape
-from lccl.op.onnx_op import IR_VERSION, OPSET, attach_function, make_node
+from lccl.op.onnx_function import attach_function
+from lccl.op.onnx_op import IR_VERSION, OPSET, make_node
 from support.cases.op_cases import Case
 
 RUNTIME_INPUTS = ("X", "gate", "residual")

@@ -21,7 +21,8 @@ from lccl.graph.variants.canonical import canonical
 from lccl.graph.variants.dense import dense_twin
 from lccl.graph.variants.inlined import inlined
 from lccl.op.contract import DOMAIN, OP_TYPE
-from lccl.op.onnx_op import OPSET, attach_function, is_lccl_node, is_op_function, make_function
+from lccl.op.onnx_function import attach_function, is_op_function, make_function
+from lccl.op.onnx_op import OPSET, is_lccl_node
 from support.cases.op_cases import CASES
 from support.graphs.models import case_model, op_types, run
 

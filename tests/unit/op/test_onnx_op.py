@@ -8,7 +8,8 @@ import pytest
 from onnx import helper
 
 from lccl.op.contract import ATTRIBUTES, DOMAIN, OP_TYPE, Attributes, output_shape
-from lccl.op.onnx_op import make_function, make_node, node_attributes, register_schema
+from lccl.op.onnx_function import make_function
+from lccl.op.onnx_op import make_node, node_attributes, register_schema
 from support.cases.op_cases import CASES, Case
 from support.graphs.models import case_model
 

@@ -18,7 +18,7 @@ from lccl.graph.shapes import sizes_of
 from lccl.graph.simplify import simplified
 from lccl.graph.surgery import to_model
 from lccl.op.contract import INPUT_NAMES
-from lccl.op.onnx_op import attach_function
+from lccl.op.onnx_function import attach_function
 
 
 @dataclass(frozen=True)

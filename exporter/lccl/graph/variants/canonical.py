@@ -16,7 +16,8 @@ from lccl.graph.fold import fold_batch_norms
 from lccl.graph.opset import in_own_opset
 from lccl.graph.surgery import attributes_of, constant, fold_constants, is_lccl, to_graph, to_model, value_of
 from lccl.op.contract import DOMAIN, INPUTS, OP_TYPE, OPTIONAL_INPUTS, VERSION, Attributes, check_geometry, output_shape
-from lccl.op.onnx_op import OPSET, attach_function
+from lccl.op.onnx_function import attach_function
+from lccl.op.onnx_op import OPSET
 
 
 def canonical(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import onnx
 
 from lccl.op.contract import DOMAIN, OP_TYPE
-from lccl.op.onnx_op import attach_function, is_lccl_node
+from lccl.op.onnx_function import attach_function
+from lccl.op.onnx_op import is_lccl_node
 
 
 def runnable(model: onnx.ModelProto) -> onnx.ModelProto:
