@@ -25,7 +25,7 @@ from onnx import TensorProto, helper, numpy_helper
 from lccl.errors import UserError
 from lccl.files import if_abandoned
 from lccl.numerics import Array
-from lccl.protos import SMALL, field_key, without_data, without_initializers
+from lccl.protos import SMALL, without_data, without_initializers
 
 _ALIGNMENT = 64
 """The alignment of each tensor in a file, in bytes, which suits vector instructions."""
@@ -110,7 +110,7 @@ class WeightFile:
         kind = helper.np_dtype_to_tensor_dtype(values.dtype)
         if values.size <= SMALL or kind not in _PLAIN_TYPES:
             return numpy_helper.from_array(values, name)
-        return self._stored(TensorProto(name=name, data_type=kind, dims=values.shape), _as_bytes(values))
+        return self._stored(TensorProto(name=name, data_type=kind, dims=values.shape), as_bytes(values))
 
     def _in_memory(self, tensor: TensorProto, folder: str | Path | None) -> TensorProto:
         """Load the tensor's data from another file.
@@ -196,44 +196,6 @@ def array(tensor: TensorProto) -> Array:
     return file.map(place, _PLAIN_TYPES[tensor.data_type], tuple(tensor.dims))
 
 
-def write_whole(model: onnx.ModelProto, path: Path) -> None:
-    """Write the model as one file with its weights in it.
-
-    The weights are copied from file to file, since protobuf would hold them in memory three times.
-    The fields of a message may come in any order, so that the graph is the model's last field and
-    the weights are the graph's.
-
-    Raises:
-        OSError: the disk is full.
-    """
-    rest = without_initializers(model)
-    graph = rest.graph.SerializeToString()
-    rest.ClearField("graph")
-    inside = [_head(tensor) for tensor in model.graph.initializer]
-    sizes = [len(head) + _outside(tensor) for head, tensor in zip(inside, model.graph.initializer, strict=True)]
-    keys = [field_key(onnx.GraphProto, "initializer", size) for size in sizes]
-    with path.open("wb") as stream:
-        stream.write(rest.SerializeToString())
-        stream.write(field_key(onnx.ModelProto, "graph", len(graph) + sum(map(len, keys)) + sum(sizes)))
-        stream.write(graph)
-        for key, head, tensor in zip(keys, inside, model.graph.initializer, strict=True):
-            stream.write(key + head)
-            if _outside(tensor):
-                stream.write(_as_bytes(array(tensor)).data)
-
-
-def whole_size(model: onnx.ModelProto) -> int:
-    """Return the bytes of the model with its weights in it, to within a few per weight."""
-    return int(model.ByteSize()) + sum(map(_outside, model.graph.initializer))
-
-
-def _head(tensor: TensorProto) -> bytes:
-    """Serialize a tensor, up to its data if that is in a file."""
-    if not _outside(tensor):
-        return bytes(tensor.SerializeToString())
-    return bytes(without_data(tensor).SerializeToString()) + field_key(TensorProto, "raw_data", _outside(tensor))
-
-
 def _read_within(graph: onnx.GraphProto, within: bool = False) -> Iterator[str]:
     """Yield the names that subgraphs read or return, their own included."""
     for node in graph.node:
@@ -268,13 +230,13 @@ def _loaded(tensor: TensorProto, folder: str | Path | None) -> TensorProto:
     return out
 
 
-def _as_bytes(values: Array) -> Array:
+def as_bytes(values: Array) -> Array:
     """View the values as bytes; copy them if they are not contiguous."""
     flat: Array = np.ascontiguousarray(values).reshape(-1).view(np.uint8)
     return flat
 
 
-def _outside(tensor: TensorProto) -> int:
+def outside_bytes(tensor: TensorProto) -> int:
     """Return how many bytes of the tensor are in a file."""
     return 0 if file_of(tensor) is None else _bytes(tensor)
 

@@ -24,7 +24,8 @@ from lccl.graph.variants.upcast import upcast
 from lccl.loading.onnx import load_onnx
 from lccl.op.onnx_op import register_schema
 from lccl.protos import SMALL, skeleton_of
-from lccl.weights import WeightFile, array, weight_file, whole_size, write_whole
+from lccl.weights import WeightFile, array, weight_file
+from lccl.whole_file import whole_size, write_whole
 
 PLAIN = (np.float32, np.float16, ml_dtypes.bfloat16, np.float64, np.int8, np.uint8, np.int32, np.int64, np.bool_)
 

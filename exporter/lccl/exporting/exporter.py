@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ from lccl.exporting.onnx_source import OnnxSource
 from lccl.exporting.reasons import layers_with_reasons
 from lccl.exporting.results import MOST_DRIFT, ExportResult, describe_values
 from lccl.exporting.source import Source
-from lccl.files import atomic_path, require_writable
+from lccl.files import require_writable
 from lccl.graph.checks import check_model
 from lccl.graph.gate_probe import set_densities
 from lccl.graph.inputs import batch_axes
@@ -41,13 +40,12 @@ from lccl.progress import Progress, silent
 from lccl.signatures.arguments import CALLABLE, FILE, FLAG, NAMES, NETWORK, NONE, NUMBER, TEXTS_BY_NAME, instance_of, takes
 from lccl.signatures.deprecation import renamed_keywords
 from lccl.version import __version__
-from lccl.weights import WeightFile, whole_size, write_whole
+from lccl.weights import WeightFile
+from lccl.whole_file import write_files
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
-MAX_FILE_BYTES = 2**31 - 2**20
-"""Protobuf's limit for one file, with room for the variants' metadata."""
 
 PositionalArgs: TypeAlias = "SupportsArray | Sequence[object] | Mapping[str, object]"
 """Positional example inputs, as ``torch.onnx.export`` takes them: one, or a sequence of them. Each
@@ -217,7 +215,7 @@ def _export(source: Source, weights: WeightFile, request: _Request) -> ExportRes
     if targets["tensorrt"]:
         files["tensorrt"] = _checked_variant(stripped(result), notes, "tensorrt")
     progress("writing")
-    _write({targets[kind]: proto for kind, proto in files.items()})  # type: ignore[misc]
+    write_files({targets[kind]: proto for kind, proto in files.items()})  # type: ignore[misc]
     assert targets["model"] is not None
     return ExportResult(
         targets["model"],
@@ -323,13 +321,3 @@ def _checked_variant(model: onnx.ModelProto, notes: dict[str, str], kind: str) -
     set_metadata(model, __version__, {**notes, "lccl.twin": kind})
     check_model(model)
     return model
-
-
-def _write(files: Mapping[Path, onnx.ModelProto]) -> None:
-    """All of the files or none."""
-    with contextlib.ExitStack() as stack:
-        for path, model in files.items():
-            if whole_size(model) > MAX_FILE_BYTES:
-                raise UserError(f"the model is over 2 GB, the limit of one ONNX file; this version cannot split {path}")
-            temporary = stack.enter_context(atomic_path(path))
-            write_whole(model, temporary)

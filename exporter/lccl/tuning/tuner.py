@@ -260,7 +260,7 @@ def _write(tuned: Any, path: Path, source: _Source) -> None:
     if source.loaded is None:
         from lccl.graph.metadata import set_metadata
         from lccl.version import __version__
-        from lccl.weights import write_whole
+        from lccl.whole_file import write_whole
 
         set_metadata(tuned, __version__, {"lccl.tuned": "yes"})
         with atomic_path(path) as temporary:
