@@ -2,8 +2,8 @@
 #pragma once
 
 #include "gate.h"
+#include "order.h"
 #include "output.h"
-#include "rows.h"
 #include "tile.h"
 
 namespace LCCL_CPU_ISA

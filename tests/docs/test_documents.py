@@ -34,6 +34,7 @@ ELSEWHERE = {
     "make demo": "its output is held against the table of docs/demo.md below",
     "pip install torch": "installs; tests/packaging installs a wheel with its extras",
     "make test": "would be this run again; that it collects is seen below",
+    "lccl export samples/pages/pixel.pt": "the demo runs these commands",
     "lccl tune samples/pages": "a quarter of an hour; docs/train.md tunes a smaller network, in a block that is run",
     "lccl export tuned.pt -o tuned.onnx --factory": "reads what the tuning wrote, which is not run",
     "make train-pages": "hours; tests/unit/samples takes two steps of it",
