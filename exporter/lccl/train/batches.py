@@ -1,4 +1,4 @@
-"""What a caller gives to functions of this package: batches, a loss, a score; checked, and called."""
+"""What callers give to functions of this package: batches, a loss, a score; checked and called."""
 
 from __future__ import annotations
 
