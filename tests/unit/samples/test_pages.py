@@ -180,7 +180,7 @@ def test_a_committed_network_is_what_its_results_say(network: str) -> None:
     model = lccl.load_checkpoint(file, page_reader)
     images, labels = held_out()
     assert int((labels[:, :, 0] >= 0).sum()) == 702
-    count, macs_tolerance, f1_tolerance = (len(images), 1e-3, 1 / 702) if ALL else (15, 0.05, 0.02)
+    count, macs_tolerance, f1_tolerance = (len(images), 1e-3, 1 / 702) if ALL else (15, 0.15, 0.02)
     profile = lccl.profile(model, [torch.from_numpy(images[:count])])
     known = RESULTS[network]
     assert profile.dense_macs == known["macs"] == RESULTS["dense"]["macs"]
