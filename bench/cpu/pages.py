@@ -173,7 +173,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--pages", type=int, default=20, metavar="N", help="the first N of the 100 held-out ones (default: 20)")
     p.add_argument("--seconds", type=float, default=60, metavar="S", help="of measuring, for each number of threads (60)")
     p.add_argument("--rounds", type=int, default=30, metavar="R", help="over all networks and pages (30)")
-    p.add_argument("--library", metavar="PATH", help=f"liblccl_ort.so; {NO_LIBRARY}: the function stands for it")
+    p.add_argument("--library", dest="op", metavar="PATH", help=f"liblccl_ort.so; {NO_LIBRARY}: the function stands for it")
     p.add_argument("--json", type=Path, metavar="FILE", help="all rows")
     p.add_argument("--markdown", type=Path, metavar="FILE", help="the table that is printed")
     return p
@@ -194,7 +194,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for path in (options.json, options.markdown):
             if path is not None:
                 require_writable(path)
-        library = library_of(options.library)
+        library = library_of(options.op)
         typed = sys.argv[1:] if arguments is None else arguments
         facts = cpu_facts(("bench/cpu/pages.py", *typed), library)
         plan = Plan(rounds=options.rounds, most=options.rounds, seconds=options.seconds, warm_below_us=float("inf"))

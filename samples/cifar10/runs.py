@@ -43,7 +43,8 @@ RESULTS = HERE / "results.json"
 IMAGE = (1, 3, 32, 32)
 BATCH = 128
 LR, WEIGHT_DECAY = 0.01, 1e-4
-"""A rate of 0.05 takes even the dense network from a loss of 0.04 to 2.5 within 20 steps."""
+"""The largest rate is low: at 0.05, without a warm-up and in batches of 64, even the dense network
+went from a loss of 0.04 to 2.5 within 20 steps."""
 
 
 @dataclass(frozen=True)
