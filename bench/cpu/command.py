@@ -15,8 +15,8 @@ from bench.cpu.common import GATES, MASKS, NO_LIBRARY, Row, cpu_facts
 from bench.cpu.contest import Plan, library_of
 from bench.cpu.measure import Bench, Conditions
 from bench.cpu.targets import DENSITIES as HELD_DENSITIES
+from lccl.console.progress import on_terminal
 from lccl.errors import UserError
-from lccl.progress import on_terminal
 
 DENSITIES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 Settings = list[tuple[str, Callable[[Bench], list[Row]]]]

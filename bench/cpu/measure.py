@@ -23,8 +23,8 @@ from bench.cpu.contest import (
     relative_error,
 )
 from bench.cpu.layer_nets import Layer, layer_input, layer_net
+from lccl.console.progress import Progress
 from lccl.errors import first_line
-from lccl.progress import Progress
 
 TOLERANCE = 1e-3
 """Of the largest output: an output of ours that differs more from the function's is wrong."""

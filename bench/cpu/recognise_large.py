@@ -74,10 +74,10 @@ def measure(path: Path) -> str:
 
     The process has done nothing before.
     """
+    from lccl.files.weights import WeightFile
     from lccl.graph.recognise import recognise
     from lccl.loading.onnx import load_onnx
     from lccl.op.onnx_op import register_schema
-    from lccl.weights import WeightFile
 
     register_schema()
     size, before = sum(file.stat().st_size for file in path.parent.iterdir()), peak()

@@ -254,7 +254,7 @@ def table_of(model: Model, samples: Sequence[Sample], start: Array, end: Array) 
     """Errors by family: the median of how far off a prediction is, as a factor."""
     import numpy as np
 
-    from lccl.text import table
+    from lccl.console.text import table
 
     def factor(errors: Array) -> str:
         return f"{np.exp(np.median(np.abs(errors))):.3f}x"

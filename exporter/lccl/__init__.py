@@ -8,7 +8,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from lccl.requires import is_ready, needing, require
+from lccl.errors.requires import is_ready, needing, require
 from lccl.version import __version__
 
 if TYPE_CHECKING:

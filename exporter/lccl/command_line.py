@@ -25,10 +25,11 @@ from dataclasses import asdict, dataclass
 from types import FrameType
 from typing import Any, NoReturn, Protocol
 
-from lccl.errors import LONGEST_SHOWN, Fix, UserError, first_line, shown, spelled
+from lccl.errors import Fix, UserError, first_line, shown, spelled
+from lccl.errors.deprecation import sentence
+from lccl.errors.requires import needing
+from lccl.errors.user_error import LONGEST_SHOWN
 from lccl.files import discard_unfinished
-from lccl.requires import needing
-from lccl.signatures.deprecation import sentence
 from lccl.version import __version__
 
 Command = Callable[..., int]

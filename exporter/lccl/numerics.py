@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from lccl.console.text import count
 from lccl.errors import UserError, first_line, kind_of
-from lccl.text import count
 
 Array = npt.NDArray[Any]
 Axes = Mapping[str, int | None]

@@ -31,10 +31,10 @@ ROOT = HERE.parent.parent
 sys.path.insert(0, str(ROOT))
 
 import lccl  # noqa: E402
+from lccl.console.progress import Progress, on_terminal  # noqa: E402
+from lccl.console.text import table  # noqa: E402
 from lccl.errors import UserError  # noqa: E402
 from lccl.files import sha256  # noqa: E402
-from lccl.progress import Progress, on_terminal  # noqa: E402
-from lccl.text import table  # noqa: E402
 from lccl.train import allocate, fit, fit_gates, macs_budget, sensitivity  # noqa: E402
 from samples.cifar10.data import Split, cifar10, normalized  # noqa: E402
 from samples.cifar10.network import resnet  # noqa: E402

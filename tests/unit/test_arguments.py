@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lccl.errors import UserError
-from lccl.signatures.arguments import COUNT, FILE, FLAG, NAME, NONE, NUMBER, SHAPES, SIZES, THREADS, WHOLE, Kind, takes
+from lccl.errors.arguments import COUNT, FILE, FLAG, NAME, NONE, NUMBER, SHAPES, SIZES, THREADS, WHOLE, Kind, takes
 
 
 @takes(path=FILE, count=COUNT | NONE, flag=FLAG)

@@ -10,7 +10,7 @@ from types import ModuleType
 import pytest
 
 import lccl
-from lccl.signatures.deprecation import renamed_fields, renamed_keywords, renamed_names
+from lccl.errors.deprecation import renamed_fields, renamed_keywords, renamed_names
 
 
 @renamed_keywords(dense="dense_twin")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from lccl.progress import on_terminal, silent
+from lccl.console.progress import on_terminal, silent
 
 
 def on_a_terminal(*arguments: object) -> tuple[int, str, str]:
@@ -40,7 +40,7 @@ def on_a_terminal(*arguments: object) -> tuple[int, str, str]:
 def test_steps_and_a_bar() -> None:
     code = (
         "import time\n"
-        "from lccl.progress import on_terminal\n"
+        "from lccl.console.progress import on_terminal\n"
         "with on_terminal() as progress:\n"
         "    progress('reading [the] model')\n"
         "    time.sleep(0.3)\n"
@@ -56,9 +56,7 @@ def test_steps_and_a_bar() -> None:
 
 
 def test_an_error_ends_the_bar() -> None:
-    code = (
-        "from lccl.progress import on_terminal\nwith on_terminal() as p:\n    p('working')\n    raise SystemExit('error: no')\n"
-    )
+    code = "from lccl.console.progress import on_terminal\nwith on_terminal() as p:\n    p('working')\n    raise SystemExit('error: no')\n"
     status, out, shown = on_a_terminal("-c", code)
     assert (status, out) == (1, "")
     assert shown.rstrip().endswith("error: no")

@@ -14,7 +14,7 @@ import pytest
 
 import lccl
 from conftest import ROOT
-from lccl.requires import NEEDS, PACKAGES, MissingPackageError, as_missing_package, how_to_install, needing, require
+from lccl.errors.requires import NEEDS, PACKAGES, MissingPackageError, as_missing_package, how_to_install, needing, require
 
 PACKAGE = ROOT / "exporter" / "lccl"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]

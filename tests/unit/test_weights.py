@@ -16,6 +16,9 @@ from lccl.backends.onnxruntime.runner import OnnxRuntimeRunner
 from lccl.errors import UserError
 from lccl.exporting import export
 from lccl.files import discard_unfinished
+from lccl.files.protos import SMALL, skeleton_of
+from lccl.files.weights import WeightFile, array, weight_file
+from lccl.files.whole_file import whole_size, write_whole
 from lccl.graph.recognise import recognise
 from lccl.graph.variants.canonical import canonical
 from lccl.graph.variants.dense import dense_twin
@@ -23,9 +26,6 @@ from lccl.graph.variants.inlined import inlined
 from lccl.graph.variants.upcast import upcast
 from lccl.loading.onnx import load_onnx
 from lccl.op.onnx_op import register_schema
-from lccl.protos import SMALL, skeleton_of
-from lccl.weights import WeightFile, array, weight_file
-from lccl.whole_file import whole_size, write_whole
 
 PLAIN = (np.float32, np.float16, ml_dtypes.bfloat16, np.float64, np.int8, np.uint8, np.int32, np.int64, np.bool_)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, Self
 
-from lccl.progress import Progress
+from lccl.console.progress import Progress
 
 if TYPE_CHECKING:
     import onnx

@@ -9,9 +9,9 @@ from typing import NoReturn
 
 from lccl.backends.interface import BACKEND_NAMES
 from lccl.command_line import EXIT_OK, Parser, parse_named_shapes, recorded, run, show
+from lccl.console.progress import on_terminal
 from lccl.errors import UserError
 from lccl.files import require_file
-from lccl.progress import on_terminal
 
 EXAMPLES = """\
 examples:

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import NoReturn
 
 from lccl.command_line import EXIT_OK, Parser, run, show
+from lccl.console.progress import on_terminal
 from lccl.errors import UserError
-from lccl.progress import on_terminal
 
 EXAMPLES = """\
 examples:

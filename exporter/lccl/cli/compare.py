@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import NoReturn
 
 from lccl.command_line import EXIT_LIMIT_FAILED, EXIT_OK, Parser, fraction, number, run, seconds, show, stdout_kept
+from lccl.console.progress import on_terminal
 from lccl.errors import UserError
 from lccl.files import require_file
-from lccl.progress import on_terminal
 
 EXAMPLES = """\
 exit code: 0 every limit passed, 2 a limit failed, 1 could not run

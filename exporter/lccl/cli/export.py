@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from lccl.command_line import EXIT_OK, Parser, parse_shape, recorded, run, show, stdout_kept
+from lccl.console.progress import Progress, on_terminal
 from lccl.errors import Fix, UserError
 from lccl.files import require_file, require_writable
-from lccl.progress import Progress, on_terminal
 
 if TYPE_CHECKING:
     from lccl.numerics import Array

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import NoReturn
 
 from lccl.command_line import EXIT_OK, Parser, fraction, number, run, show, stdout_kept
+from lccl.console.progress import on_terminal
 from lccl.files import require_file, require_writable
-from lccl.progress import on_terminal
 
 EXAMPLES = """\
 examples:

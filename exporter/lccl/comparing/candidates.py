@@ -12,6 +12,7 @@ import onnx
 from lccl.backends.interface import Runner
 from lccl.backends.onnxruntime.runner import OnnxRuntimeRunner
 from lccl.comparing.results import Role
+from lccl.console.progress import Progress
 from lccl.engine.sidecar import read_sidecar
 from lccl.errors import Fix, UserError, leave_out
 from lccl.files import require_file
@@ -23,7 +24,6 @@ from lccl.loading.onnx import load_onnx
 from lccl.loading.torch_file import TORCH_SUFFIXES, load_model
 from lccl.loading.types import Factory, Network
 from lccl.op.onnx_op import is_lccl_node
-from lccl.progress import Progress
 
 if TYPE_CHECKING:
     from torch import nn

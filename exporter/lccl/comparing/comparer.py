@@ -15,15 +15,8 @@ from lccl.comparing.measure import LatencyPlan, all_outputs, latencies
 from lccl.comparing.references import Outputs, against_references
 from lccl.comparing.requirements import require_metric, require_running
 from lccl.comparing.results import Comparison, Environment, Row
-from lccl.graph.inputs import input_types
-from lccl.loading.data import Data, DataSource, read_data
-from lccl.loading.types import Factory, Network
-from lccl.metrics import Direction, Metric, metric_of, top1
-from lccl.op.onnx_op import is_lccl_node, register_schema
-from lccl.profiling import NetworkProfile
-from lccl.profiling.of_onnx import axes_of_data, profile_canonical
-from lccl.progress import Progress, silent
-from lccl.signatures.arguments import (
+from lccl.console.progress import Progress, silent
+from lccl.errors.arguments import (
     CALLABLE,
     FACTORY,
     FILE,
@@ -37,7 +30,14 @@ from lccl.signatures.arguments import (
     sequence_of,
     takes,
 )
-from lccl.signatures.deprecation import renamed_keywords
+from lccl.errors.deprecation import renamed_keywords
+from lccl.graph.inputs import input_types
+from lccl.loading.data import Data, DataSource, read_data
+from lccl.loading.types import Factory, Network
+from lccl.metrics import Direction, Metric, metric_of, top1
+from lccl.op.onnx_op import is_lccl_node, register_schema
+from lccl.profiling import NetworkProfile
+from lccl.profiling.of_onnx import axes_of_data, profile_canonical
 
 NETWORKS = NETWORK | sequence_of(NETWORK, "a list of these")
 PLAN = Kind("a LatencyPlan", lambda value: isinstance(value, LatencyPlan))

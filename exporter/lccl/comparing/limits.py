@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from lccl.comparing.results import Check, Row
 from lccl.errors import Fix, UserError
+from lccl.errors.arguments import NAME, NONE, NUMBER, require_kind
+from lccl.errors.deprecation import renamed_fields
 from lccl.metrics import Metric
-from lccl.signatures.arguments import NAME, NONE, NUMBER, require_kind
-from lccl.signatures.deprecation import renamed_fields
 
 
 @renamed_fields(min_dense_agreement="min_baseline_agreement")

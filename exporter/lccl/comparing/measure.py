@@ -11,11 +11,11 @@ import numpy as np
 from lccl.backends.batches import CHUNK, infer_all, joined
 from lccl.backends.interface import Runner
 from lccl.comparing.results import Latency
+from lccl.console.progress import Progress
 from lccl.errors import Fix, UserError
+from lccl.errors.arguments import COUNT, NUMBER, WHOLE, require_kind
 from lccl.loading.data import Data
 from lccl.numerics import Array
-from lccl.progress import Progress
-from lccl.signatures.arguments import COUNT, NUMBER, WHOLE, require_kind
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ from dataclasses import asdict, dataclass
 from typing import Literal
 
 from lccl.backends.onnxruntime.runner import PLAIN, WITH_LIBRARY
+from lccl.console.text import count, table
+from lccl.errors.deprecation import renamed_fields
 from lccl.profiling import NetworkProfile
-from lccl.signatures.deprecation import renamed_fields
-from lccl.text import count, table
 
 Role = Literal["lccl", "baseline", "dense twin"]
 """Which network a row is of: the gated one, the dense one to beat, or the gated one with every gate

@@ -78,7 +78,7 @@ def _side(text: str, what: str) -> tuple[int, int]:
 
 def _table(library: Any) -> tuple[dict[str, Any], str]:
     """All configurations as a dict and as text."""
-    from lccl.text import table
+    from lccl.console.text import table
 
     rows = [
         (
@@ -108,7 +108,7 @@ def _first_device(library: Any) -> Any:
 def _layer(library: Any, options: argparse.Namespace) -> tuple[dict[str, Any], str]:
     """What each configuration says to a layer, as a dict and as text."""
     from lccl.backends.torch.cuda.planning import DTYPES, conv_params, layer_attributes, layer_shapes, parse_device
-    from lccl.text import table
+    from lccl.console.text import table
 
     kernel, gate_kernel = _side(options.kernel, "--kernel"), _side(options.gate_kernel, "--gate-kernel")
     pads = _numbers(options.pads, "--pads", (4,)) if options.pads else None

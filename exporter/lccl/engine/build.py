@@ -14,9 +14,11 @@ import onnx
 from lccl.backends.agreement import check_view
 from lccl.backends.interface import BACKEND_NAMES, Backend, BuildRequest, OptimizationProfile, Shapes
 from lccl.backends.profiles import make_profiles
+from lccl.console.progress import Progress, silent
 from lccl.engine.results import EngineResult, Plugin
 from lccl.engine.sidecar import SIDECAR_SUFFIX, write_sidecar
 from lccl.errors import Fix, UserError, shown
+from lccl.errors.arguments import CALLABLE, COUNT, FILE, FLAG, NAME, NAMES, NONE, SHAPES, takes
 from lccl.files import atomic_path, require_file, require_writable, sha256
 from lccl.graph.checks import check_types
 from lccl.graph.feeds import Feed, random_feed
@@ -29,8 +31,6 @@ from lccl.graph.variants.relaxed import has_hard_gates, with_relaxed_gates
 from lccl.graph.variants.runnable import runnable
 from lccl.loading.onnx import load_onnx
 from lccl.op.onnx_op import is_lccl_node, register_schema
-from lccl.progress import Progress, silent
-from lccl.signatures.arguments import CALLABLE, COUNT, FILE, FLAG, NAME, NAMES, NONE, SHAPES, takes
 from lccl.version import __version__
 
 

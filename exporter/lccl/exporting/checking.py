@@ -11,6 +11,8 @@ import onnx
 from lccl.backends.agreement import require_agreement
 from lccl.backends.batches import CHUNK, infer_all
 from lccl.backends.onnxruntime.runner import OnnxRuntimeRunner
+from lccl.console.progress import Progress
+from lccl.console.text import FIXED_BATCH, FIXED_HW, count
 from lccl.errors import Fix, UserError, leave_out
 from lccl.exporting.source import Source
 from lccl.graph.feeds import require_shape
@@ -22,8 +24,6 @@ from lccl.graph.variants.relaxed import has_hard_gates, with_relaxed_gates
 from lccl.graph.variants.upcast import upcast
 from lccl.numerics import Agreement, Array, count_samples, merge, require_finite, sample_axis, take_samples
 from lccl.op.onnx_op import is_lccl_node
-from lccl.progress import Progress
-from lccl.text import FIXED_BATCH, FIXED_HW, count
 
 if TYPE_CHECKING:
     from lccl.nn.gate import GateMode

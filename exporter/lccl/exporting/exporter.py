@@ -11,7 +11,10 @@ import numpy as np
 import onnx
 
 from lccl.backends.agreement import check_view
+from lccl.console.progress import Progress, silent
 from lccl.errors import Fix, UserError, kind_of, leave_out
+from lccl.errors.arguments import CALLABLE, FILE, FLAG, NAMES, NETWORK, NONE, NUMBER, TEXTS_BY_NAME, instance_of, takes
+from lccl.errors.deprecation import renamed_keywords
 from lccl.exporting.checking import check_against_source, real_feeds
 from lccl.exporting.gate_search import find_layers, masked
 from lccl.exporting.onnx_source import OnnxSource
@@ -19,6 +22,8 @@ from lccl.exporting.reasons import layers_with_reasons
 from lccl.exporting.results import MOST_DRIFT, ExportResult, describe_values
 from lccl.exporting.source import Source
 from lccl.files import require_writable
+from lccl.files.weights import WeightFile
+from lccl.files.whole_file import write_files
 from lccl.graph.checks import check_model
 from lccl.graph.gate_probe import set_densities
 from lccl.graph.inputs import batch_axes
@@ -36,12 +41,7 @@ from lccl.numerics import Array, Axes, count_samples
 from lccl.op.contract import QUALIFIED_NAME, VERSION
 from lccl.op.onnx_op import register_schema
 from lccl.profiling.of_onnx import profile_canonical
-from lccl.progress import Progress, silent
-from lccl.signatures.arguments import CALLABLE, FILE, FLAG, NAMES, NETWORK, NONE, NUMBER, TEXTS_BY_NAME, instance_of, takes
-from lccl.signatures.deprecation import renamed_keywords
 from lccl.version import __version__
-from lccl.weights import WeightFile
-from lccl.whole_file import write_files
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram

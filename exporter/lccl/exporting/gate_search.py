@@ -14,6 +14,8 @@ from onnx import helper
 
 from lccl.backends.batches import infer_all
 from lccl.backends.onnxruntime.runner import OnnxRuntimeRunner
+from lccl.console.progress import Progress
+from lccl.console.text import count, table
 from lccl.errors import Fix, UserError
 from lccl.graph.inputs import input_types
 from lccl.graph.recognise import NearMiss, RecognisedLayer, Recognition, recognise
@@ -27,8 +29,6 @@ from lccl.graph.variants.runnable import runnable
 from lccl.graph.variants.upcast import upcast
 from lccl.numerics import Agreement, Array, agreement, merge, not_finite
 from lccl.op.onnx_op import is_lccl_node
-from lccl.progress import Progress
-from lccl.text import count, table
 
 TOLERANCE = 1e-5
 """Allowed error in float32 between the graph with the nodes and the graph as it was, relative to

@@ -9,6 +9,7 @@ import onnx
 
 from lccl.backends.batches import infer_all
 from lccl.backends.onnxruntime.runner import OnnxRuntimeRunner
+from lccl.console.text import count
 from lccl.errors import UserError
 from lccl.graph.feeds import random_feed, require_shape
 from lccl.graph.inputs import input_types
@@ -18,7 +19,6 @@ from lccl.graph.variants.relaxed import with_relaxed_gates
 from lccl.graph.variants.runnable import runnable
 from lccl.graph.variants.upcast import upcast
 from lccl.numerics import Array
-from lccl.text import count
 
 if TYPE_CHECKING:
     from lccl.nn.gate import GateMode

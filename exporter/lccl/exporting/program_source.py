@@ -16,6 +16,7 @@ from torch.export.graph_signature import InputKind
 from lccl.backends.batch_ranges import common_batches
 from lccl.backends.batches import infer_all
 from lccl.backends.interface import Batches
+from lccl.console.progress import Progress
 from lccl.errors import UserError, first_line
 from lccl.exporting.torch_source import BFLOAT16
 from lccl.graph.batch_axes import find_batch_axes
@@ -23,7 +24,6 @@ from lccl.graph.inputs import input_types
 from lccl.nn.call_args import CallArgs, call_args
 from lccl.nn.translate import program_to_onnx
 from lccl.numerics import Array
-from lccl.progress import Progress
 from lccl.torch_calls import flatten
 
 if TYPE_CHECKING:

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from lccl.console.text import count, table
 from lccl.exporting.gate_search import explained
 from lccl.graph.layers import LayerReport
 from lccl.graph.recognise import NearMiss, RecognisedLayer
 from lccl.numerics import Agreement, Array
-from lccl.text import count, table
 
 MOST_DRIFT = 0.05
 """By how much a density may differ from that of training without a warning."""

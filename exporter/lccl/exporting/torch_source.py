@@ -9,6 +9,7 @@ import onnx
 import torch
 from torch import Tensor, fx, nn
 
+from lccl.console.progress import Progress
 from lccl.errors import Fix, UserError, first_line
 from lccl.graph.inputs import input_types
 from lccl.nn.call_args import call_args
@@ -20,7 +21,6 @@ from lccl.nn.plain import plain_maths
 from lccl.nn.translate import to_onnx
 from lccl.numerics import Array
 from lccl.op.torch_op import OP
-from lccl.progress import Progress
 from lccl.torch_calls import evaluating, flatten, unsound_weight, unwrapped
 
 BFLOAT16 = (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx
 
 from lccl.errors import UserError, first_line
-from lccl.protos import skeleton_of
+from lccl.files.protos import skeleton_of
 
 
 def check_model(model: onnx.ModelProto) -> None:

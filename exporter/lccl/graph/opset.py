@@ -10,10 +10,10 @@ import onnx.version_converter
 from onnx import helper
 
 from lccl.errors import UserError, first_line
+from lccl.files.protos import skeleton_of
 from lccl.graph.intake import STANDARD
 from lccl.op.contract import DOMAIN, OP_TYPE
 from lccl.op.onnx_op import IR_VERSION, OPSET, register_schema
-from lccl.protos import skeleton_of
 
 
 def in_own_opset(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -15,6 +15,8 @@ import onnx
 import onnx_graphsurgeon as gs
 from onnx import helper
 
+from lccl.console.quiet import quiet
+from lccl.files.protos import skeleton_of
 from lccl.graph.op_sets import FOLDABLE, QUANTIZERS, RANDOM_LIKE
 from lccl.graph.opset import to_opset, without_other_functions
 from lccl.graph.shape_values import computes_sizes, fold_known_sizes
@@ -27,8 +29,6 @@ from lccl.graph.surgery import (
     require_numbers,
     to_model,
 )
-from lccl.protos import skeleton_of
-from lccl.quiet import quiet
 
 _ROUNDS = 2
 """Rounds of folding: the second folds what the first made constant."""

@@ -14,13 +14,13 @@ import onnx_graphsurgeon as gs
 from onnx import helper, numpy_helper
 from onnx_graphsurgeon.ir.tensor import LazyValues, SparseValues
 
+from lccl.console.quiet import quiet
 from lccl.errors import UserError
+from lccl.files.protos import SMALL, skeleton_of
+from lccl.files.weights import array, weight_file
 from lccl.numerics import Array
 from lccl.op.contract import DOMAIN, OP_TYPE, Attributes
 from lccl.op.onnx_op import IR_VERSION
-from lccl.protos import SMALL, skeleton_of
-from lccl.quiet import quiet
-from lccl.weights import array, weight_file
 
 Rule = Callable[[gs.Node], gs.Tensor | None]
 """A rewrite of one node: gives the tensor that replaces its only output, or None if the rule does

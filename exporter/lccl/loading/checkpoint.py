@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lccl.errors import Fix, UserError, kind_of, leave_out, shown
+from lccl.errors.arguments import FILE, MODULE, NONE, VALUES_BY_NAME, takes
 from lccl.files import atomic_path
 from lccl.loading.safetensors_file import DENSITIES_NAME, RECIPE_NAME, SUFFIX, THRESHOLDS_NAME, write_safetensors
-from lccl.signatures.arguments import FILE, MODULE, NONE, VALUES_BY_NAME, takes
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

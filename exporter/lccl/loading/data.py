@@ -10,11 +10,11 @@ from typing import TypeAlias, TypeGuard, cast
 import numpy as np
 
 from lccl.errors import UserError, first_line
+from lccl.errors.arguments import FILE, NAME, takes
 from lccl.files import require_file
 from lccl.loading.importing import import_object
 from lccl.loading.types import Batch, SupportsArray
 from lccl.numerics import Array, Axes, count_samples, float32, require_finite, sample_axis, take_samples
-from lccl.signatures.arguments import FILE, NAME, takes
 
 LABEL_NAMES = ("labels", "label", "y", "targets", "target")
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lccl.errors import Fix, UserError, first_line, leave_out
+from lccl.errors.arguments import FACTORY, FILE, FLAG, NAME, NONE, takes
 from lccl.files import require_file
 from lccl.loading.checkpoint import FORMAT, read_checkpoint, set_thresholds
 from lccl.loading.factory import build_module, gate_module, label_of
@@ -20,7 +21,6 @@ from lccl.loading.safetensors_file import SUFFIX, is_safetensors, read_safetenso
 from lccl.loading.soundness import require_no_nan, require_sound
 from lccl.loading.state_dict import Weights, load_weights
 from lccl.loading.types import Factory
-from lccl.signatures.arguments import FACTORY, FILE, FLAG, NAME, NONE, takes
 
 if TYPE_CHECKING:
     from torch import nn

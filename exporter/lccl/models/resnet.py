@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Literal, TypedDict, Unpack
 
 from lccl.errors import UserError, shown
-from lccl.requires import needing
+from lccl.errors.requires import needing
 
 with needing("lccl.models"):
     from torch import Tensor, nn

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from lccl.requires import needing
+from lccl.errors.requires import needing
 
 with needing("lccl.nn"):
     from lccl.nn.conv import LCCLConv2d

@@ -12,12 +12,12 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from lccl.backends.torch.cuda import kernel_op
 from lccl.errors import ContractError, UserError, shown
+from lccl.errors.arguments import COUNT, FLAG, NAME, NONE, NUMBER, SIZES, WHOLE, takes
 from lccl.nn.folding import attributes_of, constants_of
 from lccl.nn.gate import Gate, GateActivation, GateMode
 from lccl.nn.parts import own_code, refresh
 from lccl.op.contract import Attributes, gate_pads
 from lccl.op.torch_op import call_op, leaky, threshold_gate, upsample_gate
-from lccl.signatures.arguments import COUNT, FLAG, NAME, NONE, NUMBER, SIZES, WHOLE, takes
 
 GateKind = Literal["1x1", "kxk", "grid", "external"]
 Order = Literal["paper", "released"]

@@ -10,11 +10,11 @@ from typing import Any, Self, TypeVar, cast
 import torch
 from torch import Tensor, nn
 
+from lccl.errors.arguments import MODULE, takes
 from lccl.nn.conv import LCCLConv2d
 from lccl.nn.parts import has_own_hooks, is_set_from_outside, own_code
 from lccl.op.contract import Attributes
 from lccl.op.torch_op import call_op, neutral
-from lccl.signatures.arguments import MODULE, takes
 from lccl.torch_calls import has_own_train, unwrapped
 
 ModelT = TypeVar("ModelT", bound=nn.Module)

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 from torch.export import ExportedProgram
 
+from lccl.console.quiet import quiet
 from lccl.errors import UserError, first_line
 from lccl.op import torch_op  # noqa: F401 - a file is read only where each op in it is known
-from lccl.quiet import quiet
 
 _UNKNOWN_OP = re.compile(r"(?:failed to resolve torch\.ops\.|Unknown builtin op: )([\w.:]*\w)")
 """What PyTorch says of an op that it does not know."""

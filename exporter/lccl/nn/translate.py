@@ -14,14 +14,14 @@ from torch import Tensor, nn
 from torch.onnx import symbolic_helper
 from torch.onnx.utils import register_custom_op_symbolic
 
+from lccl.console.quiet import quiet
+from lccl.console.text import FIXED_BATCH, FIXED_HW
 from lccl.errors import Fix, UserError, first_line, innermost, leave_out
 from lccl.nn.call_args import CallArgs, by_signature, call_args
 from lccl.nn.folded import fold
 from lccl.op.contract import ATTRIBUTES, DOMAIN, INPUT_NAMES, OP_TYPE, QUALIFIED_NAME, VERSION
 from lccl.op.onnx_op import OPSET, register_schema
 from lccl.op.torch_op import OP, TORCH_ATTRIBUTES, unpack
-from lccl.quiet import quiet
-from lccl.text import FIXED_BATCH, FIXED_HW
 from lccl.torch_calls import forward_parameters, unwrapped
 
 _WEIGHTED_OPS = ("Conv", "ConvTranspose", "Gemm", OP_TYPE)

@@ -11,7 +11,7 @@ from torch.utils import _pytree
 
 from lccl.backends.torch.cuda import kernel_op
 from lccl.errors import UserError, first_line
-from lccl.signatures.arguments import MODULE, takes
+from lccl.errors.arguments import MODULE, takes
 from lccl.torch_calls import evaluating
 
 

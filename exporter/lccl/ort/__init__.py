@@ -7,7 +7,7 @@ lccl.ort`` prints what is here.
 
 from lccl.backends.onnxruntime.library import LibraryCheck, check_library, cpu_isa, find_library, library_path
 from lccl.backends.onnxruntime.session import session
-from lccl.signatures.deprecation import renamed_names
+from lccl.errors.deprecation import renamed_names
 
 __all__ = ["LibraryCheck", "check_library", "cpu_isa", "find_library", "library_path", "session"]
 

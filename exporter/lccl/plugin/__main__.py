@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 
 from lccl.command_line import EXIT_FAILED, EXIT_OK, Parser, Report, option, run, show
 from lccl.errors import UserError, first_line, spelled
-from lccl.requires import how_to_install
+from lccl.errors.requires import how_to_install
 from lccl.version import __version__
 
 PROG = "python -m lccl.plugin"

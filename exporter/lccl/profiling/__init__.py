@@ -1,8 +1,8 @@
 """Profiles of a network on real inputs: density and multiply-accumulates (MACs) per layer."""
 
+from lccl.errors.deprecation import renamed_names
 from lccl.profiling.measure import profile
 from lccl.profiling.profiles import LayerProfile, NetworkProfile
-from lccl.signatures.deprecation import renamed_names
 
 __all__ = ["LayerProfile", "NetworkProfile", "profile"]
 

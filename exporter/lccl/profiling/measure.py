@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 
 from lccl.errors import UserError, kind_of, shown
+from lccl.errors.arguments import NETWORK, takes
+from lccl.errors.deprecation import renamed_keywords
+from lccl.errors.requires import needing
 from lccl.loading.data import Data, DataSource, is_pair, load_data
 from lccl.loading.torch_file import TORCH_SUFFIXES, load_checkpoint
 from lccl.numerics import Axes, float32
 from lccl.profiling.profiles import NetworkProfile
-from lccl.requires import needing
-from lccl.signatures.arguments import NETWORK, takes
-from lccl.signatures.deprecation import renamed_keywords
 
 if TYPE_CHECKING:
     from lccl.loading.types import Network

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from lccl.text import count, percent, table
+from lccl.console.text import count, percent, table
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Training towards chosen densities: schedules, budgets, starts, statistics, losses."""
 
-from lccl.requires import needing
+from lccl.errors.requires import needing
 
 with needing("lccl.train"):
     from lccl.train.budget import Budget, Sensitivity, allocate, macs_budget, sensitivity

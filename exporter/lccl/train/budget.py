@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from lccl.errors import UserError, shown
+from lccl.errors.arguments import CALLABLE, MODULE, NUMBER, VALUES_BY_NAME, Kind, require_kind, takes
 from lccl.nn.converting.measure import ExampleArgs, inputs_of
 from lccl.nn.gate import Gate
-from lccl.signatures.arguments import CALLABLE, MODULE, NUMBER, VALUES_BY_NAME, Kind, require_kind, takes
 from lccl.torch_calls import evaluating, unwrapped
 from lccl.train.batches import loss_of, pair_list, run_batch
 from lccl.train.gates import by_gate, gates_of

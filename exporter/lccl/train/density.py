@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from lccl.errors import UserError
+from lccl.errors.arguments import MODULE, NUMBER, takes
 from lccl.nn.gate import Gate
-from lccl.signatures.arguments import MODULE, NUMBER, takes
 from lccl.torch_calls import unwrapped
 
 

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, distributed, nn
 
 from lccl.errors import UserError
+from lccl.errors.arguments import MODULE, NUMBER, takes
 from lccl.nn.conv import LCCLConv2d
 from lccl.nn.gate import Gate
-from lccl.signatures.arguments import MODULE, NUMBER, takes
 from lccl.torch_calls import plain_name, unwrapped
 
 

@@ -15,12 +15,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from lccl.console.progress import Progress, silent
+from lccl.console.text import percent, table
 from lccl.errors import UserError
+from lccl.errors.arguments import CALLABLE, COUNT, FILE, FLAG, MODULE, NONE, NUMBER, VALUES_BY_NAME, WHOLE, takes
+from lccl.errors.requires import needing
 from lccl.files import atomic_path, require_file, require_writable
-from lccl.progress import Progress, silent
-from lccl.requires import needing
-from lccl.signatures.arguments import CALLABLE, COUNT, FILE, FLAG, MODULE, NONE, NUMBER, VALUES_BY_NAME, WHOLE, takes
-from lccl.text import percent, table
 from lccl.torch_calls import evaluating, set_modes
 from lccl.train.budget import Budget
 from lccl.train.gates import frozen_norms, mean_over_processes, parameter_groups

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lccl.errors import UserError, shown
-from lccl.signatures.arguments import NUMBER, instance_of, takes
+from lccl.errors.arguments import NUMBER, instance_of, takes
 
 _TENSOR = instance_of("torch", "Tensor", "a tensor")
 

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from lccl.errors import UserError, shown
+from lccl.errors.arguments import COUNT, FLAG, MODULE, NONE, NUMBER, VALUES_BY_NAME, Kind, takes
 from lccl.nn.gate import Gate
-from lccl.signatures.arguments import COUNT, FLAG, MODULE, NONE, NUMBER, VALUES_BY_NAME, Kind, takes
 from lccl.train.budget import PAIR, Budget
 from lccl.train.gates import by_gate, cpu_numbers, gates_of
 from lccl.train.shifts import (

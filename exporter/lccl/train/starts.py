@@ -15,10 +15,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.overrides import TorchFunctionMode
 
 from lccl.errors import UserError, shown
+from lccl.errors.arguments import CALLABLE, MODULE, NONE, NUMBER, one_of, takes
 from lccl.nn.conv import LCCLConv2d
 from lccl.nn.gate import Gate
 from lccl.nn.plain import plain_maths
-from lccl.signatures.arguments import CALLABLE, MODULE, NONE, NUMBER, one_of, takes
 from lccl.torch_calls import evaluating, unwrapped
 from lccl.train.batches import batch_list, loss_of, pair_list, run_batch
 

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from lccl.console.text import percent, table
 from lccl.errors import UserError
+from lccl.errors.arguments import CALLABLE, MODULE, NONE, one_of, takes
 from lccl.nn.gate import Gate
-from lccl.signatures.arguments import CALLABLE, MODULE, NONE, one_of, takes
-from lccl.text import percent, table
 from lccl.torch_calls import evaluating, unwrapped
 from lccl.train.batches import batch_list, run_batch, score_of
 from lccl.train.gates import gates_of

@@ -11,6 +11,7 @@ from onnx import helper, numpy_helper
 from lccl.backends.batches import CHUNK, infer_all
 from lccl.backends.onnxruntime.runner import OnnxRuntimeRunner
 from lccl.errors import UserError
+from lccl.files.weights import array
 from lccl.graph.gate_probe import set_densities, with_gate_outputs
 from lccl.graph.inputs import input_types
 from lccl.graph.intake import intake
@@ -22,7 +23,6 @@ from lccl.op.onnx_op import attribute_protos, is_lccl_node, node_attributes
 from lccl.profiling import NetworkProfile
 from lccl.profiling.of_onnx import profile_canonical
 from lccl.tuning.cuts import AS_BUILT, Cut, GatedLayer, Setting, Settings, thinned
-from lccl.weights import array
 
 _BINARY = 1e6
 """A slope from here on makes a hard mask."""

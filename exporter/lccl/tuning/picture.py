@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from lccl.errors.requires import needing
 from lccl.files import atomic_path
-from lccl.requires import needing
 from lccl.tuning.results import TunedPoint, TuneResult
 
 

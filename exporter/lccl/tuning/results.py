@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lccl.console.text import count, percent, table
 from lccl.metrics import Direction
-from lccl.text import count, percent, table
 from lccl.tuning.cuts import AS_BUILT, Setting
 
 if TYPE_CHECKING:

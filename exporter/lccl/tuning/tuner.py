@@ -10,16 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lccl.console.progress import Progress, silent
 from lccl.errors import Fix, UserError, leave_out, shown
-from lccl.files import atomic_path, require_file, require_writable
-from lccl.loading.data import Data, DataSource, read_data
-from lccl.loading.types import Factory, Network
-from lccl.metrics import Direction, Metric, metric_of, predictions, top1
-from lccl.numerics import Array
-from lccl.profiling import NetworkProfile
-from lccl.progress import Progress, silent
-from lccl.requires import needing
-from lccl.signatures.arguments import (
+from lccl.errors.arguments import (
     CALLABLE,
     FACTORY,
     FILE,
@@ -32,6 +25,13 @@ from lccl.signatures.arguments import (
     one_of,
     takes,
 )
+from lccl.errors.requires import needing
+from lccl.files import atomic_path, require_file, require_writable
+from lccl.loading.data import Data, DataSource, read_data
+from lccl.loading.types import Factory, Network
+from lccl.metrics import Direction, Metric, metric_of, predictions, top1
+from lccl.numerics import Array
+from lccl.profiling import NetworkProfile
 from lccl.tuning.cuts import AS_BUILT, Setting, Tunable, settings_of
 from lccl.tuning.results import TunedPoint, TuneResult
 from lccl.tuning.search import Level, chosen_steps
@@ -258,9 +258,9 @@ def _is_module(model: object) -> bool:
 
 def _write(tuned: Any, path: Path, source: _Source) -> None:
     if source.loaded is None:
+        from lccl.files.whole_file import write_whole
         from lccl.graph.metadata import set_metadata
         from lccl.version import __version__
-        from lccl.whole_file import write_whole
 
         set_metadata(tuned, __version__, {"lccl.tuned": "yes"})
         with atomic_path(path) as temporary:

@@ -11,10 +11,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from lccl.console.text import count
 from lccl.graph.layers import describe_layers
 from lccl.graph.recognise import recognise
 from lccl.op.onnx_op import register_schema
-from lccl.text import count
 from support.graphs.recognised import GRAPHS, Graph
 
 DOCUMENT = Path(__file__).resolve().parents[3] / "exporter" / "README.md"

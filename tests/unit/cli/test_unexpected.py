@@ -11,7 +11,8 @@ import pytest
 import lccl.cli.main
 from conftest import Outcome
 from lccl.command_line import LONGEST_REASON, Report, execute, show
-from lccl.errors import LONGEST_MESSAGE, UserError
+from lccl.errors import UserError
+from lccl.errors.user_error import LONGEST_MESSAGE
 from lccl.files import require_file, require_writable
 
 Invoke = Callable[..., Outcome]

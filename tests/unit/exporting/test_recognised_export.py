@@ -19,12 +19,12 @@ from torch import Tensor, nn
 import lccl
 from conftest import Outcome
 from lccl.backends.onnxruntime.runner import OnnxRuntimeRunner
+from lccl.console.progress import silent
 from lccl.errors import Fix, UserError
 from lccl.exporting import export, gate_search, torch_source
 from lccl.exporting.gate_search import NothingToGainError, NotSoundError, find_layers
 from lccl.nn import LCCLConv2d
 from lccl.op.onnx_op import is_lccl_node
-from lccl.progress import silent
 from support.graphs.models import op_types, run
 from support.graphs.net import Net
 from support.graphs.recognised import GRAPHS

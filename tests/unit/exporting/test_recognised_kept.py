@@ -8,14 +8,14 @@ from pathlib import Path
 import onnx
 import pytest
 
+from lccl.console.progress import silent
 from lccl.exporting.gate_search import GateSearchResult, NothingToGainError, find_layers
 from lccl.exporting.onnx_source import OnnxSource
+from lccl.files.protos import SMALL
+from lccl.files.weights import WeightFile, weight_file
 from lccl.graph.inputs import input_types
 from lccl.graph.recognise import recognise
 from lccl.op.onnx_op import register_schema
-from lccl.progress import silent
-from lccl.protos import SMALL
-from lccl.weights import WeightFile, weight_file
 from support.graphs.random_graphs import RandomGraph
 from support.graphs.recognised import GRAPHS, Graph
 from support.graphs.recognised_runs import SIZES

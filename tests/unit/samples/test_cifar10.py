@@ -16,8 +16,8 @@ import pytest
 import torch
 
 import lccl
+from lccl.console.progress import silent
 from lccl.errors import UserError
-from lccl.progress import silent
 from samples.cifar10 import data, runs
 from samples.cifar10.network import resnet
 

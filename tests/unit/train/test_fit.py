@@ -17,8 +17,8 @@ from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
 import lccl
 from conftest import ROOT
+from lccl.errors.requires import MissingPackageError
 from lccl.nn.gate import Gate
-from lccl.requires import MissingPackageError
 from lccl.train import fit
 from lccl.train.loop import _shuffled
 from support.fit_run import data, network, run

@@ -13,9 +13,9 @@ from lccl.backends.batch_ranges import common_batches_of
 from lccl.backends.interface import Batches
 from lccl.errors import UserError
 from lccl.files import require_file
+from lccl.files.weights import trim_memory, weight_file
 from lccl.graph.batch_axes import BatchAxes, find_batch_axes
 from lccl.numerics import Array
-from lccl.weights import trim_memory, weight_file
 
 PLAIN, WITH_LIBRARY = "onnxruntime", "onnxruntime-lccl"
 """The runner's name without and with a library of custom ops."""

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from lccl.backends.onnxruntime.library import ISA_ENVIRONMENT, OLD_ISA_ENVIRONMENT, check_library
 from lccl.errors import UserError
+from lccl.errors.arguments import BYTES, FILE, NONE, ONNX_MODEL, THREADS, instance_of, takes
 from lccl.files import require_file
-from lccl.signatures.arguments import BYTES, FILE, NONE, ONNX_MODEL, THREADS, instance_of, takes
 
 if TYPE_CHECKING:
     import onnx

@@ -15,10 +15,10 @@ import onnx
 
 from lccl.backends.interface import LayerPath, OptimizationProfile
 from lccl.backends.tensorrt.parser_errors import listed, refusals
+from lccl.console.progress import Progress
 from lccl.errors import Fix, UserError, first_line
 from lccl.op.contract import OP_TYPE
 from lccl.op.onnx_op import is_lccl_node
-from lccl.progress import Progress
 
 VERBOSE = Fix("verbose", True, "to see the builder's own messages")
 _loggers: dict[tuple[str, bool], Any] = {}

@@ -21,7 +21,9 @@ from lccl.backends.tensorrt.api import (
     set_profiles,
 )
 from lccl.backends.tensorrt.library import ENVIRONMENT, HOW_TO_GET, LIBRARY, find_plugin, load_plugin
+from lccl.console.progress import Progress
 from lccl.errors import Fix, UserError, leave_out
+from lccl.errors.requires import how_to_install
 from lccl.files import atomic_path, require_writable
 from lccl.graph.checks import check_types
 from lccl.graph.intake import LOST_NODES, has_lost_nodes
@@ -29,8 +31,6 @@ from lccl.graph.plugin_fields import residuals_in_place, with_plugin_fields
 from lccl.graph.variants.inlined import inlined
 from lccl.graph.variants.stripped import stripped
 from lccl.op.onnx_op import is_lccl_node
-from lccl.progress import Progress
-from lccl.requires import how_to_install
 
 ALIAS = leave_out("alias_residual")
 MINIMUM = (10, 13)

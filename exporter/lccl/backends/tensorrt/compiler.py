@@ -17,9 +17,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from lccl.backends.tensorrt.library import LIBRARY, PACKAGED
+from lccl.console.progress import Progress, silent
 from lccl.errors import Fix, UserError
 from lccl.files import atomic_path, if_abandoned, require_writable
-from lccl.progress import Progress, silent
 
 PACKAGE = Path(__file__).parents[2]
 ALL = "all"

@@ -9,10 +9,10 @@ from types import ModuleType
 
 from lccl.backends.native import FOLDER, find_native, require_native
 from lccl.errors import UserError, first_line
+from lccl.errors.arguments import FILE, NONE, takes
+from lccl.errors.requires import how_to_install
 from lccl.files import require_file
 from lccl.op.contract import OP_TYPE, VERSION
-from lccl.requires import how_to_install
-from lccl.signatures.arguments import FILE, NONE, takes
 
 LIBRARY = "liblccl_trt_plugin.so"
 ENVIRONMENT = "LCCL_TRT_PLUGIN"

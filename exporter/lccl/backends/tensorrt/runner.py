@@ -14,10 +14,10 @@ from typing import Any, Self
 from lccl.backends.batch_ranges import common_batches
 from lccl.backends.interface import Batches
 from lccl.errors import UserError, first_line
+from lccl.errors.requires import how_to_install, needing
 from lccl.files import require_file
 from lccl.graph.batch_axes import BatchAxes, Dims, find_batch_axes
 from lccl.numerics import Array
-from lccl.requires import how_to_install, needing
 
 _VARIABLE = "POLYGRAPHY_USE_TENSORRT_RTX"
 NO_META_PACKAGE = (

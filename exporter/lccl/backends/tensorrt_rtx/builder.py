@@ -20,10 +20,10 @@ from lccl.backends.tensorrt.api import (
     parse_capability,
     set_profiles,
 )
+from lccl.console.progress import Progress
 from lccl.errors import Fix, UserError, leave_out
+from lccl.errors.requires import how_to_install
 from lccl.graph.variants.inlined import inlined
-from lccl.progress import Progress
-from lccl.requires import how_to_install
 
 MODULES = ("tensorrt_rtx", "tensorrt_rtx_bindings")
 """The meta package and the bindings it stands for; either will do."""

@@ -17,10 +17,10 @@ import onnx
 from onnx import AttributeProto, TensorProto, numpy_helper
 
 from lccl.errors import Fix, UserError, first_line, shown
+from lccl.errors.requires import needing
 from lccl.graph.intake import all_nodes, graphs_of
 from lccl.op.contract import INPUTS
 from lccl.op.onnx_op import is_lccl_node
-from lccl.requires import needing
 
 Precision = Literal["fp32", "fp16", "bf16"]
 FP16_MAX = 65504.0

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 import onnx
 from onnx import NodeProto, helper
 
+from lccl.files.weights import array
 from lccl.graph.inputs import input_types
 from lccl.graph.op_sets import CONSTANT_COPIES, CONSTANT_SOURCES, GREATER, LESS, WHOLE_MAP_MOVES
 from lccl.graph.recognise import RecognisedLayer
 from lccl.graph.variants.relaxed import is_hard, with_relaxed_gates
 from lccl.op.onnx_op import is_lccl_node
-from lccl.weights import array
 
 _AFFINE = WHOLE_MAP_MOVES | {"Add", "BatchNormalization", "Div", "Mul", "Neg", "Sub"}
 """If only these follow the convolution, the logit of the rewrite is the compared value less the

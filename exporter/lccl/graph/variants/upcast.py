@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, numpy_helper
 
-from lccl.weights import WeightFile, array, weight_file
+from lccl.files.weights import WeightFile, array, weight_file
 
 _BF16, _F32 = TensorProto.BFLOAT16, TensorProto.FLOAT
 

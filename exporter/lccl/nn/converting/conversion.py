@@ -14,7 +14,10 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.utils import parametrize
 
+from lccl.console.text import count
 from lccl.errors import UserError, kind_of, shown
+from lccl.errors.arguments import FLAG, NAME, NONE, NUMBER, SIZES, WHOLE, takes
+from lccl.errors.deprecation import renamed_keywords
 from lccl.nn.conv import LCCLConv2d, Order
 from lccl.nn.converting.measure import (
     LOW_PRECISION,
@@ -39,9 +42,6 @@ from lccl.nn.gate import GateActivation
 from lccl.nn.parts import computes_as_conv2d, is_set_from_outside, refresh
 from lccl.nn.plain import plain_maths
 from lccl.op.contract import gate_macs, grid_hw
-from lccl.signatures.arguments import FLAG, NAME, NONE, NUMBER, SIZES, WHOLE, takes
-from lccl.signatures.deprecation import renamed_keywords
-from lccl.text import count
 from lccl.torch_calls import inner_name, set_modes
 
 ModelT = TypeVar("ModelT", bound=nn.Module)

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
+from lccl.console.text import count
 from lccl.errors import UserError, first_line, kind_of
-from lccl.text import count
 from lccl.torch_calls import evaluating, flatten, layer_macs
 
 ExampleArgs = Tensor | Sequence[object] | Mapping[str, object]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from lccl.console.text import count, percent, table
 from lccl.nn.converting.policies import Choice
 from lccl.nn.converting.structure import ConvInfo
-from lccl.text import count, percent, table
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,12 @@ from typing import Any, cast
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from lccl.console.text import count
 from lccl.errors import UserError
+from lccl.errors.arguments import MODULE, takes
 from lccl.nn.conv import GateKind, LCCLConv2d, Order
 from lccl.nn.converting.trace import trace
 from lccl.nn.gate import GateActivation, open_gate
-from lccl.signatures.arguments import MODULE, takes
-from lccl.text import count
 from lccl.torch_calls import plain_name, unwrapped
 
 RecipeEntry = dict[str, object]

@@ -24,8 +24,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from lccl.errors import UserError
 from lccl.files import if_abandoned
+from lccl.files.protos import SMALL, without_data, without_initializers
 from lccl.numerics import Array
-from lccl.protos import SMALL, without_data, without_initializers
 
 _ALIGNMENT = 64
 """The alignment of each tensor in a file, in bytes, which suits vector instructions."""

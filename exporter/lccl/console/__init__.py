@@ -1,0 +1,1 @@
+"""What a terminal shows: tables, progress of long work, and nothing of other libraries."""

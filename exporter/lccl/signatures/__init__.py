@@ -1,1 +1,0 @@
-"""What public functions take: the types of their arguments, and keywords that were renamed."""
