@@ -129,6 +129,7 @@ RAISED_FROM = {
     "comparing/requirements.py": COMPARE,
     "engine/build.py": ENGINE,
     "exporting/checking.py": EXPORT,
+    "exporting/example.py": ("lccl export",),
     "exporting/exporter.py": EXPORT,
     "exporting/gate_search.py": EXPORT,
     "exporting/torch_source.py": EXPORT,

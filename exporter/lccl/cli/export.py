@@ -8,15 +8,12 @@ from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 from lccl.command_line import EXIT_OK, Parser, parse_shape, recorded, run, show, stdout_kept
 from lccl.console.progress import Progress, on_terminal
 from lccl.errors import Fix, UserError
 from lccl.files import require_file, require_writable
-
-if TYPE_CHECKING:
-    from lccl.numerics import Array
 
 EXAMPLES = """\
 examples:
@@ -28,6 +25,7 @@ examples:
 
 
 PROG = "lccl-export"
+_OF_CHECKPOINTS = ("factory", "state_dict_key", "state_dict_prefix")
 SUMMARY = "Export a network with gated convolutions (LCCL) to ONNX, checked against its source."
 
 
@@ -115,6 +113,7 @@ def _explaining(options: Namespace, words: Sequence[str], progress: Progress) ->
 
 def _export(options: Namespace, words: Sequence[str], progress: Progress) -> Any:
     from lccl.exporting import export
+    from lccl.exporting.example import example_of_module, example_of_onnx, example_of_program
     from lccl.files import sha256
 
     shapes = [parse_shape(text) for text in options.input_shape or ()]
@@ -134,7 +133,9 @@ def _export(options: Namespace, words: Sequence[str], progress: Progress) -> Any
         "fuse": not options.no_fuse,
     }
     if options.source.suffix == ".onnx":
-        return _export_onnx(options, common, shapes, export)
+        _refuse(options, (*_OF_CHECKPOINTS, "unsafe_pickle", "dynamic_hw"), "an .onnx file")
+        example = example_of_onnx(options.source, shapes, options.data)
+        return export(options.source, example.args, options.output, data=example.data, **common)
     from lccl.loading.torch_file import load_model
 
     loaded = load_model(
@@ -145,71 +146,18 @@ def _export(options: Namespace, words: Sequence[str], progress: Progress) -> Any
         unsafe_pickle=options.unsafe_pickle,
     )
     if loaded.program is not None:
-        return _export_program(options, common, loaded.program, export)
-    if not shapes and loaded.input_shape:
-        shapes = [(1, *loaded.input_shape)]
-    inputs = _real_data(options.data, _input_names(loaded.module, len(shapes)))
-    if not shapes and inputs:
-        shapes = [(1, *a.shape[1:]) for a in inputs.values()]
-    if not shapes:
-        raise UserError(
-            f"{options.source} does not say its input's shape", (Fix("args", (1, 3, 224, 224)), Fix("data", "FILE.npz"))
-        )
-    import torch
-
-    dtype = next((p.dtype for p in loaded.module.parameters() if p.is_floating_point()), torch.float32)
-    args = [torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(dtype) for shape in shapes]
-    for i, given in enumerate((inputs or {}).values()):
-        if i and given.dtype.kind in "biu" and not options.input_shape:  # a mask beside an image: random numbers are no mask
-            args[i] = torch.as_tensor(given[:1])
-    names = None if _input_names(loaded.module, 0) else tuple(inputs or ())  # of forward(*xs), which has none
-    return export(loaded.module, args, options.output, data=inputs, input_names=names, **common)
+        _refuse(options, (*_OF_CHECKPOINTS, "dynamic_hw", "input_shape"), "a torch.export archive")
+        example = example_of_program(loaded.program, options.data)
+    else:
+        example = example_of_module(loaded.module, options.source, shapes, loaded.input_shape, options.data)
+    source = loaded.module if loaded.program is None else loaded.program
+    return export(source, example.args, options.output, data=example.data, input_names=example.input_names, **common)
 
 
-def _export_program(options: Namespace, common: dict[str, Any], program: Any, export: Any) -> Any:
-    """Export a torch.export archive, which has its inputs' names and shapes in it."""
-    for name in ("factory", "state_dict_key", "state_dict_prefix", "dynamic_hw", "input_shape"):
+def _refuse(options: Namespace, names: Sequence[str], what: str) -> None:
+    for name in names:
         if getattr(options, name):
-            raise UserError(f"--{name.replace('_', '-')} goes with a checkpoint; a torch.export archive has its network in it")
-    names = tuple(s.arg.name for s in program.graph_signature.input_specs if s.kind.name == "USER_INPUT")
-    return export(program, None, options.output, data=_real_data(options.data, names), **common)
-
-
-def _export_onnx(options: Namespace, common: dict[str, Any], shapes: list[tuple[int, ...]], export: Any) -> Any:
-    for name in ("factory", "state_dict_key", "state_dict_prefix", "unsafe_pickle", "dynamic_hw"):
-        if getattr(options, name):
-            raise UserError(f"--{name.replace('_', '-')} goes with a checkpoint; an .onnx file has its network in it")
-    import numpy as np
-
-    from lccl.graph.feeds import few_samples
-    from lccl.graph.inputs import batch_axes
-    from lccl.loading.data import load_data
-    from lccl.loading.onnx import onnx_structure
-
-    inputs = None
-    if options.data:
-        structure = onnx_structure(options.source)
-        axes = batch_axes(structure).inputs
-        inputs = load_data(options.data, axes).feed(tuple(axes))
-        shapes = shapes or list(few_samples(structure, inputs).values())
-    return export(options.source, [np.empty(shape) for shape in shapes] or None, options.output, data=inputs, **common)
-
-
-def _real_data(source: str | None, names: tuple[str, ...]) -> dict[str, Array] | None:
-    if source is None:
-        return None
-    from lccl.loading.data import load_data
-
-    data = load_data(source)
-    return data.feed(names or tuple(data.inputs))
-
-
-def _input_names(module: Any, count: int) -> tuple[str, ...]:
-    """The first ``count`` parameters of ``forward``; for 0, those without a default."""
-    from lccl.torch_calls import forward_parameters
-
-    parameters = forward_parameters(module)
-    return tuple(parameters)[:count] if count else tuple(name for name, optional in parameters.items() if not optional)
+            raise UserError(f"--{name.replace('_', '-')} goes with a checkpoint; {what} has its network in it")
 
 
 def main() -> NoReturn:

@@ -20,12 +20,12 @@ from typing import Any, Self
 import ml_dtypes
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from lccl.errors import UserError
 from lccl.files import if_abandoned
 from lccl.files.protos import SMALL, without_data, without_initializers
-from lccl.numerics import Array
 
 _ALIGNMENT = 64
 """The alignment of each tensor in a file, in bytes, which suits vector instructions."""
@@ -105,7 +105,7 @@ class WeightFile:
         out.graph.initializer.extend(tensor if tensor.name in fixed else self._moved(tensor) for tensor in given)
         return out
 
-    def tensor(self, name: str, values: Array) -> TensorProto:
+    def tensor(self, name: str, values: NDArray[Any]) -> TensorProto:
         """Make a tensor of the values, with its data in this file unless it is small."""
         kind = helper.np_dtype_to_tensor_dtype(values.dtype)
         if values.size <= SMALL or kind not in _PLAIN_TYPES:
@@ -126,7 +126,7 @@ class WeightFile:
         data = tensor.raw_data or numpy_helper.to_array(tensor).tobytes()
         return self._stored(tensor, data) if len(data) == _bytes(tensor) else tensor
 
-    def _stored(self, tensor: TensorProto, data: bytes | Array) -> TensorProto:
+    def _stored(self, tensor: TensorProto, data: bytes | NDArray[Any]) -> TensorProto:
         content = data.data if isinstance(data, np.ndarray) else data
         digest = hashlib.blake2b(content, digest_size=32).digest()
         place = self._stored_at.get(digest)
@@ -142,7 +142,7 @@ class WeightFile:
             out.external_data.add(key=key, value=str(value))
         return out
 
-    def map(self, place: Mapping[str, str], dtype: np.dtype[Any], shape: tuple[int, ...]) -> Array:
+    def map(self, place: Mapping[str, str], dtype: np.dtype[Any], shape: tuple[int, ...]) -> NDArray[Any]:
         """Map values in this file into memory, read-only.
 
         Args:
@@ -186,11 +186,11 @@ def weight_file(model: onnx.ModelProto) -> WeightFile | None:
     return next(filter(None, map(file_of, model.graph.initializer)), None)
 
 
-def array(tensor: TensorProto) -> Array:
+def array(tensor: TensorProto) -> NDArray[Any]:
     """Return a tensor's values, read-only, from the model or from an open file."""
     file = file_of(tensor)
     if file is None:
-        values: Array = numpy_helper.to_array(tensor)
+        values: NDArray[Any] = numpy_helper.to_array(tensor)
         return values
     place = {e.key: e.value for e in tensor.external_data}
     return file.map(place, _PLAIN_TYPES[tensor.data_type], tuple(tensor.dims))
@@ -230,9 +230,9 @@ def _loaded(tensor: TensorProto, folder: str | Path | None) -> TensorProto:
     return out
 
 
-def as_bytes(values: Array) -> Array:
+def as_bytes(values: NDArray[Any]) -> NDArray[Any]:
     """View the values as bytes; copy them if they are not contiguous."""
-    flat: Array = np.ascontiguousarray(values).reshape(-1).view(np.uint8)
+    flat: NDArray[Any] = np.ascontiguousarray(values).reshape(-1).view(np.uint8)
     return flat
 
 

@@ -6,13 +6,15 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from onnx.reference.op_run import OpRun
 
-from lccl.numerics import Array
 from lccl.op.contract import ATTRIBUTES, DOMAIN, INPUT_NAMES, OP_TYPE, Attributes, output_shape
 
 
-def _conv(x: Array, w: Array, b: Array, strides: Sequence[int], pads: Sequence[int], dilations: Sequence[int]) -> Array:
+def _conv(
+    x: NDArray[Any], w: NDArray[Any], b: NDArray[Any], strides: Sequence[int], pads: Sequence[int], dilations: Sequence[int]
+) -> NDArray[Any]:
     """Convolve x [N, C, H, W] with w [K, R, S, C] and b [K], tap by tap, to [N, K, Ho, Wo]."""
     k, r, s, _ = w.shape
     top, left, bottom, right = pads
@@ -28,11 +30,11 @@ def _conv(x: Array, w: Array, b: Array, strides: Sequence[int], pads: Sequence[i
     return y
 
 
-def _leaky(x: Array, alpha: float) -> Array:
+def _leaky(x: NDArray[Any], alpha: float) -> NDArray[Any]:
     return np.where(x > 0, x, alpha * x)
 
 
-def lccl_gate(inputs: dict[str, Array], attributes: Attributes) -> Array:
+def lccl_gate(inputs: dict[str, NDArray[Any]], attributes: Attributes) -> NDArray[Any]:
     """Compute the gate map g at every output pixel, [N, 1, Ho, Wo] in float64.
 
     Args:
@@ -53,7 +55,7 @@ def lccl_gate(inputs: dict[str, Array], attributes: Attributes) -> Array:
     return np.broadcast_to(g, (n, 1, ho, wo))
 
 
-def lccl_conv(inputs: dict[str, Array], attributes: Attributes) -> Array:
+def lccl_conv(inputs: dict[str, NDArray[Any]], attributes: Attributes) -> NDArray[Any]:
     """Compute Y of the op, [N, K, Ho, Wo] in float64.
 
     Args:
@@ -82,7 +84,7 @@ class LCCLConv(OpRun):
 
     op_domain = DOMAIN
 
-    def _run(self, *inputs: Array, **attributes: Any) -> tuple[Array]:
+    def _run(self, *inputs: NDArray[Any], **attributes: Any) -> tuple[NDArray[Any]]:
         given = {spec.name: attributes[spec.name] for spec in ATTRIBUTES if attributes.get(spec.name) is not None}
         y = lccl_conv(dict(zip(INPUT_NAMES, inputs, strict=True)), Attributes.from_mapping(given))
         return (y.astype(inputs[0].dtype),)
