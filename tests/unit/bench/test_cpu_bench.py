@@ -379,6 +379,7 @@ def test_no_targets_without_the_library() -> None:
     assert "held to" not in cpu_report.markdown(FACTS, bench, "layer")
 
 
+@pytest.mark.slow
 def test_the_picture(tmp_path: Path) -> None:
     path = tmp_path / "picture.png"
     rows = [

@@ -97,6 +97,7 @@ def fixed(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_a_fixed_batch_is_compared_and_profiled(exported: Path, fixed: Path, samples: Path) -> None:
     """20 samples: two whole batches and one that is filled up."""
     result = lccl.compare([exported, fixed], samples, latency=None, dense_twin=False)

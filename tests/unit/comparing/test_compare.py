@@ -49,6 +49,7 @@ def comparison(checkpoint: Path, exported: Path, dense_checkpoint: Path, samples
     return lccl.compare([checkpoint, exported], samples, baseline=dense_checkpoint, latency=QUICK)
 
 
+@pytest.mark.slow
 def test_rows(comparison: Any) -> None:
     assert [(r.network, r.role, r.runner) for r in comparison.rows] == [
         ("small.pt", "lccl", "torch"),
@@ -60,6 +61,7 @@ def test_rows(comparison: Any) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_errors_are_against_the_first_row_of_the_network(comparison: Any) -> None:
     first, second, _, twin, dense, dense_ort = comparison.rows
     assert second.reference == first.label
@@ -72,6 +74,7 @@ def test_errors_are_against_the_first_row_of_the_network(comparison: Any) -> Non
     assert twin.reference is None
 
 
+@pytest.mark.slow
 def test_accuracy_is_that_of_the_labels(comparison: Any, checkpoint: Path, exported: Path, samples: Path) -> None:
     with np.load(samples) as content:
         x, labels = torch.from_numpy(content["x"]), content["labels"]
@@ -81,6 +84,7 @@ def test_accuracy_is_that_of_the_labels(comparison: Any, checkpoint: Path, expor
     assert comparison.rows[3].accuracy == np.mean(of_twin == labels)
 
 
+@pytest.mark.slow
 def test_speedups_are_within_one_runtime(comparison: Any) -> None:
     first, second, skipping, twin, dense, dense_ort = comparison.rows
     assert first.speedup_over == dense.label
@@ -118,11 +122,13 @@ def test_the_decomposed_file_is_a_form_of_the_network(exported: Path, samples: P
     assert result.rows[2].max_error < 1e-5
 
 
+@pytest.mark.slow
 def test_the_profile_is_of_the_same_inputs(comparison: Any, exported: Path, samples: Path) -> None:
     with np.load(samples) as content:
         assert comparison.profile == lccl.profile(exported, [content["x"]])
 
 
+@pytest.mark.slow
 def test_text_and_json_tell_the_environment(comparison: Any) -> None:
     text = str(comparison)
     assert "1 CPU thread" in text
@@ -367,6 +373,7 @@ def test_each_nested_checkpoint_has_its_own_key(nested: tuple[Path, Path], sampl
     assert len(lccl.compare(gated, samples, baseline=dense, **keys, **options).rows) == 6
 
 
+@pytest.mark.slow
 def test_a_key_of_a_network_without_a_checkpoint(exported: Path, checkpoint: Path, samples: Path) -> None:
     with pytest.raises(lccl.UserError, match=r"needs a checkpoint, but none is given: leave out baseline_state_dict_key$"):
         lccl.compare(checkpoint, samples, baseline=exported, baseline_state_dict_key="ema")
@@ -394,6 +401,7 @@ def test_a_baseline_in_torchscript(exported: Path, dense_checkpoint: Path, sampl
     assert [r.runner for r in result.rows if r.role == "baseline"] == ["torch", "onnxruntime"]
 
 
+@pytest.mark.slow
 def test_the_command_has_a_key_for_each_network(
     invoke: Invoke, nested: tuple[Path, Path], checkpoint: Path, samples: Path
 ) -> None:
@@ -462,10 +470,10 @@ def test_limits_on_a_metric_know_its_direction(scored: Callable[..., Any]) -> No
         ({"limits": Limits(metric_limit=1)}, "a limit on a metric needs the metric"),
         ({"metric": "nothing"}, "a metric is named pkg.module:callable"),
         ({"metric": "numpy:pi"}, "not callable"),
-        ({"metric": lambda *_: np.zeros(3)}, "or one for each of the"),
-        ({"metric": lambda *_: "high"}, "returns a number"),
-        ({"metric": lambda *_: float("nan")}, "gives NaN or infinity"),
-        ({"metric": lambda x: x}, "raised TypeError"),
+        pytest.param({"metric": lambda *_: np.zeros(3)}, "or one for each of the", marks=pytest.mark.slow),
+        pytest.param({"metric": lambda *_: "high"}, "returns a number", marks=pytest.mark.slow),
+        pytest.param({"metric": lambda *_: float("nan")}, "gives NaN or infinity", marks=pytest.mark.slow),
+        pytest.param({"metric": lambda x: x}, "raised TypeError", marks=pytest.mark.slow),
         ({"metric": margin, "metric_direction": "up"}, 'metric_direction takes "higher" or "lower"'),
     ],
 )

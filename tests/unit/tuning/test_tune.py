@@ -76,6 +76,7 @@ def test_a_target_is_reached_and_the_rest_is_as_measured(network: nn.Module, exp
     assert "chosen" in str(result)
 
 
+@pytest.mark.slow
 def test_both_forms_mean_the_same_by_a_setting(network: nn.Module, exported: Path) -> None:
     """A gate that is cut, opened or closed in a module and in the exported file computes the same pixels."""
     data = as_data(_data())
