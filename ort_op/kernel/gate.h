@@ -325,6 +325,121 @@ static void logitsFromWindow(Task const& t, int image, int cellRows, float* logi
     }
 }
 
+//! The sum of a vector's lanes, halves first.
+LCCL_INLINE float sumLanes(Vector v)
+{
+    float lanes[kLanes];
+    store(lanes, v);
+#pragma GCC unroll 4
+    for (int half = kLanes / 2; half > 0; half /= 2)
+    {
+#pragma GCC unroll 8
+        for (int i = 0; i < half; ++i)
+        {
+            lanes[i] += lanes[i + half];
+        }
+    }
+    return lanes[0];
+}
+
+//! Where taps of the gate fall: rows and columns of the kernel, from first to before end.
+struct TapRange
+{
+    int firstRow, endRow, firstColumn, endColumn;
+};
+
+//! Logits of `kCells` cells side by side, from x with its channels innermost. The same sums in the
+//! same order for any number of cells.
+//! \param x where the first tap of the first cell falls
+//! \param step floats from cell to cell
+template <int kCells>
+LCCL_INLINE void dotPixels(Task const& t, float const* x, int64_t step, TapRange taps, float bias, float* logits)
+{
+    lccl_cpu_params const& p = t.p;
+    int64_t const row = static_cast<int64_t>(p.gate_dilations[0]) * p.w * p.c;
+    int64_t const column = static_cast<int64_t>(p.gate_dilations[1]) * p.c;
+    Vector total[kCells] = {};
+    float rest[kCells] = {};
+    for (int i = taps.firstRow; i < taps.endRow; ++i)
+    {
+        Vector sum[kCells] = {}; // of a row of taps, so that long sums round less
+        for (int j = taps.firstColumn; j < taps.endColumn; ++j)
+        {
+            float const* const from = x + i * row + j * column;
+            float const* const weight = p.gate_weight + static_cast<int64_t>(i * p.gate_s + j) * p.c;
+            int c = 0;
+            for (; c + kLanes <= p.c; c += kLanes)
+            {
+                Vector const w = load(weight + c);
+#pragma GCC unroll 4
+                for (int cell = 0; cell < kCells; ++cell)
+                {
+                    sum[cell] = multiplyAdd(load(from + cell * step + c), w, sum[cell]);
+                }
+            }
+            for (; c < p.c; ++c)
+            {
+                for (int cell = 0; cell < kCells; ++cell)
+                {
+                    rest[cell] = multiplyAdd(from[cell * step + c], weight[c], rest[cell]);
+                }
+            }
+        }
+#pragma GCC unroll 4
+        for (int cell = 0; cell < kCells; ++cell)
+        {
+            total[cell] += sum[cell];
+        }
+    }
+    for (int cell = 0; cell < kCells; ++cell)
+    {
+        logits[cell] = bias + (sumLanes(total[cell]) + rest[cell]);
+    }
+}
+
+//! From the first of `taps` that is not before 0 to before the first that is not below `size`.
+LCCL_INLINE void insideRange(int at, int taps, int dilation, int size, int& first, int& end)
+{
+    first = at < 0 ? (-at + dilation - 1) / dilation : 0;
+    end = at >= size ? 0 : (size - at + dilation - 1) / dilation;
+    end = end < taps ? end : taps;
+}
+
+//! Logits of an image's band from x, whose channels are innermost.
+static void logitsFromPixels(Task const& t, int image, int cellRows, float* logits)
+{
+    constexpr int kTogether = 4;
+    lccl_cpu_params const& p = t.p;
+    Plan const& plan = t.plan;
+    float const* const x = p.x + (t.firstImage + image) * p.c * (static_cast<int64_t>(p.h) * p.w);
+    int64_t const step = static_cast<int64_t>(p.gate_strides[1]) * p.c;
+    float const bias = p.gate_bias != nullptr ? p.gate_bias[0] : 1.0F;
+    for (int cellRow = 0; cellRow < cellRows; ++cellRow)
+    {
+        int const y = (t.firstRow / p.grid + cellRow) * p.gate_strides[0] - p.gate_pads[0];
+        TapRange taps{};
+        insideRange(y, p.gate_r, p.gate_dilations[0], p.h, taps.firstRow, taps.endRow);
+        float* const to = logits + static_cast<int64_t>(cellRow) * plan.wg;
+        for (int cell = 0; cell < plan.wg;)
+        {
+            int const column = cell * p.gate_strides[1] - p.gate_pads[1];
+            int const lastColumn = column + (kTogether - 1) * p.gate_strides[1] + (p.gate_s - 1) * p.gate_dilations[1];
+            float const* const from = x + (static_cast<int64_t>(y) * p.w + column) * p.c;
+            if (column >= 0 && lastColumn < p.w && cell + kTogether <= plan.wg)
+            {
+                taps.firstColumn = 0;
+                taps.endColumn = p.gate_s;
+                dotPixels<kTogether>(t, from, step, taps, bias, to + cell);
+                cell += kTogether;
+                continue;
+            }
+            insideRange(column, p.gate_s, p.gate_dilations[1], p.w, taps.firstColumn, taps.endColumn);
+            dotPixels<1>(t, from, step, taps, bias, to + cell);
+            ++cell;
+        }
+    }
+}
+
 //! Logits -> gate values, in place, times the map from outside.
 static void decide(lccl_cpu_params const& p, float* values, int64_t count, float const* gate)
 {
@@ -356,6 +471,7 @@ static void computeGate(Task const& t, int image)
     {
     case GateSource::kPlanes: logitsFromPlanes(t, image, values); break;
     case GateSource::kWindow: logitsFromWindow(t, image, cellRows, values); break;
+    case GateSource::kPixels: logitsFromPixels(t, image, cellRows, values); break;
     case GateSource::kNone:
         for (int64_t i = 0; i < cells; ++i)
         {

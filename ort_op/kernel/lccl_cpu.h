@@ -24,13 +24,13 @@ extern "C" {
 #endif
 
 /* Raised with every change of a struct below; the functions refuse another caller's. */
-#define LCCL_CPU_ABI 2
+#define LCCL_CPU_ABI 3
 
 /* One call. Tensors are dense, row-major and need no alignment beyond float's; nothing is read or
  * written outside of them. */
 typedef struct lccl_cpu_params {
   uint32_t abi;                              /* LCCL_CPU_ABI */
-  int32_t n, c, h, w;                        /* x: [n, c, h, w]; n may be 0 */
+  int32_t n, c, h, w;                        /* x: [n, c, h, w], or [n, h, w, c]; n may be 0 */
   int32_t k, r, s;                           /* weight: [k, r, s, c]; r and s from 1 to 7 */
   int32_t strides[2], pads[4], dilations[2]; /* pads: top, left, bottom, right */
   int32_t gate_r, gate_s;                    /* gate_weight: [1, gate_r, gate_s, c] */
@@ -40,6 +40,8 @@ typedef struct lccl_cpu_params {
   int32_t has_gate_weight;                 /* 0: logit is gate_bias everywhere */
   int32_t has_gate;                        /* 0: the map is 1 */
   int32_t has_residual;                    /* 0: the residual is 0 */
+  int32_t x_channels_last;                 /* 1: x is [n, h, w, c] */
+  int32_t y_channels_last;                 /* 1: y and residual are [n, ho, wo, k] */
   float activation_alpha, gate_slope, gate_max, gate_threshold, post_alpha;
   float density;   /* expected fraction of active pixels: decides how work is cut, never what comes out; -1: unknown */
   int32_t threads; /* how many threads the caller's `parallel` has, from 1 */
@@ -52,8 +54,8 @@ typedef struct lccl_cpu_params {
   const float* gate;         /* [n, 1, ceil(ho / G), ceil(wo / G)]; null without has_gate */
   const float* post_scale;   /* [post_scale_size] */
   const float* post_bias;    /* [post_bias_size] */
-  const float* residual;     /* [n, k, ho, wo]; null without has_residual */
-  float* y;                  /* [n, k, ho, wo]; must not overlap any other tensor */
+  const float* residual;     /* as y; null without has_residual */
+  float* y;                  /* [n, k, ho, wo], or [n, ho, wo, k]; must not overlap any other tensor */
   int64_t* active;           /* [1], out: how many of the n * ho * wo output pixels were active; null: not wanted */
 } lccl_cpu_params;
 

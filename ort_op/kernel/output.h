@@ -1,4 +1,4 @@
-// Writes computed rows to y: channels outermost again, closed pixels filled, the residual added.
+// Writes computed rows to y, in its order of channels: closed pixels filled, the residual added.
 #pragma once
 
 #include "task.h"
@@ -85,6 +85,25 @@ static void findOpen(Task const& t, int32_t const* rowOf, int64_t pixels)
     }
 }
 
+//! The channels of a pixel, side by side in y as in its row.
+LCCL_INLINE void writePixel(float const* row, float const* residual, float alpha, float* y, int channels)
+{
+    int c = 0;
+    for (; c + kLanes <= channels; c += kLanes)
+    {
+        Vector v = load(row + c);
+        if (residual != nullptr)
+        {
+            v = leaky(v + load(residual + c), broadcast(alpha));
+        }
+        store(y + c, v);
+    }
+    for (; c < channels; ++c)
+    {
+        y[c] = residual != nullptr ? leaky(row[c] + residual[c], alpha) : row[c];
+    }
+}
+
 //! An image's band, for the task's channels.
 static void writeOutput(Task const& t, int image)
 {
@@ -96,6 +115,17 @@ static void writeOutput(Task const& t, int image)
     int64_t const plane = static_cast<int64_t>(plan.ho) * plan.wo;
     int64_t const pixels = t.bandPixels();
     int32_t const* const rowOf = t.rowOf + image * pixels;
+    if (p.y_channels_last != 0)
+    {
+        int64_t const first = ((t.firstImage + image) * plane + static_cast<int64_t>(t.firstRow) * plan.wo) * p.k
+            + firstChannel;
+        for (int64_t q = 0; q < pixels; ++q)
+        {
+            float const* const residual = p.residual != nullptr ? p.residual + first + q * p.k : nullptr;
+            writePixel(t.compact + rowOf[q], residual, p.post_alpha, p.y + first + q * p.k, channels);
+        }
+        return;
+    }
     int64_t const at = ((t.firstImage + image) * p.k + firstChannel) * plane + static_cast<int64_t>(t.firstRow) * plan.wo;
     Block band{t.compact, rowOf, p.y + at, p.residual != nullptr ? p.residual + at : nullptr, plane, p.post_alpha};
     if (pixels < 8 || channels < 8)

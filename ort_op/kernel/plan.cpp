@@ -72,6 +72,10 @@ GateSource gateSource(lccl_cpu_params const& p)
     {
         return GateSource::kNone;
     }
+    if (p.x_channels_last != 0)
+    {
+        return GateSource::kPixels;
+    }
     bool const planes = p.gate_strides[0] == 1 && p.gate_strides[1] == 1 && p.grid == 1
         && int64_t{p.gate_r} * p.gate_s <= kMaxPlaneTaps;
     return planes ? GateSource::kPlanes : GateSource::kWindow;
@@ -290,6 +294,10 @@ bool takesForm(lccl_cpu_params const& p, lccl_cpu_isa const* isa, Reason reason)
     if (!between(0, kMaxSize, {p.pads[0], p.pads[1], p.pads[2], p.pads[3]}))
     {
         return refuse(reason, "pads have to be from 0 to 2^20");
+    }
+    if (!between(0, 1, {p.x_channels_last, p.y_channels_last}))
+    {
+        return refuse(reason, "x_channels_last and y_channels_last have to be 0 or 1");
     }
     if (p.threads < 1)
     {

@@ -15,7 +15,8 @@ enum class GateSource
 {
     kNone,   //!< no gate of its own: gate_bias everywhere
     kPlanes, //!< from x as it lies, a map per tap: stride 1, at most kMaxPlaneTaps taps
-    kWindow  //!< from the window, a dot product per tap and cell: everything else
+    kWindow, //!< from the window, a dot product per tap and cell: everything else
+    kPixels  //!< from x as it lies with channels innermost, a dot product per tap and cell
 };
 
 constexpr int kMaxPlaneTaps = 9;

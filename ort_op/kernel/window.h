@@ -77,9 +77,67 @@ LCCL_INLINE void copyPixels(Task const& t, float const* x, float* window, int64_
     }
 }
 
+//! Copies whole pixels of a row of x, whose channels lie together, to consecutive places of the window.
+LCCL_INLINE void copyRow(Task const& t, float const* x, float* window, int64_t pixels)
+{
+    int const channels = t.p.c, pitch = t.plan.pitch;
+    if (channels == pitch)
+    {
+        memcpy(window, x, static_cast<size_t>(pixels * channels) * sizeof(float));
+        return;
+    }
+    for (int64_t q = 0; q < pixels; ++q)
+    {
+        memcpy(window + q * pitch, x + q * channels, static_cast<size_t>(channels) * sizeof(float));
+    }
+}
+
+//! The same as fillWindow, of x with its channels innermost.
+static void fillFromPixels(Task& t, int image, bool all)
+{
+    Plan const& plan = t.plan;
+    lccl_cpu_params const& p = t.p;
+    int const top = windowTop(t, t.firstRow);
+    int const low = top < 0 ? 0 : top;
+    int const high = top + plan.windowRows > p.h ? p.h : top + plan.windowRows;
+    if (low >= high)
+    {
+        return;
+    }
+    int64_t const plane = static_cast<int64_t>(p.h) * p.w;
+    int64_t const begin = static_cast<int64_t>(low) * p.w, end = static_cast<int64_t>(high) * p.w;
+    float const* const x = p.x + (t.firstImage + image) * p.c * plane;
+    float* const window = t.window(image);
+    for (int64_t g = begin / kGroup; g * kGroup < end;)
+    {
+        if (!(all || t.needed[g]) || t.present[g])
+        {
+            ++g;
+            continue;
+        }
+        int64_t const first = g * kGroup;
+        for (; g * kGroup < end && (all || t.needed[g]) && !t.present[g]; ++g)
+        {
+            t.present[g] = g * kGroup >= begin && (g * kGroup + kGroup <= end || end == plane);
+        }
+        int64_t const last = g * kGroup < end ? g * kGroup : end;
+        for (int64_t q = first < begin ? begin : first; q < last;)
+        {
+            int64_t const row = q / p.w, column = q - row * p.w;
+            int64_t const count = last - q < p.w - column ? last - q : p.w - column;
+            copyRow(t, x + q * p.c, window + ((row - top) * plan.windowWidth + p.pads[1] + column) * plan.pitch, count);
+            q += count;
+        }
+    }
+}
+
 //! Copies the groups that are needed and not yet there, or all groups.
 static void fillWindow(Task& t, int image, bool all)
 {
+    if (t.p.x_channels_last != 0)
+    {
+        return fillFromPixels(t, image, all);
+    }
     Plan const& plan = t.plan;
     lccl_cpu_params const& p = t.p;
     int const top = windowTop(t, t.firstRow);

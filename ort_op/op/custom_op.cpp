@@ -6,17 +6,21 @@
 #include "isa.h"
 #include "node.h"
 
+#include <deque>
 #include <map>
 #include <mutex>
+#include <vector>
 
 namespace lccl::ort
 {
 namespace
 {
 
-//! The op for one type T: ONNX Runtime treats ops of one name as kernels of one op.
+//! An op for one type T: ONNX Runtime treats ops of one name and domain as kernels of one op.
 struct Op : OrtCustomOp
 {
+    char const* name;
+    bool hasLayouts; //!< of its tensors, which the node says; else they are NCHW
     ONNXTensorElementDataType type;
     OrtApi const* api;
 };
@@ -36,7 +40,7 @@ OrtStatusPtr ORT_API_CALL createKernel(OrtCustomOp const* op, OrtApi const* api,
         [&]
         {
             name = nodeName(*api, info);
-            *kernel = new Node(*api, info, self(op).type);
+            *kernel = new Node(*api, info, self(op).type, self(op).hasLayouts);
         });
 }
 
@@ -53,7 +57,7 @@ void ORT_API_CALL destroyKernel(void* kernel)
 OrtStatusPtr ORT_API_CALL inferOutputShape(OrtCustomOp const* op, OrtShapeInferContext* context)
 {
     OrtApi const& api = *self(op).api;
-    return guarded(api, {}, [&] { inferShape(api, context); });
+    return guarded(api, {}, [&] { inferShape(api, context, self(op).hasLayouts); });
 }
 
 // ---- the table ---------------------------------------------------------------------------------
@@ -63,13 +67,15 @@ ONNXTensorElementDataType ORT_API_CALL inputType(OrtCustomOp const* op, size_t i
     return isFloat32Only(static_cast<int32_t>(index)) ? ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT : self(op).type;
 }
 
-Op makeOp(OrtApi const& api, ONNXTensorElementDataType type)
+Op makeOp(OrtApi const& api, char const* name, bool hasLayouts, ONNXTensorElementDataType type)
 {
     Op op{};
+    op.name = name;
+    op.hasLayouts = hasLayouts;
     op.type = type;
     op.api = &api;
     op.version = kApiVersion;
-    op.GetName = [](OrtCustomOp const*) { return "LCCLConv"; };
+    op.GetName = [](OrtCustomOp const* o) { return self(o).name; };
     op.GetExecutionProviderType = [](OrtCustomOp const*) -> char const* { return nullptr; };
     op.GetInputTypeCount = [](OrtCustomOp const*) -> size_t { return kInputs; };
     op.GetInputType = inputType;
@@ -91,20 +97,20 @@ Op makeOp(OrtApi const& api, ONNXTensorElementDataType type)
     return op;
 }
 
-//! The registration with one copy of ONNX Runtime in this process, until the library is unloaded.
+constexpr ONNXTensorElementDataType kTypes[]{
+    ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT, ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16, ONNX_TENSOR_ELEMENT_DATA_TYPE_BFLOAT16};
+
+//! The registration with one copy of ONNX Runtime in this process, until the library is unloaded:
+//! the contract's op, and in the private domain that op with layouts, and a convolution without a
+//! gate, whose gate inputs are neutral.
 class Registration
 {
 public:
     explicit Registration(OrtApi const& api)
         : mApi(api)
-        , mOps{makeOp(api, ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT), makeOp(api, ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16),
-              makeOp(api, ONNX_TENSOR_ELEMENT_DATA_TYPE_BFLOAT16)}
     {
-        check(api, api.CreateCustomOpDomain("lccl", &mDomain));
-        for (Op const& op : mOps)
-        {
-            check(api, api.CustomOpDomain_Add(mDomain, &op));
-        }
+        addOps("lccl", {"LCCLConv"}, false);
+        addOps("lccl.ort", {"LCCLConv", "Conv"}, true);
     }
 
     Registration(Registration const&) = delete;
@@ -112,13 +118,29 @@ public:
 
     void add(OrtSessionOptions* options) const
     {
-        check(mApi, mApi.AddCustomOpDomain(options, mDomain));
+        for (OrtCustomOpDomain* const domain : mDomains)
+        {
+            check(mApi, mApi.AddCustomOpDomain(options, domain));
+        }
     }
 
 private:
+    void addOps(char const* domain, std::initializer_list<char const*> names, bool hasLayouts)
+    {
+        check(mApi, mApi.CreateCustomOpDomain(domain, &mDomains.emplace_back(nullptr)));
+        for (char const* const name : names)
+        {
+            for (ONNXTensorElementDataType const type : kTypes)
+            {
+                mOps.push_back(makeOp(mApi, name, hasLayouts, type));
+                check(mApi, mApi.CustomOpDomain_Add(mDomains.back(), &mOps.back()));
+            }
+        }
+    }
+
     OrtApi const& mApi;
-    Op mOps[3];
-    OrtCustomOpDomain* mDomain{nullptr}; //!< never released: at the end of a process ONNX Runtime may be gone first
+    std::deque<Op> mOps;                      //!< a deque, since ONNX Runtime keeps their addresses
+    std::vector<OrtCustomOpDomain*> mDomains; //!< never released: at the end of a process ONNX Runtime may be gone first
 };
 
 Registration& registrationFor(OrtApi const& api)

@@ -4,6 +4,7 @@
 
 #include "attributes.h"
 #include "call.h"
+#include "layouts.h"
 
 #include <algorithm>
 #include <atomic>
@@ -49,6 +50,20 @@ NamedShape inputShape(OrtApi const& api, OrtShapeInferContext const* context, si
     return named;
 }
 
+//! A shape and its names in the order of the contract.
+NamedShape inNchw(NamedShape const& named, bool channelsLast)
+{
+    NamedShape changed = named;
+    changed.shape = lccl::ort::inNchw(named.shape, channelsLast);
+    if (channelsLast && named.shape.rank == 4)
+    {
+        changed.names[1] = named.names[3];
+        changed.names[2] = named.names[1];
+        changed.names[3] = named.names[2];
+    }
+    return changed;
+}
+
 //! A name that no other dimension has, since ONNX Runtime takes dimensions of one name for equal.
 std::string freshName()
 {
@@ -71,9 +86,11 @@ std::string outputName(Attributes const& a, NamedShape const& x, NamedShape cons
     return stride == 1 ? whole : "(" + whole + "-1)//" + std::to_string(stride) + "+1";
 }
 
-//! Writes the sizes and names as the context's output.
-void setOutput(OrtApi const& api, OrtShapeInferContext* context, int64_t const (&sizes)[4], std::string const (&names)[4])
+//! Writes the sizes and names, of [N, K, Ho, Wo], as the context's output.
+void setOutput(OrtApi const& api, OrtShapeInferContext* context, int64_t const (&sizes)[4], std::string const (&names)[4],
+    bool channelsLast)
 {
+    size_t const places[4]{0, channelsLast ? 2U : 1U, channelsLast ? 3U : 2U, channelsLast ? 1U : 3U};
     OrtTensorTypeAndShapeInfo* x = nullptr; // of the context, which frees it
     check(api, api.ShapeInferContext_GetInputTypeShape(context, kX, &x));
     ONNXTensorElementDataType type = ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED;
@@ -81,8 +98,13 @@ void setOutput(OrtApi const& api, OrtShapeInferContext* context, int64_t const (
     OrtTensorTypeAndShapeInfo* info = nullptr;
     check(api, api.CreateTensorTypeAndShapeInfo(&info));
     char const* texts[4];
-    std::transform(std::begin(names), std::end(names), texts, [](std::string const& name) { return name.c_str(); });
-    bool const set = succeeded(api, api.SetTensorElementType(info, type)) && succeeded(api, api.SetDimensions(info, sizes, 4))
+    int64_t ordered[4];
+    for (size_t i = 0; i < 4; ++i)
+    {
+        texts[i] = names[places[i]].c_str();
+        ordered[i] = sizes[places[i]];
+    }
+    bool const set = succeeded(api, api.SetTensorElementType(info, type)) && succeeded(api, api.SetDimensions(info, ordered, 4))
         && succeeded(api, api.SetSymbolicDimensions(info, texts, 4))
         && succeeded(api, api.ShapeInferContext_SetOutputTypeShape(context, 0, info));
     api.ReleaseTensorTypeAndShapeInfo(info);
@@ -94,7 +116,7 @@ void setOutput(OrtApi const& api, OrtShapeInferContext* context, int64_t const (
 
 } // namespace
 
-void inferShape(OrtApi const& api, OrtShapeInferContext* context)
+void inferShape(OrtApi const& api, OrtShapeInferContext* context, bool hasLayouts)
 {
     size_t count = 0;
     check(api, api.ShapeInferContext_GetInputCount(context, &count));
@@ -102,12 +124,15 @@ void inferShape(OrtApi const& api, OrtShapeInferContext* context)
     {
         throw std::invalid_argument("takes all " + std::to_string(int{kInputs}) + " inputs, not " + std::to_string(count));
     }
-    Attributes const attributes = readAttributes(ShapeAttributes(api, context));
+    ShapeAttributes const source(api, context);
+    Attributes const attributes = readAttributes(source);
+    Layouts const layouts = hasLayouts ? readLayouts(source) : Layouts{};
     NamedShape named[kInputs];
     Shapes shapes;
     for (size_t input = 0; input < kInputs; ++input)
     {
-        named[input] = inputShape(api, context, input);
+        bool const last = (input == kX && layouts.xChannelsLast) || (input == kResidual && layouts.yChannelsLast);
+        named[input] = inNchw(inputShape(api, context, input), last);
         shapes[input] = named[input].shape;
     }
     NamedShape const& x = named[kX];
@@ -129,7 +154,7 @@ void inferShape(OrtApi const& api, OrtShapeInferContext* context)
         std::string const& first = (i == 0 ? x : w).names[0];
         names[i] = first.empty() ? freshName() : first;
     }
-    setOutput(api, context, sizes, names);
+    setOutput(api, context, sizes, names, layouts.yChannelsLast);
 }
 
 } // namespace lccl::ort

@@ -172,11 +172,12 @@ std::string nodeName(OrtApi const& api, OrtKernelInfo const* info)
     return name;
 }
 
-Node::Node(OrtApi const& api, OrtKernelInfo const* info, ONNXTensorElementDataType type)
+Node::Node(OrtApi const& api, OrtKernelInfo const* info, ONNXTensorElementDataType type, bool hasLayouts)
     : mApi(api)
     , mType(type)
     , mName(nodeName(api, info))
     , mAttributes(readAttributes(KernelAttributes(api, info)))
+    , mLayouts(hasLayouts ? readLayouts(KernelAttributes(api, info)) : Layouts{})
     , mIsa(chooseIsa())
     , mPool(poolOf(api, info))
     , mDensity(*mAttributes.density)
@@ -200,6 +201,7 @@ void Node::keepConstants(OrtKernelInfo const* info)
     {
         shapes[input] = declaredShape(mApi, info, input);
     }
+    shapes = inNchw(shapes, mLayouts);
     checkShapes(mAttributes, shapes);                    // here, since ONNX Runtime drops what the inference of shapes says
     requireSupported(formOf(mAttributes, shapes), mIsa); // here, so that no model that cannot run gets a session
     bool const isFloat32 = mType == ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
@@ -299,8 +301,11 @@ void Node::compute(OrtKernelContext* context) const
 {
     Tensors const tensors = readTensors(context);
     Maps maps;
-    lccl_cpu_params call = makeCall(mAttributes, tensors.shapes, maps);
-    int64_t const yShape[4]{call.n, call.k, maps.ho, maps.wo};
+    lccl_cpu_params call = makeCall(mAttributes, inNchw(tensors.shapes, mLayouts), maps);
+    call.x_channels_last = mLayouts.xChannelsLast ? 1 : 0;
+    call.y_channels_last = mLayouts.yChannelsLast ? 1 : 0;
+    int64_t const first[4]{call.n, call.k, maps.ho, maps.wo}, last[4]{call.n, maps.ho, maps.wo, call.k};
+    int64_t const* const yShape = mLayouts.yChannelsLast ? last : first;
     OrtValue* yValue = nullptr;
     check(mApi, mApi.KernelContext_GetOutput(context, 0, yShape, 4, &yValue));
     void* y = nullptr;

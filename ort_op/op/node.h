@@ -3,6 +3,7 @@
 
 #include "attributes.h"
 #include "call.h"
+#include "layouts.h"
 #include "pool.h"
 #include "scratch.h"
 
@@ -15,8 +16,9 @@ class Node
 {
 public:
     //! \param type T of the node
+    //! \param hasLayouts whether the node says the layouts of its tensors; else they are NCHW
     //! \throw std::exception if the node cannot run here
-    Node(OrtApi const& api, OrtKernelInfo const* info, ONNXTensorElementDataType type);
+    Node(OrtApi const& api, OrtKernelInfo const* info, ONNXTensorElementDataType type, bool hasLayouts);
     ~Node();
     Node(Node const&) = delete;
     Node& operator=(Node const&) = delete;
@@ -40,6 +42,7 @@ private:
     ONNXTensorElementDataType const mType;
     std::string mName;
     Attributes mAttributes;
+    Layouts const mLayouts;
     int32_t mIsa;
     std::shared_ptr<Pool> mPool;
     Shapes mConstantShapes;              //!< of inputs that are constant; others have no rank

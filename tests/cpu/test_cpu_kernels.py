@@ -11,7 +11,7 @@ import pytest
 from support.builds.cpu import Host
 from support.cases.op_cases import Case
 from support.cases.random_layers import large_layers, named_layers, random_layers
-from support.hosts.cpu import Expected, Layer, Run, Work, check, check_all, expected, isas_of, run, running_isas
+from support.hosts.cpu import Expected, Layer, Run, Work, check, check_all, expected, in_order, isas_of, run, running_isas
 
 SWEEPS = 4
 LAYERS_PER_SWEEP = 900
@@ -40,13 +40,18 @@ def wide_isas(host: Host) -> list[int]:
 
 
 def with_runs(layers: list[Layer], isas: list[int]) -> Work:
-    return [(layer, runs_of(isas, number)) for number, layer in enumerate(layers)]
+    return [(in_order(layer, number // len(THREADS)), runs_of(isas, number)) for number, layer in enumerate(layers)]
+
+
+ORDERS = 4
+
+
+def in_each_order(layers: list[Layer], wants: list[Expected], runs: list[Run]) -> tuple[Work, list[Expected]]:
+    return [(in_order(layer, order), runs) for order in range(ORDERS) for layer in layers], wants * ORDERS
 
 
 def test_named_cases(cpu_host: Host, tmp_path: Path) -> None:
-    layers, wants = named_layers()
-    isas = running_isas(cpu_host)
-    check_all(cpu_host, [(layer, named_runs(isas)) for layer in layers], wants, tmp_path)
+    check_all(cpu_host, *in_each_order(*named_layers(), named_runs(running_isas(cpu_host))), tmp_path)
 
 
 @pytest.mark.parametrize("sweep", range(SWEEPS))
@@ -60,12 +65,11 @@ def test_larger_layers(cpu_host: Host, tmp_path: Path) -> None:
     layers, wants = large_layers()
     ways = ((1, -1.0), (2, 0.3), (3, 1.0), (-4, 0.02), (0, 0.5))
     runs = [Run(isa, threads=t, density=d) for isa in running_isas(cpu_host) for t, d in ways]
-    check_all(cpu_host, [(layer, runs) for layer in layers], wants, tmp_path)
+    check_all(cpu_host, *in_each_order(layers, wants, runs), tmp_path)
 
 
 def test_named_cases_on_emulated_wide_vectors(wide_host: Host, tmp_path: Path) -> None:
-    layers, wants = named_layers()
-    check_all(wide_host, [(layer, named_runs(wide_isas(wide_host))) for layer in layers], wants, tmp_path)
+    check_all(wide_host, *in_each_order(*named_layers(), named_runs(wide_isas(wide_host))), tmp_path)
 
 
 @pytest.mark.parametrize("sweep", range(SWEEPS))
@@ -77,7 +81,7 @@ def test_random_layers_on_emulated_wide_vectors(wide_host: Host, tmp_path: Path,
 def test_larger_layers_on_emulated_wide_vectors(wide_host: Host, tmp_path: Path) -> None:
     layers, wants = large_layers()
     runs = [Run(isa, threads=t, density=d) for isa in wide_isas(wide_host) for t, d in ((1, -1.0), (2, 0.5), (-4, 0.05))]
-    check_all(wide_host, [(layer, runs) for layer in layers], wants, tmp_path)
+    check_all(wide_host, [(in_order(layer, number), runs) for number, layer in enumerate(layers)], wants, tmp_path)
 
 
 def test_calls_at_the_same_time(cpu_host: Host, tmp_path: Path) -> None:
@@ -86,7 +90,7 @@ def test_calls_at_the_same_time(cpu_host: Host, tmp_path: Path) -> None:
     runs = [Run(isa, threads=t, callers=3) for isa in running_isas(cpu_host) for t in (1, 2)]
     chosen = [number for number in range(len(layers)) if layers[number].name.startswith(("small", "deep-batch", "own", "grid"))]
     assert len(chosen) > 8
-    check_all(cpu_host, [(layers[i], runs) for i in chosen], [wants[i] for i in chosen], tmp_path)
+    check_all(cpu_host, [(in_order(layers[i], i), runs) for i in chosen], [wants[i] for i in chosen], tmp_path)
 
 
 def test_integers_are_exact(cpu_host: Host, tmp_path: Path) -> None:

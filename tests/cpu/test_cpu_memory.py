@@ -19,6 +19,7 @@ from support.hosts.cpu import (
     Slot,
     Work,
     check_all,
+    in_order,
     isas_of,
     run,
     running_isas,
@@ -52,7 +53,7 @@ def guarded(host: Host, folder: Path, isas: list[int]) -> None:
     more, more_wants = random_layers(100, 400)
     runs = [Run(isa, threads=threads, placement=p) for isa in isas for p in GUARDS for threads in (1, 2)]
     layers, wants = layers + more, wants + more_wants
-    check_all(host, [(layer, runs) for layer in layers], wants, folder)
+    check_all(host, [(in_order(layer, number), runs) for number, layer in enumerate(layers)], wants, folder)
 
 
 def test_nothing_is_touched_beside_a_tensor(cpu_host: Host, tmp_path: Path) -> None:
@@ -69,7 +70,8 @@ def test_larger_layers_keep_to_their_tensors(cpu_host: Host, tmp_path: Path) -> 
     layers, wants = large_layers()
     chosen = few_large("bands-0.3", "tall", "flat", "small-images", "deep-batch", "stem", "grid", "own")
     runs = [Run(isa, threads=2, placement=p) for isa in running_isas(cpu_host) for p in GUARDS]
-    check_all(cpu_host, [(layers[i], runs) for i in chosen], [wants[i] for i in chosen], tmp_path)
+    for order in (0, 3):
+        check_all(cpu_host, [(in_order(layers[i], order), runs) for i in chosen], [wants[i] for i in chosen], tmp_path)
 
 
 @pytest.mark.parametrize("placement", GUARDS, ids=lambda p: p.name.lower())
@@ -98,7 +100,7 @@ def sanitized(host: Host, folder: Path, seed: int, count: int, runs: list[Run], 
     chosen = few_large(*names)
     layers = [*layers, *more, *(large[i] for i in chosen)]
     wants = [*wants, *more_wants, *(large_wants[i] for i in chosen)]
-    check_all(host, [(layer, runs) for layer in layers], wants, folder)
+    check_all(host, [(in_order(layer, number), runs) for number, layer in enumerate(layers)], wants, folder)
 
 
 def test_under_address_and_undefined_behaviour_sanitizers(asan_host: Host, tmp_path: Path) -> None:

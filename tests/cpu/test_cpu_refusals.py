@@ -44,6 +44,8 @@ REFUSALS = (
     Refusal("post-scale-of-another-size", {"post_scale_size": 5}),
     Refusal("post-bias-of-another-size", {"post_bias_size": 2}),
     Refusal("post-scale-negative", {"post_scale_size": -1}),
+    Refusal("x-order-2", {"x_channels_last": 2}),
+    Refusal("y-order-negative", {"y_channels_last": -1}),
     Refusal("threads-0", {"threads": 0}),
     Refusal("threads-negative", {"threads": -2}),
     Refusal("pads-beyond-32-bits", {"pads": (HUGE, 1, HUGE, 1)}),

@@ -25,7 +25,7 @@ from lccl.op.onnx_op import KINDS, OPSET, attribute_protos
 
 def make_function() -> FunctionProto:
     """Make the function body: the op in standard ops, once in every exported file."""
-    body = [*_gate_nodes(), *_conv_nodes(), *_product_nodes(), *_post_nodes()]
+    body = [*_gate_nodes(), *_conv_nodes("X"), *_product_nodes(), *_post_nodes("X", "v", "residual", OUTPUT_NAME)]
     return helper.make_function(
         DOMAIN,
         OP_TYPE,
@@ -128,11 +128,21 @@ def _gate_nodes() -> list[NodeProto]:
     ]
 
 
-def _conv_nodes() -> list[NodeProto]:
+def dense_nodes(x: str, residual: str, y: str) -> list[NodeProto]:
+    """Compute the op where every gate is 1, from its inputs but for those of the gate.
+
+    Args:
+        x, residual: names of the tensors, [N, C, H, W] and [N, K, Ho, Wo].
+        y: the name of the result.
+    """
+    return [*_conv_nodes(x), *_post_nodes(x, "u", residual, y)]
+
+
+def _conv_nodes(x: str) -> list[NodeProto]:
     return [
         _node("Transpose", ["W"], ["w_kcrs"], perm=[0, 3, 1, 2]),
-        _node("CastLike", ["B", "X"], ["bias"]),
-        _conv(["X", "w_kcrs", "bias"], "conv"),
+        _node("CastLike", ["B", x], ["bias"]),
+        _conv([x, "w_kcrs", "bias"], "conv"),
         _node("LeakyRelu", ["conv"], ["u"], {"alpha": "activation_alpha"}),
     ]
 
@@ -156,15 +166,15 @@ def _product_nodes() -> list[NodeProto]:
     ]
 
 
-def _post_nodes() -> list[NodeProto]:
+def _post_nodes(x: str, v: str, residual: str, y: str) -> list[NodeProto]:
     return [
         _constant("per_channel", np.array([1, -1, 1, 1])),
         _node("Reshape", ["post_scale", "per_channel"], ["post_scale_4d"]),
-        _node("CastLike", ["post_scale_4d", "X"], ["post_scale_t"]),
+        _node("CastLike", ["post_scale_4d", x], ["post_scale_t"]),
         _node("Reshape", ["post_bias", "per_channel"], ["post_bias_4d"]),
-        _node("CastLike", ["post_bias_4d", "X"], ["post_bias_t"]),
-        _node("Mul", ["v", "post_scale_t"], ["v_scaled"]),
+        _node("CastLike", ["post_bias_4d", x], ["post_bias_t"]),
+        _node("Mul", [v, "post_scale_t"], ["v_scaled"]),
         _node("Add", ["v_scaled", "post_bias_t"], ["v_shifted"]),
-        _node("Add", ["v_shifted", "residual"], ["v_added"]),
-        _node("LeakyRelu", ["v_added"], [OUTPUT_NAME], {"alpha": "post_alpha"}),
+        _node("Add", ["v_shifted", residual], ["v_added"]),
+        _node("LeakyRelu", ["v_added"], [y], {"alpha": "post_alpha"}),
     ]

@@ -41,7 +41,7 @@ POISON = 0x7FC5A5A5
 """Every float32 of y before a call: a NaN that no arithmetic makes."""
 NO_COUNT = -77
 """The count of active pixels before a call."""
-ABI = 2
+ABI = 3
 
 
 class IsaId(IntEnum):
@@ -115,7 +115,10 @@ class Params(Structure):
         ("gate_dilations", c_int32 * 2),
         *(
             (name, c_int32)
-            for name in ("grid", "post_scale_size", "post_bias_size", "has_gate_weight", "has_gate", "has_residual")
+            for name in (
+                *("grid", "post_scale_size", "post_bias_size", "has_gate_weight", "has_gate", "has_residual"),
+                *("x_channels_last", "y_channels_last"),
+            )
         ),
         *(
             (name, c_float)
@@ -171,6 +174,9 @@ class Layer:
     """The nine inputs, float32."""
     changes: Mapping[str, Any] = field(default_factory=dict)
     """Fields of the params that are not what the tensors say."""
+    x_channels_last: bool = False
+    y_channels_last: bool = False
+    """Of y and the residual. The inputs here are as the contract has them in any case."""
 
     @classmethod
     def of(cls, case: Case, **changes: Array) -> Layer:
@@ -191,6 +197,11 @@ class Layer:
                 values[name] = None
         return values
 
+    @property
+    def order(self) -> str:
+        """The orders of X and Y: "nchw -> nhwc"."""
+        return " -> ".join("nhwc" if last else "nchw" for last in (self.x_channels_last, self.y_channels_last))
+
     def params(self) -> Params:
         """The call without its tensors."""
         a, shapes, given = self.attributes, self.shapes, self.given
@@ -203,6 +214,7 @@ class Layer:
             post_scale_size=sizes["post_scale"], post_bias_size=sizes["post_bias"],
             has_gate_weight=given["gate_W"] is not None, has_gate=given["gate"] is not None,
             has_residual=given["residual"] is not None,
+            x_channels_last=self.x_channels_last, y_channels_last=self.y_channels_last,
             activation_alpha=a.activation_alpha, gate_slope=a.gate_slope, gate_max=a.gate_max,
             gate_threshold=a.gate_threshold, post_alpha=a.post_alpha,
         )  # fmt: skip
@@ -219,7 +231,9 @@ class Layer:
         """The layer and its runs in the file of cases."""
         name = self.name.encode()
         parts = [struct.pack("<i", len(name)), name, bytes(self.params())]
-        for value in self.given.values():
+        last = {"X": self.x_channels_last, "residual": self.y_channels_last}
+        for input_name, given in self.given.items():
+            value = given.transpose(0, 2, 3, 1) if given is not None and last.get(input_name) else given
             parts.append(struct.pack("<q", -1 if value is None else value.size))
             parts.append(b"" if value is None else np.ascontiguousarray(value, np.float32).tobytes())
         outputs = int(np.prod(output_shape(self.shapes, self.attributes)))
@@ -343,6 +357,11 @@ class Expected:
     active: int
 
 
+def in_order(layer: Layer, number: int) -> Layer:
+    """The layer with X and Y in one of the four pairs of orders, which go round by the number."""
+    return replace(layer, x_channels_last=bool(number & 1), y_channels_last=bool(number & 2))
+
+
 def expected(layer: Layer) -> Expected:
     """The reference's answer."""
     inputs = dict(layer.inputs)
@@ -366,11 +385,11 @@ def is_decided(inputs: Mapping[str, Array], attributes: Attributes) -> bool:
 
 def check(layer: Layer, want: Expected, runs: Sequence[Run], answers: Sequence[Answer]) -> None:
     """Every run did as the reference says, and those of one instruction set have the same bits."""
-    summands = int(np.prod(layer.shapes["W"][1:]))
+    summands = max(int(np.prod(layer.shapes[name][1:])) for name in ("W", "gate_W"))
     scale = max(1.0, float(np.max(np.abs(want.y[np.isfinite(want.y)]), initial=0))) * max(1.0, summands / SUMMANDS)
     first: dict[int, Array] = {}
     for one, answer in zip(runs, answers, strict=True):
-        who = f"{layer.name} {layer.attributes} {layer.shapes}: {one}"
+        who = f"{layer.name} {layer.attributes} {layer.shapes} {layer.order}: {one}"
         assert (answer.supported, answer.reason, answer.status) == (True, "", Status.OK), f"{who}: {answer.reason}"
         assert answer.callers_agree, f"{who}: calls at the same time disturb each other"
         assert answer.intact, f"{who}: bytes outside of packed weights, workspace or y were written"
@@ -380,7 +399,9 @@ def check(layer: Layer, want: Expected, runs: Sequence[Run], answers: Sequence[A
             continue
         first[one.isa] = answer.y
         assert not (answer.y.view(np.uint32) == POISON).any(), f"{who}: part of y was never written"
-        y = answer.y.reshape(want.y.shape).astype(np.float64)
+        n, k, ho, wo = want.y.shape
+        y = answer.y.reshape((n, ho, wo, k) if layer.y_channels_last else want.y.shape)
+        y = (y.transpose(0, 3, 1, 2) if layer.y_channels_last else y).astype(np.float64)
         np.testing.assert_allclose(y, want.y, rtol=0, atol=TOLERANCE * scale, equal_nan=True, err_msg=who)
 
 
