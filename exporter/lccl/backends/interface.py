@@ -72,6 +72,9 @@ class Runner(Protocol):
 BACKEND_NAMES = ("tensorrt", "tensorrt-rtx")
 """The builders of engines, in the order in which one is chosen where none is named."""
 
+FORMS_BACKEND = "onnxruntime"
+"""What is built is the model itself, with its layers in the forms that are the fastest."""
+
 Shapes = Mapping[str, Sequence[int]]
 
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from lccl.backends.interface import BACKEND_NAMES
-from lccl.command_line import EXIT_OK, Parser, parse_named_shapes, recorded, run, show
+from lccl.backends.interface import BACKEND_NAMES, FORMS_BACKEND
+from lccl.command_line import EXIT_FAILED, EXIT_OK, Parser, parse_named_shapes, recorded, run, show
 from lccl.console.progress import on_terminal
 from lccl.errors import UserError
 from lccl.files import require_file
@@ -18,6 +18,7 @@ examples:
   {prog} model.onnx
   {prog} model.onnx --fp16 --min-shapes x:1x3x224x224 --opt-shapes x:8x3x224x224 --max-shapes x:32x3x224x224
   {prog} model.onnx --backend tensorrt-rtx --compute-capability 8.6 8.9
+  {prog} model.onnx --backend onnxruntime --data inputs.npz
 """
 
 
@@ -30,7 +31,11 @@ def parser(prog: str = PROG) -> Parser:
     p = Parser(prog, SUMMARY, EXAMPLES.format(prog=prog))
     p.add_argument("model", type=Path, help="the .onnx file that lccl-export wrote")
     p.add_argument("-o", "--output", type=Path, help="the engine to write (default: the model's name with .engine)")
-    p.add_argument("--backend", choices=BACKEND_NAMES, help="default: the first that is installed")
+    p.add_argument(
+        "--backend",
+        choices=(*BACKEND_NAMES, FORMS_BACKEND),
+        help="default: the first TensorRT that is installed; onnxruntime writes the model in the forms that are the fastest here",
+    )
     for name in ("min", "opt", "max"):
         p.add_argument(f"--{name}-shapes", nargs="+", metavar="INPUT:NxCxHxW", help=f"{name} shape of each dynamic input")
     precision = p.add_mutually_exclusive_group()
@@ -55,6 +60,23 @@ def parser(prog: str = PROG) -> Parser:
     )
     p.add_argument("--tf32", action="store_true", help="let float32 convolutions, the gates' too, round to TF32 on the GPU")
     p.add_argument("-v", "--verbose", action="store_true", help="the builder's own messages on stderr")
+    forms = p.add_argument_group("for --backend onnxruntime")
+    forms.add_argument("--data", metavar="FILE.npz|PKG.MODULE:LOADER", help="real inputs, whose densities decide the forms")
+    forms.add_argument(
+        "--gate",
+        action="append",
+        metavar="all|none|LAYER=on|off",
+        help="all, no or single gated layers by the op, without choosing; may be repeated",
+    )
+    forms.add_argument("--threads", type=int, default=1, help="threads of one inference (default: 1)")
+    forms.add_argument("--batch", type=int, default=1, help="samples of one inference (default: 1)")
+    forms.add_argument("--baseline", type=Path, metavar="DENSE.onnx", help="a dense network to time, too")
+    forms.add_argument(
+        "--require-gain",
+        type=float,
+        metavar="TIMES",
+        help="exit with 2 unless the result is so many times as fast as the baseline, or the dense twin",
+    )
     p.keep_old_spelling("--plugin", "--plugin-library")
     return p
 
@@ -63,9 +85,11 @@ def command(arguments: Sequence[str], prog: str = PROG) -> int:
     """Run the command; the exit code."""
     options = parser(prog).parse_intermixed_args(arguments)
     require_file(options.model)
+    if options.require_gain is not None and options.backend != FORMS_BACKEND:
+        raise UserError(f"--require-gain goes with --backend {FORMS_BACKEND}")
     if options.workspace is not None and options.workspace < 1:
         raise UserError(f"--workspace is a number of MiB above 0, not {options.workspace}")
-    shapes = {f"{name}_shapes": parse_named_shapes(getattr(options, f"{name}_shapes")) for name in ("min", "opt", "max")}
+    shapes = {name: parse_named_shapes(getattr(options, f"{name}_shapes")) for name in ("min", "opt", "max")}
     with on_terminal(not options.quiet and not options.verbose) as progress:
         progress("loading the builder")
         from lccl.engine import build_engine
@@ -83,12 +107,38 @@ def command(arguments: Sequence[str], prog: str = PROG) -> int:
             alias_residual=options.alias_residual,
             tf32=options.tf32,
             verbose=options.verbose,
+            data=options.data,
+            gate=_gates(options.gate),
+            threads=options.threads,
+            batch=options.batch,
+            baseline=options.baseline,
             command=recorded([*prog.split(), *arguments]),
             progress=progress,
-            **shapes,
+            min_shapes=shapes["min"],
+            opt_shapes=shapes["opt"],
+            max_shapes=shapes["max"],
         )
     show(result, options.json)
-    return EXIT_OK
+    gain = result.choice.gain if result.choice is not None else None
+    if options.require_gain is None or gain is None or gain >= options.require_gain:
+        return EXIT_OK
+    print(f"the gain is {gain:.2f}, below {options.require_gain:g}", file=sys.stderr)
+    return EXIT_FAILED
+
+
+def _gates(words: Sequence[str] | None) -> str | dict[str, bool] | None:
+    """Return "all" or "none", or True or False by layer."""
+    if not words:
+        return None
+    if len(words) == 1 and words[0] in ("all", "none"):
+        return words[0]
+    chosen = {}
+    for word in words:
+        layer, _, form = word.rpartition("=")
+        if not layer or form not in ("on", "off"):
+            raise UserError(f"--gate takes all, none, or LAYER=on or LAYER=off, not {word}")
+        chosen[layer] = form == "on"
+    return chosen
 
 
 def main() -> NoReturn:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import platform
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from lccl.backends.batches import CHUNK
+from lccl.backends.machine import machine_name
 from lccl.comparing.candidates import Candidate, Opening, open_networks
 from lccl.comparing.limits import Limits, check_limits
 from lccl.comparing.measure import LatencyPlan, all_outputs, latencies
@@ -151,7 +151,7 @@ def compare(
     rows, outputs = _run(candidates, inputs, latency, named, progress)
     rows = against_references(rows, outputs)
     batch = min(latency.batch, len(inputs)) if latency else 0
-    environment = Environment(len(inputs), threads, batch, _cpu())
+    environment = Environment(len(inputs), threads, batch, machine_name())
     shown = f"{named.name}, {named.direction} is better" if named else None
     profile = _profile(candidates, inputs, progress)
     return Comparison(rows, profile, check_limits(rows, limits, named), environment, shown)
@@ -200,12 +200,3 @@ def _profile(candidates: Sequence[Candidate], data: Data, progress: Progress) ->
         return None
     progress("counting density and MACs")
     return profile_canonical(proto, data.chunks(tuple(input_types(proto)), CHUNK))
-
-
-def _cpu() -> str:
-    """The processor's own name for itself, as far as the system tells."""
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()

@@ -5,21 +5,23 @@ from __future__ import annotations
 import hashlib
 import shlex
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import onnx
 
 from lccl.backends.agreement import check_view
-from lccl.backends.interface import BACKEND_NAMES, Backend, BuildRequest, OptimizationProfile, Shapes
+from lccl.backends.interface import BACKEND_NAMES, FORMS_BACKEND, Backend, BuildRequest, OptimizationProfile, Shapes
 from lccl.backends.profiles import make_profiles
 from lccl.console.progress import Progress, silent
+from lccl.engine.for_onnxruntime import SUFFIX, Gates, Options, build_for_onnxruntime, result_of
 from lccl.engine.results import EngineResult, Plugin
 from lccl.engine.sidecar import SIDECAR_SUFFIX, write_sidecar
-from lccl.errors import Fix, UserError, shown
-from lccl.errors.arguments import CALLABLE, COUNT, FILE, FLAG, NAME, NAMES, NONE, SHAPES, takes
+from lccl.errors import Fix, UserError, leave_out, shown
+from lccl.errors.arguments import CALLABLE, COUNT, FILE, FLAG, NAME, NAMES, NONE, SHAPES, THREADS, takes
 from lccl.files import atomic_path, require_file, require_writable, sha256
+from lccl.files.whole_file import write_whole
 from lccl.graph.checks import check_types
 from lccl.graph.feeds import Feed, random_feed
 from lccl.graph.inputs import batch_axes
@@ -29,6 +31,7 @@ from lccl.graph.variants.inlined import inlined
 from lccl.graph.variants.precision import Precision, to_precision
 from lccl.graph.variants.relaxed import has_hard_gates, with_relaxed_gates
 from lccl.graph.variants.runnable import runnable
+from lccl.loading.data import DataSource
 from lccl.loading.onnx import load_onnx
 from lccl.op.onnx_op import is_lccl_node, register_schema
 from lccl.version import __version__
@@ -48,7 +51,7 @@ def make_backend(name: str) -> Backend:
         from lccl.backends.tensorrt_rtx.builder import TensorRTRTX
 
         return TensorRTRTX()
-    raise UserError(f"backend is one of {', '.join(BACKEND_NAMES)}, not {shown(name)}")
+    raise UserError(f"backend is one of {', '.join((*BACKEND_NAMES, FORMS_BACKEND))}, not {shown(name)}")
 
 
 def choose_backend(name: str | None) -> Backend:
@@ -88,6 +91,9 @@ def choose_backend(name: str | None) -> Backend:
     alias_residual=FLAG,
     tf32=FLAG,
     verbose=FLAG,
+    threads=THREADS,
+    batch=COUNT,
+    baseline=FILE | NONE,
     command=NAMES | NONE,
     progress=CALLABLE,
 )
@@ -108,6 +114,11 @@ def build_engine(
     alias_residual: bool = False,
     tf32: bool = False,
     verbose: bool = False,
+    data: DataSource | None = None,
+    gate: Gates = None,
+    threads: int = 1,
+    batch: int = 1,
+    baseline: str | Path | None = None,
     command: Sequence[str] | None = None,
     progress: Progress = silent,
 ) -> EngineResult:
@@ -116,8 +127,12 @@ def build_engine(
     Args:
         model: an exported ONNX file, or any other with LCCLConv nodes; a dense model is built as it
             is.
-        path: the engine to write; by default beside the model, with the suffix ``.engine``.
-        backend: "tensorrt" or "tensorrt-rtx"; by default the first that is installed.
+        path: the engine to write; by default beside the model, with the suffix ``.engine``, or
+            ``.fast.onnx`` for ONNX Runtime.
+        backend: "tensorrt" or "tensorrt-rtx"; by default the first of these that is installed.
+            "onnxruntime" writes the model itself, with each layer in the form that is the fastest
+            on this machine; it takes ``opt_shapes`` and the options from ``data`` on, which the
+            others do not.
         min_shapes, opt_shapes, max_shapes: input name -> shape, of every input with dynamic
             dimensions; of one that is left out, a dynamic batch is 1 (min), max's or min's (opt), 8
             or opt's (max); other dynamic dimensions have to be given at least once.
@@ -132,6 +147,12 @@ def build_engine(
             with the plugin). This needs a preview feature of TensorRT.
         tf32: let float32 convolutions, those of gates too, round their inputs to TF32 on the GPU.
         verbose: print the builder's own messages on stderr.
+        data: real inputs, which decide densities and so the forms (onnxruntime); None: random ones.
+        gate: "all" or "none", or True or False by the name of a gated layer, whose form is not
+            chosen then (onnxruntime); True: by the op, False: in standard ops.
+        threads: of one inference, for which the forms are chosen (onnxruntime).
+        batch: samples of one inference (onnxruntime).
+        baseline: a dense network as an ONNX file, to be timed too (onnxruntime).
         command: the words that the side-car records as the command.
         progress: called with each step.
 
@@ -142,14 +163,27 @@ def build_engine(
         UserError: no builder, a model that does not fit, or a failed build; nothing is written.
     """
     source = require_file(model)
-    target = Path(path) if path is not None else source.with_suffix(".engine")
+    for_onnxruntime = backend == FORMS_BACKEND
+    target = Path(path) if path is not None else source.with_suffix(SUFFIX if for_onnxruntime else ".engine")
     require_writable(target)
     sidecar = target.with_name(target.name + SIDECAR_SUFFIX)
     if source.resolve() in (target.resolve(), sidecar.resolve()):
         raise UserError(f"the engine would replace its model {source}", Fix("path", "FILE"))
     require_writable(sidecar)
-    chosen = choose_backend(backend)
     register_schema()
+    if for_onnxruntime:
+        others = {
+            "min_shapes": min_shapes, "max_shapes": max_shapes, "precision": precision != "fp32", "workspace": workspace,
+            "timing_cache": timing_cache, "compute_capabilities": compute_capabilities, "plugin": not plugin,
+            "plugin_library": plugin_library, "alias_residual": alias_residual, "tf32": tf32,
+        }  # fmt: skip
+        _refuse(others, "the build for ONNX Runtime has no such option")
+        shapes = {name: tuple(shape) for name, shape in (opt_shapes or {}).items()}
+        options = Options(data, gate, threads, batch, Path(baseline) if baseline else None, shapes)
+        return _write_forms(source, target, options, command, progress)
+    given_options = {"data": data, "gate": gate, "baseline": baseline, "threads": threads != 1, "batch": batch != 1}
+    _refuse(given_options, 'only the build for ONNX Runtime, backend "onnxruntime", has such an option')
+    chosen = choose_backend(backend)
     progress("reading the model")
     given = intake(load_onnx(source))
     gated = any(is_lccl_node(n) for n in given.graph.node)
@@ -194,6 +228,33 @@ def build_engine(
     progress("writing")
     with atomic_path(target) as temporary, atomic_path(sidecar) as temporary_sidecar:
         temporary.write_bytes(built.engine)
+        write_sidecar(temporary_sidecar, result, source, sha256(source), shlex.join(command or ()), __version__)
+    return result
+
+
+def _refuse(options: Mapping[str, object], why: str) -> None:
+    """Refuse options of another backend.
+
+    Raises:
+        UserError: one is given.
+    """
+    for name, value in options.items():
+        if value:
+            raise UserError(f"{name.replace('_', ' ')}: {why}", leave_out(name))
+
+
+def _write_forms(
+    source: Path, target: Path, options: Options, command: Sequence[str] | None, progress: Progress
+) -> EngineResult:
+    """Build for ONNX Runtime and write the file with its side-car."""
+    import onnxruntime
+
+    chosen, seconds = build_for_onnxruntime(source, options, progress)
+    progress("writing")
+    sidecar = target.with_name(target.name + SIDECAR_SUFFIX)
+    with atomic_path(target) as temporary, atomic_path(sidecar) as temporary_sidecar:
+        write_whole(chosen.model, temporary)
+        result = result_of(chosen, temporary, target, onnxruntime.__version__, seconds)
         write_sidecar(temporary_sidecar, result, source, sha256(source), shlex.join(command or ()), __version__)
     return result
 

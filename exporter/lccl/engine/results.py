@@ -7,6 +7,7 @@ from pathlib import Path
 
 from lccl.backends.interface import LayerPath, OptimizationProfile
 from lccl.backends.profiles import shape_text
+from lccl.forms.results import Choice
 
 
 @dataclass(frozen=True)
@@ -36,12 +37,18 @@ class EngineResult:
     """The digest of the engine's bytes."""
     plugin: Plugin | None = None
     """The plugin, if the engine needs it."""
+    choice: Choice | None = None
+    """The forms of the layers and what was measured, of a build for ONNX Runtime."""
 
     def as_dict(self) -> dict[str, object]:
         """Plain values for JSON."""
-        return {**asdict(self), "path": str(self.path), "sidecar": str(self.sidecar)}
+        values = {**asdict(self), "path": str(self.path), "sidecar": str(self.sidecar)}
+        return values if self.choice is None else values | {"choice": self.choice.as_dict()}
 
     def __str__(self) -> str:
+        if self.choice is not None:
+            written = f"Built {self.path} for ONNX Runtime {self.version} in {self.seconds:.0f} s; details: {self.sidecar}"
+            return f"{self.choice}\n{written}"
         paths: dict[str, int] = {}
         for layer in self.layers:
             if layer.op == "LCCLConv":

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from lccl.backends.interface import BACKEND_NAMES
+from lccl.backends.interface import BACKEND_NAMES, FORMS_BACKEND
 from lccl.engine.results import EngineResult
 from lccl.errors import UserError
 from lccl.files import sha256
@@ -32,6 +32,7 @@ def write_sidecar(path: Path, result: EngineResult, source: Path, digest: str, c
         "bytes": result.bytes,
         "build_seconds": round(result.seconds, 3),
         "layers": values["layers"],
+        **({"choice": values["choice"]} if result.choice is not None else {}),
     }
     path.write_text(json.dumps(content, indent=1) + "\n")
 
@@ -63,6 +64,6 @@ def read_sidecar(engine: str | Path) -> dict[str, object]:
 def _well_formed(content: Mapping[str, object]) -> bool:
     return (
         {"backend", "layers", "engine"} <= set(content)
-        and content["backend"] in BACKEND_NAMES
+        and content["backend"] in (*BACKEND_NAMES, FORMS_BACKEND)
         and isinstance(content["engine"], dict)
     )

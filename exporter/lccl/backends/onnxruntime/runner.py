@@ -31,6 +31,8 @@ class OnnxRuntimeRunner:
             each other's times.
         optimize: whether ONNX Runtime optimizes the graph.
         library: a library of custom ops; None: their nodes run through their function bodies.
+        profile: the beginning of the name of a file, into which ONNX Runtime writes the time of
+            each node; :meth:`end_profile` ends it.
     """
 
     device = "CPU"
@@ -41,7 +43,9 @@ class OnnxRuntimeRunner:
         threads: int = 1,
         optimize: bool = True,
         library: str | Path | None = None,
+        profile: Path | None = None,
     ) -> None:
+        self._profile = profile
         self._model, self._threads, self._optimize, self._library = model, threads, optimize, library
         self.name = PLAIN if library is None else WITH_LIBRARY
         self._session: Any = None
@@ -61,6 +65,9 @@ class OnnxRuntimeRunner:
             options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         if self._library is not None:
             register_library(options, self._library)
+        if self._profile is not None:
+            options.enable_profiling = True
+            options.profile_file_prefix = str(self._profile)
         self._session = open_session(self._model, options)
         inputs = {value.name: value.shape for value in self._session.get_inputs()}
         outputs = {value.name: value.shape for value in self._session.get_outputs()}
@@ -73,6 +80,10 @@ class OnnxRuntimeRunner:
         self._session = None
         if isinstance(self._model, onnx.ModelProto) and weight_file(self._model) is not None:
             trim_memory()
+
+    def end_profile(self) -> Path:
+        """End the profile and return its file, in JSON."""
+        return Path(self._session.end_profiling())
 
     def infer(self, feed: Mapping[str, Array]) -> dict[str, Array]:
         """Run the model on inputs by name and return its outputs by name.

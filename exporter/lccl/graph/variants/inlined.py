@@ -7,6 +7,8 @@ not need are dropped.
 
 from __future__ import annotations
 
+from collections.abc import Container
+
 import numpy as np
 import onnx
 import onnx.inliner
@@ -14,8 +16,12 @@ import onnx_graphsurgeon as gs
 from onnx import helper
 
 from lccl.graph.surgery import apply_rules, constant, fold_constants, plain_constants, producer, to_graph, to_model, value_of
-from lccl.op.contract import DOMAIN, FLT_MAX, OUTPUT_NAME
+from lccl.op.contract import DOMAIN, FLT_MAX, OUTPUT_NAME, VERSION
+from lccl.op.onnx_function import attach_function
 from lccl.op.onnx_op import is_lccl_node
+
+_HIDDEN = "lccl.hidden"
+"""A domain without functions, for nodes that are not to be inlined."""
 
 
 def inlined(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -33,6 +39,28 @@ def inlined(model: onnx.ModelProto) -> onnx.ModelProto:
     graph.functions.clear()
     graph.import_domains = [o for o in graph.import_domains or [] if o.domain != DOMAIN]
     return to_model(graph, model)
+
+
+def inlined_nodes(model: onnx.ModelProto, names: Container[str]) -> onnx.ModelProto:
+    """Return the model with the LCCLConv nodes of these names in standard ops, and the others as they are.
+
+    The model states the shapes of its tensors, since those behind the other nodes are not inferred.
+    """
+    hidden = onnx.ModelProto()
+    hidden.CopyFrom(model)
+    for node in filter(is_lccl_node, hidden.graph.node):
+        if node.name not in names:
+            node.domain = _HIDDEN
+    hidden.opset_import.append(helper.make_opsetid(_HIDDEN, VERSION))
+    out = inlined(hidden)
+    for node in out.graph.node:
+        if node.domain == _HIDDEN:
+            node.domain = DOMAIN
+    kept = [o for o in out.opset_import if o.domain != _HIDDEN]
+    del out.opset_import[:]
+    out.opset_import.extend(kept)
+    attach_function(out)
+    return out
 
 
 def _name_inlined_nodes(flat: onnx.ModelProto, model: onnx.ModelProto) -> set[str]:

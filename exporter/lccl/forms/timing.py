@@ -1,0 +1,92 @@
+"""Times of several models over the same inputs, each in turn, so that a change of the machine's speed shows in all."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+from lccl.backends.onnxruntime.runner import OnnxRuntimeRunner
+from lccl.numerics import Array
+
+Feed = dict[str, Array]
+WARM_UP = 2
+"""Runs of each model that are not timed; the op learns the density of its layers meanwhile."""
+LEAST_ROUNDS = 5
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What models are timed with."""
+
+    feeds: tuple[Feed, ...]
+    """Inputs, of which each round takes the next."""
+    threads: int
+    library: Path | None
+    """Of custom ops."""
+
+
+@dataclass(frozen=True)
+class Times:
+    """Seconds of several models: [models, rounds]."""
+
+    seconds: Array
+
+    @property
+    def median(self) -> Array:
+        """Of each model, in seconds."""
+        return np.asarray(np.median(self.seconds, axis=1))
+
+    def spread(self, model: int) -> tuple[float, float]:
+        """Return the 10th and the 90th percentile of a model, in seconds."""
+        low, high = np.percentile(self.seconds[model], (10, 90))
+        return float(low), float(high)
+
+    def ratio(self, model: int, other: int) -> float:
+        """Return the median over the rounds of one model's time over another's."""
+        return float(np.median(self.seconds[model] / self.seconds[other]))
+
+    def wins(self, model: int, other: int) -> float:
+        """Return the share of rounds in which one model was faster than another."""
+        return float(np.mean(self.seconds[model] < self.seconds[other]))
+
+
+def times_of(
+    models: Sequence[onnx.ModelProto], setting: Setting, rounds: int, most_seconds: float, without: Sequence[int] = ()
+) -> Times:
+    """Time the models, interleaved.
+
+    Args:
+        models: canonical models or forms of them.
+        setting: inputs, threads, library.
+        rounds: how many times each model runs.
+        most_seconds: the end of the measurement, after the round in which it falls and at least
+            :data:`LEAST_ROUNDS`.
+        without: places of models that run without the library.
+    """
+    with ExitStack() as stack:
+        runners = [
+            stack.enter_context(OnnxRuntimeRunner(model, setting.threads, library=None if i in without else setting.library))
+            for i, model in enumerate(models)
+        ]
+        for runner in runners:
+            for i in range(WARM_UP):
+                runner.infer(setting.feeds[i % len(setting.feeds)])
+        measured: list[list[float]] = []
+        end = time.perf_counter() + most_seconds
+        while len(measured) < rounds and (len(measured) < LEAST_ROUNDS or time.perf_counter() < end):
+            feed = setting.feeds[len(measured) % len(setting.feeds)]
+            row = [0.0] * len(runners)
+            # The order turns, since a model finds the caches as the one before has left them.
+            for place in range(len(runners)):
+                i = (place + len(measured)) % len(runners)
+                began = time.perf_counter()
+                runners[i].infer(feed)
+                row[i] = time.perf_counter() - began
+            measured.append(row)
+    return Times(np.array(measured).T)
