@@ -325,21 +325,36 @@ static void logitsFromWindow(Task const& t, int image, int cellRows, float* logi
     }
 }
 
-//! The sum of a vector's lanes, halves first.
-LCCL_INLINE float sumLanes(Vector v)
+constexpr int kCellsTogether = 8; //!< with fewer sums at once, each would wait for the one before
+
+//! The sums of the lanes of 8 vectors.
+LCCL_INLINE void sumLanes(Vector const (&v)[kCellsTogether], float* sums)
 {
-    float lanes[kLanes];
-    store(lanes, v);
-#pragma GCC unroll 4
-    for (int half = kLanes / 2; half > 0; half /= 2)
+#if defined(__AVX__) && LCCL_CPU_VECTOR_BYTES >= 32
+    __m256 h[kCellsTogether];
+    for (int i = 0; i < kCellsTogether; ++i)
     {
-#pragma GCC unroll 8
-        for (int i = 0; i < half; ++i)
+        float lanes[kLanes];
+        store(lanes, v[i]);
+        h[i] = _mm256_loadu_ps(lanes);
+        if (kLanes == 16)
         {
-            lanes[i] += lanes[i + half];
+            h[i] = _mm256_add_ps(h[i], _mm256_loadu_ps(lanes + kLanes / 2));
         }
     }
-    return lanes[0];
+    __m256 const low = _mm256_hadd_ps(_mm256_hadd_ps(h[0], h[1]), _mm256_hadd_ps(h[2], h[3]));
+    __m256 const high = _mm256_hadd_ps(_mm256_hadd_ps(h[4], h[5]), _mm256_hadd_ps(h[6], h[7]));
+    _mm256_storeu_ps(sums, _mm256_add_ps(_mm256_permute2f128_ps(low, high, 0x20), _mm256_permute2f128_ps(low, high, 0x31)));
+#else
+    for (int i = 0; i < kCellsTogether; ++i)
+    {
+        sums[i] = 0;
+        for (int lane = 0; lane < kLanes; ++lane)
+        {
+            sums[i] += v[i][lane];
+        }
+    }
+#endif
 }
 
 //! Where taps of the gate fall: rows and columns of the kernel, from first to before end.
@@ -348,52 +363,62 @@ struct TapRange
     int firstRow, endRow, firstColumn, endColumn;
 };
 
-//! Logits of `kCells` cells side by side, from x with its channels innermost. The same sums in the
-//! same order for any number of cells.
+//! Adds the products of a row of taps to the sums of `kCells` cells side by side, from x with its
+//! channels innermost.
 //! \param x where the first tap of the first cell falls
 //! \param step floats from cell to cell
 template <int kCells>
-LCCL_INLINE void dotPixels(Task const& t, float const* x, int64_t step, TapRange taps, float bias, float* logits)
+LCCL_INLINE void addTapRow(Task const& t, float const* x, int64_t step, int row, TapRange taps, Vector (&sum)[kCellsTogether],
+    float (&rest)[kCellsTogether])
 {
     lccl_cpu_params const& p = t.p;
-    int64_t const row = static_cast<int64_t>(p.gate_dilations[0]) * p.w * p.c;
-    int64_t const column = static_cast<int64_t>(p.gate_dilations[1]) * p.c;
-    Vector total[kCells] = {};
-    float rest[kCells] = {};
-    for (int i = taps.firstRow; i < taps.endRow; ++i)
+    for (int j = taps.firstColumn; j < taps.endColumn; ++j)
     {
-        Vector sum[kCells] = {}; // of a row of taps, so that long sums round less
-        for (int j = taps.firstColumn; j < taps.endColumn; ++j)
+        float const* const from = x + static_cast<int64_t>(j) * p.gate_dilations[1] * p.c;
+        float const* const weight = p.gate_weight + static_cast<int64_t>(row * p.gate_s + j) * p.c;
+        int c = 0;
+        for (; c + kLanes <= p.c; c += kLanes)
         {
-            float const* const from = x + i * row + j * column;
-            float const* const weight = p.gate_weight + static_cast<int64_t>(i * p.gate_s + j) * p.c;
-            int c = 0;
-            for (; c + kLanes <= p.c; c += kLanes)
+            Vector const w = load(weight + c);
+#pragma GCC unroll 8
+            for (int cell = 0; cell < kCells; ++cell)
             {
-                Vector const w = load(weight + c);
-#pragma GCC unroll 4
-                for (int cell = 0; cell < kCells; ++cell)
-                {
-                    sum[cell] = multiplyAdd(load(from + cell * step + c), w, sum[cell]);
-                }
-            }
-            for (; c < p.c; ++c)
-            {
-                for (int cell = 0; cell < kCells; ++cell)
-                {
-                    rest[cell] = multiplyAdd(from[cell * step + c], weight[c], rest[cell]);
-                }
+                sum[cell] = multiplyAdd(load(from + cell * step + c), w, sum[cell]);
             }
         }
-#pragma GCC unroll 4
+        for (; c < p.c; ++c)
+        {
+            for (int cell = 0; cell < kCells; ++cell)
+            {
+                rest[cell] = multiplyAdd(from[cell * step + c], weight[c], rest[cell]);
+            }
+        }
+    }
+}
+
+//! Logits of `kCells` cells side by side. Each row of taps has a sum of its own, so that long sums
+//! round less; they are added in the same order for any number of cells.
+template <int kCells>
+LCCL_INLINE void dotPixels(Task const& t, float const* x, int64_t step, TapRange taps, float bias, float* logits)
+{
+    int64_t const row = static_cast<int64_t>(t.p.gate_dilations[0]) * t.p.w * t.p.c;
+    Vector total[kCellsTogether] = {};
+    float rest[kCellsTogether] = {};
+    for (int i = taps.firstRow; i < taps.endRow; ++i)
+    {
+        Vector sum[kCellsTogether] = {};
+        addTapRow<kCells>(t, x + i * row, step, i, taps, sum, rest);
+#pragma GCC unroll 8
         for (int cell = 0; cell < kCells; ++cell)
         {
             total[cell] += sum[cell];
         }
     }
+    float sums[kCellsTogether];
+    sumLanes(total, sums);
     for (int cell = 0; cell < kCells; ++cell)
     {
-        logits[cell] = bias + (sumLanes(total[cell]) + rest[cell]);
+        logits[cell] = bias + (sums[cell] + rest[cell]);
     }
 }
 
@@ -405,14 +430,29 @@ LCCL_INLINE void insideRange(int at, int taps, int dilation, int size, int& firs
     end = end < taps ? end : taps;
 }
 
+//! Logits of `kCells` cells, whose taps are all in the row.
+//! \return whether there are so many left
+template <int kCells>
+LCCL_INLINE bool dotInside(Task const& t, float const* x, int column, TapRange taps, float bias, float* logits, int cells)
+{
+    lccl_cpu_params const& p = t.p;
+    int const last = column + (kCells - 1) * p.gate_strides[1] + (p.gate_s - 1) * p.gate_dilations[1];
+    if (column < 0 || last >= p.w || kCells > cells)
+    {
+        return false;
+    }
+    taps.firstColumn = 0;
+    taps.endColumn = p.gate_s;
+    dotPixels<kCells>(t, x, static_cast<int64_t>(p.gate_strides[1]) * p.c, taps, bias, logits);
+    return true;
+}
+
 //! Logits of an image's band from x, whose channels are innermost.
 static void logitsFromPixels(Task const& t, int image, int cellRows, float* logits)
 {
-    constexpr int kTogether = 4;
     lccl_cpu_params const& p = t.p;
     Plan const& plan = t.plan;
     float const* const x = p.x + (t.firstImage + image) * p.c * (static_cast<int64_t>(p.h) * p.w);
-    int64_t const step = static_cast<int64_t>(p.gate_strides[1]) * p.c;
     float const bias = p.gate_bias != nullptr ? p.gate_bias[0] : 1.0F;
     for (int cellRow = 0; cellRow < cellRows; ++cellRow)
     {
@@ -423,19 +463,21 @@ static void logitsFromPixels(Task const& t, int image, int cellRows, float* logi
         for (int cell = 0; cell < plan.wg;)
         {
             int const column = cell * p.gate_strides[1] - p.gate_pads[1];
-            int const lastColumn = column + (kTogether - 1) * p.gate_strides[1] + (p.gate_s - 1) * p.gate_dilations[1];
             float const* const from = x + (static_cast<int64_t>(y) * p.w + column) * p.c;
-            if (column >= 0 && lastColumn < p.w && cell + kTogether <= plan.wg)
+            if (dotInside<kCellsTogether>(t, from, column, taps, bias, to + cell, plan.wg - cell))
             {
-                taps.firstColumn = 0;
-                taps.endColumn = p.gate_s;
-                dotPixels<kTogether>(t, from, step, taps, bias, to + cell);
-                cell += kTogether;
-                continue;
+                cell += kCellsTogether;
             }
-            insideRange(column, p.gate_s, p.gate_dilations[1], p.w, taps.firstColumn, taps.endColumn);
-            dotPixels<1>(t, from, step, taps, bias, to + cell);
-            ++cell;
+            else if (dotInside<kCellsTogether / 2>(t, from, column, taps, bias, to + cell, plan.wg - cell))
+            {
+                cell += kCellsTogether / 2;
+            }
+            else
+            {
+                insideRange(column, p.gate_s, p.gate_dilations[1], p.w, taps.firstColumn, taps.endColumn);
+                dotPixels<1>(t, from, 0, taps, bias, to + cell);
+                ++cell;
+            }
         }
     }
 }

@@ -9,7 +9,7 @@ import onnx
 
 from lccl.files.protos import skeleton_of
 from lccl.graph.fuse import fuse_following
-from lccl.graph.layouts.channels_last import channels_last
+from lccl.graph.layouts.channels_last import with_layouts
 from lccl.graph.layouts.gateless import can_be_gateless, make_gateless
 from lccl.graph.shapes import sizes_of
 from lccl.graph.surgery import is_lccl, to_graph, to_model
@@ -25,6 +25,8 @@ class Plan:
     """Gated layers in standard ops, which compute every pixel."""
     joined: frozenset[str] = frozenset()
     """Dense convolutions by the kernels of the op, in the layout of its runs."""
+    channels_last: bool = False
+    """Whether tensors within runs have their channels innermost."""
 
     def with_flipped(self, layer: str, gated: bool) -> Plan:
         """Return the plan with another form of one layer."""
@@ -84,7 +86,7 @@ def in_forms(model: onnx.ModelProto, plan: Plan) -> onnx.ModelProto:
     nodes = [node for node in graph.nodes if is_lccl(node)]
     skeleton, _ = skeleton_of(view)
     fuse_following(graph, nodes, sizes_of(skeleton))
-    return channels_last(to_model(graph, view))[0]
+    return with_layouts(to_model(graph, view), plan.channels_last)[0]
 
 
 def densities_of(model: onnx.ModelProto) -> Mapping[str, float]:

@@ -29,7 +29,8 @@ class Trial:
 
     layers: tuple[str, ...]
     form: str
-    """That was tried for the layers: "gated", "standard ops", "joined" or "dense"."""
+    """That was tried for the layers: "gated", "standard ops", "joined", "dense", or "channels
+    last"."""
     ratio: float
     """The network's time with the form over that without it."""
     taken: bool
@@ -76,11 +77,13 @@ class Search:
         layers = self._planned.layers
         given = frozenset(name for name, gated in self._fixed.items() if not gated)
         best = Plan(standard=given)
+        best = self._better(best, Plan(given, channels_last=True), layers.gated, "channels last")
         if layers.joinable:
-            best = self._better(best, Plan(given, frozenset(layers.joinable)), layers.joinable, "joined")
+            plan = Plan(given, frozenset(layers.joinable), channels_last=True)
+            best = self._better(best, plan, layers.joinable, "joined, channels last")
         open_layers = [name for name in layers.gated if name not in self._fixed]
         if open_layers:
-            plan = Plan(given | frozenset(open_layers), best.joined)
+            plan = Plan(given | frozenset(open_layers))
             best = self._better(best, plan, tuple(open_layers), "standard ops")
         steps = list(self._steps())
         for done, (layer, is_gated) in enumerate(steps):

@@ -26,22 +26,28 @@ from lccl.op.onnx_function import attach_function
 X, RESIDUAL = INPUT_NAMES.index("X"), INPUT_NAMES.index("residual")
 FREE = ACTIVATIONS | BINARY_AFFINE | COPIES | {"Sum", "Abs", "Neg", "Exp", "Sqrt", "Erf", "Cast"}
 """Elementwise ops: of four axes in any order."""
+OWN_CHANGE = 0.25
+"""What a change of layout within a node of the op costs, of a Transpose of that tensor."""
 MOVED_AXIS = {0: 0, 1: 3, 2: 1, 3: 2}
 """An axis of [N, C, H, W] -> where it is in [N, H, W, C]."""
 
 
-def channels_last(model: onnx.ModelProto) -> tuple[onnx.ModelProto, int]:
+def with_layouts(model: onnx.ModelProto, channels_last: bool = True) -> tuple[onnx.ModelProto, int]:
     """Return a canonical model with its tensors in the layouts that save the most, and their number.
 
     Nodes without a gate (:mod:`lccl.graph.layouts.gateless`) become convolutions of the private
     domain; so do all nodes that read or write a tensor with its channels innermost.
+
+    Args:
+        model: the model.
+        channels_last: whether any tensor may have its channels innermost.
 
     Returns:
         The model, and how many of its tensors have their channels innermost.
     """
     graph = to_graph(model)
     flexible = _Flexible(graph)
-    changed = _chosen(graph, flexible)
+    changed = _chosen(graph, flexible) if channels_last else {}
     free = [node for node in graph.nodes if flexible.is_free(node) and id(node.outputs[0]) in changed]
     for node in filter(is_lccl, graph.nodes):
         _set_layouts(node, changed)
@@ -140,14 +146,14 @@ def _tied(node: gs.Node, flexible: _Flexible) -> list[gs.Tensor]:
 def _gain(tensor: gs.Tensor, flexible: _Flexible, is_outside: bool) -> float:
     """Return how many changes of layout a tensor with its channels innermost saves.
 
-    A node of the op changes the layout as it reads and writes, which costs about half of what a
-    Transpose does.
+    A node of the op changes the layout as it reads and writes, which costs a fraction of a
+    Transpose.
     """
     uses = [(node, flexible.makes(node)) for node in tensor.inputs]
     uses += [(node, flexible.reads(node, place)) for node, place in _readers(tensor)]
     own = sum(can and flexible.is_own(node) for node, can in uses)
     needs_transpose = is_outside or not all(can for _, can in uses)
-    return 0.5 * own - int(needs_transpose)
+    return OWN_CHANGE * own - int(needs_transpose)
 
 
 def _readers(tensor: gs.Tensor) -> list[tuple[gs.Node, int]]:
