@@ -128,6 +128,7 @@ RAISED_FROM = {
     "comparing/measure.py": COMPARE,
     "comparing/requirements.py": COMPARE,
     "engine/build.py": ENGINE,
+    "engine/for_onnxruntime.py": ENGINE,
     "exporting/checking.py": EXPORT,
     "exporting/example.py": ("lccl export",),
     "exporting/exporter.py": EXPORT,

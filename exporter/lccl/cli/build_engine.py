@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from lccl.backends.interface import BACKEND_NAMES, FORMS_BACKEND
-from lccl.command_line import EXIT_FAILED, EXIT_OK, Parser, parse_named_shapes, recorded, run, show
+from lccl.command_line import EXIT_LIMIT_FAILED, EXIT_OK, Parser, parse_named_shapes, recorded, run, show
 from lccl.console.progress import on_terminal
 from lccl.errors import UserError
 from lccl.files import require_file
@@ -123,7 +123,7 @@ def command(arguments: Sequence[str], prog: str = PROG) -> int:
     if options.require_gain is None or gain is None or gain >= options.require_gain:
         return EXIT_OK
     print(f"the gain is {gain:.2f}, below {options.require_gain:g}", file=sys.stderr)
-    return EXIT_FAILED
+    return EXIT_LIMIT_FAILED
 
 
 def _gates(words: Sequence[str] | None) -> str | dict[str, bool] | None:

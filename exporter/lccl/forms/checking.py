@@ -76,12 +76,12 @@ def _changed(model: onnx.ModelProto, attributes: dict[str, float], bias: float |
 
 
 def with_nan(feed: Feed) -> Feed:
-    """Return inputs with a corner of NaN in each map of floats."""
+    """Return inputs with a corner of NaN in each map of floats, in its first sample."""
     changed = dict(feed)
     for name, values in feed.items():
         if values.dtype.kind == "f" and values.ndim == 4:
             changed[name] = values.copy()
-            changed[name][..., : max(1, values.shape[2] // 8), : max(1, values.shape[3] // 8)] = np.nan
+            changed[name][:1, :, : max(1, values.shape[2] // 8), : max(1, values.shape[3] // 8)] = np.nan
     return changed
 
 
