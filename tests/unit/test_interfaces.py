@@ -157,6 +157,19 @@ VARIABLES = {
         *("baseline_factory", "baseline_state_dict_key", "baseline_state_dict_prefix"),
     ),
     "factory_option": ("factory", "baseline_factory"),
+    "given": (
+        *(
+            "min_shapes",
+            "max_shapes",
+            "precision",
+            "workspace",
+            "timing_cache",
+            "compute_capabilities",
+            "plugin",
+            "plugin_library",
+        ),
+        *("alias_residual", "tf32", "data", "gate", "baseline", "threads", "batch"),
+    ),
     "key_option": ("state_dict_key", "baseline_state_dict_key"),
     "name": ("dynamic_hw", "input_names", "output_names"),
     "option": ("factory", "baseline_factory"),
@@ -170,11 +183,16 @@ SAMPLES: dict[str, object] = {
     "min_baseline_agreement": 0.5,
     "opt_shapes": {"x": (1, 3)},
     "compute_capabilities": ("8.9",),
+    "gate": "all",
+    "max_shapes": {"x": (1, 3)},
+    "min_shapes": {"x": (1, 3)},
+    "threads": 1,
+    "workspace": 1,
     "max_metric_drop": 0.5,
     "plugin": False,
     "points": 10,
     "precision": "fp16",
-    **dict.fromkeys(("dynamic_hw", "alias_residual"), True),
+    **dict.fromkeys(("dynamic_hw", "alias_residual", "tf32"), True),
 }
 """Values of options whose Fix computes its own; what is not here is text."""
 

@@ -238,9 +238,9 @@ def _refuse(options: Mapping[str, object], why: str) -> None:
     Raises:
         UserError: one is given.
     """
-    for name, value in options.items():
+    for given, value in options.items():
         if value:
-            raise UserError(f"{name.replace('_', ' ')}: {why}", leave_out(name))
+            raise UserError(f"{given.replace('_', ' ')}: {why}", leave_out(given))
 
 
 def _write_forms(

@@ -1,1 +1,1 @@
-"""The form of each layer in ONNX Runtime: gated or in standard ops, joined to a run or not, by measurement."""
+"""The form of each layer in ONNX Runtime, by measurement: gated or not, joined to a run or not."""

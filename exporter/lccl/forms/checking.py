@@ -1,4 +1,4 @@
-"""Chosen forms against the model: on real inputs, on inputs with NaN, with all gates open, with all closed."""
+"""Chosen forms against the model: real inputs, NaN, all gates open, all gates closed."""
 
 from __future__ import annotations
 

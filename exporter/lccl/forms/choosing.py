@@ -1,4 +1,4 @@
-"""A canonical model -> the fastest form of it that was found on this machine, checked, with the reasons."""
+"""A canonical model -> the fastest form of it on this machine, checked, with the reasons."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ _SAME_FUNCTION = ("chosen", "all gated", "all in standard ops", "the file as it 
 
 
 def _written(names: Sequence[str], times: Times) -> str:
-    """Return the fastest form of the same function: the chosen one, unless another is clearly faster."""
+    """Return the fastest form of the same function: the chosen one, unless another is faster."""
     best = "chosen"
     for name in _SAME_FUNCTION[1:]:
         if is_faster(times, names.index(name), names.index(best)):
@@ -135,7 +135,7 @@ def _network_time(place: int, names: Sequence[str], times: Times) -> NetworkTime
     return NetworkTime(names[place], 1e3 * float(times.median[place]), 1e3 * low, 1e3 * high, ratio)
 
 
-# ---- reasons -----------------------------------------------------------------------------------------
+# ---- reasons -------------------------------------------------------------------------------------
 
 
 def _layers(

@@ -1,4 +1,4 @@
-"""What real inputs do to the gates: density of each layer by sample, its spread, and how open pixels cluster."""
+"""What real inputs do to the gates: the density of each layer, its spread, its clustering."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class LayerDensity:
 
 
 def densities_over(model: onnx.ModelProto, feeds: Iterable[dict[str, Array]]) -> dict[str, LayerDensity]:
-    """Run a canonical model with its gates as extra outputs, and return the density of each layer."""
+    """Run a canonical model with its gates as outputs, and return the density of each layer."""
     probing, probes = with_gate_outputs(model)
     shares: dict[str, list[Array]] = {probe.node: [] for probe in probes}
     pairs: dict[str, Array] = {probe.node: np.zeros(2) for probe in probes}

@@ -19,7 +19,7 @@ from lccl.op.onnx_op import is_lccl_node
 
 @dataclass(frozen=True)
 class Plan:
-    """What differs from a model with all of its gated layers by the op, and dense ones as they are."""
+    """What differs from a model with its gated layers by the op, and dense ones as they are."""
 
     standard: frozenset[str] = frozenset()
     """Gated layers in standard ops, which compute every pixel."""

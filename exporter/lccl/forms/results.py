@@ -9,8 +9,8 @@ from lccl.console.text import count, percent, table
 from lccl.forms.densities import LayerDensity
 
 Form = Literal["gated", "standard ops", "joined", "dense"]
-"""Of a gated layer: "gated" (the op skips closed pixels) or "standard ops" (every pixel). Of a dense
-one: "joined" (the op's kernels, in the layout of its neighbours) or "dense" (ONNX Runtime's own)."""
+"""Of a gated layer: "gated" (the op skips closed pixels) or "standard ops" (every pixel). Of a
+dense one: "joined" (by the op's kernels) or "dense" (ONNX Runtime's own)."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,8 @@ class NetworkTime:
     """The time of one form of the whole network, in milliseconds, interleaved with the others'."""
 
     what: str
-    """"chosen", "all gated", "all in standard ops", "the file as it was", "dense twin" or "baseline"."""
+    """"chosen", "all gated", "all in standard ops", "the file as it was", "dense twin" or
+    "baseline"."""
     median: float
     p10: float
     p90: float

@@ -1,4 +1,4 @@
-"""Times of several models over the same inputs, each in turn, so that a change of the machine's speed shows in all."""
+"""Times of several models over the same inputs, in turn: a slow spell of the machine hits all."""
 
 from __future__ import annotations
 

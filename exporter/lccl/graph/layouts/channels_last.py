@@ -1,4 +1,4 @@
-"""The layout of each tensor: channels innermost between nodes of the op, where that saves more than it costs.
+"""The layout of each tensor: channels innermost within runs of the op, where that saves time.
 
 Every node of the op reads and writes either layout. A standard op reads and writes the contract's,
 unless it is free of layouts: elementwise, or a Concat, Slice or Pad whose axes can be moved. All
@@ -33,7 +33,7 @@ MOVED_AXIS = {0: 0, 1: 3, 2: 1, 3: 2}
 
 
 def with_layouts(model: onnx.ModelProto, channels_last: bool = True) -> tuple[onnx.ModelProto, int]:
-    """Return a canonical model with its tensors in the layouts that save the most, and their number.
+    """Return a canonical model with its tensors in the layouts that save the most.
 
     Nodes without a gate (:mod:`lccl.graph.layouts.gateless`) become convolutions of the private
     domain; so do all nodes that read or write a tensor with its channels innermost.
@@ -75,7 +75,7 @@ def _is_ones(tensor: gs.Tensor) -> bool:
     return values is not None and bool((values == 1).all())
 
 
-# ---- which tensors ---------------------------------------------------------------------------------
+# ---- which tensors -------------------------------------------------------------------------------
 
 
 @dataclass
@@ -188,7 +188,7 @@ def _is_free(node: gs.Node) -> bool:
     return bool(node.op == "Slice" and len(computed) == 1 and len(node.inputs) >= 4)
 
 
-# ---- the nodes -------------------------------------------------------------------------------------
+# ---- the nodes -----------------------------------------------------------------------------------
 
 
 def _set_layouts(node: gs.Node, changed: dict[int, gs.Tensor]) -> None:
@@ -227,7 +227,7 @@ def _move(node: gs.Node) -> None:
 
 
 def _connect(graph: gs.Graph, tensor: gs.Tensor, flexible: _Flexible) -> None:
-    """Put a Transpose between a tensor with its channels innermost and the ops that want another layout."""
+    """Put a Transpose between a tensor with its channels innermost and ops of another layout."""
     shape = tensor.shape
     assert shape is not None
     last = gs.Variable(f"{tensor.name}.nhwc", tensor.dtype, [shape[axis] for axis in FROM_NCHW])

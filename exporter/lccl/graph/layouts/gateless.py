@@ -1,4 +1,4 @@
-"""Dense convolutions as nodes of the op whose gate is 1, so that they fuse and take layouts as it does."""
+"""Dense convolutions as nodes of the op whose gate is 1, which fuse and take layouts as it does."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ def inlined(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def inlined_nodes(model: onnx.ModelProto, names: Container[str]) -> onnx.ModelProto:
-    """Return the model with the LCCLConv nodes of these names in standard ops, and the others as they are.
+    """Return the model with the LCCLConv nodes of these names in standard ops.
 
     The model states the shapes of its tensors, since those behind the other nodes are not inferred.
     """
