@@ -27,6 +27,7 @@ SUBCOMMANDS = {
     "build-engine": Subcommand("lccl.cli.build_engine", "build an engine from an exported model"),
     "compare": Subcommand("lccl.cli.compare", "compare a gated network with dense ones: accuracy, latency, density, MACs"),
     "tune": Subcommand("lccl.cli.tune", "move the cuts of a trained network's gates to meet a limit, without training"),
+    "measure": Subcommand("lccl.cli.measure", "time every layer of a network here, dense and gated: where does a gate pay?"),
     "build-plugin": Subcommand("lccl.cli.build_plugin", "compile the TensorRT plugin, and its kernels for PyTorch"),
 }
 

@@ -69,24 +69,46 @@ def times_of(
             :data:`LEAST_ROUNDS`.
         without: places of models that run without the library.
     """
+    runners = [
+        OnnxRuntimeRunner(model, setting.threads, library=None if i in without else setting.library)
+        for i, model in enumerate(models)
+    ]
+    rows: list[list[float]] = [[] for _ in runners]
+    feeds = [setting.feeds] * len(runners)
+    return Times(np.array(_timed(runners, feeds, rounds, most_seconds, rows)))
+
+
+def interleaved(
+    runners: Sequence[OnnxRuntimeRunner], feeds: Sequence[Feed], rounds: int, most_seconds: float
+) -> list[list[float]]:
+    """Time runners, each on inputs of its own, in turn.
+
+    Returns:
+        Seconds: for each runner, of each round.
+    """
+    return _timed(runners, [(feed,) for feed in feeds], rounds, most_seconds, [[] for _ in runners])
+
+
+def _timed(
+    runners: Sequence[OnnxRuntimeRunner],
+    feeds: Sequence[tuple[Feed, ...]],
+    rounds: int,
+    most_seconds: float,
+    rows: list[list[float]],
+) -> list[list[float]]:
     with ExitStack() as stack:
-        runners = [
-            stack.enter_context(OnnxRuntimeRunner(model, setting.threads, library=None if i in without else setting.library))
-            for i, model in enumerate(models)
-        ]
-        for runner in runners:
+        for runner, own in zip(runners, feeds, strict=True):
+            stack.enter_context(runner)
             for i in range(WARM_UP):
-                runner.infer(setting.feeds[i % len(setting.feeds)])
-        measured: list[list[float]] = []
-        end = time.perf_counter() + most_seconds
-        while len(measured) < rounds and (len(measured) < LEAST_ROUNDS or time.perf_counter() < end):
-            feed = setting.feeds[len(measured) % len(setting.feeds)]
-            row = [0.0] * len(runners)
+                runner.infer(own[i % len(own)])
+        done, end = 0, time.perf_counter() + most_seconds
+        while done < rounds and (done < LEAST_ROUNDS or time.perf_counter() < end):
             # The order turns, since a model finds the caches as the one before has left them.
             for place in range(len(runners)):
-                i = (place + len(measured)) % len(runners)
+                i = (place + done) % len(runners)
+                feed = feeds[i][done % len(feeds[i])]
                 began = time.perf_counter()
                 runners[i].infer(feed)
-                row[i] = time.perf_counter() - began
-            measured.append(row)
-    return Times(np.array(measured).T)
+                rows[i].append(time.perf_counter() - began)
+            done += 1
+    return rows

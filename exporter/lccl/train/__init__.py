@@ -11,6 +11,7 @@ with needing("lccl.train"):
     from lccl.train.schedule import DensitySchedule
     from lccl.train.starts import fit_gates
     from lccl.train.statistics import Recalibration, recalibrate
+    from lccl.train.time_budget import time_budget
 
 __all__ = [
     "Budget",
@@ -28,4 +29,5 @@ __all__ = [
     "parameter_groups",
     "recalibrate",
     "sensitivity",
+    "time_budget",
 ]

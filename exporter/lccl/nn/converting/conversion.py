@@ -32,6 +32,7 @@ from lccl.nn.converting.measure import (
     require_same_outputs,
     run,
 )
+from lccl.nn.converting.paying import PREFIX, policy_by_costs
 from lccl.nn.converting.plan import ConversionPlan, PlannedLayer
 from lccl.nn.converting.policies import Policy, Where, policy_of
 from lccl.nn.converting.recipes import GateOptions, LayerRecipe, gate_layers, layer_like
@@ -63,6 +64,7 @@ def convert(
     order: Order = ...,
     args: ExampleArgs | None = ...,
     density: float = ...,
+    foreign_costs: bool = ...,
     inplace: bool = ...,
     dry_run: Literal[False] = ...,
 ) -> ModelT: ...
@@ -81,6 +83,7 @@ def convert(
     order: Order = ...,
     args: ExampleArgs | None = ...,
     density: float = ...,
+    foreign_costs: bool = ...,
     inplace: bool = ...,
     dry_run: Literal[True],
 ) -> ConversionPlan: ...
@@ -95,6 +98,7 @@ def convert(
     gate_norm=FLAG | NONE,
     order=NAME,
     density=NUMBER,
+    foreign_costs=FLAG,
     inplace=FLAG,
     dry_run=FLAG,
 )
@@ -110,6 +114,7 @@ def convert(
     order: Order = "paper",
     args: ExampleArgs | None = None,
     density: float = 0.3,
+    foreign_costs: bool = False,
     inplace: bool = False,
     dry_run: bool = False,
 ) -> ModelT | ConversionPlan:
@@ -137,6 +142,8 @@ def convert(
               a bottleneck.
             * "min-channels:64": at least 64 input and 64 output channels. "min-macs:1e7": at least
               1e7 MACs per image.
+            * "pays:costs.json": where the gate saves time at ``density``, by a table that
+              ``lccl measure`` wrote on this machine.
             * "regex:layer[34]": the pattern matches the name. Or a list of names, or a function of
               a :class:`ConvInfo`.
 
@@ -149,7 +156,9 @@ def convert(
             or a dict of named ones. The network runs on it in eval mode before and after, and the
             outputs must agree within 1e-4 of the largest one (2e-2 in lower precision, where norms
             stay unfolded). It is also needed to count MACs.
-        density: the fraction of pixels computed for which the table gives savings.
+        density: the fraction of pixels computed for which the table gives savings, and at which a
+            gate has to pay.
+        foreign_costs: take a table of costs of another machine, with a warning.
         inplace: change ``model`` itself instead of a deep copy, whose parameters are unknown to an
             optimizer.
         dry_run: change nothing, and return the table.
@@ -165,7 +174,11 @@ def convert(
     options = GateOptions(gate, gate_size, gate_kernel_size, gate_activation, gate_norm, 0.0, order)
     _require_dense(model)
     _require_options(options, density)
-    policy = policy_of(where)
+    if isinstance(where, str) and where.startswith(PREFIX):
+        kind = f"grid:{gate_size}" if gate == "grid" else gate
+        policy = policy_by_costs(where, kind, density, foreign=foreign_costs)
+    else:
+        policy = policy_of(where)
     inputs = None if args is None else inputs_of(args, model)
     work = None if inputs is None else measure(model, inputs)
     plan = _plan(model, options, policy, work, density)

@@ -65,7 +65,7 @@ def _policy_named(where: str) -> Policy:
     raise UserError(f"where takes {_FORMS}, not {shown(where)}")
 
 
-def _barred(conv: ConvInfo) -> str | None:
+def barred(conv: ConvInfo) -> str | None:
     """Return why no policy that goes by a convolution's place or size chooses it.
 
     None if one may.
@@ -81,7 +81,7 @@ def _first_of_block(convs: Sequence[ConvInfo]) -> Choices:
     chosen: Choices = {}
     taken: dict[str, str] = {}
     for conv in convs:
-        why = _barred(conv) or (None if conv.spatial else "1x1")
+        why = barred(conv) or (None if conv.spatial else "1x1")
         if why is None and conv.block in taken:
             why = f"{taken[conv.block]} comes first in its block"
         if why is None:
@@ -91,7 +91,7 @@ def _first_of_block(convs: Sequence[ConvInfo]) -> Choices:
 
 
 def _all_3x3(convs: Sequence[ConvInfo]) -> Choices:
-    whys = {conv.name: _barred(conv) or (None if conv.kernel == "3x3" else conv.kernel) for conv in convs}
+    whys = {conv.name: barred(conv) or (None if conv.kernel == "3x3" else conv.kernel) for conv in convs}
     return {name: Choice(why is None, why or "3x3") for name, why in whys.items()}
 
 
@@ -99,7 +99,7 @@ def _paper(convs: Sequence[ConvInfo]) -> Choices:
     chosen: Choices = {}
     blocks: dict[str, list[ConvInfo]] = {}
     for conv in convs:
-        why = _barred(conv)
+        why = barred(conv)
         if why is None:
             blocks.setdefault(conv.block, []).append(conv)
         chosen[conv.name] = Choice(False, why or "")
@@ -120,7 +120,7 @@ def _pointwise(convs: Sequence[ConvInfo]) -> Choices:
     members = Counter(conv.block for conv in convs)
 
     def choose(conv: ConvInfo) -> Choice:
-        why = _barred(conv) or (conv.kernel if conv.spatial else None)
+        why = barred(conv) or (conv.kernel if conv.spatial else None)
         if why is None and members[conv.block] > 1 and conv.block not in larger:
             why = "in a block of 1x1 convolutions only, such as squeeze-and-excitation"
         return Choice(why is None, why or "1x1")
@@ -138,8 +138,8 @@ def _by_regex(pattern: re.Pattern[str], convs: Sequence[ConvInfo]) -> Choices:
 def _by_channels(limit: float, convs: Sequence[ConvInfo]) -> Choices:
     def choose(conv: ConvInfo) -> Choice:
         least = min(conv.in_channels, conv.out_channels)
-        barred = _barred(conv)
-        return Choice(False, barred) if barred else Choice(least >= limit, f"{least} channels")
+        why = barred(conv)
+        return Choice(False, why) if why else Choice(least >= limit, f"{least} channels")
 
     return {conv.name: choose(conv) for conv in convs}
 
@@ -149,8 +149,8 @@ def _by_macs(limit: float, convs: Sequence[ConvInfo]) -> Choices:
         raise UserError('where="min-macs:..." needs an example input to count with: args=torch.randn(1, 3, 224, 224)')
 
     def choose(conv: ConvInfo) -> Choice:
-        barred = _barred(conv)
-        return Choice(False, barred) if barred else Choice((conv.macs or 0) >= limit, f"{conv.macs:,} MACs")
+        why = barred(conv)
+        return Choice(False, why) if why else Choice((conv.macs or 0) >= limit, f"{conv.macs:,} MACs")
 
     return {conv.name: choose(conv) for conv in convs}
 
@@ -192,5 +192,6 @@ _NAMED: Mapping[str, Policy] = {
     "pointwise": _pointwise,
 }
 _FORMS = (
-    f"{', '.join(_NAMED)}, regex:PATTERN, min-channels:NUMBER, min-macs:NUMBER, a list of names, or a function of a ConvInfo"
+    f"{', '.join(_NAMED)}, regex:PATTERN, min-channels:NUMBER, min-macs:NUMBER, pays:COSTS.json, a list of names, "
+    "or a function of a ConvInfo"
 )

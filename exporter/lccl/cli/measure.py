@@ -1,0 +1,100 @@
+"""``lccl measure``: what each layer of a network costs here, dense and gated at densities."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from lccl.command_line import EXIT_OK, Parser, parse_shape, recorded, run, seconds, show, stdout_kept
+from lccl.console.progress import on_terminal
+from lccl.errors import UserError
+from lccl.files import require_file, require_writable
+
+EXAMPLES = """\
+examples:
+  {prog} dense.pt --factory mynet:build --input-shape 1x3x224x224 -o costs.json
+  {prog} model.onnx -o costs.json --gate 1x1 grid:2 --threads 2
+  {prog} --list costs.json
+"""
+
+PROG = "lccl-measure"
+SUMMARY = "Time every layer of a network on this machine, dense and gated: where does a gate pay?"
+
+
+def parser(prog: str = PROG) -> Parser:
+    """The command's options."""
+    p = Parser(prog, SUMMARY, EXAMPLES.format(prog=prog))
+    p.add_argument(
+        "network", type=Path, nargs="?", help="a checkpoint (.pt, .pth, .safetensors) or an .onnx file, dense or gated"
+    )
+    p.add_argument("-o", "--output", type=Path, help="the table to write; one that is there gets the new layers added")
+    p.add_argument("--list", type=Path, metavar="COSTS.json", help="print a table and end")
+    p.add_argument("--factory", metavar="PKG.MODULE:FACTORY", help="builds the network that the checkpoint's weights belong to")
+    p.add_argument("--unsafe-pickle", action="store_true", help="load a pickled module, which RUNS CODE from the file")
+    p.add_argument("--input-shape", metavar="NxCxHxW", help="of the input, where the file does not say it")
+    p.add_argument("--gate", nargs="+", default=("1x1", "kxk"), metavar="KIND", help="1x1, kxk, grid:G (default: 1x1 kxk)")
+    p.add_argument("--threads", type=int, default=1, help="threads of one inference (default: 1)")
+    p.add_argument("--batch", type=int, default=1, help="images of one inference (default: 1)")
+    p.add_argument(
+        "--max-seconds", type=seconds, default=2.0, metavar="SECONDS", help="for each shape and kind of gate (default: 2)"
+    )
+    return p
+
+
+def command(arguments: Sequence[str], prog: str = PROG) -> int:
+    """Run the command; the exit code."""
+    options = parser(prog).parse_intermixed_args(arguments)
+    if options.list is not None:
+        if options.network is not None or options.output is not None:
+            raise UserError("--list prints a table that is there: leave out the network and --output")
+        from lccl.forms.costs import load_costs
+
+        show(load_costs(options.list, foreign=True), options.json)
+        return EXIT_OK
+    if options.network is None or options.output is None:
+        raise UserError("give a network and --output, or --list with a table")
+    for name, most in (("threads", 1024), ("batch", 2**16)):
+        if not 1 <= getattr(options, name) <= most:
+            raise UserError(f"--{name} is a number from 1 to {most}, not {getattr(options, name)}")
+    require_file(options.network)
+    require_writable(options.output)
+    with on_terminal(not options.quiet) as progress, stdout_kept():
+        progress("loading the network")
+        import onnxruntime
+
+        from lccl.backends.onnxruntime.library import library_path
+        from lccl.exporting.unchecked import unchecked_onnx
+        from lccl.forms.costs import load_costs
+        from lccl.forms.measuring import measure_costs
+        from lccl.version import __version__
+
+        before = load_costs(options.output) if options.output.exists() else None
+        shape = parse_shape(options.input_shape) if options.input_shape else None
+        costs = measure_costs(
+            unchecked_onnx(options.network, options.factory, shape, options.unsafe_pickle),
+            kinds=options.gate,
+            threads=options.threads,
+            batch=options.batch,
+            seconds=options.max_seconds,
+            library=library_path(),
+            versions={"onnxruntime": onnxruntime.__version__, "lccl": __version__},
+            command=shlex.join(recorded([*prog.split(), *arguments])),
+            progress=progress,
+        )
+        if before is not None:
+            costs = before.merged(costs)
+        costs.save(options.output)
+    show(costs, options.json)
+    return EXIT_OK
+
+
+def main() -> NoReturn:
+    """Entry point."""
+    run(command)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

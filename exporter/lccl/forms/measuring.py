@@ -1,0 +1,100 @@
+"""Measures the costs of a model's layers: each shape once, dense and gated, interleaved."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+from lccl.backends.onnxruntime.runner import OnnxRuntimeRunner
+from lccl.console.progress import Progress
+from lccl.errors import UserError
+from lccl.forms.costs import DENSITIES, CostTable, LayerCost, Machine
+from lccl.forms.layer_models import GateKind, LayerShape, dense_model, gated_model, layers_of
+from lccl.forms.timing import interleaved
+
+KINDS = ("1x1", "kxk")
+ROUNDS = 40
+
+
+def measure_costs(
+    model: onnx.ModelProto,
+    *,
+    kinds: Sequence[str] = KINDS,
+    threads: int = 1,
+    batch: int = 1,
+    seconds: float = 2.0,
+    library: Path,
+    versions: dict[str, str],
+    command: str,
+    progress: Progress,
+) -> CostTable:
+    """Measure every layer of a model that has a gate or could have one.
+
+    Args:
+        model: with the shapes of its tensors, but for the batch.
+        kinds: of gates: "1x1", "kxk", "grid:G".
+        threads: of one inference.
+        batch: images of one inference.
+        seconds: for each shape and kind of gate, about.
+        library: the op's, for ONNX Runtime.
+        versions: of what runs, for the table.
+        command: that the table records.
+        progress: called with each layer.
+
+    Raises:
+        UserError: no layer of the model can have a gate, or a kind of gate is not known.
+    """
+    gates = [_kind(text) for text in kinds]
+    shapes: dict[LayerShape, str] = {}
+    for name, shape in layers_of(model):
+        if shape.in_hw != (1, 1) and max(shape.kernel) <= 7:
+            shapes.setdefault(shape, name)
+    if not shapes:
+        raise UserError("the model has no 2-D convolution of known size that has a gate or could have one")
+    layers = []
+    for done, (shape, name) in enumerate(shapes.items()):
+        progress(f"timing {name}", done, len(shapes))
+        layers.append(_cost(name, shape, gates, threads, batch, seconds, library))
+    return CostTable(Machine.here(), threads, batch, versions, (command,), tuple(layers))
+
+
+def _kind(text: str) -> GateKind:
+    grid = text.removeprefix("grid:")
+    if text not in ("1x1", "kxk") and not (text.startswith("grid:") and grid.isdecimal() and 2 <= int(grid) <= 64):
+        raise UserError(f'a kind of gate is "1x1", "kxk" or "grid:G" with G from 2 to 64, not {text}')
+    return GateKind(text)
+
+
+def _cost(
+    name: str, shape: LayerShape, gates: Sequence[GateKind], threads: int, batch: int, seconds: float, library: Path
+) -> LayerCost:
+    alone: dict[str, dict[str, float]] = {}
+    chained: dict[str, dict[str, float]] = {}
+    dense: list[float] = []
+    for gate in gates:
+        models = [
+            *(dense_model(shape, batch, in_chain) for in_chain in (False, True)),
+            *(gated_model(shape, gate, d, batch, in_chain) for d in DENSITIES for in_chain in (False, True)),
+        ]
+        runners = [OnnxRuntimeRunner(model, threads, library=library) for model, _ in models]
+        times = 1e6 * np.array(interleaved(runners, [feed for _, feed in models], ROUNDS, seconds))
+        medians = np.median(times, axis=1)
+        dense.append(float(medians[0]))
+        alone[gate.text] = {str(d): round(float(medians[2 + 2 * i]), 2) for i, d in enumerate(DENSITIES)}
+        longer = np.median(times[3::2] - times[1], axis=1)
+        chained[gate.text] = {str(d): round(float(medians[0] + longer[i]), 2) for i, d in enumerate(DENSITIES)}
+    return LayerCost(
+        name=name,
+        kernel=shape.kernel,
+        in_channels=shape.in_channels,
+        out_channels=shape.out_channels,
+        strides=shape.strides,
+        out_hw=shape.out_hw,
+        macs=shape.macs,
+        dense_us=round(min(dense), 2),
+        gated_us=alone,
+        chained_us=chained,
+    )
