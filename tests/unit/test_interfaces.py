@@ -103,12 +103,15 @@ FUNCTIONS_OF = {
     "build_plugin()": COMPILER.build_plugin,
     "load_checkpoint()": lccl.load_checkpoint,
     "tune()": lccl.tune,
+    "convert()": lccl.nn.convert,
+    "time_budget()": lccl.train.time_budget,
 }
 COMMANDS_OF = {
     "lccl export": ("export", ["m.pt", "-o", "m.onnx"]),
     "lccl compare": ("compare", ["m.onnx", "--data", "x.npz"]),
     "lccl build-engine": ("build_engine", ["m.onnx"]),
     "lccl build-plugin": ("build_plugin", []),
+    "lccl measure": ("measure", ["m.onnx", "-o", "costs.json"]),
     "lccl tune": ("tune", ["m.onnx", "-o", "n.onnx", "--data", "x.npz"]),
 }
 """The module of a command, and the words that it cannot do without."""
@@ -134,6 +137,8 @@ RAISED_FROM = {
     "exporting/exporter.py": EXPORT,
     "exporting/gate_search.py": EXPORT,
     "exporting/torch_source.py": EXPORT,
+    "exporting/unchecked.py": ("lccl measure",),
+    "forms/costs.py": ("convert()", "time_budget()"),
     "graph/variants/precision.py": ENGINE,
     "loading/checkpoint.py": LOAD,
     "loading/factory.py": LOAD,

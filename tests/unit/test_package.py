@@ -14,7 +14,7 @@ import lccl
 from conftest import ROOT
 
 PACKAGE = ROOT / "exporter" / "lccl"
-MOST_FLOORS = 9
+MOST_FLOORS = 10
 """Of the package: the longest chain of imports from the commands down."""
 MOST_ARROWS = 138
 """Of the package: pairs of parts of which one imports the other."""
@@ -86,16 +86,16 @@ MAY_IMPORT = {
     "op": set(),
     "graph": {"console", "files", "numerics", "op"},
     "backends": {"console", "files", "graph", "numerics", "op", "torch_calls"},
+    "forms": {"backends", "console", "files", "graph", "numerics", "op"},
     "cuda": {"backends", "command_line", "console"},
     "ort": {"backends", "command_line", "files"},
     "plugin": {"backends", "command_line", "files"},
-    "nn": {"backends", "console", "op", "torch_calls"},
+    "nn": {"backends", "console", "forms", "op", "torch_calls"},
     "models": {"nn"},
     "loading": {"console", "files", "nn", "numerics", "torch_calls"},
     "profiling": {"backends", "console", "graph", "loading", "nn", "numerics", "op", "torch_calls"},
-    "train": {"console", "files", "nn", "profiling", "torch_calls"},
+    "train": {"console", "files", "forms", "nn", "profiling", "torch_calls"},
     "exporting": {"backends", "console", "files", "graph", "loading", "nn", "numerics", "op", "profiling", "torch_calls"},
-    "forms": {"backends", "console", "files", "graph", "numerics", "op"},
     "engine": {"backends", "console", "files", "forms", "graph", "loading", "op"},
     "tuning": {
         "backends",
@@ -131,7 +131,7 @@ def test_dependencies_point_one_way(layer: str) -> None:
     paths = list((PACKAGE / layer).rglob("*.py")) if layer in MAY_IMPORT else [PACKAGE / f"{layer}.py"]
     assert paths
     for path in paths:
-        for module in imports_of(path):
+        for module in imports_of(path) - ({"lccl"} if path.name == "__main__.py" else set()):  # the version
             assert any(module == a or module.startswith(a + ".") for a in allowed), f"{path.name} imports {module}"
 
 

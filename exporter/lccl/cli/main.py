@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import NoReturn
 
+from lccl import __version__
 from lccl.command_line import EXIT_OK, execute, handle_signals
 from lccl.errors import UserError, shown
-from lccl.version import __version__
 
 
 @dataclass(frozen=True)

@@ -65,11 +65,11 @@ def command(arguments: Sequence[str], prog: str = PROG) -> int:
         progress("loading the network")
         import onnxruntime
 
+        from lccl import __version__
         from lccl.backends.onnxruntime.library import library_path
         from lccl.exporting.unchecked import unchecked_onnx
         from lccl.forms.costs import load_costs
         from lccl.forms.measuring import measure_costs
-        from lccl.version import __version__
 
         before = load_costs(options.output) if options.output.exists() else None
         shape = parse_shape(options.input_shape) if options.input_shape else None

@@ -1,4 +1,4 @@
-"""Any network as ONNX, gated or not, for what reads its shapes alone: nothing is checked or written."""
+"""Any network as ONNX, gated or not, for what reads its shapes alone; nothing is checked."""
 
 from __future__ import annotations
 
@@ -32,6 +32,8 @@ def unchecked_onnx(source: Path, factory: str | None, shape: tuple[int, ...] | N
     from lccl.nn.translate import to_onnx
 
     loaded = load_model(source, factory, unsafe_pickle=unsafe_pickle)
+    if shape is None and not loaded.input_shape:
+        raise UserError(f"{source} does not say its input's shape", Fix("args", (1, 3, 224, 224)))
     example = example_of_module(loaded.module, source, [shape] if shape else [], loaded.input_shape, None)
     assert example.args is not None
     return to_onnx(loaded.module.eval(), example.args)

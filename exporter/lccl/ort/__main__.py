@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
+from lccl import __version__
 from lccl.command_line import EXIT_FAILED, EXIT_OK, Parser, Report, run, show
-from lccl.version import __version__
 
 PROG = "python -m lccl.ort"
 

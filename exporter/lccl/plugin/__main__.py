@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from lccl import __version__
 from lccl.command_line import EXIT_FAILED, EXIT_OK, Parser, Report, option, run, show
 from lccl.errors import UserError, first_line, spelled
 from lccl.errors.requires import how_to_install
-from lccl.version import __version__
 
 PROG = "python -m lccl.plugin"
 MODULES = ("tensorrt", "tensorrt_lean", "tensorrt_lean_bindings")
