@@ -72,7 +72,7 @@ def choose(model: onnx.ModelProto, request: Request, progress: Progress) -> Chos
     names = list(forms)
     without = [i for i, name in enumerate(names) if name in ("all in standard ops", "dense twin", "baseline")]
     times = times_of(list(forms.values()), setting, FINAL_ROUNDS, FINAL_SECONDS, without)
-    written = _written(names, times)
+    written = "chosen" if request.given else _written(names, times)
     progress("holding the forms against the model")
     check_forms(planned.model, lambda changed: _as(written, changed, found.plan), request.feeds[:2], request.library)
     twin_times = layer_times(forms["dense twin"], setting)
@@ -111,12 +111,12 @@ _SAME_FUNCTION = ("chosen", "all gated", "all in standard ops", "the file as it 
 
 
 def _written(names: Sequence[str], times: Times) -> str:
-    """Return the fastest form of the same function: the chosen one, unless another is faster."""
-    best = "chosen"
-    for name in _SAME_FUNCTION[1:]:
-        if is_faster(times, names.index(name), names.index(best)):
-            best = name
-    return best
+    """Return the form of the same function to write: the chosen one if it is clearly the fastest.
+
+    Else the fastest of the simple ones, among which nothing was chosen by looking at times.
+    """
+    simple = min(_SAME_FUNCTION[1:], key=lambda name: times.ratio(names.index(name), names.index("chosen")))
+    return "chosen" if is_faster(times, names.index("chosen"), names.index(simple)) else simple
 
 
 def _as(form: str, model: onnx.ModelProto, plan: Plan) -> onnx.ModelProto:

@@ -102,6 +102,15 @@ def dense_model(shape: LayerShape, batch: int, in_chain: bool) -> tuple[onnx.Mod
     return parts.model()
 
 
+def empty_model() -> tuple[onnx.ModelProto, Feed]:
+    """Return a model that does nothing, whose time is that of a call."""
+    shape = (1, 1, 1, 1)
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in "xy")
+    graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "empty", [x], [y])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
+    return model, {"x": np.zeros(shape, np.float32)}
+
+
 def gated_model(shape: LayerShape, kind: GateKind, density: float, batch: int, in_chain: bool) -> tuple[onnx.ModelProto, Feed]:
     """Return the layer with a gate of its own that is open, times a mask of that density.
 

@@ -12,7 +12,7 @@ from lccl.backends.onnxruntime.runner import OnnxRuntimeRunner
 from lccl.console.progress import Progress
 from lccl.errors import UserError
 from lccl.forms.costs import DENSITIES, CostTable, LayerCost, Machine
-from lccl.forms.layer_models import GateKind, LayerShape, dense_model, gated_model, layers_of
+from lccl.forms.layer_models import GateKind, LayerShape, dense_model, empty_model, gated_model, layers_of
 from lccl.forms.timing import interleaved
 
 KINDS = ("1x1", "kxk")
@@ -76,16 +76,18 @@ def _cost(
     dense: list[float] = []
     for gate in gates:
         models = [
+            empty_model(),
             *(dense_model(shape, batch, in_chain) for in_chain in (False, True)),
             *(gated_model(shape, gate, d, batch, in_chain) for d in DENSITIES for in_chain in (False, True)),
         ]
         runners = [OnnxRuntimeRunner(model, threads, library=library) for model, _ in models]
         times = 1e6 * np.array(interleaved(runners, [feed for _, feed in models], ROUNDS, seconds))
-        medians = np.median(times, axis=1)
-        dense.append(float(medians[0]))
-        alone[gate.text] = {str(d): round(float(medians[2 + 2 * i]), 2) for i, d in enumerate(DENSITIES)}
-        longer = np.median(times[3::2] - times[1], axis=1)
-        chained[gate.text] = {str(d): round(float(medians[0] + longer[i]), 2) for i, d in enumerate(DENSITIES)}
+        alone_us, chain_us = times[1::2] - np.median(times[0]), times[2::2]
+        by_itself = np.maximum(np.median(alone_us, axis=1), 0.1)
+        longer = np.median(chain_us[1:] - chain_us[0], axis=1)
+        dense.append(float(by_itself[0]))
+        alone[gate.text] = {str(d): round(float(by_itself[1 + i]), 2) for i, d in enumerate(DENSITIES)}
+        chained[gate.text] = {str(d): round(max(float(by_itself[0] + longer[i]), 0.1), 2) for i, d in enumerate(DENSITIES)}
     return LayerCost(
         name=name,
         kernel=shape.kernel,

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lccl.forms import search
+from lccl.forms import choosing, search
 from lccl.forms.plan import Plan, Planned
 from lccl.forms.search import Found, Search, is_faster
 from lccl.forms.timing import Setting, Times
@@ -116,3 +116,22 @@ def test_a_slow_spell_of_the_machine_does_not_decide() -> None:
     assert times.ratio(1, 0) == pytest.approx(0.95)
     assert is_faster(times, 1, 0)
     assert times.spread(0) == (1.0, 2.0)
+
+
+NAMES = ("chosen", "all gated", "all in standard ops", "the file as it was", "dense twin")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "written"),
+    [
+        ((1.0, 1.2, 3.0, 1.3, 0.5), "chosen"),
+        ((1.0, 1.005, 3.0, 1.3, 0.5), "all gated"),
+        ((1.0, 0.9, 3.0, 0.8, 0.5), "the file as it was"),
+        ((1.0, 1.1, 0.7, 1.2, 0.5), "all in standard ops"),
+    ],
+)
+def test_what_is_written(seconds: tuple[float, ...], written: str) -> None:
+    """The chosen form where it is clearly faster than the simple ones, and never another network."""
+    rng = np.random.default_rng(0)
+    times = Times(np.array(seconds)[:, None] * rng.uniform(0.999, 1.001, (len(seconds), 30)))
+    assert choosing._written(NAMES, times) == written
