@@ -364,7 +364,7 @@ struct TapRange
 };
 
 //! Adds the products of a row of taps to the sums of `kCells` cells side by side, from x with its
-//! channels innermost.
+//! channels innermost: channel by channel, tap by tap.
 //! \param x where the first tap of the first cell falls
 //! \param step floats from cell to cell
 template <int kCells>
@@ -372,25 +372,53 @@ LCCL_INLINE void addTapRow(Task const& t, float const* x, int64_t step, int row,
     float (&rest)[kCellsTogether])
 {
     lccl_cpu_params const& p = t.p;
-    for (int j = taps.firstColumn; j < taps.endColumn; ++j)
+    int64_t const tap = static_cast<int64_t>(p.gate_dilations[1]) * p.c;
+    float const* const weight = p.gate_weight + static_cast<int64_t>(row) * p.gate_s * p.c;
+    int c = 0;
+    for (; c + kLanes <= p.c; c += kLanes)
     {
-        float const* const from = x + static_cast<int64_t>(j) * p.gate_dilations[1] * p.c;
-        float const* const weight = p.gate_weight + static_cast<int64_t>(row * p.gate_s + j) * p.c;
-        int c = 0;
-        for (; c + kLanes <= p.c; c += kLanes)
+        for (int j = taps.firstColumn; j < taps.endColumn; ++j)
         {
-            Vector const w = load(weight + c);
+            Vector const w = load(weight + static_cast<int64_t>(j) * p.c + c);
 #pragma GCC unroll 8
             for (int cell = 0; cell < kCells; ++cell)
             {
-                sum[cell] = multiplyAdd(load(from + cell * step + c), w, sum[cell]);
+                sum[cell] = multiplyAdd(load(x + j * tap + cell * step + c), w, sum[cell]);
             }
         }
-        for (; c < p.c; ++c)
+    }
+    for (; c < p.c; ++c)
+    {
+        for (int j = taps.firstColumn; j < taps.endColumn; ++j)
         {
             for (int cell = 0; cell < kCells; ++cell)
             {
-                rest[cell] = multiplyAdd(from[cell * step + c], weight[c], rest[cell]);
+                rest[cell] = multiplyAdd(x[j * tap + cell * step + c], weight[static_cast<int64_t>(j) * p.c + c], rest[cell]);
+            }
+        }
+    }
+}
+
+//! The same, in the same order, for three taps that neighbouring cells share: each pixel is loaded
+//! once.
+LCCL_INLINE void addThreeTaps(float const* x, float const* weight, int channels, Vector (&sum)[kCellsTogether])
+{
+    constexpr int kTaps = 3;
+    for (int c = 0; c + kLanes <= channels; c += kLanes)
+    {
+        Vector const w[kTaps]{load(weight + c), load(weight + channels + c), load(weight + 2 * channels + c)};
+#pragma GCC unroll 10
+        for (int pixel = 0; pixel < kCellsTogether + kTaps - 1; ++pixel)
+        {
+            Vector const v = load(x + static_cast<int64_t>(pixel) * channels + c);
+#pragma GCC unroll 3
+            for (int j = 0; j < kTaps; ++j)
+            {
+                int const cell = pixel - j;
+                if (cell >= 0 && cell < kCellsTogether)
+                {
+                    sum[cell] = multiplyAdd(v, w[j], sum[cell]);
+                }
             }
         }
     }
@@ -402,12 +430,20 @@ template <int kCells>
 LCCL_INLINE void dotPixels(Task const& t, float const* x, int64_t step, TapRange taps, float bias, float* logits)
 {
     int64_t const row = static_cast<int64_t>(t.p.gate_dilations[0]) * t.p.w * t.p.c;
+    bool const shared = t.p.gate_s == 3 && t.p.gate_strides[1] == 1 && t.p.gate_dilations[1] == 1 && t.p.c % kLanes == 0;
     Vector total[kCellsTogether] = {};
     float rest[kCellsTogether] = {};
     for (int i = taps.firstRow; i < taps.endRow; ++i)
     {
         Vector sum[kCellsTogether] = {};
-        addTapRow<kCells>(t, x + i * row, step, i, taps, sum, rest);
+        if (kCells == kCellsTogether && shared)
+        {
+            addThreeTaps(x + i * row, t.p.gate_weight + static_cast<int64_t>(i) * t.p.gate_s * t.p.c, t.p.c, sum);
+        }
+        else
+        {
+            addTapRow<kCells>(t, x + i * row, step, i, taps, sum, rest);
+        }
 #pragma GCC unroll 8
         for (int cell = 0; cell < kCells; ++cell)
         {

@@ -85,22 +85,74 @@ static void findOpen(Task const& t, int32_t const* rowOf, int64_t pixels)
     }
 }
 
-//! The channels of a pixel, side by side in y as in its row.
-LCCL_INLINE void writePixel(float const* row, float const* residual, float alpha, float* y, int channels)
+//! Pixels of y with channels innermost: where the first one is in y and the residual, and how far
+//! apart they are.
+struct PixelBand
 {
-    int c = 0;
-    for (; c + kLanes <= channels; c += kLanes)
+    float const* rows;
+    int32_t const* rowOf; //!< [pixels]
+    int64_t pixels;
+    float* y;
+    float const* residual; //!< as y; null: none
+    int64_t pitch;
+    float alpha; //!< after the residual
+};
+
+//! Writes `kVectors` vectors of channels of each pixel.
+template <int kVectors, bool kResidual>
+static void writeVectors(PixelBand const& b)
+{
+    Vector const alpha = broadcast(b.alpha);
+    for (int64_t q = 0; q < b.pixels; ++q)
     {
-        Vector v = load(row + c);
-        if (residual != nullptr)
+        float const* const row = b.rows + b.rowOf[q];
+        int64_t const at = q * b.pitch;
+#pragma GCC unroll 8
+        for (int i = 0; i < kVectors; ++i)
         {
-            v = leaky(v + load(residual + c), broadcast(alpha));
+            Vector const v = load(row + i * kLanes);
+            store(b.y + at + i * kLanes, kResidual ? leaky(v + load(b.residual + at + i * kLanes), alpha) : v);
         }
-        store(y + c, v);
     }
-    for (; c < channels; ++c)
+}
+
+//! The same for fewer channels than a vector has.
+static void writeFew(PixelBand const& b, int channels)
+{
+    for (int64_t q = 0; q < b.pixels; ++q)
     {
-        y[c] = residual != nullptr ? leaky(row[c] + residual[c], alpha) : row[c];
+        float const* const row = b.rows + b.rowOf[q];
+        for (int c = 0; c < channels; ++c)
+        {
+            int64_t const at = q * b.pitch + c;
+            b.y[at] = b.residual != nullptr ? leaky(row[c] + b.residual[at], b.alpha) : row[c];
+        }
+    }
+}
+
+template <bool kResidual>
+static void writePixels(PixelBand b, int channels)
+{
+    while (channels > 0)
+    {
+        int const vectors = channels / kLanes < 8 ? channels / kLanes : 8;
+        switch (vectors)
+        {
+        case 0: return writeFew(b, channels);
+        case 1: writeVectors<1, kResidual>(b); break;
+        case 2: writeVectors<2, kResidual>(b); break;
+        case 3: writeVectors<3, kResidual>(b); break;
+        case 4: writeVectors<4, kResidual>(b); break;
+        case 5: writeVectors<5, kResidual>(b); break;
+        case 6: writeVectors<6, kResidual>(b); break;
+        case 7: writeVectors<7, kResidual>(b); break;
+        default: writeVectors<8, kResidual>(b);
+        }
+        int const written = vectors * kLanes;
+        b.rows += written;
+        b.y += written;
+        b.residual = kResidual ? b.residual + written : nullptr;
+        channels -= written;
     }
 }
 
@@ -119,11 +171,9 @@ static void writeOutput(Task const& t, int image)
     {
         int64_t const first = ((t.firstImage + image) * plane + static_cast<int64_t>(t.firstRow) * plan.wo) * p.k
             + firstChannel;
-        for (int64_t q = 0; q < pixels; ++q)
-        {
-            float const* const residual = p.residual != nullptr ? p.residual + first + q * p.k : nullptr;
-            writePixel(t.compact + rowOf[q], residual, p.post_alpha, p.y + first + q * p.k, channels);
-        }
+        PixelBand const pixelBand{
+            t.compact, rowOf, pixels, p.y + first, p.residual != nullptr ? p.residual + first : nullptr, p.k, p.post_alpha};
+        p.residual != nullptr ? writePixels<true>(pixelBand, channels) : writePixels<false>(pixelBand, channels);
         return;
     }
     int64_t const at = ((t.firstImage + image) * p.k + firstChannel) * plane + static_cast<int64_t>(t.firstRow) * plan.wo;
