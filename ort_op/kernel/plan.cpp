@@ -94,6 +94,7 @@ void setBand(Plan& plan, lccl_cpu_params const& p, int64_t bandRows)
         rows = std::max(rows, plan.top - p.gate_pads[0] + gateRows);
     }
     plan.windowRows = static_cast<int>(rows);
+    plan.imageRows = plan.readsX ? p.h : plan.windowRows;
     plan.gateRows = plan.gateSource == GateSource::kPlanes ? static_cast<int>(bandRows + (p.gate_r - 1) * p.gate_dilations[0])
                                                            : 0;
     // 16 more, or maps whose size is a power of two would share sets of the L1 cache.
@@ -190,7 +191,8 @@ Scratch layOut(Plan const& plan, lccl_cpu_params const& p)
     int64_t const groups = ceilDiv(int64_t{p.h} * p.w, kGroup);
     Layout layout;
     Scratch s{};
-    s.window = layout.take(int64_t{plan.images} * plan.windowRows * plan.windowWidth * plan.pitch + kSpare, 4);
+    s.window = layout.take(
+        plan.readsX ? 0 : int64_t{plan.images} * plan.windowRows * plan.windowWidth * plan.pitch + kSpare, 4);
     s.compact = layout.take((pixels + 1) * plan.columns + kSpare, 4);
     s.tapMaps = layout.take(plan.gateRows > 0 ? plan.mapPitch * p.gate_r * p.gate_s : 0, 4);
     s.gateWeights = layout.take(plan.gateRows > 0 ? int64_t{p.c} * p.gate_r * p.gate_s + kSpare : 0, 4);
@@ -216,6 +218,14 @@ Scratch layOut(Plan const& plan, lccl_cpu_params const& p)
     return s;
 }
 
+//! Whether the window of a call would be a copy of x.
+bool readsInPlace(lccl_cpu_params const& p)
+{
+    bool const isPadded = std::any_of(std::begin(p.pads), std::end(p.pads), [](int32_t pad) { return pad != 0; });
+    return p.x_channels_last != 0 && !isPadded
+        && 1.0 * kImageGroupPixels * p.h * p.w * p.c <= static_cast<double>(kMaxElements);
+}
+
 Plan planWithoutScratch(lccl_cpu_params const& p, lccl_cpu_isa const& isa)
 {
     Plan plan{};
@@ -239,9 +249,11 @@ Plan planWithoutScratch(lccl_cpu_params const& p, lccl_cpu_isa const& isa)
     {
         plan.pitch += 16; // or the rows of a tile would share few sets of the first cache
     }
+    plan.readsX = plan.pitch == p.c && readsInPlace(p);
     plan.top = plan.gateSource == GateSource::kWindow ? std::max(p.pads[0], p.gate_pads[0]) : p.pads[0];
     cut(plan, p);
     plan.sorted = sortsRows(plan, p);
+    plan.writesY = p.y_channels_last != 0 && p.k == plan.columns && plan.columnGroups == 1 && !plan.sorted;
     return plan;
 }
 

@@ -31,7 +31,7 @@ constexpr int kPassDepth = 384;
 //! Arrays in a worker's scratch. Sizes are of the largest task.
 struct Scratch
 {
-    size_t window;      //!< float [images, window_rows, window_width, pitch]
+    size_t window;      //!< float [images, window_rows, window_width, pitch]; nothing where x is the window
     size_t compact;     //!< float [pixels + 1, columns]: computed rows, then the row of a pixel that is not computed
     size_t tapMaps;     //!< float [taps of the gate, map_pitch]
     size_t gateWeights; //!< float [c, taps of the gate], where logits come from planes
@@ -71,6 +71,9 @@ struct Plan
     int pitch;       //!< floats from pixel to pixel of the window
     int windowWidth; //!< pixels
     int windowRows;
+    int imageRows;    //!< from one image's window to the next
+    bool readsX;      //!< rows are read where they lie in x, which is the window: channels innermost, no padding
+    bool writesY;     //!< rows are computed where they lie in y, if all of a task's pixels are: channels innermost
     int gateRows;     //!< rows of tapMaps
     int64_t mapPitch; //!< floats from one of tapMaps to the next
     int cellRows;     //!< rows of gate cells of a band

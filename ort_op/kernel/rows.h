@@ -137,7 +137,7 @@ static void listRows(Task& t, int image, bool all)
     lccl_cpu_params const& p = t.p;
     Plan const& plan = t.plan;
     uint64_t const rowOfTaps = (UINT64_C(1) << p.s) - 1;
-    int64_t const imageWindow = static_cast<int64_t>(image) * plan.windowRows * plan.windowWidth;
+    int64_t const imageWindow = static_cast<int64_t>(image) * plan.imageRows * plan.windowWidth;
     for (int y = 0; y < t.rows; ++y)
     {
         int32_t const pixel = static_cast<int32_t>((static_cast<int64_t>(image) * t.rows + y) * plan.wo);

@@ -27,8 +27,8 @@ struct Task
     bool follows = false; //!< the scratch holds what the band above left there
 
     // Scratch; see lccl_cpu::Scratch.
-    float* windows = nullptr;
-    float* compact = nullptr;
+    float* windows = nullptr; //!< x itself where the plan reads it; never written then
+    float* compact = nullptr; //!< y itself where rows are computed there
     float* tapMaps = nullptr;
     float* cells = nullptr;
     float* gateWeights = nullptr;
@@ -57,7 +57,7 @@ struct Task
 
     float* window(int image) const
     {
-        return windows + static_cast<int64_t>(image) * plan.windowRows * plan.windowWidth * plan.pitch;
+        return windows + static_cast<int64_t>(image) * plan.imageRows * plan.windowWidth * plan.pitch;
     }
 
     int64_t bandPixels() const

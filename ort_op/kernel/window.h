@@ -10,7 +10,7 @@ namespace LCCL_CPU_ISA
 //! The first row of x in the window of a band; negative above the image.
 LCCL_INLINE int windowTop(Task const& t, int outputRow)
 {
-    return outputRow * t.p.strides[0] - t.plan.top;
+    return t.plan.readsX ? 0 : outputRow * t.p.strides[0] - t.plan.top;
 }
 
 //! Moves the rows that this band's window shares with the last one to their place, and writes the

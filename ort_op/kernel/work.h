@@ -26,7 +26,6 @@ static Task makeTask(Call const& call, size_t worker)
     char* const m = call.workspace + worker * s.bytes;
     Task t{*call.params, *call.plan, m};
     t.windows = reinterpret_cast<float*>(m + s.window);
-    t.compact = reinterpret_cast<float*>(m + s.compact);
     t.tapMaps = reinterpret_cast<float*>(m + s.tapMaps);
     t.cells = reinterpret_cast<float*>(m + s.cells);
     t.gateWeights = reinterpret_cast<float*>(m + s.gateWeights);
@@ -89,6 +88,11 @@ static void placeTask(Task& t, Call const& call, int64_t index, int64_t last)
     t.compactPitch = lastColumn - t.firstPanel * plan.tileColumns;
     t.pixels = t.images * t.bandPixels();
     t.count = 0;
+    if (plan.readsX)
+    {
+        t.windows = const_cast<float*>(t.p.x) + t.firstImage * t.p.h * t.p.w * t.p.c;
+    }
+    t.compact = reinterpret_cast<float*>(t.scratch + s.compact);
     t.listOffset = reinterpret_cast<int32_t*>(t.scratch + s.listOffset);
     t.listGate = reinterpret_cast<float*>(t.scratch + s.listGate);
     t.listTaps = reinterpret_cast<uint64_t*>(t.scratch + s.listTaps);
@@ -104,7 +108,10 @@ static int64_t prepareRows(Task& t, Call const& call)
     int64_t active = 0;
     for (int image = 0; image < t.images; ++image)
     {
-        startWindow(t, image);
+        if (!t.plan.readsX)
+        {
+            startWindow(t, image);
+        }
         if (whole)
         {
             fillWindow(t, image, true);
@@ -118,14 +125,14 @@ static int64_t prepareRows(Task& t, Call const& call)
         }
         active += open;
         double const part = static_cast<double>(open) / static_cast<double>(t.bandPixels());
-        bool const mark = !whole && open > 0 && part < kWholeWindowDensity && t.p.c >= kMinMarkedChannels;
+        bool const mark = !whole && !t.plan.readsX && open > 0 && part < kWholeWindowDensity && t.p.c >= kMinMarkedChannels;
         t.needed = mark ? reinterpret_cast<unsigned char*>(t.scratch + call.plan->scratch.needed) : nullptr;
         if (mark)
         {
             memset(t.needed, 0, t.groupCount);
         }
         listRows(t, image, part >= kFullListDensity);
-        if (!whole && open > 0)
+        if (!whole && !t.plan.readsX && open > 0)
         {
             fillWindow(t, image, !mark);
         }
@@ -195,13 +202,22 @@ static void multiplyPanel(Task const& t, int panel, Epilogue const& epilogue)
     }
 }
 
+//! Whether every pixel of a task is computed, so that its rows can lie in y, one behind the other.
+LCCL_INLINE bool computesInY(Task const& t)
+{
+    return t.plan.writesY && t.count == t.pixels && (t.images == 1 || t.rows == t.plan.ho);
+}
+
 static void multiply(Task const& t)
 {
     lccl_cpu_params const& p = t.p;
     int const columns = t.plan.columns;
     int const start = t.firstPanel * t.plan.tileColumns;
-    memcpy(t.compact + static_cast<int64_t>(t.count) * t.compactPitch, t.vectors + 3 * columns + start,
-        static_cast<size_t>(t.compactPitch) * sizeof(float));
+    if (!computesInY(t))
+    {
+        memcpy(t.compact + static_cast<int64_t>(t.count) * t.compactPitch, t.vectors + 3 * columns + start,
+            static_cast<size_t>(t.compactPitch) * sizeof(float));
+    }
     bool const affine = p.post_scale != nullptr || p.post_bias != nullptr;
     for (int panel = t.firstPanel; panel < t.endPanel && t.count > 0; ++panel)
     {
@@ -233,8 +249,13 @@ static void work(void* data, size_t worker)
         placeTask(t, call, index, last);
         int64_t const open = prepareRows(t, call);
         active += t.firstPanel == 0 ? open : 0;
+        bool const inY = computesInY(t);
+        if (inY)
+        {
+            t.compact = t.p.y + (t.firstImage * t.plan.ho + t.firstRow) * t.plan.wo * t.p.k;
+        }
         multiply(t);
-        for (int image = 0; image < t.images; ++image)
+        for (int image = 0; image < t.images && !(inY && t.p.residual == nullptr); ++image)
         {
             writeOutput(t, image);
         }
