@@ -86,6 +86,7 @@ class FitResult:
     loss=CALLABLE,
     lr=NUMBER,
     weight_decay=NUMBER,
+    warm_up=NUMBER,
     anneal=NUMBER,
     learned=FLAG,
     teacher=MODULE | NONE,
@@ -110,6 +111,7 @@ def fit(
     loss: Loss = F.cross_entropy,
     lr: float = 0.05,
     weight_decay: float = 1e-4,
+    warm_up: float = 0.3,
     anneal: float = 0.5,
     learned: bool = False,
     teacher: nn.Module | None = None,
@@ -148,6 +150,7 @@ def fit(
         loss: called with outputs and targets; a mean over samples.
         lr, weight_decay: the largest learning rate, and the weight decay; see
             :func:`parameter_groups`.
+        warm_up: the fraction of all steps in which the learning rate rises; it falls in the rest.
         anneal: the fraction of all steps in which densities go from open to the target.
         teacher: the dense network, whose outputs are learned too (:func:`distillation_loss`); it is
             moved to the device.
@@ -176,6 +179,8 @@ def fit(
         from lightning_fabric import Fabric, seed_everything
     if patience is not None and score is None:
         raise UserError("patience counts epochs without a better score, so it needs a score")
+    if not 0 < warm_up < 1:
+        raise UserError(f"warm_up is a fraction of the steps, above 0 and below 1, not {warm_up}")
     if not 0 < anneal <= 1:
         raise UserError(f"anneal is a fraction of the steps, above 0 and up to 1, not {anneal}")
     if checkpoint is not None:
@@ -210,6 +215,7 @@ def fit(
         "anneal": anneal,
         "lr": lr,
         "weight_decay": weight_decay,
+        "warm_up": warm_up,
         "teacher_weight": teacher_weight if teacher is not None else None,
         "freeze_norms": freeze_norms,
     }
@@ -227,6 +233,7 @@ def fit(
                 loss,
                 lr,
                 weight_decay,
+                warm_up,
                 teacher,
                 teacher_weight,
                 score,
@@ -256,6 +263,7 @@ class _Settings:
     loss: Loss
     lr: float
     weight_decay: float
+    warm_up: float
     teacher: nn.Module | None
     teacher_weight: float
     score: Callable[[nn.Module], float] | None
@@ -282,7 +290,8 @@ def _trained(
     per_epoch, end = given.per_epoch, given.epochs * given.per_epoch
     groups = parameter_groups(model, given.lr, given.weight_decay)
     optimizer: Any = torch.optim.SGD(groups, given.lr, momentum=0.9, nesterov=True)
-    rates = torch.optim.lr_scheduler.OneCycleLR(optimizer, [group["lr"] for group in optimizer.param_groups], total_steps=end)
+    largest = [group["lr"] for group in optimizer.param_groups]
+    rates = torch.optim.lr_scheduler.OneCycleLR(optimizer, largest, total_steps=end, pct_start=given.warm_up)
     state = _State(model, optimizer, rates, schedule, run, identity)
     state.load(given.checkpoint)
     resumed_at = state.step

@@ -61,7 +61,15 @@ def test_a_run_that_was_killed_gives_the_numbers_of_one_that_was_not(whole: tupl
     finished = network()
     assert run(finished, tmp_path).epochs == again.epochs  # nothing is left to do
     assert same(finished, model)
-    for other in ({"seed": 3}, {"lr": 0.1}, {"target": 0.5}, {"anneal": 0.2}, {"learned": True}, {"weight_decay": 0.0}):
+    for other in (
+        {"seed": 3},
+        {"lr": 0.1},
+        {"target": 0.5},
+        {"anneal": 0.2},
+        {"learned": True},
+        {"weight_decay": 0.0},
+        {"warm_up": 0.2},
+    ):
         with pytest.raises(lccl.UserError, match=rf"with other arguments \({next(iter(other))}\)"):
             run(network(), tmp_path, **other)
     (tmp_path / "state.pt").write_bytes(b"no state")
@@ -196,6 +204,7 @@ def test_wrong_use() -> None:
     for options, message in (
         ({"patience": 1}, "needs a score"),
         ({"anneal": 0}, "anneal is a fraction"),
+        ({"warm_up": 1}, "warm_up is a fraction"),
         ({"epochs": 0}, "epochs takes a whole number from 1"),
     ):
         with pytest.raises(lccl.UserError, match=message):
