@@ -78,8 +78,9 @@ demo: ort
 FIRST := tests/cpu tests/emulator tests/native tests/ort tests/packaging tests/triton tests/trt tests/unit/graph \
 	tests/unit/bench tests/unit/cuda tests/unit/fuzz tests/unit/triton
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python
-QUICK := -m "not slow and not native and not download"
-QUICK_FIRST := tests/unit/graph tests/unit/cli tests/unit/cuda tests/unit/exporting tests/unit/bench
+# Of a test with many cases, twelve: `make test` runs them all.
+QUICK := -m "not slow and not native and not download" --few-cases 12
+QUICK_FIRST := tests/unit/graph tests/unit/cli tests/unit/cuda tests/unit/exporting tests/unit/bench tests/unit/ort tests/unit/plugin
 OWN_GROUP := $(BIN)/python -c 'import os, sys; os.setsid(); os.execvp(sys.argv[1], sys.argv[1:])'
 
 # Runs $(1) in the background and $(2) here; the target fails if either does. What $(1) says goes into $$log, and comes at the end.

@@ -66,9 +66,33 @@ def pytest_configure() -> None:
         raise pytest.UsageError(f"this environment's lccl is {package}, not this checkout's: run pip install -e {ROOT}")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add what `make check` leaves out, beside slow tests."""
+    parser.addoption("--few-cases", type=int, metavar="N", help="run at most N cases of each test, evenly from all of them")
+
+
+def few_of(items: list[pytest.Item], most: int) -> list[pytest.Item]:
+    """At most so many cases of each test, evenly from all of them, in order."""
+    cases: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        cases.setdefault(item.nodeid.partition("[")[0], []).append(item)
+    kept = {
+        id(every[round(i * (len(every) - 1) / max(1, most - 1))])
+        for every in cases.values()
+        for i in range(min(most, len(every)) if len(every) > most else 0)
+    }
+    return [item for item in items if id(item) in kept or len(cases[item.nodeid.partition("[")[0]]) <= most]
+
+
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Mark what compiles and what downloads, by each test's folder and fixtures."""
+    most = config.getoption("--few-cases")
+    if most:
+        kept = few_of(items, most)
+        left = set(map(id, kept))
+        config.hook.pytest_deselected(items=[item for item in items if id(item) not in left])
+        items[:] = kept
     for item in items:
         folder = item.path.relative_to(ROOT / "tests").parts[0]
         fixtures = set(getattr(item, "fixturenames", ()))

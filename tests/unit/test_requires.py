@@ -44,6 +44,7 @@ def imported() -> set[str]:
     return found - set(sys.stdlib_module_names) - {"lccl"}
 
 
+@pytest.mark.slow
 def test_every_import_is_of_the_base_install_or_of_an_extra() -> None:
     assert imported() - BASE - set(OPTIONAL) <= set(PACKAGES)
     assert imported() | {"tensorrt", "tensorrt_rtx"} >= set(PACKAGES)  # these two are imported by name

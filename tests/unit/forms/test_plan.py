@@ -46,11 +46,13 @@ def test_the_layers_of_a_network(planned: Planned) -> None:
     assert [name.startswith("node_conv") for name in planned.layers.joinable] == [True, True]
 
 
+@pytest.mark.slow
 def test_every_plan_computes_the_same(planned: Planned) -> None:
     for plan in plans(planned.layers):
         require_same(planned.model, planned.model_of(plan))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(12))
 def test_every_plan_of_a_random_network(seed: int) -> None:
     planned = Planned.of(random_net(seed).canonical())

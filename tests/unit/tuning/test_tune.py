@@ -166,6 +166,7 @@ def test_a_threshold_of_0_is_kept_too(tmp_path: Path) -> None:
     assert lccl.load_checkpoint(tmp_path / "a.pt", other)[0].gate_threshold == 0  # type: ignore[index]
 
 
+@pytest.mark.slow
 def test_logits_of_float16_are_read_as_they_are(network: nn.Module, exported: Path) -> None:
     half = to_precision(onnx.load(exported), "fp16")
     images = _data()[0]
