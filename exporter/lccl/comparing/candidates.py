@@ -16,7 +16,7 @@ from lccl.console.progress import Progress
 from lccl.engine.sidecar import read_sidecar
 from lccl.errors import Fix, UserError, leave_out
 from lccl.files import require_file
-from lccl.graph.intake import intake
+from lccl.graph.intake import intake, is_built
 from lccl.graph.variants.canonical import canonical
 from lccl.graph.variants.dense import dense_twin
 from lccl.loading.data import Data
@@ -159,7 +159,7 @@ def _of_module(module: nn.Module, name: str, opening: Opening, to_onnx: bool, fi
 
 
 def _of_onnx(proto: onnx.ModelProto, name: str, opening: Opening, file: Path | None = None) -> list[Candidate]:
-    proto = intake(proto)
+    given, proto = proto, intake(proto)
     gated = any(is_lccl_node(n) for n in proto.graph.node)
     if opening.role == "baseline" and (gated or _is_decomposed(proto)):
         raise _gated_baseline(name)
@@ -170,9 +170,10 @@ def _of_onnx(proto: onnx.ModelProto, name: str, opening: Opening, file: Path | N
             f"{name if file else 'the network'} has no LCCLConv node, so it is not the LCCL network: export it, or compare with it as the baseline",
             Fix("baseline", str(file)) if file else (),
         )
-    found = [Candidate(name, opening.role, OnnxRuntimeRunner(proto, opening.threads), proto=proto)]
-    if gated:
-        found.append(_with_library(proto, name, opening))
+    run = given if is_built(given) else proto
+    found = [Candidate(name, opening.role, OnnxRuntimeRunner(run, opening.threads), proto=proto)]
+    if gated or is_built(given):
+        found.append(_with_library(run, proto, name, opening))
     if gated and opening.dense_twin:
         twin = dense_twin(proto)
         runner = OnnxRuntimeRunner(twin, opening.threads)
@@ -184,12 +185,19 @@ def _gated_baseline(name: str) -> UserError:
     return UserError(f"{name} has gates, so it is not a dense network: give it among the files of the LCCL network")
 
 
-def _with_library(proto: onnx.ModelProto, name: str, opening: Opening) -> Candidate:
-    """The model in ONNX Runtime with the CPU op; a skipped candidate where the op is not here."""
+def _with_library(run: onnx.ModelProto, proto: onnx.ModelProto, name: str, opening: Opening) -> Candidate:
+    """The model in ONNX Runtime with the CPU op; a skipped candidate where the op is not here.
+
+    Args:
+        run: what ONNX Runtime opens.
+        proto: the same, canonical.
+        name: of the network.
+        opening: its options.
+    """
     from lccl.backends.onnxruntime.library import LIBRARY, check_library
 
     library = check_library()
-    runner = OnnxRuntimeRunner(proto, opening.threads, library=library.path or LIBRARY)
+    runner = OnnxRuntimeRunner(run, opening.threads, library=library.path or LIBRARY)
     reason = library.reason
     if library:
         try:

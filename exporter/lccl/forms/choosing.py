@@ -20,6 +20,7 @@ from lccl.forms.search import LIKELY_DENSE, Search, Trial, is_faster
 from lccl.forms.timing import Feed, Setting, Times, times_of
 from lccl.graph.gate_probe import set_densities
 from lccl.graph.variants.dense import dense_twin
+from lccl.op.contract import OP_TYPE
 
 FINAL_ROUNDS = 60
 FINAL_SECONDS = 20.0
@@ -92,7 +93,14 @@ def choose(model: onnx.ModelProto, request: Request, progress: Progress) -> Chos
         layout_changes=(before.count_of_layout_changes, own_times.count_of_layout_changes),
         trials=tuple(asdict(trial) for trial in found.trials),
     )
-    return Chosen(forms[written], choice)
+    return Chosen(_marked(forms[written]), choice)
+
+
+def _marked(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Note in a model whose layers are all in standard ops that these were gated."""
+    if not any(node.op_type == OP_TYPE for node in model.graph.node):
+        model.metadata_props.add(key="lccl.twin", value="decomposed")
+    return model
 
 
 def _forms(planned: Planned, plan: Plan, request: Request) -> dict[str, onnx.ModelProto]:

@@ -11,9 +11,12 @@ import itertools
 from collections.abc import Iterable, Iterator
 
 import onnx
+import onnx.inliner
 from onnx import GraphProto, NodeProto, helper
 
+from lccl.errors import UserError
 from lccl.op.contract import DOMAIN, INPUTS, OP_TYPE
+from lccl.op.layout_op import LAYOUT_DOMAIN
 from lccl.op.onnx_function import attach_function, is_op_function, make_function
 from lccl.op.onnx_op import is_lccl_node
 
@@ -29,7 +32,31 @@ def intake(model: onnx.ModelProto) -> onnx.ModelProto:
 
     It is the model itself, not a copy, if nothing has to be changed.
     """
-    return with_nodes(_in_one_standard_domain(_without_false_sizes(model)))
+    return with_nodes(_in_one_standard_domain(_without_false_sizes(in_one_layout(model))))
+
+
+def is_built(model: onnx.ModelProto) -> bool:
+    """Return whether the model was built for ONNX Runtime: it has private ops, with layouts."""
+    return any(node.domain == LAYOUT_DOMAIN for node in model.graph.node)
+
+
+def in_one_layout(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a model that was built for ONNX Runtime with the contract's op, in its layout.
+
+    Each private op becomes what its function says: a Transpose on each side of LCCLConv, or of
+    standard ops. It is the model itself, not a copy, if it has none.
+    """
+    if not is_built(model):
+        return model
+    private = [(f.domain, f.name) for f in model.functions if f.domain == LAYOUT_DOMAIN]
+    if {node.op_type for node in model.graph.node if node.domain == LAYOUT_DOMAIN} - {name for _, name in private}:
+        raise UserError(
+            "the model has private ops of a build for ONNX Runtime, and a tool has removed their functions: build it again"
+        )
+    out = onnx.inliner.inline_selected_functions(model, private)
+    _drop_domains(out, {LAYOUT_DOMAIN})
+    attach_function(out)
+    return out
 
 
 def with_nodes(model: onnx.ModelProto) -> onnx.ModelProto:

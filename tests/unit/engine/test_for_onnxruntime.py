@@ -105,6 +105,38 @@ def test_given_forms_are_kept_and_said(folder: Path, tmp_path: Path) -> None:
     assert not any(n.op_type == "LCCLConv" for n in onnx.load(none.path).graph.node)
 
 
+@pytest.mark.parametrize("gate", ["all", "none"])
+def test_a_built_file_is_taken_by_everything(folder: Path, tmp_path: Path, gate: str) -> None:
+    """Compared as it runs; exported, measured and built again as the model that it means."""
+    options: dict[str, Any] = {"backend": "onnxruntime", "data": folder / "data.npz"}
+    fast = build_engine(folder / "net.onnx", tmp_path / "fast.onnx", gate=gate, **options).path
+    result = lccl.compare(fast, folder / "data.npz", baseline=folder / "dense.onnx", latency=None)
+    runners = {row.runner: row for row in result.rows if row.role == "lccl"}
+    assert set(runners) == ({"onnxruntime", "onnxruntime-lccl"} if gate == "all" else {"onnxruntime"})
+    with np.load(folder / "data.npz") as content:
+        x = content["x"]
+    with OnnxRuntimeRunner(folder / "net.onnx") as runner:
+        (wanted,) = runner.infer({"x": x}).values()
+    if gate == "all":
+        again = build_engine(fast, tmp_path / "again.onnx", **options)
+        exported = lccl.export(fast, None, tmp_path / "model.onnx").path
+        for path in (again.path, exported):
+            with OnnxRuntimeRunner(path) as runner:
+                np.testing.assert_allclose(next(iter(runner.infer({"x": x}).values())), wanted, rtol=1e-4, atol=1e-5)
+        profile = lccl.profile(exported, [x])
+        assert [layer.density for layer in profile.gated] == [layer.density for layer in lccl.profile(fast, [x]).gated]
+
+
+def test_a_built_file_without_its_functions(built: Any, tmp_path: Path) -> None:
+    model = onnx.load(built.path)
+    for node in model.graph.node:
+        node.domain = "lccl.ort" if node.op_type == "LCCLConv" else node.domain
+    del model.functions[:]
+    onnx.save(model, tmp_path / "stripped.onnx")
+    with pytest.raises(lccl.UserError, match="a tool has removed their functions: build it again"):
+        lccl.profile(tmp_path / "stripped.onnx", [np.zeros((1, 3, 8, 8), np.float32)])
+
+
 # ---- the command -----------------------------------------------------------------------------------------------------
 
 
