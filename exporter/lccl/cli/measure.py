@@ -48,11 +48,11 @@ def command(arguments: Sequence[str], prog: str = PROG) -> int:
     """Run the command; the exit code."""
     options = parser(prog).parse_intermixed_args(arguments)
     if options.list is not None:
-        if options.network is not None or options.output is not None:
+        if any((options.network, options.output, options.factory, options.input_shape, options.unsafe_pickle)):
             raise UserError("--list prints a table that is there: leave out the network and --output")
-        from lccl.forms.costs import load_costs
+        from lccl.forms.costs import read_costs
 
-        show(load_costs(options.list, foreign=True), options.json)
+        show(read_costs(options.list), options.json)
         return EXIT_OK
     if options.network is None or options.output is None:
         raise UserError("give a network and --output, or --list with a table")
@@ -66,26 +66,31 @@ def command(arguments: Sequence[str], prog: str = PROG) -> int:
         import onnxruntime
 
         from lccl import __version__
-        from lccl.backends.onnxruntime.library import library_path
+        from lccl.backends.onnxruntime.library import check_library
         from lccl.exporting.unchecked import unchecked_onnx
-        from lccl.forms.costs import load_costs
+        from lccl.forms.costs import CostTable, Machine, read_costs
         from lccl.forms.measuring import measure_costs
 
-        before = load_costs(options.output) if options.output.exists() else None
+        library = check_library()
+        if not library or library.path is None:
+            raise UserError(f"layers cannot be timed without the op's library for ONNX Runtime: {library.reason}")
+        versions = {"onnxruntime": onnxruntime.__version__, "lccl": __version__}
+        costs = CostTable(Machine.here(), options.threads, options.batch, versions, (), ())
+        if options.output.exists():
+            costs = read_costs(options.output).merged(costs)  # before minutes of measuring
         shape = parse_shape(options.input_shape) if options.input_shape else None
-        costs = measure_costs(
+        found = measure_costs(
             unchecked_onnx(options.network, options.factory, shape, options.unsafe_pickle),
             kinds=options.gate,
             threads=options.threads,
             batch=options.batch,
             seconds=options.max_seconds,
-            library=library_path(),
-            versions={"onnxruntime": onnxruntime.__version__, "lccl": __version__},
+            library=library.path,
+            versions=versions,
             command=shlex.join(recorded([*prog.split(), *arguments])),
             progress=progress,
         )
-        if before is not None:
-            costs = before.merged(costs)
+        costs = costs.merged(found)
         costs.save(options.output)
     show(costs, options.json)
     return EXIT_OK

@@ -167,8 +167,10 @@ def build_engine(
     target = Path(path) if path is not None else source.with_suffix(SUFFIX if for_onnxruntime else ".engine")
     require_writable(target)
     sidecar = target.with_name(target.name + SIDECAR_SUFFIX)
-    if source.resolve() in (target.resolve(), sidecar.resolve()):
-        raise UserError(f"the engine would replace its model {source}", Fix("path", "FILE"))
+    read = {"model": source, "baseline": baseline, "data": data if isinstance(data, (str, Path)) else None}
+    for what, file in read.items():
+        if file is not None and Path(file).resolve() in (target.resolve(), sidecar.resolve()):
+            raise UserError(f"the engine would replace its {what} {file}", Fix("path", "FILE"))
     require_writable(sidecar)
     register_schema()
     if for_onnxruntime:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import onnx
@@ -15,9 +15,10 @@ from lccl.backends.profiles import make_profiles
 from lccl.console.progress import Progress
 from lccl.engine.results import EngineResult
 from lccl.engine.sidecar import SIDECAR_SUFFIX
-from lccl.errors import Fix, UserError
+from lccl.errors import Fix, UserError, leave_out
 from lccl.files import sha256
 from lccl.forms.choosing import Chosen, Request, choose
+from lccl.graph.batch_axes import dims_of
 from lccl.graph.feeds import Feed, random_feed, require_shape
 from lccl.graph.inputs import batch_axes, input_types
 from lccl.graph.intake import intake
@@ -67,6 +68,7 @@ def build_for_onnxruntime(source: Path, options: Options, progress: Progress) ->
     if any(t.data_type != onnx.TensorProto.FLOAT for t in _weights(model)):
         raise UserError("the build for ONNX Runtime takes float32 models: export the model in float32")
     baseline = None if options.baseline is None else load_onnx(options.baseline)
+    options = replace(options, batch=_batch(model, options))
     feeds, samples = _feeds(model, options)
     if baseline is not None:
         _require_same_inputs(baseline, model, feeds[0])
@@ -127,6 +129,31 @@ def _given(gate: Gates, model: onnx.ModelProto) -> dict[str, bool]:
             raise UserError(f'gate is "all", "none" or a dict of True or False by layer, not {gate!r}')
         return {node.name: gate == "all" for node in model.graph.node if is_lccl_node(node)}
     return dict(gate)
+
+
+def _batch(model: onnx.ModelProto, options: Options) -> int:
+    """Return the samples of an inference: those asked for, else those of the model or of the shapes.
+
+    Raises:
+        UserError: these contradict each other, or shapes are given beside data, which has its own.
+    """
+    if options.data is not None and options.shapes:
+        raise UserError("the data has shapes of its own", leave_out("opt_shapes"))
+    axes, sizes = batch_axes(model).inputs, set()
+    for name, kind in input_types(model).items():
+        axis = axes[name]
+        if axis is not None and axis < len(dims := dims_of(kind)) and isinstance(dims[axis], int):
+            sizes.add(int(dims[axis] or 0))
+        shape = options.shapes.get(name)
+        if axis is not None and shape is not None and axis < len(shape):
+            sizes.add(shape[axis])
+    sizes.discard(0)
+    if not sizes or sizes == {options.batch}:
+        return options.batch
+    if len(sizes) > 1 or options.batch != 1:
+        found = " and ".join(map(str, sorted(sizes)))
+        raise UserError(f"the model or its shapes have a batch of {found}, not of {options.batch}", leave_out("batch"))
+    return sizes.pop()
 
 
 def _feeds(model: onnx.ModelProto, options: Options) -> tuple[tuple[Feed, ...], int]:

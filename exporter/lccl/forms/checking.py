@@ -19,6 +19,7 @@ from lccl.numerics import Array
 from lccl.op.contract import BINARY_SLOPE, FLT_MAX, INPUT_NAMES
 from lccl.op.onnx_op import is_lccl_node
 
+MOST_DIFFERENT = 1e-3
 OPEN_LOGIT = 1e6
 """A bias that opens every gate of its own, whatever its input."""
 
@@ -48,7 +49,7 @@ def check_forms(
                 require_agreement(source.infer(feed), form.infer(feed), tolerance, hard, what)
             if not state:
                 for feed in map(with_nan, feeds):
-                    _require_same_where_finite(source.infer(feed), form.infer(feed), default_tolerance(model))
+                    _require_same_nan(source.infer(feed), form.infer(feed))
 
 
 def opened(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -85,9 +86,13 @@ def with_nan(feed: Feed) -> Feed:
     return changed
 
 
-def _require_same_where_finite(reference: dict[str, Array], outputs: dict[str, Array], tolerance: float) -> None:
+def _require_same_nan(reference: dict[str, Array], outputs: dict[str, Array]) -> None:
+    """Check that values are finite in the same places; these are compared on inputs without NaN.
+
+    Raises:
+        UserError: more than one place in a thousand differs, which a gate at its edge may do.
+    """
     for name, wanted in reference.items():
-        finite = np.isfinite(wanted)
-        scale = max(0.01, float(np.abs(wanted[finite]).max(initial=0)))
-        if not np.allclose(outputs[name][finite], wanted[finite], rtol=0, atol=10 * tolerance * scale):
+        differ = np.isfinite(wanted) != np.isfinite(outputs[name])
+        if differ.mean() > MOST_DIFFERENT:
             raise UserError(f"the chosen forms differ from the model in {name} where an input is NaN; nothing was written")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -18,6 +19,8 @@ from lccl.errors import Fix, UserError
 from lccl.files import atomic_path, require_file
 
 FORMAT = 1
+LEAST_GAIN = 0.97
+"""The most of the dense time that a gated layer may take where a gate pays: less is noise."""
 DENSITIES = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0)
 """At which gated layers are timed; 0 is the gate itself, and the output's closed pixels."""
 
@@ -57,6 +60,7 @@ class LayerCost:
     dense_us: float
     gated_us: Mapping[str, Mapping[str, float]]
     """Kind of gate -> density -> time of the layer by itself."""
+    dilations: tuple[int, int]
     chained_us: Mapping[str, Mapping[str, float]]
     """The same between two dense convolutions: the dense time, and by how much the three take
     longer, with changes of layout and lost fusions."""
@@ -64,7 +68,7 @@ class LayerCost:
     @property
     def key(self) -> tuple[object, ...]:
         """What makes a layer the same for the machine."""
-        return self.kernel, self.in_channels, self.out_channels, self.strides, self.macs
+        return self.kernel, self.in_channels, self.out_channels, self.strides, self.dilations, self.out_hw
 
     def at(self, kind: str, density: float, *, in_chain: bool = True) -> float | None:
         """Return the time at a density, between those measured; None for a kind that was not.
@@ -80,11 +84,31 @@ class LayerCost:
         points = sorted((float(d), us) for d, us in found.items())
         return float(np.interp(density, [d for d, _ in points], [us for _, us in points]))
 
+    def merged(self, other: LayerCost) -> LayerCost:
+        """Return the costs with another measurement's kinds of gates, which replace those of the same name.
+
+        Times are comparable within one measurement. So the other's are scaled by the two dense times.
+        """
+        scale = self.dense_us / other.dense_us
+
+        def scaled(kinds: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float]]:
+            return {kind: {d: round(scale * us, 2) for d, us in times.items()} for kind, times in kinds.items()}
+
+        gated, chained = scaled(other.gated_us), scaled(other.chained_us)
+        return replace(self, gated_us={**self.gated_us, **gated}, chained_us={**self.chained_us, **chained})
+
     def break_even(self, kind: str) -> float | None:
         """Return the density below which the gate pays in a chain; 0 where it never does."""
+        if kind not in self.chained_us:
+            return None
         grid = np.linspace(0, 1, 101)
-        pays = [d for d in grid if (us := self.at(kind, float(d))) is not None and us < self.dense_us]
-        return None if kind not in self.chained_us else (max(pays) if pays else 0.0)
+        costly = (float(d) for d in grid if not self.pays(kind, float(d)))
+        return next(costly, 1.0)
+
+    def pays(self, kind: str, density: float) -> bool:
+        """Return whether the gated layer is faster than the dense one by more than noise."""
+        found = self.at(kind, density)
+        return found is not None and found < LEAST_GAIN * self.dense_us
 
 
 @dataclass(frozen=True)
@@ -99,11 +123,21 @@ class CostTable:
     layers: tuple[LayerCost, ...]
 
     def find(
-        self, kernel: tuple[int, int], in_channels: int, out_channels: int, strides: tuple[int, int], macs: int
+        self,
+        kernel: tuple[int, int],
+        in_channels: int,
+        out_channels: int,
+        strides: tuple[int, int],
+        dilations: tuple[int, int],
+        macs: int,
     ) -> LayerCost | None:
-        """Return the costs of a layer; None if it was not measured."""
-        wanted = kernel, in_channels, out_channels, strides, macs
-        return next((layer for layer in self.layers if layer.key == wanted), None)
+        """Return the costs of a layer; None if it was not measured.
+
+        Args:
+            macs: per image, which tells the size of its output.
+        """
+        wanted = kernel, in_channels, out_channels, strides, dilations
+        return next((layer for layer in self.layers if layer.key[:-1] == wanted and layer.macs == macs), None)
 
     def merged(self, other: CostTable) -> CostTable:
         """Return both tables as one; of a layer in both, the other's costs.
@@ -115,7 +149,10 @@ class CostTable:
             if getattr(self, name) != getattr(other, name):
                 mine, theirs = (_text(getattr(t, name)) for t in (self, other))
                 raise UserError(f"tables of other {name} cannot be merged: {mine} and {theirs}; write into another file")
-        layers = {layer.key: layer for layer in (*self.layers, *other.layers)}
+        layers = {layer.key: layer for layer in self.layers}
+        for layer in other.layers:
+            before = layers.get(layer.key)
+            layers[layer.key] = layer if before is None else before.merged(layer)
         return replace(self, layers=tuple(layers.values()), commands=(*self.commands, *other.commands))
 
     def save(self, path: str | Path) -> None:
@@ -153,6 +190,19 @@ class CostTable:
         return f"{table(head, rows, right=range(4, len(head)))}\n{what}"
 
 
+def read_costs(path: str | Path) -> CostTable:
+    """Read a table that ``lccl measure`` wrote, of any machine.
+
+    Raises:
+        UserError: it is no such table.
+    """
+    source = require_file(path)
+    try:
+        return table_of(json.loads(source.read_text()))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise UserError(f"{source} is no table of costs of format {FORMAT}: write one with lccl measure") from None
+
+
 def load_costs(path: str | Path, *, foreign: bool = False, threads: int | None = None) -> CostTable:
     """Read a table that ``lccl measure`` wrote.
 
@@ -164,23 +214,16 @@ def load_costs(path: str | Path, *, foreign: bool = False, threads: int | None =
     Raises:
         UserError: it is no such table, or of another machine or other threads.
     """
-    source = require_file(path)
-    try:
-        found = table_of(json.loads(source.read_text()))
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise UserError(f"{source} is no table of costs of format {FORMAT}: write one with lccl measure") from None
-    here = Machine.here()
+    found, here = read_costs(path), Machine.here()
     of = None
     if found.machine != here:
         of = f"{found.machine}, and this is {here}"
     elif threads is not None and found.threads != threads:
         of = f"{found.threads} threads, not of {threads}"
     if of is not None and not foreign:
-        raise UserError(
-            f"{source} has the costs of {of}: measure here", Fix("foreign_costs", True, "to take them all the same")
-        )
+        raise UserError(f"{path} has the costs of {of}: measure here", Fix("foreign_costs", True, "to take them all the same"))
     if of is not None:
-        warnings.warn(f"{source} has the costs of {of}: what pays there need not pay here", UserWarning, stacklevel=2)
+        warnings.warn(f"{path} has the costs of {of}: what pays there need not pay here", UserWarning, stacklevel=2)
     return found
 
 
@@ -206,8 +249,24 @@ def table_of(content: Mapping[str, object]) -> CostTable:
 
 
 def _layer(values: dict[str, Any]) -> LayerCost:
+    """Return one layer of a table.
+
+    Raises:
+        KeyError, TypeError, ValueError, AttributeError: it is none.
+    """
+    for times in (values["gated_us"], values["chained_us"]):
+        for kind in times.values():
+            if not kind or not all(0 <= float(d) <= 1 and _is_time(us) for d, us in kind.items()):
+                raise ValueError("no times")
+    pairs = [values[name] for name in ("kernel", "strides", "dilations", "out_hw")]
+    if not _is_time(values["dense_us"]) or not all(len(pair) == 2 for pair in pairs):
+        raise ValueError("no layer")
     fields: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
     return LayerCost(**fields)
+
+
+def _is_time(value: object) -> bool:
+    return isinstance(value, (int, float)) and 0 < value < math.inf
 
 
 def _text(value: object) -> str:

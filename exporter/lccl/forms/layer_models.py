@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from lccl.errors import ContractError
 from lccl.forms.timing import Feed
 from lccl.graph.layers import weight_shapes
 from lccl.numerics import Array
@@ -52,6 +53,27 @@ class GateKind:
     def grid(self) -> int:
         """The side of the block of pixels that shares a value."""
         return int(self.text.removeprefix("grid:")) if self.text.startswith("grid:") else 1
+
+    def fits(self, shape: LayerShape) -> bool:
+        """Return whether a gate of this kind can cover the convolution's output: not without pads."""
+        try:
+            self.pads(shape)
+        except ContractError:
+            return False
+        return True
+
+    def pads(self, shape: LayerShape) -> tuple[int, int, int, int]:
+        """Return the pads of the gate's convolution.
+
+        Raises:
+            ContractError: none give a map of the output's size.
+        """
+        geometry = shape.kernel, shape.pads, shape.dilations, shape.strides
+        return gate_pads(*geometry, self.kernel(shape), self.grid, gate_dilations=self.dilations(shape))
+
+    def dilations(self, shape: LayerShape) -> tuple[int, int]:
+        """Return the dilations of the gate's convolution."""
+        return shape.dilations if self.text == "kxk" else (1, 1)
 
     def kernel(self, shape: LayerShape) -> tuple[int, int]:
         """Return the gate's kernel: a grid's covers its block."""
@@ -123,11 +145,8 @@ def gated_model(shape: LayerShape, kind: GateKind, density: float, batch: int, i
         pads=shape.pads,
         dilations=shape.dilations,
         gate_strides=(shape.strides[0] * kind.grid, shape.strides[1] * kind.grid),
-        gate_pads=gate_pads(
-            shape.kernel, shape.pads, shape.dilations, shape.strides, kernel, kind.grid,
-            gate_dilations=shape.dilations if kind.text == "kxk" else (1, 1),
-        ),
-        gate_dilations=shape.dilations if kind.text == "kxk" else (1, 1),
+        gate_pads=kind.pads(shape),
+        gate_dilations=kind.dilations(shape),
         activation_alpha=0.0,
         gate_max=1.0,
         gate_upsample=(1, 1, kind.grid, kind.grid),

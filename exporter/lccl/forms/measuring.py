@@ -14,6 +14,7 @@ from lccl.errors import UserError
 from lccl.forms.costs import DENSITIES, CostTable, LayerCost, Machine
 from lccl.forms.layer_models import GateKind, LayerShape, dense_model, empty_model, gated_model, layers_of
 from lccl.forms.timing import interleaved
+from lccl.graph.layouts.gateless import LARGEST_KERNEL
 
 KINDS = ("1x1", "kxk")
 ROUNDS = 40
@@ -50,10 +51,11 @@ def measure_costs(
     gates = [_kind(text) for text in kinds]
     shapes: dict[LayerShape, str] = {}
     for name, shape in layers_of(model):
-        if shape.in_hw != (1, 1) and max(shape.kernel) <= 7:
+        if shape.in_hw != (1, 1) and max(shape.kernel) <= LARGEST_KERNEL and any(gate.fits(shape) for gate in gates):
             shapes.setdefault(shape, name)
     if not shapes:
-        raise UserError("the model has no 2-D convolution of known size that has a gate or could have one")
+        kinds_text = " or ".join(kinds)
+        raise UserError(f"the model has no 2-D convolution of known size that has a {kinds_text} gate or could have one")
     layers = []
     for done, (shape, name) in enumerate(shapes.items()):
         progress(f"timing {name}", done, len(shapes))
@@ -75,6 +77,8 @@ def _cost(
     chained: dict[str, dict[str, float]] = {}
     dense: list[float] = []
     for gate in gates:
+        if not gate.fits(shape):
+            continue
         models = [
             empty_model(),
             *(dense_model(shape, batch, in_chain) for in_chain in (False, True)),
@@ -97,6 +101,7 @@ def _cost(
         out_hw=shape.out_hw,
         macs=shape.macs,
         dense_us=round(min(dense), 2),
+        dilations=shape.dilations,
         gated_us=alone,
         chained_us=chained,
     )

@@ -11,7 +11,6 @@ import itertools
 from collections.abc import Iterable, Iterator
 
 import onnx
-import onnx.inliner
 from onnx import GraphProto, NodeProto, helper
 
 from lccl.errors import UserError
@@ -43,20 +42,19 @@ def is_built(model: onnx.ModelProto) -> bool:
 def in_one_layout(model: onnx.ModelProto) -> onnx.ModelProto:
     """Return a model that was built for ONNX Runtime with the contract's op, in its layout.
 
-    Each private op becomes what its function says: a Transpose on each side of LCCLConv, or of
-    standard ops. It is the model itself, not a copy, if it has none.
+    It is the model itself, not a copy, if it was not built.
+
+    Raises:
+        UserError: a private op has lost its function.
     """
     if not is_built(model):
         return model
-    private = [(f.domain, f.name) for f in model.functions if f.domain == LAYOUT_DOMAIN]
-    if {node.op_type for node in model.graph.node if node.domain == LAYOUT_DOMAIN} - {name for _, name in private}:
-        raise UserError(
-            "the model has private ops of a build for ONNX Runtime, and a tool has removed their functions: build it again"
-        )
-    out = onnx.inliner.inline_selected_functions(model, private)
-    _drop_domains(out, {LAYOUT_DOMAIN})
-    attach_function(out)
-    return out
+    private = {f.name for f in model.functions if f.domain == LAYOUT_DOMAIN}
+    if {node.op_type for node in model.graph.node if node.domain == LAYOUT_DOMAIN} - private:
+        raise UserError("the model was built for ONNX Runtime, and a tool has removed its functions: build it again")
+    from lccl.graph.layouts.in_contract import in_contract
+
+    return in_contract(model)
 
 
 def with_nodes(model: onnx.ModelProto) -> onnx.ModelProto:

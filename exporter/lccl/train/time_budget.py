@@ -69,5 +69,5 @@ def _find(table: CostTable, module: nn.Module, macs: int) -> LayerCost | None:
     conv = module.conv if isinstance(module, LCCLConv2d) else module
     if not isinstance(conv, nn.Conv2d) or conv.groups != 1:
         return None
-    kernel, strides = ((a, b) for a, b in (conv.kernel_size, conv.stride))
-    return table.find(kernel, conv.in_channels, conv.out_channels, strides, macs)
+    kernel, strides, dilations = ((a, b) for a, b in (conv.kernel_size, conv.stride, conv.dilation))
+    return table.find(kernel, conv.in_channels, conv.out_channels, strides, dilations, macs)

@@ -133,7 +133,7 @@ def test_a_built_file_without_its_functions(built: Any, tmp_path: Path) -> None:
         node.domain = "lccl.ort" if node.op_type == "LCCLConv" else node.domain
     del model.functions[:]
     onnx.save(model, tmp_path / "stripped.onnx")
-    with pytest.raises(lccl.UserError, match="a tool has removed their functions: build it again"):
+    with pytest.raises(lccl.UserError, match="a tool has removed its functions: build it again"):
         lccl.profile(tmp_path / "stripped.onnx", [np.zeros((1, 3, 8, 8), np.float32)])
 
 
@@ -187,6 +187,39 @@ def test_options_of_this_build_are_refused_by_others(folder: Path, invoke: Invok
     assert (done.code, done.err.count("\n")) == (1, 1)
     assert "only the build for ONNX Runtime" in done.err
     assert "--require-gain goes with" in invoke(BUILD, folder / "net.onnx", "--require-gain", "1").err
+
+
+def test_a_batch_that_contradicts_the_model(folder: Path, tmp_path: Path) -> None:
+    fixed = onnx.load(folder / "net.onnx")
+    for value in (*fixed.graph.input, *fixed.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_value = 2
+    del fixed.graph.value_info[:]
+    onnx.save(fixed, tmp_path / "two.onnx")
+    built = build_engine(tmp_path / "two.onnx", backend="onnxruntime", gate="all")
+    assert built.choice is not None
+    assert built.choice.batch == 2
+    with pytest.raises(lccl.UserError, match="have a batch of 2, not of 3"):
+        build_engine(tmp_path / "two.onnx", backend="onnxruntime", batch=3)
+    shapes = {"x": (3, 3, 8, 8)}
+    three = build_engine(folder / "net.onnx", tmp_path / "three.onnx", backend="onnxruntime", gate="all", opt_shapes=shapes)
+    assert three.choice is not None
+    assert three.choice.batch == 3
+    with pytest.raises(lccl.UserError, match="the data has shapes of its own"):
+        build_engine(folder / "net.onnx", backend="onnxruntime", data=folder / "data.npz", opt_shapes=shapes)
+
+
+def test_nothing_that_is_read_is_replaced(folder: Path) -> None:
+    before = {path.name: path.read_bytes() for path in folder.glob("*") if path.suffix in (".onnx", ".npz")}
+    for name in ("net.onnx", "dense.onnx", "data.npz"):
+        with pytest.raises(lccl.UserError, match=f"would replace its .*{name}"):
+            build_engine(
+                folder / "net.onnx",
+                folder / name,
+                backend="onnxruntime",
+                data=folder / "data.npz",
+                baseline=folder / "dense.onnx",
+            )
+    assert before == {path.name: path.read_bytes() for path in folder.glob("*") if path.name in before}
 
 
 def test_models_that_cannot_be_built(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

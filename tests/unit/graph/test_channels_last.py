@@ -11,6 +11,7 @@ import pytest
 from lccl.backends.onnxruntime.runner import OnnxRuntimeRunner
 from lccl.graph.feeds import random_feed
 from lccl.graph.fuse import fuse_following
+from lccl.graph.intake import intake
 from lccl.graph.layouts.channels_last import with_layouts
 from lccl.graph.layouts.gateless import can_be_gateless, make_gateless
 from lccl.graph.shapes import sizes_of
@@ -135,6 +136,74 @@ def require_same_with_flag(model: onnx.ModelProto, other: onnx.ModelProto) -> No
     with OnnxRuntimeRunner(model) as first, OnnxRuntimeRunner(other) as second:
         for wanted, got in zip(first.infer(feed).values(), second.infer(feed).values(), strict=True):
             np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_a_stored_residual_moves_with_its_output() -> None:
+    """Of the same sizes along all axes, so that no shape would tell."""
+    net = GatedNet()
+    x = net.input("x", [2, 8, 8, 8])
+    for _ in range(3):
+        x = net.gated(x, 8, 8, residual=net.const(net.rng.standard_normal((2, 8, 8, 8))))
+    net.gated(x, 8, 8)
+    model = net.canonical()
+    found, count = with_layouts(model)
+    assert count == 3
+    require_same(model, found)
+
+
+def test_a_residual_of_unknown_shape_keeps_its_layout() -> None:
+    net = GatedNet()
+    x = net.input("x", [2, 8, 8, 8])
+    other = net.op("Reshape", x, net.op("Shape", x))
+    for _ in range(3):
+        x = net.gated(x, 8, 8, residual=other)
+    net.gated(x, 8, 8)
+    model = net.canonical()
+    del model.graph.value_info[:]
+    require_same(model, with_layouts(model)[0])
+
+
+def test_a_slice_without_axes_keeps_its_layout() -> None:
+    net = GatedNet()
+    x = net.gated(net.gated(net.input("x", [2, 3, 8, 8]), 3, 8), 8, 8)
+    starts, ends, steps = net.ints(0, 0, 0, 0), net.ints(2, 8, 8, 8), net.ints(1, 1, 2, 2)
+    net.gated(net.gated(net.op("Slice", x, starts, ends, "", steps), 8, 8), 8, 8)
+    model = net.canonical()
+    require_same(model, with_layouts(model)[0])
+
+
+# ---- back to the contract --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("joins", [False, True])
+def test_a_run_comes_back_as_it_was(joins: bool) -> None:
+    """With its names, and without a Transpose."""
+    model = residual_net().canonical()
+    graph = to_graph(model)
+    nodes = make_gateless(graph, {node.name for node in graph.nodes}) if joins else []
+    gated = [node for node in graph.nodes if node.op == "LCCLConv"]
+    fuse_following(graph, [*nodes, *(n for n in gated if n not in nodes)], sizes_of(model))
+    built, count = with_layouts(to_model(graph, model))
+    back = intake(built)
+    assert count > 0
+    assert not any(node.domain == LAYOUT_DOMAIN for node in back.graph.node)
+    names = [node.name for node in model.graph.node if node.op_type == "LCCLConv"]
+    assert [node.name for node in back.graph.node if node.op_type == "LCCLConv"] == names
+    assert ops(back)["Conv"] == 2
+    assert ops(back)["Transpose"] == 0 if joins else ops(back)["Transpose"] <= 2
+    assert not any(f.domain == LAYOUT_DOMAIN for f in back.functions)
+    require_same(model, back)
+
+
+@pytest.mark.parametrize("seed", range(SEEDS))
+def test_random_networks_come_back(seed: int) -> None:
+    model = random_net(seed).canonical()
+    built, _ = with_layouts(joined(model, fuse=bool(seed % 2)))
+    back = intake(built)
+    require_same(model, back)
+    assert {n.name for n in back.graph.node if n.op_type == "LCCLConv"} == {
+        n.name for n in model.graph.node if n.op_type == "LCCLConv"
+    }
 
 
 # ---- convolutions without a gate -------------------------------------------------------------------------------------

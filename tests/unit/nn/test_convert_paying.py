@@ -34,7 +34,10 @@ def network() -> nn.Module:
 def layer(c: int, k: int, stride: int, out: int, dense: float, slope: float, kind: str = "kxk", kernel: int = 3) -> LayerCost:
     times = {kind: {"0.0": 10.0, "1.0": 10.0 + slope}}
     macs = kernel * kernel * c * k * out * out
-    return LayerCost(f"{c}-{k}", (kernel, kernel), c, k, (stride, stride), (out, out), macs, dense, times, times)
+    shape = {"kernel": (kernel, kernel), "strides": (stride, stride), "dilations": (1, 1), "out_hw": (out, out)}
+    return LayerCost(
+        f"{c}-{k}", in_channels=c, out_channels=k, macs=macs, dense_us=dense, gated_us=times, chained_us=times, **shape
+    )
 
 
 @pytest.fixture

@@ -133,13 +133,14 @@ def _chosen(graph: gs.Graph, flexible: _Flexible) -> dict[int, gs.Tensor]:
     for key, tensor in tensors.items():
         root = groups.root(key)
         gains[root] = gains.get(root, 0) + _elements(tensor) * _gain(tensor, flexible, key in outside)
-    return {key: tensor for key, tensor in tensors.items() if gains[groups.root(key)] > 0}
+    fixed = {groups.root(key) for key, tensor in tensors.items() if not _is_map(tensor)}
+    return {key: t for key, t in tensors.items() if gains[groups.root(key)] > 0 and groups.root(key) not in fixed}
 
 
 def _tied(node: gs.Node, flexible: _Flexible) -> list[gs.Tensor]:
     """Return the computed tensors of a node that have one layout; X of the op has its own."""
     if flexible.is_own(node):
-        return [t for t in (node.outputs[0], node.inputs[RESIDUAL]) if _is_map(t)]
+        return [node.outputs[0], *([node.inputs[RESIDUAL]] if stored_shape(node.inputs[RESIDUAL]) is None else [])]
     return [t for t in (*node.inputs, *node.outputs) if _is_map(t)] if flexible.is_free(node) else []
 
 
@@ -184,8 +185,8 @@ def _is_free(node: gs.Node) -> bool:
     if node.op == "Concat":
         return not stored
     if node.op == "Pad":
-        return len(computed) == 1 and len(node.inputs) <= 3 and stored_shape(node.inputs[1]) == (8,)
-    return bool(node.op == "Slice" and len(computed) == 1 and len(node.inputs) >= 4)
+        return len(computed) == 1 and 2 <= len(node.inputs) <= 3 and stored_shape(node.inputs[1]) == (8,)
+    return node.op == "Slice" and len(computed) == 1 and len(node.inputs) >= 4 and stored_shape(node.inputs[3]) is not None
 
 
 # ---- the nodes -----------------------------------------------------------------------------------
@@ -200,6 +201,10 @@ def _set_layouts(node: gs.Node, changed: dict[int, gs.Tensor]) -> None:
         node.domain = LAYOUT_DOMAIN
     if node.domain == LAYOUT_DOMAIN:
         node.attrs |= permutations(*last)
+    residual = node.inputs[RESIDUAL]
+    stored = value_of(residual)
+    if last[1] and stored is not None and stored.size > 1:
+        node.inputs[RESIDUAL] = constant(f"{residual.name}.nhwc", stored.transpose(FROM_NCHW))
 
 
 def _move(node: gs.Node) -> None:

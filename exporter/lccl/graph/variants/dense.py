@@ -24,7 +24,7 @@ def dense_twin(model: onnx.ModelProto) -> onnx.ModelProto:
     """
     graph = to_graph(model)
     for node in [n for n in graph.nodes if is_lccl(n)]:
-        _replace(graph, node)
+        replace_by_dense(graph, node)
     graph.functions = [f for f in graph.functions if (f.domain, f.name) != (DOMAIN, OP_TYPE)]
     twin = to_model(graph, model)
     kept = [o for o in twin.opset_import if o.domain != DOMAIN]
@@ -33,7 +33,12 @@ def dense_twin(model: onnx.ModelProto) -> onnx.ModelProto:
     return twin
 
 
-def _replace(graph: gs.Graph, node: gs.Node) -> None:
+def replace_by_dense(graph: gs.Graph, node: gs.Node) -> None:
+    """Replace a node of the op by what it computes with every gate 1, in standard ops.
+
+    Raises:
+        UserError: its weights are computed in the graph.
+    """
     a = attributes_of(node)
     inputs = dict(zip(INPUT_NAMES, node.inputs, strict=True))
     values = {name: value_of(inputs[name]) for name in ("W", "B", "post_scale", "post_bias")}

@@ -249,6 +249,7 @@ def _survey(model: nn.Module, traced: NetworkTrace, work: Work | None, options: 
             None if norm is None else names[norm],
             _refusal(conv, traced) or (None if work is None or name in work.macs else "not called for the example"),
             None if work is None else work.macs.get(name, 0),
+            dilation=(conv.dilation[0], conv.dilation[1]),
         )
         found.append(_with_gate(info, conv, work, options))
     return found

@@ -7,13 +7,11 @@ from functools import partial
 from pathlib import Path
 
 from lccl.errors import UserError
-from lccl.forms.costs import CostTable, load_costs
+from lccl.forms.costs import CostTable, LayerCost, load_costs
 from lccl.nn.converting.policies import Choice, Choices, Policy, barred
 from lccl.nn.converting.structure import ConvInfo
 
 PREFIX = "pays:"
-LEAST_GAIN = 0.97
-"""The most of the dense time that a gated layer may take: less is noise."""
 
 
 def policy_by_costs(where: str, kind: str, density: float, *, foreign: bool) -> Policy:
@@ -39,25 +37,25 @@ def _choose(costs: CostTable, kind: str, density: float, convs: Sequence[ConvInf
     if any(conv.macs is None for conv in convs):
         raise UserError(f'where="{PREFIX}..." needs an example input to find sizes with: args=torch.randn(1, 3, 224, 224)')
     chosen = {conv.name: _choice(costs, kind, density, conv) for conv in convs}
-    if not any(_cost(costs, conv) for conv in convs):
+    if all(_cost(costs, conv) is None for conv in convs):
         raise UserError("the table has the costs of no convolution of this network: measure it with lccl measure")
     return chosen
 
 
-def _cost(costs: CostTable, conv: ConvInfo) -> object:
-    return costs.find(conv.kernel_size, conv.in_channels, conv.out_channels, conv.stride, conv.macs or 0)
+def _cost(costs: CostTable, conv: ConvInfo) -> LayerCost | None:
+    return costs.find(conv.kernel_size, conv.in_channels, conv.out_channels, conv.stride, conv.dilation, conv.macs or 0)
 
 
 def _choice(costs: CostTable, kind: str, density: float, conv: ConvInfo) -> Choice:
     why = barred(conv)
     if why is not None:
         return Choice(False, why)
-    cost = costs.find(conv.kernel_size, conv.in_channels, conv.out_channels, conv.stride, conv.macs or 0)
+    cost = _cost(costs, conv)
     gated = None if cost is None else cost.at(kind, density)
     if cost is None or gated is None:
         return Choice(False, f"the table has no cost of it with a {kind} gate")
     times = f"dense {cost.dense_us:.0f} us, gated {gated:.0f} us at density {density:g}"
-    if gated < LEAST_GAIN * cost.dense_us:
+    if cost.pays(kind, density):
         return Choice(True, f"pays: {times}")
     least = cost.break_even(kind)
     return Choice(False, f"{times}; pays {f'below {least:g}' if least else 'at no density'}")

@@ -39,6 +39,7 @@ class ConvInfo:
     """Multiply-accumulates per image; None without an example input."""
     gate_macs: int | None = None
     """Multiply-accumulates per image of its gate, if it had one; None without an example input."""
+    dilation: tuple[int, int] = (1, 1)
 
     @property
     def spatial(self) -> bool:
