@@ -132,7 +132,7 @@ def _given(gate: Gates, model: onnx.ModelProto) -> dict[str, bool]:
 
 
 def _batch(model: onnx.ModelProto, options: Options) -> int:
-    """Return the samples of an inference: those asked for, else those of the model or of the shapes.
+    """Return the samples of an inference: as asked for, else of the model or of the shapes.
 
     Raises:
         UserError: these contradict each other, or shapes are given beside data, which has its own.

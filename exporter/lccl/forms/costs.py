@@ -85,9 +85,9 @@ class LayerCost:
         return float(np.interp(density, [d for d, _ in points], [us for _, us in points]))
 
     def merged(self, other: LayerCost) -> LayerCost:
-        """Return the costs with another measurement's kinds of gates, which replace those of the same name.
+        """Return the costs with another measurement's kinds of gates, in place of the same kinds.
 
-        Times are comparable within one measurement. So the other's are scaled by the two dense times.
+        Times are comparable within one measurement, so the other's are scaled by the dense times.
         """
         scale = self.dense_us / other.dense_us
 

@@ -55,7 +55,7 @@ class GateKind:
         return int(self.text.removeprefix("grid:")) if self.text.startswith("grid:") else 1
 
     def fits(self, shape: LayerShape) -> bool:
-        """Return whether a gate of this kind can cover the convolution's output: not without pads."""
+        """Return whether a gate of this kind can cover the convolution's output."""
         try:
             self.pads(shape)
         except ContractError:

@@ -1,4 +1,4 @@
-"""A model that was built for ONNX Runtime -> the same layers by the contract's op, in its layout."""
+"""A model that was built for ONNX Runtime -> the same layers by the contract's op and layout."""
 
 from __future__ import annotations
 
