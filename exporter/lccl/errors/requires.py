@@ -71,6 +71,7 @@ NEEDS = {
     "save_checkpoint": _TORCH,
     "nn": _TORCH,
     "tune": Need(("torch",), ("train",)),
+    "measure": _GRAPH,
     "TuneResult": Need(("torch",), ("train",)),
     "train": _TORCH,
     "warm_up": _TORCH,

@@ -24,9 +24,10 @@ from hypothesis import HealthCheck, given, settings
 
 import lccl
 import lccl.plugin
-from lccl.cli import build_engine, build_plugin, compare, export, tune
+from lccl.cli import build_engine, build_plugin, compare, export, measure, tune
 from lccl.command_line import execute
 from lccl.data import load_data
+from lccl.forms.costs import CostTable, LayerCost, Machine
 from lccl.nn import LCCLConv2d
 
 pytestmark = pytest.mark.slow
@@ -288,6 +289,16 @@ FUNCTIONS = {
     "recalibrate": Function(
         lccl.train.recalibrate, lambda _: {"model": gated(), "batches": [torch.zeros(SHAPE)], "norms": "gates", "score": None}
     ),
+    "time_budget": Function(
+        lccl.train.time_budget,
+        lambda folder: {
+            "model": gated(),
+            "args": SHAPE,
+            "costs": folder / "costs.json",
+            "fraction": 0.5,
+            "foreign_costs": False,
+        },  # fmt: skip
+    ),
     "parameter_groups": Function(
         lccl.train.parameter_groups, lambda _: {"model": gated(), "lr": 0.1, "weight_decay": 0.0, "gate_lr": 0.1}
     ),
@@ -308,6 +319,7 @@ COMMANDS = {
     "compare": (compare.command, ["{model}", "--data", "{data}", "--runs", "0", "--quiet"]),
     "build-engine": (build_engine.command, ["{model}", "--backend", "no backend", "--quiet"]),
     "tune": (tune.command, ["{model}", "-o", "{folder}/tuned.onnx", "--data", "{data}", "--target-macs", "0.01", "--quiet"]),
+    "measure": (measure.command, ["{model}", "-o", "{folder}/costs.json", "--max-seconds", "0", "--gate", "2x2", "--quiet"]),
     "build-plugin": (build_plugin.command, ["--out", "{folder}/plugin", "--cmake", "no-such-cmake"]),
 }
 WORDS = [
@@ -327,7 +339,21 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     lccl.export(model, torch.zeros(SHAPE), made / "model.onnx")
     torch.save(model.state_dict(), made / "model.pt")
     np.savez(made / "data.npz", x=images())
+    costs_of(model).save(made / "costs.json")
     return made
+
+
+def costs_of(model: torch.nn.Module) -> CostTable:
+    """A table with made-up times of the model's gated layers on this machine."""
+    layers = []
+    for layer in lccl.profile(model, torch.zeros(SHAPE)).gated:
+        gated_layer = model.get_submodule(layer.name)
+        assert isinstance(gated_layer, LCCLConv2d)
+        conv, times = gated_layer.conv, {str(gated_layer.gate_kind): {"0.0": 1.0, "1.0": 90.0}}
+        pairs = {"kernel": conv.kernel_size, "strides": conv.stride, "dilations": conv.dilation, "out_hw": (1, 1)}
+        sizes = {"in_channels": conv.in_channels, "out_channels": conv.out_channels, "macs": layer.dense_macs}
+        layers.append(LayerCost(name=layer.name, dense_us=100.0, gated_us=times, chained_us=times, **pairs, **sizes))  # type: ignore[arg-type]
+    return CostTable(Machine.here(), 1, 1, {}, (), tuple(layers))
 
 
 @contextlib.contextmanager
