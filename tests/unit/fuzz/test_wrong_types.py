@@ -297,7 +297,7 @@ FUNCTIONS = {
             "costs": folder / "costs.json",
             "fraction": 0.5,
             "foreign_costs": False,
-        },  # fmt: skip
+        },
     ),
     "parameter_groups": Function(
         lccl.train.parameter_groups, lambda _: {"model": gated(), "lr": 0.1, "weight_decay": 0.0, "gate_lr": 0.1}
