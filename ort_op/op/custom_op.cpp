@@ -6,6 +6,7 @@
 #include "isa.h"
 #include "node.h"
 
+#include <cstring>
 #include <deque>
 #include <map>
 #include <mutex>
@@ -21,6 +22,7 @@ struct Op : OrtCustomOp
 {
     char const* name;
     bool hasLayouts; //!< of its tensors, which the node says; else they are NCHW
+    bool hasGate;
     ONNXTensorElementDataType type;
     OrtApi const* api;
 };
@@ -40,7 +42,7 @@ OrtStatusPtr ORT_API_CALL createKernel(OrtCustomOp const* op, OrtApi const* api,
         [&]
         {
             name = nodeName(*api, info);
-            *kernel = new Node(*api, info, self(op).type, self(op).hasLayouts);
+            *kernel = new Node(*api, info, self(op).type, self(op).hasLayouts, self(op).hasGate);
         });
 }
 
@@ -72,6 +74,7 @@ Op makeOp(OrtApi const& api, char const* name, bool hasLayouts, ONNXTensorElemen
     Op op{};
     op.name = name;
     op.hasLayouts = hasLayouts;
+    op.hasGate = std::strcmp(name, "Conv") != 0;
     op.type = type;
     op.api = &api;
     op.version = kApiVersion;

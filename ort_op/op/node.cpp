@@ -172,12 +172,13 @@ std::string nodeName(OrtApi const& api, OrtKernelInfo const* info)
     return name;
 }
 
-Node::Node(OrtApi const& api, OrtKernelInfo const* info, ONNXTensorElementDataType type, bool hasLayouts)
+Node::Node(OrtApi const& api, OrtKernelInfo const* info, ONNXTensorElementDataType type, bool hasLayouts, bool hasGate)
     : mApi(api)
     , mType(type)
     , mName(nodeName(api, info))
     , mAttributes(readAttributes(KernelAttributes(api, info)))
     , mLayouts(hasLayouts ? readLayouts(KernelAttributes(api, info)) : Layouts{})
+    , mHasGate(hasGate)
     , mIsa(chooseIsa())
     , mPool(poolOf(api, info))
     , mDensity(*mAttributes.density)
@@ -304,6 +305,12 @@ void Node::compute(OrtKernelContext* context) const
     lccl_cpu_params call = makeCall(mAttributes, inNchw(tensors.shapes, mLayouts), maps);
     call.x_channels_last = mLayouts.xChannelsLast ? 1 : 0;
     call.y_channels_last = mLayouts.yChannelsLast ? 1 : 0;
+    if (!mHasGate) // every gate is 1
+    {
+        call.has_gate = call.has_gate_weight = 0;
+        call.gate_slope = call.gate_max = 1;
+        call.gate_threshold = 0;
+    }
     int64_t const first[4]{call.n, call.k, maps.ho, maps.wo}, last[4]{call.n, maps.ho, maps.wo, call.k};
     int64_t const* const yShape = mLayouts.yChannelsLast ? last : first;
     OrtValue* yValue = nullptr;
@@ -342,7 +349,7 @@ void Node::compute(OrtKernelContext* context) const
     bool const hasGateFloats = mGateWeight.size() > 0;
     call.x = floats(kX);
     call.bias = static_cast<float const*>(tensors.data[kB]);
-    call.gate_bias = static_cast<float const*>(tensors.data[kGateB]);
+    call.gate_bias = mHasGate ? static_cast<float const*>(tensors.data[kGateB]) : nullptr;
     call.post_scale = static_cast<float const*>(tensors.data[kPostScale]);
     call.post_bias = static_cast<float const*>(tensors.data[kPostBias]);
     if (call.has_gate_weight != 0)

@@ -17,8 +17,9 @@ class Node
 public:
     //! \param type T of the node
     //! \param hasLayouts whether the node says the layouts of its tensors; else they are NCHW
+    //! \param hasGate whether its gate counts; else it is a convolution, and gate inputs are ignored
     //! \throw std::exception if the node cannot run here
-    Node(OrtApi const& api, OrtKernelInfo const* info, ONNXTensorElementDataType type, bool hasLayouts);
+    Node(OrtApi const& api, OrtKernelInfo const* info, ONNXTensorElementDataType type, bool hasLayouts, bool hasGate);
     ~Node();
     Node(Node const&) = delete;
     Node& operator=(Node const&) = delete;
@@ -43,6 +44,7 @@ private:
     std::string mName;
     Attributes mAttributes;
     Layouts const mLayouts;
+    bool const mHasGate;
     int32_t mIsa;
     std::shared_ptr<Pool> mPool;
     Shapes mConstantShapes;              //!< of inputs that are constant; others have no rank

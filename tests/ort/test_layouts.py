@@ -78,6 +78,15 @@ def test_a_convolution_without_a_gate_lets_infinity_through(ort_library: Path) -
         assert np.isfinite(y[0, 7:]).all()
 
 
+def test_a_convolution_without_a_gate_ignores_one(ort_library: Path) -> None:
+    """As its function does: a fused gate with a threshold, times a map from outside."""
+    case = dataclasses.replace(BY_NAME["both"], gate_threshold=0.3)
+    model, feed = layout_model(case, x_last=True, y_last=True, dense=True)
+    first, second = (infer(open_session(model, library), feed) for library in (ort_library, None))
+    assert_close(first, second, np.dtype(np.float32))
+    assert np.abs(first).min(axis=3).max() > 0, "no pixel is closed"
+
+
 def test_half_precision(ort_library: Path) -> None:
     for dtype in DTYPES[1:]:
         case = BY_NAME["everything"]
