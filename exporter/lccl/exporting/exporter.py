@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias, cast
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import onnx
@@ -37,7 +37,7 @@ from lccl.graph.variants.upcast import upcast
 from lccl.loading.data import LABEL_NAMES, DataSource, read_data
 from lccl.loading.onnx import files_of_onnx, load_onnx
 from lccl.loading.types import Network, SupportsArray
-from lccl.numerics import Array, Axes, count_samples
+from lccl.numerics import Array, Axes, count_samples, float32
 from lccl.op.contract import QUALIFIED_NAME, VERSION
 from lccl.op.onnx_op import register_schema
 from lccl.profiling.of_onnx import profile_canonical
@@ -275,7 +275,7 @@ def _make_source(
         _require_none(of_module, "an ONNX model")
         examples = () if args is None else _as_sequence(args)
         loaded = weights.externalize(model) if isinstance(model, onnx.ModelProto) else load_onnx(model, weights)
-        return OnnxSource(loaded, [np.shape(cast("SupportsArray", a)) for a in examples])
+        return OnnxSource(loaded, [float32(example).shape for example in examples])
     from torch import export as torch_export
     from torch import nn
 
