@@ -13,6 +13,19 @@ LCCL_INLINE int windowTop(Task const& t, int outputRow)
     return t.plan.readsX ? 0 : outputRow * t.p.strides[0] - t.plan.top;
 }
 
+//! Rows of x, from the first to before the end.
+struct InputRows
+{
+    int first, end;
+};
+
+//! The rows of a window that are in the image.
+LCCL_INLINE InputRows rowsOfWindow(Task const& t, int top)
+{
+    int const bottom = top + t.plan.windowRows;
+    return {top < 0 ? 0 : top, bottom > t.p.h ? t.p.h : bottom};
+}
+
 //! Moves the rows that this band's window shares with the last one to their place, and writes the
 //! padding.
 static void startWindow(Task& t, int image)
@@ -98,14 +111,13 @@ static void fillFromPixels(Task& t, int image, bool all)
     Plan const& plan = t.plan;
     lccl_cpu_params const& p = t.p;
     int const top = windowTop(t, t.firstRow);
-    int const low = top < 0 ? 0 : top;
-    int const high = top + plan.windowRows > p.h ? p.h : top + plan.windowRows;
-    if (low >= high)
+    InputRows const rows = rowsOfWindow(t, top);
+    if (rows.first >= rows.end)
     {
         return;
     }
     int64_t const plane = static_cast<int64_t>(p.h) * p.w;
-    int64_t const begin = static_cast<int64_t>(low) * p.w, end = static_cast<int64_t>(high) * p.w;
+    int64_t const begin = static_cast<int64_t>(rows.first) * p.w, end = static_cast<int64_t>(rows.end) * p.w;
     float const* const x = p.x + (t.firstImage + image) * p.c * plane;
     float* const window = t.window(image);
     for (int64_t g = begin / kGroup; g * kGroup < end;)
@@ -141,15 +153,14 @@ static void fillWindow(Task& t, int image, bool all)
     Plan const& plan = t.plan;
     lccl_cpu_params const& p = t.p;
     int const top = windowTop(t, t.firstRow);
-    int const low = top < 0 ? 0 : top;
-    int const high = top + plan.windowRows > p.h ? p.h : top + plan.windowRows;
-    if (low >= high)
+    InputRows const rows = rowsOfWindow(t, top);
+    if (rows.first >= rows.end)
     {
         return;
     }
-    int64_t const begin = static_cast<int64_t>(low) * p.w, end = static_cast<int64_t>(high) * p.w;
+    int64_t const begin = static_cast<int64_t>(rows.first) * p.w, end = static_cast<int64_t>(rows.end) * p.w;
     int64_t const plane = static_cast<int64_t>(p.h) * p.w;
-    for (int y = low; y < high; ++y)
+    for (int y = rows.first; y < rows.end; ++y)
     {
         int32_t at = static_cast<int32_t>(((y - top) * static_cast<int64_t>(plan.windowWidth) + p.pads[1]) * plan.pitch);
         int32_t* const offset = t.pixelOffset + (static_cast<int64_t>(y) * p.w - begin);

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 import onnx
@@ -87,16 +86,6 @@ def in_forms(model: onnx.ModelProto, plan: Plan) -> onnx.ModelProto:
     skeleton, _ = skeleton_of(view)
     fuse_following(graph, nodes, sizes_of(skeleton))
     return with_layouts(to_model(graph, view), plan.channels_last)[0]
-
-
-def densities_of(model: onnx.ModelProto) -> Mapping[str, float]:
-    """Return the calibrated density of each gated layer that has one."""
-    found = {}
-    for node in filter(is_lccl_node, model.graph.node):
-        density = next((a.f for a in node.attribute if a.name == "density"), -1.0)
-        if density >= 0:
-            found[node.name] = density
-    return found
 
 
 def _name_convolutions(model: onnx.ModelProto) -> None:
