@@ -47,6 +47,8 @@ ELSEWHERE = {
     "cmake -S samples/cpp_runtime": "needs TensorRT's headers; tests/trt compiles the sample where they are",
 }
 """Commands of which a block is not run by itself -> why."""
+NEEDS_LIBRARY = re.compile(r"lccl measure (?!--list)|--backend onnxruntime")
+"""Commands that time the CPU op, whose library a checkout has only once it is built."""
 TIMES = re.compile(r"\d+\.\d{3}|\d+\.\d{2}x|\d\.\de-\d\d")
 
 
@@ -132,15 +134,16 @@ def test_indented_blocks_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.parametrize("block", COMMANDS, ids=lambda b: b.id)
-def test_block(block: Block, folder: Callable[[str], Path]) -> None:
+def test_block(block: Block, folder: Callable[[str], Path], request: pytest.FixtureRequest) -> None:
     """A document's blocks run one after the other. No document needs another's, and none uses an old spelling."""
     if block.elsewhere is not None:
         pytest.skip(block.elsewhere)
     here = folder(block.document)
+    library = {"LCCL_ORT_LIBRARY": str(request.getfixturevalue("ort_library"))} if NEEDS_LIBRARY.search(block.text) else {}
     if block.language == "python":
-        run([sys.executable, "-W", "error::FutureWarning", "-c", block.text], here, PYTHONPATH=str(here))
+        run([sys.executable, "-W", "error::FutureWarning", "-c", block.text], here, PYTHONPATH=str(here), **library)
     else:
-        run(["bash", "-euo", "pipefail", "-c", block.text], here, PYTHONWARNINGS="error::FutureWarning")
+        run(["bash", "-euo", "pipefail", "-c", block.text], here, PYTHONWARNINGS="error::FutureWarning", **library)
 
 
 @pytest.fixture(scope="module")
