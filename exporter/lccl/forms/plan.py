@@ -7,11 +7,12 @@ from dataclasses import dataclass, field, replace
 import onnx
 
 from lccl.files.protos import skeleton_of
+from lccl.graph.conversion import to_graph, to_model
 from lccl.graph.fuse import fuse_following
 from lccl.graph.layouts.channels_last import with_layouts
 from lccl.graph.layouts.gateless import can_be_gateless, make_gateless
+from lccl.graph.nodes import is_lccl
 from lccl.graph.shapes import sizes_of
-from lccl.graph.surgery import is_lccl, to_graph, to_model
 from lccl.graph.variants.inlined import inlined_nodes
 from lccl.op.onnx_op import is_lccl_node
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from lccl.graph.surgery import constant, producer, replace_output, value_of
+from lccl.graph.constants import constant, value_of
+from lccl.graph.nodes import producer
+from lccl.graph.rewriting import replace_output
 
 
 def fold_batch_norms(graph: gs.Graph) -> int:

@@ -7,9 +7,10 @@ from collections.abc import Container
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from lccl.graph.constants import stored_shape, value_of
 from lccl.graph.op_sets import BINARY_AFFINE, COPIES
-from lccl.graph.surgery import producer, stored_shape, value_of
 from lccl.numerics import Array
+from lccl.op.contract import DOMAIN, OP_TYPE, Attributes
 
 _UNBOUNDED = 3e38
 """A Clip to this or more has no upper end: exporters write float32's largest value for none."""
@@ -23,6 +24,25 @@ def label(node: gs.Node) -> str:
 def is_op(node: gs.Node | None, *ops: str) -> bool:
     """Return whether the node is one of these standard ops."""
     return node is not None and node.op in ops and node.domain in (None, "", "ai.onnx")
+
+
+def is_lccl(node: gs.Node) -> bool:
+    """Return whether the node is an LCCLConv of the contract's domain."""
+    return bool(node.op == OP_TYPE and node.domain == DOMAIN)
+
+
+def attributes_of(node: gs.Node) -> Attributes:
+    """Return the attributes of an LCCLConv node.
+
+    Raises:
+        ContractError: version 1 does not know an attribute, or does not allow its value.
+    """
+    return Attributes.from_mapping(node.attrs)
+
+
+def producer(tensor: gs.Tensor) -> gs.Node | None:
+    """Return the node that computes the tensor, or None for inputs and constants."""
+    return tensor.inputs[0] if len(tensor.inputs) == 1 else None
 
 
 def scalar_of(tensor: gs.Tensor) -> float | None:

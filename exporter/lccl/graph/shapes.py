@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import onnx
 import onnx_graphsurgeon as gs
 
+from lccl.graph.constants import stored_shape, value_of
 from lccl.graph.shape_values import Propagated, propagated
-from lccl.graph.surgery import stored_shape, value_of
 from lccl.numerics import Array
 
 Shape = tuple[int, ...]

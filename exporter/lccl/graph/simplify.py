@@ -17,18 +17,12 @@ from onnx import helper
 
 from lccl.console.quiet import quiet
 from lccl.files.protos import skeleton_of
+from lccl.graph.constants import fold_constants
+from lccl.graph.conversion import attach_weights, import_graph, plain_constants, require_numbers, to_model
 from lccl.graph.op_sets import FOLDABLE, QUANTIZERS, RANDOM_LIKE
 from lccl.graph.opset import to_opset, without_other_functions
 from lccl.graph.shape_values import computes_sizes, fold_known_sizes
 from lccl.graph.shapes import of_every_size
-from lccl.graph.surgery import (
-    attach_weights,
-    fold_constants,
-    import_graph,
-    plain_constants,
-    require_numbers,
-    to_model,
-)
 
 _ROUNDS = 2
 """Rounds of folding: the second folds what the first made constant."""

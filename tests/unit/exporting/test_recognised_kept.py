@@ -36,7 +36,7 @@ def _schema() -> None:
 def test_named_graph(graph: Graph, small: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = graph.model()
     count = len(recognise(model).layers)
-    for module in ("files.protos", "files.weights", "graph.surgery"):
+    for module in ("files.protos", "files.weights", "graph.conversion"):
         monkeypatch.setattr(f"lccl.{module}.SMALL", small)
     with WeightFile(tmp_path / "m.onnx") as file:
         slim = file.externalize(model)

@@ -9,13 +9,13 @@ import onnx
 import pytest
 
 from lccl.backends.onnxruntime.runner import OnnxRuntimeRunner
+from lccl.graph.conversion import to_graph, to_model
 from lccl.graph.feeds import random_feed
 from lccl.graph.fuse import fuse_following
 from lccl.graph.intake import intake
 from lccl.graph.layouts.channels_last import with_layouts
 from lccl.graph.layouts.gateless import can_be_gateless, make_gateless
 from lccl.graph.shapes import sizes_of
-from lccl.graph.surgery import to_graph, to_model
 from lccl.op.layout_op import LAYOUT_DOMAIN
 from support.graphs.gated_net import GatedNet, random_net, residual_net
 from support.graphs.net import Net

@@ -7,8 +7,8 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
+from lccl.graph.conversion import to_graph, to_model
 from lccl.graph.fold import fold_batch_norms
-from lccl.graph.surgery import to_graph, to_model
 from support.graphs.models import op_types, run
 
 

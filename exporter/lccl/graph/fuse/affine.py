@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from lccl.graph.constants import constant
 from lccl.graph.fuse.follower import Follower
 from lccl.graph.nodes import channel_affine
 from lccl.graph.shapes import Sizes
-from lccl.graph.surgery import constant
 
 
 def fuse_affine(follower: Follower, _sizes: Sizes) -> bool:

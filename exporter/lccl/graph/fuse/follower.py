@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from lccl.graph.surgery import value_of
+from lccl.graph.constants import value_of
 from lccl.numerics import Array
 from lccl.op.contract import INPUT_NAMES, INPUTS
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from lccl.graph.constants import stored_shape
 from lccl.graph.fuse.follower import Follower
 from lccl.graph.nodes import depends_on, is_op
 from lccl.graph.shapes import Sizes
-from lccl.graph.surgery import stored_shape
 
 
 def fuse_residual(follower: Follower, sizes: Sizes) -> bool:

@@ -17,8 +17,10 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
+from lccl.graph.constants import constant, stored_shape, value_of
+from lccl.graph.conversion import to_graph, to_model
+from lccl.graph.nodes import is_lccl
 from lccl.graph.op_sets import ACTIVATIONS, BINARY_AFFINE, COPIES
-from lccl.graph.surgery import constant, is_lccl, stored_shape, to_graph, to_model, value_of
 from lccl.op.contract import INPUT_NAMES
 from lccl.op.layout_op import DENSE_OP, FROM_NCHW, LAYOUT_DOMAIN, TO_NCHW, attach_layout_functions, permutations
 from lccl.op.onnx_function import attach_function

@@ -7,8 +7,8 @@ from collections.abc import Container
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from lccl.graph.constants import constant, stored_shape, stored_type
 from lccl.graph.nodes import is_op, optional_input, weights_of
-from lccl.graph.surgery import constant, stored_shape, stored_type
 from lccl.numerics import Array
 from lccl.op.contract import DOMAIN, INPUT_NAMES, INPUTS, OP_TYPE, Attributes
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import onnx
 import onnx_graphsurgeon as gs
 
+from lccl.graph.constants import constant, stored_shape, value_of
+from lccl.graph.conversion import to_graph, to_model
 from lccl.graph.layouts.channels_last import RESIDUAL, X
-from lccl.graph.nodes import is_op
-from lccl.graph.surgery import constant, producer, stored_shape, to_graph, to_model, value_of
+from lccl.graph.nodes import is_op, producer
 from lccl.graph.variants.dense import replace_by_dense
 from lccl.op.contract import DOMAIN, OP_TYPE
 from lccl.op.layout_op import DENSE_OP, FROM_NCHW, LAYOUT_DOMAIN, TO_NCHW, layouts_of, permutations

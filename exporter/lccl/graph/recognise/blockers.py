@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import onnx_graphsurgeon as gs
 
-from lccl.graph.nodes import is_computed, is_op
+from lccl.graph.constants import stored_shape
+from lccl.graph.nodes import is_computed, is_op, producer
 from lccl.graph.op_sets import ACTIVATIONS, CONVOLUTIONS, COPIES, NORMS, PIXEL_NORMS, POINTWISE, QUANTIZERS, SUMS
 from lccl.graph.recognise.context import Context
 from lccl.graph.recognise.refusal import MatchStage, RefusalError
-from lccl.graph.surgery import producer, stored_shape
 
 _SEARCHED = (
     (ACTIVATIONS | NORMS | SUMS | QUANTIZERS | COPIES)

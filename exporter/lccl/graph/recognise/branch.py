@@ -8,13 +8,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from lccl.graph.nodes import activated, channel_affine, is_computed, is_copy, is_op, leaky_slope, optional_input
+from lccl.graph.constants import stored_shape, stored_type
+from lccl.graph.nodes import activated, channel_affine, is_computed, is_copy, is_op, leaky_slope, optional_input, producer
 from lccl.graph.op_sets import CONVOLUTIONS, SHAPE_READERS
 from lccl.graph.recognise.blockers import quantized, refuse_blocker
 from lccl.graph.recognise.context import Context
 from lccl.graph.recognise.refusal import MatchStage, RefusalError
 from lccl.graph.shapes import FLOAT_TYPES, Shape
-from lccl.graph.surgery import producer, stored_shape, stored_type
 from lccl.numerics import Array
 
 

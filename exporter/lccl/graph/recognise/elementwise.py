@@ -14,9 +14,8 @@ from typing import Literal
 
 import onnx_graphsurgeon as gs
 
-from lccl.graph.nodes import is_op, norm_affine, optional_input, scalar_of
+from lccl.graph.nodes import is_op, norm_affine, optional_input, producer, scalar_of
 from lccl.graph.op_sets import COMPARISONS, CONDITIONS
-from lccl.graph.surgery import producer
 
 INFINITY = math.inf
 

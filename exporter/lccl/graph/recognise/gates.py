@@ -9,7 +9,8 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from onnx import TensorProto, helper
 
-from lccl.graph.nodes import is_computed, is_op, optional_input, past_copies, weights_of
+from lccl.graph.constants import stored_shape, stored_type
+from lccl.graph.nodes import is_computed, is_op, optional_input, past_copies, producer, weights_of
 from lccl.graph.recognise.blockers import is_activation, unknown_activation
 from lccl.graph.recognise.branch import Branch
 from lccl.graph.recognise.context import Context
@@ -20,7 +21,6 @@ from lccl.graph.recognise.masks import mask_input
 from lccl.graph.recognise.rearrange import rearranged, upsampling
 from lccl.graph.recognise.refusal import MatchStage, RefusalError
 from lccl.graph.shapes import FLOAT_TYPES, Shape
-from lccl.graph.surgery import producer, stored_shape, stored_type
 from lccl.op.contract import BINARY_SLOPE, FLT_MAX
 
 

@@ -10,10 +10,10 @@ from dataclasses import dataclass, replace
 
 import onnx_graphsurgeon as gs
 
-from lccl.graph.nodes import is_op, optional_input, scalar_of
+from lccl.graph.constants import stored_shape, value_of
+from lccl.graph.nodes import is_op, optional_input, producer, scalar_of
 from lccl.graph.recognise.context import Context
 from lccl.graph.recognise.refusal import MatchStage, RefusalError
-from lccl.graph.surgery import producer, stored_shape, value_of
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,10 @@ from collections.abc import Callable
 import onnx_graphsurgeon as gs
 from onnx import TensorProto
 
-from lccl.graph.nodes import is_computed, is_op, optional_input, scalar_of
+from lccl.graph.constants import value_of
+from lccl.graph.nodes import is_computed, is_op, optional_input, producer, scalar_of
 from lccl.graph.op_sets import BOUND_KEEPING, CONDITIONS, NORMS, SUMS, WEIGHTED
 from lccl.graph.shapes import FLOAT_TYPES, Sizes
-from lccl.graph.surgery import producer, value_of
 
 Interval = tuple[float, float]
 """The least and the greatest value."""

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import onnx_graphsurgeon as gs
 
-from lccl.graph.nodes import is_computed, is_op
+from lccl.graph.constants import stored_shape
+from lccl.graph.nodes import is_computed, is_op, producer
 from lccl.graph.op_sets import SHAPE_READERS
 from lccl.graph.recognise.branch import find_branches
 from lccl.graph.recognise.context import Context
 from lccl.graph.recognise.elementwise import Affine, step_of
 from lccl.graph.recognise.rearrange import rearranged
 from lccl.graph.recognise.refusal import RefusalError
-from lccl.graph.surgery import producer, stored_shape
 
 
 def mask_input(tensor: gs.Tensor, context: Context) -> str | None:

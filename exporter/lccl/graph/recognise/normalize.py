@@ -21,12 +21,12 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from onnx import TensorProto, helper
 
-from lccl.graph.nodes import is_computed, is_op, label, optional_input, scalar_of, weights_of
+from lccl.graph.constants import constant, stored_shape, value_of
+from lccl.graph.nodes import is_computed, is_op, label, optional_input, producer, scalar_of, weights_of
 from lccl.graph.op_sets import CONSTANT_COPIES
 from lccl.graph.recognise.context import Context
 from lccl.graph.recognise.elementwise import GateFunction, Threshold, step_of
 from lccl.graph.shapes import FLOAT_TYPES, Sizes
-from lccl.graph.surgery import constant, producer, stored_shape, value_of
 
 
 class Origin:

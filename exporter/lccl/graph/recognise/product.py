@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import onnx_graphsurgeon as gs
 
-from lccl.graph.nodes import depends_on, is_computed, is_op
+from lccl.graph.nodes import depends_on, is_computed, is_op, producer
 from lccl.graph.op_sets import QUANTIZERS, REPORTED_CONVOLUTIONS
 from lccl.graph.recognise.blockers import is_activation
 from lccl.graph.recognise.branch import Branch, check_branch, check_readers, find_branches
@@ -17,7 +17,6 @@ from lccl.graph.recognise.gates import GateCandidate, GatedBranch, ProductGates,
 from lccl.graph.recognise.geometry import Geometry, conv_geometry
 from lccl.graph.recognise.rearrange import rearranged
 from lccl.graph.recognise.refusal import MatchStage, Refusal, RefusalError
-from lccl.graph.surgery import producer
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from lccl.graph.nodes import is_copy, is_op, optional_input
+from lccl.graph.constants import value_of
+from lccl.graph.nodes import is_copy, is_op, optional_input, producer
 from lccl.graph.op_sets import COPIES, REARRANGEMENTS, RESHAPES, SELECTIONS
 from lccl.graph.shapes import FLOAT_TYPES, Shape, Sizes
-from lccl.graph.surgery import producer, value_of
 from lccl.numerics import Array
 
 

@@ -11,12 +11,12 @@ import onnx_graphsurgeon as gs
 from onnx import helper
 
 from lccl.errors import ContractError
+from lccl.graph.constants import constant, stored_shape
 from lccl.graph.nodes import optional_input, weights_of
 from lccl.graph.recognise.gates import FusedGate, GivenMap
 from lccl.graph.recognise.geometry import Geometry, conv_input
 from lccl.graph.recognise.normalize import Normalized
 from lccl.graph.recognise.product import Product
-from lccl.graph.surgery import constant, stored_shape
 from lccl.numerics import Array
 from lccl.op.contract import DOMAIN, INPUT_NAMES, INPUTS, OP_TYPE, Attributes, gate_pads
 

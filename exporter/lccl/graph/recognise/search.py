@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import onnx
 import onnx_graphsurgeon as gs
 
+from lccl.graph.conversion import to_model
 from lccl.graph.fuse import fuse_following
 from lccl.graph.nodes import is_op
 from lccl.graph.recognise.normalize import Normalized, normalize
@@ -16,7 +17,6 @@ from lccl.graph.recognise.refusal import Refusal
 from lccl.graph.recognise.rewrite import rewrite
 from lccl.graph.shapes import sizes_of
 from lccl.graph.simplify import simplified
-from lccl.graph.surgery import to_model
 from lccl.op.contract import INPUT_NAMES
 from lccl.op.onnx_function import attach_function
 

@@ -12,9 +12,11 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from lccl.errors import ContractError, UserError
+from lccl.graph.constants import constant, fold_constants, value_of
+from lccl.graph.conversion import to_graph, to_model
 from lccl.graph.fold import fold_batch_norms
+from lccl.graph.nodes import attributes_of, is_lccl
 from lccl.graph.opset import in_own_opset
-from lccl.graph.surgery import attributes_of, constant, fold_constants, is_lccl, to_graph, to_model, value_of
 from lccl.op.contract import DOMAIN, INPUTS, OP_TYPE, OPTIONAL_INPUTS, VERSION, Attributes, check_geometry, output_shape
 from lccl.op.onnx_function import attach_function
 from lccl.op.onnx_op import OPSET

@@ -9,7 +9,9 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from lccl.errors import UserError
-from lccl.graph.surgery import attributes_of, constant, is_lccl, to_graph, to_model, value_of
+from lccl.graph.constants import constant, value_of
+from lccl.graph.conversion import to_graph, to_model
+from lccl.graph.nodes import attributes_of, is_lccl
 from lccl.numerics import Array
 from lccl.op.contract import DOMAIN, INPUT_NAMES, OP_TYPE
 

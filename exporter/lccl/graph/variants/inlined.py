@@ -15,7 +15,10 @@ import onnx.inliner
 import onnx_graphsurgeon as gs
 from onnx import helper
 
-from lccl.graph.surgery import apply_rules, constant, fold_constants, plain_constants, producer, to_graph, to_model, value_of
+from lccl.graph.constants import constant, fold_constants, value_of
+from lccl.graph.conversion import plain_constants, to_graph, to_model
+from lccl.graph.nodes import producer
+from lccl.graph.rewriting import apply_rules
 from lccl.op.contract import DOMAIN, FLT_MAX, OUTPUT_NAME, VERSION
 from lccl.op.onnx_function import attach_function
 from lccl.op.onnx_op import is_lccl_node
