@@ -16,8 +16,9 @@ from lccl.backends.onnxruntime.runner import OnnxRuntimeRunner
 from lccl.errors import UserError
 from lccl.exporting import export
 from lccl.files import discard_unfinished
+from lccl.files.external import array, weight_file
 from lccl.files.protos import SMALL, skeleton_of
-from lccl.files.weights import WeightFile, array, weight_file
+from lccl.files.weights import WeightFile
 from lccl.files.whole_file import whole_size, write_whole
 from lccl.graph.recognise import recognise
 from lccl.graph.variants.canonical import canonical
@@ -162,7 +163,7 @@ def test_no_session_of_an_export_is_given_weights(tmp_path: Path, monkeypatch: p
     import lccl.backends.onnxruntime.runner
 
     sizes: list[int] = []
-    opened = lccl.backends.onnxruntime.runner.open_session
+    opened = lccl.backends.onnxruntime.opening.open_session
 
     def noting(model: onnx.ModelProto, *rest: Any) -> Any:
         sizes.append(model.ByteSize())

@@ -15,7 +15,8 @@ from lccl.graph.inputs import input_types
 from lccl.nn.call_args import call_args
 from lccl.nn.conv import LCCLConv2d
 from lccl.nn.densities import trained_densities
-from lccl.nn.folded import FoldedLCCLConv2d, can_be_folded
+from lccl.nn.foldable import can_be_folded
+from lccl.nn.folded import FoldedLCCLConv2d
 from lccl.nn.gate import GateMode
 from lccl.nn.plain import plain_maths
 from lccl.nn.translate import to_onnx

@@ -17,7 +17,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self
 
-import ml_dtypes
 import numpy as np
 import onnx
 from numpy.typing import NDArray
@@ -25,28 +24,13 @@ from onnx import TensorProto, helper, numpy_helper
 
 from lccl.errors import UserError
 from lccl.files import if_abandoned
+from lccl.files.external import PLAIN_TYPES, as_bytes, bytes_of, file_of, open_files
 from lccl.files.protos import SMALL, without_data, without_initializers
 
 _ALIGNMENT = 64
 """The alignment of each tensor in a file, in bytes, which suits vector instructions."""
-_PLAIN_TYPES: Mapping[int, np.dtype[Any]] = {
-    TensorProto.FLOAT: np.dtype(np.float32),
-    TensorProto.FLOAT16: np.dtype(np.float16),
-    TensorProto.BFLOAT16: np.dtype(ml_dtypes.bfloat16),
-    TensorProto.DOUBLE: np.dtype(np.float64),
-    TensorProto.INT8: np.dtype(np.int8),
-    TensorProto.UINT8: np.dtype(np.uint8),
-    TensorProto.INT32: np.dtype(np.int32),
-    TensorProto.INT64: np.dtype(np.int64),
-    TensorProto.BOOL: np.dtype(np.bool_),
-}
-"""Types whose elements take whole bytes, one after the other; a weight of another type stays in its
-model."""
 _INITIALIZERS_ALONE = 4
 """The first IR version in which initializers need not be inputs."""
-_open: dict[str, WeightFile] = {}
-"""Open files by name, to which the location of a tensor refers. The names are random, so that no
-other model has one."""
 
 
 class WeightFile:
@@ -70,11 +54,11 @@ class WeightFile:
             self._folder.mkdir()
             (self._folder / self.name).touch()
         self._blocks.enter_context(if_abandoned(self._remove))
-        _open[self.name] = self
+        open_files[self.name] = self
         return self
 
     def __exit__(self, *_: object) -> None:
-        del _open[self.name]
+        del open_files[self.name]
         self._blocks.close()
         self._remove()
 
@@ -108,7 +92,7 @@ class WeightFile:
     def tensor(self, name: str, values: NDArray[Any]) -> TensorProto:
         """Make a tensor of the values, with its data in this file unless it is small."""
         kind = helper.np_dtype_to_tensor_dtype(values.dtype)
-        if values.size <= SMALL or kind not in _PLAIN_TYPES:
+        if values.size <= SMALL or kind not in PLAIN_TYPES:
             return numpy_helper.from_array(values, name)
         return self._stored(TensorProto(name=name, data_type=kind, dims=values.shape), as_bytes(values))
 
@@ -121,10 +105,10 @@ class WeightFile:
         return _loaded(tensor, folder) if outside and file_of(tensor) is not self else tensor
 
     def _moved(self, tensor: TensorProto) -> TensorProto:
-        if file_of(tensor) is self or math.prod(tensor.dims) <= SMALL or tensor.data_type not in _PLAIN_TYPES:
+        if file_of(tensor) is self or math.prod(tensor.dims) <= SMALL or tensor.data_type not in PLAIN_TYPES:
             return tensor
         data = tensor.raw_data or numpy_helper.to_array(tensor).tobytes()
-        return self._stored(tensor, data) if len(data) == _bytes(tensor) else tensor
+        return self._stored(tensor, data) if len(data) == bytes_of(tensor) else tensor
 
     def _stored(self, tensor: TensorProto, data: bytes | NDArray[Any]) -> TensorProto:
         content = data.data if isinstance(data, np.ndarray) else data
@@ -176,26 +160,6 @@ class WeightFile:
         shutil.rmtree(self._folder, ignore_errors=True)
 
 
-def file_of(tensor: TensorProto) -> WeightFile | None:
-    """Return the open file that holds the tensor's data; None if there is none."""
-    return next((_open.get(e.value) for e in tensor.external_data if e.key == "location"), None)
-
-
-def weight_file(model: onnx.ModelProto) -> WeightFile | None:
-    """Return the open file that holds weights of the model; None if there is none."""
-    return next(filter(None, map(file_of, model.graph.initializer)), None)
-
-
-def array(tensor: TensorProto) -> NDArray[Any]:
-    """Return a tensor's values, read-only, from the model or from an open file."""
-    file = file_of(tensor)
-    if file is None:
-        values: NDArray[Any] = numpy_helper.to_array(tensor)
-        return values
-    place = {e.key: e.value for e in tensor.external_data}
-    return file.map(place, _PLAIN_TYPES[tensor.data_type], tuple(tensor.dims))
-
-
 def _read_within(graph: onnx.GraphProto, within: bool = False) -> Iterator[str]:
     """Yield the names that subgraphs read or return, their own included."""
     for node in graph.node:
@@ -228,18 +192,3 @@ def _loaded(tensor: TensorProto, folder: str | Path | None) -> TensorProto:
     out.CopyFrom(tensor)
     onnx.external_data_helper.load_external_data_for_tensor(out, str(folder))
     return out
-
-
-def as_bytes(values: NDArray[Any]) -> NDArray[Any]:
-    """View the values as bytes; copy them if they are not contiguous."""
-    flat: NDArray[Any] = np.ascontiguousarray(values).reshape(-1).view(np.uint8)
-    return flat
-
-
-def outside_bytes(tensor: TensorProto) -> int:
-    """Return how many bytes of the tensor are in a file."""
-    return 0 if file_of(tensor) is None else _bytes(tensor)
-
-
-def _bytes(tensor: TensorProto) -> int:
-    return int(math.prod(tensor.dims) * _PLAIN_TYPES[tensor.data_type].itemsize)

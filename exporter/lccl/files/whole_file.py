@@ -11,8 +11,8 @@ from onnx import TensorProto
 
 from lccl.errors import UserError
 from lccl.files import atomic_path
+from lccl.files.external import array, as_bytes, outside_bytes
 from lccl.files.protos import field_key, without_data, without_initializers
-from lccl.files.weights import array, as_bytes, outside_bytes
 
 MAX_FILE_BYTES = 2**31 - 2**20
 """Protobuf's limit for one file, with room for the variants' metadata."""

@@ -9,7 +9,7 @@ from onnx import helper
 from onnx_graphsurgeon.ir.tensor import LazyValues
 
 from lccl.console.quiet import quiet
-from lccl.files.weights import array
+from lccl.files.external import array
 from lccl.numerics import Array
 
 

@@ -14,8 +14,8 @@ from onnx import helper, numpy_helper
 from onnx_graphsurgeon.ir.tensor import LazyValues, SparseValues
 
 from lccl.errors import UserError
+from lccl.files.external import weight_file
 from lccl.files.protos import SMALL, skeleton_of
-from lccl.files.weights import weight_file
 from lccl.graph.constants import StoredWeight, stored_type
 from lccl.numerics import Array
 from lccl.op.onnx_op import IR_VERSION

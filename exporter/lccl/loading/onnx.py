@@ -107,7 +107,7 @@ def _require_sound_weights(model: onnx.ModelProto, path: Path) -> None:
     import numpy as np
     import onnx
 
-    from lccl.files.weights import array
+    from lccl.files.external import array
 
     floats = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16, onnx.TensorProto.DOUBLE)
     weights = {name for node in model.graph.node if node.op_type in _WEIGHTED_OPS for name in node.input[1:]}

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lccl.errors.arguments import MODULE, takes
 from lccl.nn.conv import LCCLConv2d
-from lccl.nn.parts import has_own_hooks, is_set_from_outside, own_code
+from lccl.nn.foldable import can_be_folded
 from lccl.op.contract import Attributes
 from lccl.op.torch_op import call_op, neutral
 from lccl.torch_calls import has_own_train, unwrapped
@@ -54,16 +54,6 @@ class FoldedLCCLConv2d(nn.Module):
         gate = self.get_buffer("gate") if gate is None else gate
         residual = self.get_buffer("residual") if residual is None else residual
         return call_op(x, constants, attributes, gate, residual)
-
-
-def can_be_folded(layer: LCCLConv2d) -> bool:
-    """Return whether folding knows all that a call of the layer runs.
-
-    A subclass, hooks or other code around the layer may change what it computes, or its weights.
-    """
-    plain = type(layer).forward is LCCLConv2d.forward and type(layer).fold is LCCLConv2d.fold and "forward" not in vars(layer)
-    outside = any(is_set_from_outside(part) for part in layer.modules())
-    return plain and not outside and not has_own_hooks(layer) and not own_code(layer.parts())
 
 
 def _shared(model: nn.Module) -> Iterator[tuple[int, Tensor]]:

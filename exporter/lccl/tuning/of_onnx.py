@@ -11,7 +11,7 @@ from onnx import helper, numpy_helper
 from lccl.backends.batches import CHUNK, infer_all
 from lccl.backends.onnxruntime.runner import OnnxRuntimeRunner
 from lccl.errors import UserError
-from lccl.files.weights import array
+from lccl.files.external import array
 from lccl.graph.gate_probe import set_densities, with_gate_outputs
 from lccl.graph.inputs import input_types
 from lccl.graph.intake import intake

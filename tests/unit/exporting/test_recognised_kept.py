@@ -11,8 +11,9 @@ import pytest
 from lccl.console.progress import silent
 from lccl.exporting.gate_search import GateSearchResult, NothingToGainError, find_layers
 from lccl.exporting.onnx_source import OnnxSource
+from lccl.files.external import weight_file
 from lccl.files.protos import SMALL
-from lccl.files.weights import WeightFile, weight_file
+from lccl.files.weights import WeightFile
 from lccl.graph.inputs import input_types
 from lccl.graph.recognise import recognise
 from lccl.op.onnx_op import register_schema

@@ -73,7 +73,7 @@ def check_library(library: str | Path | None = None) -> LibraryCheck:
         return LibraryCheck(None, f"there is no {LIBRARY}: {HOW_TO_GET}")
     import onnxruntime
 
-    from lccl.backends.onnxruntime.runner import register_library
+    from lccl.backends.onnxruntime.opening import register_library
 
     version = tuple(int(part) for part in onnxruntime.__version__.split(".")[:2])
     if version < OLDEST:

@@ -1,9 +1,8 @@
-"""The runner of ONNX Runtime on the CPU, and the opening of its sessions."""
+"""The runner of ONNX Runtime on the CPU."""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -11,15 +10,15 @@ import onnx
 
 from lccl.backends.batch_ranges import common_batches_of
 from lccl.backends.interface import Batches
+from lccl.backends.onnxruntime.opening import label_of, one_line, open_session, register_library
 from lccl.errors import UserError
-from lccl.files import require_file
-from lccl.files.weights import trim_memory, weight_file
+from lccl.files.external import weight_file
+from lccl.files.weights import trim_memory
 from lccl.graph.batch_axes import BatchAxes, find_batch_axes
 from lccl.numerics import Array
 
 PLAIN, WITH_LIBRARY = "onnxruntime", "onnxruntime-lccl"
 """The runner's name without and with a library of custom ops."""
-CPU = ("CPUExecutionProvider",)
 
 
 class OnnxRuntimeRunner:
@@ -95,7 +94,7 @@ class OnnxRuntimeRunner:
             return dict(zip(self._outputs, self._session.run(self._outputs, dict(feed)), strict=True))
         except Exception as error:
             raise UserError(
-                self._misfit(feed) or f"ONNX Runtime cannot run {_label(self._model)} on these inputs: {_one_line(error)}"
+                self._misfit(feed) or f"ONNX Runtime cannot run {label_of(self._model)} on these inputs: {one_line(error)}"
             ) from error
 
     def _misfit(self, feed: Mapping[str, Array]) -> str:
@@ -103,70 +102,9 @@ class OnnxRuntimeRunner:
         for value in self._session.get_inputs():
             given = feed.get(value.name)
             if given is None:
-                return f"{_label(self._model)} needs an input {value.name}, which was not given"
+                return f"{label_of(self._model)} needs an input {value.name}, which was not given"
             sizes = zip(value.shape, given.shape, strict=False)
             if len(value.shape) != given.ndim or any(isinstance(d, int) and d > 0 and d != s for d, s in sizes):
                 takes = ", ".join(str(d or "?") for d in value.shape)
-                return f"input {value.name} is {list(given.shape)}, but {_label(self._model)} takes [{takes}]"
+                return f"input {value.name} is {list(given.shape)}, but {label_of(self._model)} takes [{takes}]"
         return ""
-
-
-def register_library(options: Any, library: str | Path) -> None:
-    """Add a library of custom ops to a session's options.
-
-    Raises:
-        UserError: ONNX Runtime does not load the library.
-    """
-    import onnxruntime
-
-    try:
-        options.register_custom_ops_library(str(library))
-    except Exception as error:
-        raise UserError(f"ONNX Runtime {onnxruntime.__version__} does not take {library}: {_one_line(error)}") from error
-
-
-def open_session(model: str | Path | bytes | onnx.ModelProto, options: Any, providers: Sequence[Any] = CPU) -> Any:
-    """Open an ``onnxruntime.InferenceSession`` of a file, of its bytes or of a model in memory.
-
-    Raises:
-        UserError: ONNX Runtime cannot load the model.
-    """
-    import onnxruntime
-
-    try:
-        with _source(model) as source:
-            return onnxruntime.InferenceSession(source, options, providers=list(providers))
-    except UserError:
-        raise
-    except Exception as error:
-        said = _one_line(error)
-        if "Domain already set in registry" in said:
-            said = "its options have the op's library already: take new SessionOptions for each session"
-        raise UserError(f"ONNX Runtime cannot load {_label(model)}: {said}") from error
-
-
-@contextlib.contextmanager
-def _source(model: str | Path | bytes | onnx.ModelProto) -> Iterator[str | bytes]:
-    """Give what ONNX Runtime opens: a path if a file holds model or weights, else the bytes."""
-    file = weight_file(model) if isinstance(model, onnx.ModelProto) else None
-    if isinstance(model, bytes):
-        yield model
-    elif not isinstance(model, onnx.ModelProto):
-        yield str(require_file(model))
-    elif file is None:
-        yield model.SerializeToString()
-    else:
-        with file.opened(model) as path:
-            yield str(path)
-
-
-def _label(model: str | Path | bytes | onnx.ModelProto) -> str:
-    return str(model) if isinstance(model, (str, Path)) else "the model"
-
-
-def _one_line(error: BaseException) -> str:
-    """Return ONNX Runtime's message on one line, without its code.
-
-    The reason is often on its second line.
-    """
-    return " ".join(str(error).split()).removeprefix("[ONNXRuntimeError] : ")[:400]

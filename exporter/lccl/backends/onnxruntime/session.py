@@ -71,7 +71,7 @@ def session(
     """
     import onnxruntime
 
-    from lccl.backends.onnxruntime.runner import open_session, register_library
+    from lccl.backends.onnxruntime.opening import open_session, register_library
 
     if isinstance(providers, str):
         providers = [providers]

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import onnx
 from onnx import NodeProto, helper
 
-from lccl.files.weights import array
+from lccl.files.external import array
 from lccl.graph.inputs import input_types
 from lccl.graph.op_sets import CONSTANT_COPIES, CONSTANT_SOURCES, GREATER, LESS, WHOLE_MAP_MOVES
 from lccl.graph.recognise import RecognisedLayer

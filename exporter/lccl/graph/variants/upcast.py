@@ -11,7 +11,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, numpy_helper
 
-from lccl.files.weights import WeightFile, array, weight_file
+from lccl.files.external import array, weight_file
+from lccl.files.weights import WeightFile
 
 _BF16, _F32 = TensorProto.BFLOAT16, TensorProto.FLOAT
 
