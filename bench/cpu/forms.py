@@ -30,6 +30,7 @@ from bench.command_line import Parser  # noqa: E402
 from bench.cpu.common import NO_LIBRARY, cpu_facts  # noqa: E402
 from bench.cpu.contest import library_of  # noqa: E402
 from bench.cpu.networks import NETWORKS  # noqa: E402
+from bench.cpu.rivals import rivals_over_dense  # noqa: E402
 from lccl.errors import UserError  # noqa: E402
 from lccl.forms.results import Choice  # noqa: E402
 
@@ -61,6 +62,10 @@ class Row:
     gates: int
     joined: int
     layout_changes: tuple[int, int]
+    int8: float
+    """Dense time over that of the dense network in ONNX Runtime's static INT8."""
+    openvino: float | None
+    """Dense time over that of the dense network in OpenVINO; None where it is not installed."""
 
     @property
     def of_ideal(self) -> tuple[float, float]:
@@ -124,10 +129,12 @@ def choice_of(subject: Subject, threads: int, library: Path) -> Choice:
 
 def row_of(name: str, density: float | None, subject: Subject, threads: int, library: Path) -> Row:
     """Build a network and return its row."""
+    from lccl.graph.variants.dense import dense_twin
     from lccl.profiling.of_onnx import profile_canonical
 
     choice = choice_of(subject, threads, library)
     profile = profile_canonical(subject[0], list(subject[1]))
+    rivals = rivals_over_dense(dense_twin(subject[0]), subject[1], threads)
     ratios = {t.what: t.over_chosen for t in choice.times}
     dense = ratios["dense twin"]
     gated = [layer for layer in choice.layers if layer.density is not None]
@@ -148,6 +155,8 @@ def row_of(name: str, density: float | None, subject: Subject, threads: int, lib
         len(gated),
         sum(layer.form == "joined" for layer in choice.layers),
         choice.layout_changes,
+        rivals["int8"],
+        rivals.get("openvino"),
     )
 
 
@@ -156,17 +165,19 @@ def markdown(facts: dict[str, Any], rows: Sequence[Row]) -> str:
     lines = ["# Networks built for ONNX Runtime on a CPU", "", *(f"* {name}: {value}" for name, value in facts.items()), ""]
     lines += [
         "Batch 1. Ratios are the dense twin's time over the form's, medians over interleaved rounds. Ideal: the MACs of the dense "
-        "network over those of open pixels and gates. Gates: how many layers the build left to the op.",
+        "network over those of open pixels and gates. Gates: how many layers the build left to the op. Dense INT8: the dense "
+        "network by ONNX Runtime's static quantiser (QDQ, per channel), which needs calibration and may cost accuracy.",
         "",
-        "| network | density | threads | dense, ms | file as it was | all gated, fused | standard ops | written | of ideal, file "
+        "| network | density | threads | dense, ms | file as it was | all gated, fused | standard ops | written | dense INT8 | dense OpenVINO | of ideal, file "
         "| of ideal, written | gates | joined | layout changes |",
-        "|---" * 13 + "|",
+        "|---" * 15 + "|",
     ]
     for r in rows:
         before, after = r.of_ideal
         cells = (
             r.network, "own masks" if r.density is None else f"{r.density:g}", r.threads, f"{r.dense_ms:.2f}",
-            *(f"{value:.2f}x" for value in (r.file, r.gated, r.standard, r.written)), f"{before:.0%}", f"{after:.0%}",
+            *(f"{value:.2f}x" for value in (r.file, r.gated, r.standard, r.written, r.int8)),
+            "-" if r.openvino is None else f"{r.openvino:.2f}x", f"{before:.0%}", f"{after:.0%}",
             f"{r.gates_kept} of {r.gates}", r.joined, f"{r.layout_changes[0]} -> {r.layout_changes[1]}",
         )  # fmt: skip
         lines.append(f"| {' | '.join(map(str, cells))} |")

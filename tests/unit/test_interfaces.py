@@ -138,7 +138,7 @@ RAISED_FROM = {
     "exporting/gate_search.py": EXPORT,
     "exporting/torch_source.py": EXPORT,
     "exporting/unchecked.py": ("lccl measure",),
-    "forms/costs.py": ("convert()", "time_budget()"),
+    "forms/costs.py": ("convert()", "time_budget()", "tune()", "lccl tune"),
     "graph/variants/precision.py": ENGINE,
     "loading/checkpoint.py": LOAD,
     "loading/factory.py": LOAD,

@@ -15,6 +15,7 @@ EXAMPLES = """\
 examples:
   {prog} lccl.pt -o sparser.pt --data mydata:calibration --max-accuracy-drop 0.5
   {prog} model.onnx -o sparser.onnx --data calibration.npz --target-macs 0.4 --picture pareto.png
+  {prog} model.onnx -o sparser.onnx --data calibration.npz --target-latency 0.6 --costs costs.json
   {prog} model.onnx -o sparser.onnx --data pages:loader --metric pages:f1 --max-metric-drop 0.005
 """
 
@@ -41,6 +42,17 @@ def parser(prog: str = PROG) -> Parser:
     p.add_argument("--target-density", type=fraction, metavar="FRACTION", help="the mean density of the gated layers to reach")
     p.add_argument(
         "--target-macs", type=fraction, metavar="FRACTION", help="the whole network's MACs to reach, of those of the dense one"
+    )
+    p.add_argument(
+        "--target-latency",
+        type=fraction,
+        metavar="FRACTION",
+        help="the time of all convolutions to reach, of that of the dense network's, by --costs",
+    )
+    p.add_argument("--costs", type=Path, metavar="COSTS.json", help="what layers cost here, as lccl measure wrote it")
+    p.add_argument("--threads", type=int, default=1, help="those that the table has to be of (default: %(default)s)")
+    p.add_argument(
+        "--foreign-costs", action="store_true", help="take a table of another machine or of other threads, with a warning"
     )
     p.add_argument(
         "--metric", metavar="PKG.MODULE:FUNCTION", help="scores the outputs in place of top-1: a function of outputs and labels"
@@ -86,6 +98,10 @@ def command(arguments: Sequence[str], prog: str = PROG) -> int:
             max_metric_drop=options.max_metric_drop,
             target_density=options.target_density,
             target_macs=options.target_macs,
+            target_latency=options.target_latency,
+            costs=options.costs,
+            threads=options.threads,
+            foreign_costs=options.foreign_costs,
             metric=options.metric,
             metric_direction=options.metric_direction,
             points=options.points,

@@ -14,7 +14,7 @@ import numpy as np
 
 from lccl.backends.machine import machine_name
 from lccl.backends.onnxruntime.library import cpu_isa
-from lccl.console.text import table
+from lccl.console.text import count, table
 from lccl.errors import Fix, UserError
 from lccl.files import atomic_path, require_file
 
@@ -42,6 +42,19 @@ class Machine:
 
     def __str__(self) -> str:
         return f"{self.processor} ({self.isa})"
+
+
+@dataclass(frozen=True)
+class ConvShape:
+    """What makes a convolution's cost, but for the size of its maps; and its gate."""
+
+    kernel: tuple[int, int]
+    in_channels: int
+    out_channels: int
+    strides: tuple[int, int]
+    dilations: tuple[int, int]
+    gate: str = ""
+    """The kind: "1x1", "kxk" or "grid:G", or another one that no table has; empty without one."""
 
 
 @dataclass(frozen=True)
@@ -122,21 +135,14 @@ class CostTable:
     commands: tuple[str, ...]
     layers: tuple[LayerCost, ...]
 
-    def find(
-        self,
-        kernel: tuple[int, int],
-        in_channels: int,
-        out_channels: int,
-        strides: tuple[int, int],
-        dilations: tuple[int, int],
-        macs: int,
-    ) -> LayerCost | None:
+    def find(self, shape: ConvShape, macs: int) -> LayerCost | None:
         """Return the costs of a layer; None if it was not measured.
 
         Args:
+            shape: the layer's.
             macs: per image, which tells the size of its output.
         """
-        wanted = kernel, in_channels, out_channels, strides, dilations
+        wanted = shape.kernel, shape.in_channels, shape.out_channels, shape.strides, shape.dilations
         return next((layer for layer in self.layers if layer.key[:-1] == wanted and layer.macs == macs), None)
 
     def merged(self, other: CostTable) -> CostTable:
@@ -219,9 +225,12 @@ def load_costs(path: str | Path, *, foreign: bool = False, threads: int | None =
     if found.machine != here:
         of = f"{found.machine}, and this is {here}"
     elif threads is not None and found.threads != threads:
-        of = f"{found.threads} threads, not of {threads}"
+        of = f"{count(found.threads, 'thread')}, not of {threads}"
     if of is not None and not foreign:
-        raise UserError(f"{path} has the costs of {of}: measure here", Fix("foreign_costs", True, "to take them all the same"))
+        fixes = [Fix("foreign_costs", True, "to take them all the same")]
+        if found.machine == here:
+            fixes.insert(0, Fix("threads", found.threads))
+        raise UserError(f"{path} has the costs of {of}: measure here", fixes)
     if of is not None:
         warnings.warn(f"{path} has the costs of {of}: what pays there need not pay here", UserWarning, stacklevel=2)
     return found

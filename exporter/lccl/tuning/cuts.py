@@ -9,6 +9,7 @@ from typing import Literal, Protocol
 
 import numpy as np
 
+from lccl.forms.costs import ConvShape
 from lccl.numerics import Array
 from lccl.profiling import NetworkProfile
 
@@ -59,6 +60,9 @@ class Tunable(Protocol):
 
     def gate_values(self) -> dict[str, Array]:
         """Return values of each gate over the data: of a binary gate its logits, else its map."""
+
+    def conv_shapes(self) -> dict[str, ConvShape]:
+        """Return the shapes of the convolutions, as a table of costs has them."""
 
     def run(self, settings: Settings) -> tuple[list[Array], NetworkProfile]:
         """Return the outputs over the data, and the profile, with gates set this way."""

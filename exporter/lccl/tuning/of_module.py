@@ -12,8 +12,10 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from lccl.errors import UserError
+from lccl.forms.costs import ConvShape
 from lccl.loading.data import Data
 from lccl.nn.conv import LCCLConv2d
+from lccl.nn.conv_shapes import conv_shapes
 from lccl.nn.gate import Gate
 from lccl.numerics import Array
 from lccl.profiling import NetworkProfile
@@ -50,6 +52,10 @@ class TunableModule:
         self._batches: list[object] = list(data.chunks(tuple(data.inputs), _CHUNK))
         if len(data.inputs) == 1:
             self._batches = [next(iter(batch.values())) for batch in self._batches]  # type: ignore[attr-defined]
+
+    def conv_shapes(self) -> dict[str, ConvShape]:
+        """Return the shapes of the convolutions, as a table of costs has them."""
+        return conv_shapes(self.model)
 
     def gate_values(self) -> dict[str, Array]:
         """Return values of each gate over the data: of a binary gate its logits, else its map."""

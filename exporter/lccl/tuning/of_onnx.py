@@ -12,6 +12,8 @@ from lccl.backends.batches import CHUNK, infer_all
 from lccl.backends.onnxruntime.runner import OnnxRuntimeRunner
 from lccl.errors import UserError
 from lccl.files.external import array
+from lccl.forms.costs import ConvShape
+from lccl.forms.network_time import conv_shapes
 from lccl.graph.gate_probe import set_densities, with_gate_outputs
 from lccl.graph.inputs import input_types
 from lccl.graph.intake import intake
@@ -81,6 +83,10 @@ class TunableOnnx:
         parts: list[dict[str, Array]] = []
         profile = profile_canonical(self._set(settings), self._data.chunks(self._inputs, CHUNK), parts.append)
         return [np.concatenate([part[name] for part in parts]) for name in parts[0]], profile
+
+    def conv_shapes(self) -> dict[str, ConvShape]:
+        """Return the shapes of the convolutions, as a table of costs has them."""
+        return conv_shapes(self._base)
 
     def finished(self, settings: Settings, densities: dict[str, float]) -> onnx.ModelProto:
         """Return the model with gates set for good, and their densities in its nodes."""

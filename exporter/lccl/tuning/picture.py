@@ -1,4 +1,7 @@
-"""The picture of a tuning: score against MACs of each measured point; the chosen one is marked."""
+"""The picture of a tuning: score against MACs or time of each measured point.
+
+The chosen one is marked.
+"""
 
 from __future__ import annotations
 
@@ -21,11 +24,12 @@ def draw(result: TuneResult, path: Path) -> None:
     figure = Figure(figsize=(6.4, 4), layout="constrained")
     axes = figure.add_subplot()
     front = _front(result)
-    axes.plot([100 * p.macs for p in result.points], [p.score for p in result.points], "o", color="0.6", label="measured")
-    axes.step([100 * p.macs for p in front], [p.score for p in front], where="post", color="0.6", linewidth=1)
-    axes.plot(100 * result.built.macs, result.built.score, "s", color="C0", label="as built")
-    axes.plot(100 * result.chosen.macs, result.chosen.score, "*", color="C3", markersize=15, label="chosen")
-    axes.set_xlabel("MACs of the whole network, % of the dense one's")
+    axes.plot([100 * p.cost for p in result.points], [p.score for p in result.points], "o", color="0.6", label="measured")
+    axes.step([100 * p.cost for p in front], [p.score for p in front], where="post", color="0.6", linewidth=1)
+    axes.plot(100 * result.built.cost, result.built.score, "s", color="C0", label="as built")
+    axes.plot(100 * result.chosen.cost, result.chosen.score, "*", color="C3", markersize=15, label="chosen")
+    what = "MACs of the whole network" if result.built.latency is None else "time of all convolutions"
+    axes.set_xlabel(f"{what}, % of the dense network's")
     axes.set_ylabel(f"{result.score}, {result.images} samples")
     axes.grid(alpha=0.3)
     axes.legend()
@@ -34,10 +38,10 @@ def draw(result: TuneResult, path: Path) -> None:
 
 
 def _front(result: TuneResult) -> list[TunedPoint]:
-    """Return the points that no other one beats, from the fewest MACs."""
+    """Return the points that no other one beats, from the cheapest."""
     sign = 1 if result.direction == "higher" else -1
     front: list[TunedPoint] = []
-    for point in sorted(result.points, key=lambda p: (p.macs, -sign * p.score)):
+    for point in sorted(result.points, key=lambda p: (p.cost, -sign * p.score)):
         if not front or sign * point.score > sign * front[-1].score:
             front.append(point)
     return front

@@ -28,6 +28,14 @@ class TunedPoint:
     density: float
     """The mean over the gated layers."""
     densities: Mapping[str, float]
+    latency: float | None = None
+    """The time of all convolutions by the table of costs, over that of the dense network's; None
+    without a table."""
+
+    @property
+    def cost(self) -> float:
+        """What tuning saves: time if a table is given, else MACs."""
+        return self.macs if self.latency is None else self.latency
 
     @property
     def changed(self) -> dict[str, Setting]:
@@ -39,6 +47,7 @@ class TunedPoint:
         return {
             "score": self.score,
             "macs": self.macs,
+            "latency": self.latency,
             "density": self.density,
             "densities": dict(self.densities),
             "settings": {name: {"state": s.state, "value": s.value} for name, s in self.changed.items()},
@@ -47,7 +56,7 @@ class TunedPoint:
 
 @dataclass(frozen=True)
 class TuneResult:
-    """The measured points, from the most MACs to the fewest, and the chosen one."""
+    """The measured points, from the most costly to the cheapest, and the chosen one."""
 
     points: tuple[TunedPoint, ...]
     built: TunedPoint
@@ -77,18 +86,22 @@ class TuneResult:
         }
 
     def __str__(self) -> str:
+        timed = self.built.latency is not None
         rows = [
             (
                 "chosen" if point is self.chosen else "as built" if point is self.built else "",
                 f"{point.score:.4f}",
                 percent(point.macs),
+                *([percent(point.latency)] if timed else []),
                 percent(point.density),
                 str(len(point.changed)),
             )
             for point in self.points
         ]
-        lines = [table(("point", self.score, "MACs of dense", "density", "layers changed"), rows, right=(1, 2, 3, 4))]
-        lines.append(f"Over {count(self.images, 'sample')}.")
+        head = ("point", self.score, "MACs of dense", *(["time of dense"] if timed else []), "density", "layers changed")
+        lines = [table(head, rows, right=range(1, len(head)))]
+        by = "; the time is that of the convolutions, by the table of costs" if timed else ""
+        lines.append(f"Over {count(self.images, 'sample')}{by}.")
         if self.chosen.changed:
             layers = [
                 (name, str(setting), percent(self.built.densities.get(name)), percent(self.chosen.densities.get(name)))

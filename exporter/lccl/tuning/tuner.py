@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -14,6 +14,7 @@ from lccl.console.progress import Progress, silent
 from lccl.errors import Fix, UserError, leave_out, shown
 from lccl.errors.arguments import (
     CALLABLE,
+    COUNT,
     FACTORY,
     FILE,
     FLAG,
@@ -27,6 +28,8 @@ from lccl.errors.arguments import (
 )
 from lccl.errors.requires import needing
 from lccl.files import atomic_path, require_file, require_writable
+from lccl.forms.costs import load_costs
+from lccl.forms.network_time import NetworkTime
 from lccl.loading.data import Data, DataSource, read_data
 from lccl.loading.types import Factory, Network
 from lccl.metrics import Direction, Metric, metric_of, predictions, top1
@@ -53,10 +56,17 @@ class _Wanted:
     """In the score's own unit."""
     density: float | None
     macs: float | None
+    latency: float | None
 
     def reaches(self, point: TunedPoint) -> bool:
         """Return whether the point keeps the targets, whatever it loses."""
-        return (self.density is None or point.density <= self.density) and (self.macs is None or point.macs <= self.macs)
+        pairs = ((point.density, self.density), (point.macs, self.macs), (point.latency, self.latency))
+        return all(limit is None or (value is not None and value <= limit) for value, limit in pairs)
+
+    @property
+    def targets(self) -> bool:
+        """Whether anything has to be reached, besides a limit on the drop."""
+        return (self.density, self.macs, self.latency) != (None, None, None)
 
 
 @takes(
@@ -66,6 +76,10 @@ class _Wanted:
     max_metric_drop=NUMBER | NONE,
     target_density=NUMBER | NONE,
     target_macs=NUMBER | NONE,
+    target_latency=NUMBER | NONE,
+    costs=FILE | NONE,
+    threads=COUNT,
+    foreign_costs=FLAG,
     metric=NAME | CALLABLE | NONE,
     metric_direction=one_of("higher", "lower"),
     points=WHOLE,
@@ -86,6 +100,10 @@ def tune(
     max_metric_drop: float | None = None,
     target_density: float | None = None,
     target_macs: float | None = None,
+    target_latency: float | None = None,
+    costs: str | Path | None = None,
+    threads: int = 1,
+    foreign_costs: bool = False,
     metric: str | Callable[..., object] | None = None,
     metric_direction: Direction = "higher",
     points: int = 24,
@@ -101,9 +119,9 @@ def tune(
 
     It moves each gate's cut: the bias of a binary gate, else the threshold. Each layer is measured
     alone at some cuts, and open or closed as a whole. Then layers are cut one after another, by
-    what they lose per MACs saved, and some networks on that way are measured. With a limit on the
-    drop alone, the one with the fewest MACs is chosen that keeps it; with a target, the best one
-    that reaches it.
+    what they lose per MACs saved (with a table of costs: per microsecond), and some networks on
+    that way are measured. With a limit on the drop alone, the cheapest one is chosen that keeps it;
+    with a target, the best one that reaches it.
 
     Args:
         model: the gated network: a module, an ONNX model with LCCLConv nodes, or a file of either.
@@ -116,6 +134,11 @@ def tune(
         target_density: the mean density of the gated layers to reach.
         target_macs: the MACs of the whole network to reach, as a fraction of those of the dense
             one.
+        target_latency: the time of the network's convolutions to reach, as a fraction of the dense
+            network's, by ``costs``.
+        costs: the table that ``lccl measure`` wrote of this network.
+        threads: of one inference, those that the table has to be of.
+        foreign_costs: take a table of another machine or of other threads, with a warning.
         metric: scores the outputs in place of accuracy: a function of outputs and labels, or its
             name; see :class:`lccl.metrics.Metric`.
         metric_direction: which of its values are better.
@@ -131,9 +154,13 @@ def tune(
 
     Raises:
         UserError: no limit or target is given, nothing that was measured keeps them, or the network
-            or data cannot be used.
+            or data cannot be used, or the table is of another machine or lacks a gated layer.
     """
-    wanted = _wanted(max_accuracy_drop, max_metric_drop, target_density, target_macs, metric)
+    targets = {"density": target_density, "macs": target_macs, "latency": target_latency}
+    wanted = _wanted(max_accuracy_drop, max_metric_drop, targets, metric)
+    if target_latency is not None and costs is None:
+        raise UserError("a target of latency needs the costs of this network's layers", Fix("costs", "costs.json"))
+    table = None if costs is None else load_costs(costs, foreign=foreign_costs, threads=threads)
     if points < FEWEST_POINTS:
         raise UserError(f"at least {FEWEST_POINTS} points are measured, not {points}", Fix("points", FEWEST_POINTS))
     for file in (path, picture):
@@ -141,12 +168,13 @@ def tune(
             require_writable(file)
     chosen_metric = None if metric is None else metric_of(metric, metric_direction)
     source = _open(model, data, path, factory, state_dict_key, state_dict_prefix)
-    search = _Search(source.tunable, source.data.labels, chosen_metric, progress)
+    time = None if table is None or costs is None else NetworkTime(table, costs, source.tunable.conv_shapes())
+    search = _Search(source.tunable, source.data.labels, chosen_metric, time, progress)
     measured, built = search.along_the_way(points, wanted, opened=open_layers, closed=close_layers)
     best = _choose(measured, built, wanted, search)
     tuned = source.tunable.finished(best.settings, dict(best.densities))
     result = TuneResult(
-        tuple(sorted(measured, key=lambda p: (-p.macs, -p.score))),
+        tuple(sorted(measured, key=lambda p: (-p.cost, -p.score))),
         built,
         best,
         search.name,
@@ -168,8 +196,7 @@ def tune(
 def _wanted(
     accuracy: float | None,
     metric_drop: float | None,
-    density: float | None,
-    macs: float | None,
+    targets: Mapping[str, float | None],
     metric: object,
 ) -> _Wanted:
     if metric is None and metric_drop is not None:
@@ -177,14 +204,16 @@ def _wanted(
     if metric is not None and accuracy is not None:
         raise UserError("a limit on the drop of the accuracy does not go with a metric", Fix("max_metric_drop", accuracy))
     drop = metric_drop if metric is not None else None if accuracy is None else accuracy / 100
-    if drop is None and density is None and macs is None:
+    if drop is None and all(value is None for value in targets.values()):
         raise UserError("tuning needs a limit or a target", (Fix("max_accuracy_drop", 0.5), Fix("target_macs", 0.5)))
-    for name, value in (("density", density), ("MACs", macs)):
+    for name, value in targets.items():
         if value is not None and not 0 < value <= 1:
-            raise UserError(f"a target of {name} is a fraction between 0 and 1, not {shown(value)}")
+            raise UserError(
+                f"a target of {'MACs' if name == 'macs' else name} is a fraction between 0 and 1, not {shown(value)}"
+            )
     if drop is not None and drop < 0:
         raise UserError(f"a limit on the drop is a number from 0, not {shown(drop)}")
-    return _Wanted(drop, density, macs)
+    return _Wanted(drop, **targets)
 
 
 @dataclass(frozen=True)
@@ -282,13 +311,15 @@ def _write(tuned: Any, path: Path, source: _Source) -> None:
 class _Search:
     """Measurements of one network with its gates set in several ways."""
 
-    def __init__(self, tunable: Tunable, labels: Array | None, metric: Metric | None, progress: Progress) -> None:
-        self._tunable, self._labels, self._metric, self._progress = tunable, labels, metric, progress
+    def __init__(
+        self, tunable: Tunable, labels: Array | None, metric: Metric | None, time: NetworkTime | None, progress: Progress
+    ) -> None:
+        self._tunable, self._labels, self._metric, self._time, self._progress = tunable, labels, metric, time, progress
         self._classes: Array | None = None
         self.name = metric.name if metric else "top-1"
 
     def along_the_way(self, points: int, wanted: _Wanted, *, opened: bool, closed: bool) -> tuple[list[TunedPoint], TunedPoint]:
-        """Measure each layer alone, then networks on the way from the most MACs to the fewest."""
+        """Measure each layer alone, then networks on the way from the most costly down."""
         built, outputs = self._measure({})
         if self._metric is None and top1(outputs, self._labels) is None:
             if self._labels is not None:
@@ -316,12 +347,12 @@ class _Search:
             levels = []
             for setting in settings:
                 if setting == AS_BUILT:
-                    levels.append(Level(AS_BUILT, built.macs, 0.0))
+                    levels.append(Level(AS_BUILT, built.cost, 0.0))
                     continue
                 self._progress(f"measuring {name}", done, every)
                 point, outputs = self._measure({name: setting})
                 singles.append(point)
-                levels.append(Level(setting, point.macs, self.drop(built, point), self._smooth(outputs) - tie))
+                levels.append(Level(setting, point.cost, self.drop(built, point), self._smooth(outputs) - tie))
                 done += 1
             curves[name] = levels
         steps = list(path_of(curves))
@@ -370,7 +401,11 @@ class _Search:
         else:
             score = top1(outputs, self._labels) or 0.0
         densities = {layer.name: layer.density for layer in profile.gated if layer.density is not None}
-        return TunedPoint(dict(settings), score, profile.macs / max(1, profile.dense_macs), profile.density or 0.0, densities)
+        macs = profile.macs / max(1, profile.dense_macs)
+        latency = None
+        if self._time is not None:
+            latency = self._time.fraction((layer.name, layer.dense_macs, layer.density) for layer in profile.layers)
+        return TunedPoint(dict(settings), score, macs, profile.density or 0.0, densities, latency)
 
     def _smooth(self, outputs: list[Array]) -> float:
         """Return the mean cross-entropy, which tells settings apart that classify alike; else 0."""
@@ -394,19 +429,20 @@ def _choose(points: Sequence[TunedPoint], built: TunedPoint, wanted: _Wanted, se
     kept = [p for p in reached if wanted.drop is None or search.drop(built, p) <= wanted.drop]
     if not kept:
         raise UserError(_why_none(points, reached, built, wanted, search))
-    if wanted.density is None and wanted.macs is None:
-        return min(kept, key=lambda p: (p.macs, search.drop(built, p)))
-    return min(kept, key=lambda p: (search.drop(built, p), p.macs))
+    if not wanted.targets:
+        return min(kept, key=lambda p: (p.cost, search.drop(built, p)))
+    return min(kept, key=lambda p: (search.drop(built, p), p.cost))
 
 
 def _why_none(
     points: Sequence[TunedPoint], reached: Sequence[TunedPoint], built: TunedPoint, wanted: _Wanted, search: _Search
 ) -> str:
     if not reached:
-        least = min(points, key=lambda p: p.macs)
+        least = min(points, key=lambda p: p.cost)
+        what = f"the fewest MACs are {least.macs:.3f}" if least.latency is None else f"the shortest time is {least.latency:.3f}"
         return (
-            f"no setting of the gates reaches the target; the fewest MACs are {least.macs:.3f} of the dense network's at a mean "
-            f"density of {least.density:.3f}: train to a lower density, or allow more"
+            f"no setting of the gates reaches the target; {what} of the dense network's at a mean density of "
+            f"{least.density:.3f}: train to a lower density, or allow more"
         )
     best = min(reached, key=lambda p: search.drop(built, p))
     return (

@@ -31,7 +31,7 @@ def test_a_network_from_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture
     assert (first["network"], first["density"], first["gates"]) == ("resnet20", 0.3, 16)
     assert (second["network"], second["density"], second["gates"]) == ("digits", None, 6)
     assert 0.3 < first["macs"] < 0.5
-    assert min(first["file"], first["gated"], first["standard"], first["written"], first["dense_ms"]) > 0
+    assert min(first["file"], first["gated"], first["standard"], first["written"], first["dense_ms"], first["int8"]) > 0
     assert f"* command: bench/cpu/forms.py {' '.join(arguments)}" in text
 
 
@@ -47,10 +47,10 @@ def test_random_networks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
 
 def test_the_part_of_the_ideal() -> None:
     """MACs of 0.4 allow 2.5x: 2x is 80 % of that."""
-    row = bench.Row("net", 0.3, 1, 0.4, 1.0, 1.5, 1.8, 0.9, 2.0, "chosen", 3, 4, 1, (7, 2))
+    row = bench.Row("net", 0.3, 1, 0.4, 1.0, 1.5, 1.8, 0.9, 2.0, "chosen", 3, 4, 1, (7, 2), 1.6, None)
     assert row.of_ideal == pytest.approx((0.6, 0.8))
     line = bench.markdown({"cpu": "x"}, [row]).splitlines()[-1]
-    assert line == "| net | 0.3 | 1 | 1.00 | 1.50x | 1.80x | 0.90x | 2.00x | 60% | 80% | 3 of 4 | 1 | 7 -> 2 |"
+    assert line == "| net | 0.3 | 1 | 1.00 | 1.50x | 1.80x | 0.90x | 2.00x | 1.60x | - | 60% | 80% | 3 of 4 | 1 | 7 -> 2 |"
 
 
 @pytest.mark.parametrize(

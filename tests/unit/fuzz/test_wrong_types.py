@@ -296,6 +296,7 @@ FUNCTIONS = {
             "args": SHAPE,
             "costs": folder / "costs.json",
             "fraction": 0.5,
+            "threads": 1,
             "foreign_costs": False,
         },
     ),

@@ -81,6 +81,8 @@ def test_what_cannot_be_asked(table: Path, tmp_path: Path, monkeypatch: pytest.M
         convert(f"pays:{tmp_path / 'nothing.json'}")
     with pytest.raises(lccl.UserError, match="the table has the costs of no convolution of this network"):
         convert(args=torch.zeros(1, 3, 20, 20))
+    with pytest.raises(lccl.UserError, match="costs of 1 thread, not of 2: measure here: pass threads=1"):
+        convert(threads=2)
     monkeypatch.setattr(Machine, "here", classmethod(lambda _: Machine("cpu", "another", "avx2")))
     with pytest.raises(lccl.UserError, match="measure here: pass foreign_costs=True"):
         convert()
@@ -97,6 +99,8 @@ def test_a_budget_in_microseconds(table: Path) -> None:
     assert budget.density == pytest.approx((152 - 70) / 220)
     with pytest.raises(lccl.UserError, match="between 0 and 1, not 2"):
         lccl.train.time_budget(model, X, table, 2)
+    with pytest.raises(lccl.UserError, match="costs of 1 thread, not of 2"):
+        lccl.train.time_budget(model, X, table, 0.8, threads=2)
     with pytest.raises(lccl.UserError, match="less than what costs"):
         lccl.train.time_budget(model, X, table, 0.1)
     strided = lccl.nn.convert(network(), where=["2", "4"], args=X)

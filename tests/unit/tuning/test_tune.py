@@ -19,6 +19,7 @@ import lccl
 from conftest import ROOT
 from lccl.cli.tune import command
 from lccl.data import as_data
+from lccl.forms.costs import CostTable, LayerCost, Machine
 from lccl.graph.variants.precision import to_precision
 from lccl.loading.checkpoint import set_thresholds
 from lccl.nn import LCCLConv2d
@@ -74,6 +75,47 @@ def test_a_target_is_reached_and_the_rest_is_as_measured(network: nn.Module, exp
     assert (result.score, result.as_dict()["direction"]) == ("top-1", "higher")
     assert json.loads(json.dumps(result.as_dict()))["chosen"]["macs"] == result.chosen.macs
     assert "chosen" in str(result)
+
+
+def table_of(network: nn.Module, path: Path, **changes: Any) -> Path:
+    """A table in which the first gated layer's pixels cost ten times those of the others."""
+    layers = []
+    for i, (c, k) in enumerate([(3, 6), (6, 6)]):
+        slope = 1000.0 if i else 50.0
+        times = {"kxk": {"0.0": 10.0, "1.0": 10.0 + slope}}
+        layers.append(LayerCost(f"l{i}", (3, 3), c, k, (1, 1), (8, 8), 9 * c * k * 64, slope, times, (1, 1), times))
+    CostTable(
+        Machine.here(), **{"threads": 1, "batch": 1, "versions": {}, "commands": (), "layers": tuple(layers)} | changes
+    ).save(path)
+    return path
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["module", "onnx"])
+def test_a_target_of_latency(network: nn.Module, exported: Path, form: str, tmp_path: Path) -> None:
+    """The time is the table's: of a stem without a gate and three layers at their densities, over all dense."""
+    given: Any = network if form == "module" else onnx.load(exported)
+    costs = table_of(network, tmp_path / "costs.json")
+    result = lccl.tune(given, _data(), target_latency=0.4, costs=costs, picture=tmp_path / "p.svg", points=10)
+    for point in (result.built, result.chosen):
+        time = 50 + sum(10 + 1000 * density for density in point.densities.values())
+        assert point.latency == pytest.approx(time / 3050, rel=1e-4) == point.cost
+    assert result.chosen.latency <= 0.4 < result.built.latency  # type: ignore[operator]
+    assert result.chosen.score == max(p.score for p in result.points if p.cost <= 0.4)
+    assert "time of dense" in str(result)
+    assert "time of all convolutions" in (tmp_path / "p.svg").read_text().replace("<!-- ", "")
+    assert result.as_dict()["chosen"]["latency"] == result.chosen.latency  # type: ignore[index]
+    with pytest.raises(lccl.UserError, match="the shortest time is"):
+        lccl.tune(given, _data(), target_latency=0.01, costs=costs, points=10)
+
+
+def test_costs_of_elsewhere(network: nn.Module, tmp_path: Path) -> None:
+    path = table_of(network, tmp_path / "costs.json", threads=2)
+    with pytest.raises(lccl.UserError, match="costs of 2 threads, not of 1: measure here: pass threads=2"):
+        lccl.tune(network, _data(), target_latency=0.4, costs=path)
+    path = table_of(network, tmp_path / "costs.json", layers=())
+    with pytest.raises(lccl.UserError, match=r"has no cost of .* with a kxk gate: measure this network with lccl measure"):
+        lccl.tune(network, _data(), target_latency=0.4, costs=path)
 
 
 @pytest.mark.slow
@@ -239,6 +281,8 @@ def test_what_cannot_be_reached_is_said(network: nn.Module) -> None:
         ({}, "needs a limit or a target: pass max_accuracy_drop=0.5, or target_macs=0.5"),
         ({"max_metric_drop": 1}, "needs the metric"),
         ({"target_macs": 2}, "between 0 and 1"),
+        ({"target_latency": 0.5}, "needs the costs of this network's layers: pass costs='costs.json'"),
+        ({"target_latency": 0.5, "costs": "nowhere.json"}, "no such file"),
         ({"max_accuracy_drop": -1}, "a number from 0"),
         ({"max_accuracy_drop": 1, "points": 3}, "at least 10 points"),
         ({"max_accuracy_drop": 1, "path": "x.onnx"}, "a checkpoint"),

@@ -16,7 +16,7 @@ from torch.nn.utils import parametrize
 
 from lccl.console.text import count
 from lccl.errors import UserError, kind_of, shown
-from lccl.errors.arguments import FLAG, NAME, NONE, NUMBER, SIZES, WHOLE, takes
+from lccl.errors.arguments import COUNT, FLAG, NAME, NONE, NUMBER, SIZES, WHOLE, takes
 from lccl.errors.deprecation import renamed_keywords
 from lccl.nn.conv import LCCLConv2d, Order
 from lccl.nn.converting.measure import (
@@ -64,6 +64,7 @@ def convert(
     order: Order = ...,
     args: ExampleArgs | None = ...,
     density: float = ...,
+    threads: int = ...,
     foreign_costs: bool = ...,
     inplace: bool = ...,
     dry_run: Literal[False] = ...,
@@ -83,6 +84,7 @@ def convert(
     order: Order = ...,
     args: ExampleArgs | None = ...,
     density: float = ...,
+    threads: int = ...,
     foreign_costs: bool = ...,
     inplace: bool = ...,
     dry_run: Literal[True],
@@ -98,6 +100,7 @@ def convert(
     gate_norm=FLAG | NONE,
     order=NAME,
     density=NUMBER,
+    threads=COUNT,
     foreign_costs=FLAG,
     inplace=FLAG,
     dry_run=FLAG,
@@ -114,6 +117,7 @@ def convert(
     order: Order = "paper",
     args: ExampleArgs | None = None,
     density: float = 0.3,
+    threads: int = 1,
     foreign_costs: bool = False,
     inplace: bool = False,
     dry_run: bool = False,
@@ -158,7 +162,8 @@ def convert(
             stay unfolded). It is also needed to count MACs.
         density: the fraction of pixels computed for which the table gives savings, and at which a
             gate has to pay.
-        foreign_costs: take a table of costs of another machine, with a warning.
+        threads: of one inference, those that a table of costs has to be of.
+        foreign_costs: take a table of another machine or of other threads, with a warning.
         inplace: change ``model`` itself instead of a deep copy, whose parameters are unknown to an
             optimizer.
         dry_run: change nothing, and return the table.
@@ -176,7 +181,7 @@ def convert(
     _require_options(options, density)
     if isinstance(where, str) and where.startswith(PREFIX):
         kind = f"grid:{gate_size}" if gate == "grid" else gate
-        policy = policy_by_costs(where, kind, density, foreign=foreign_costs)
+        policy = policy_by_costs(where, kind, density, threads=threads, foreign=foreign_costs)
     else:
         policy = policy_of(where)
     inputs = None if args is None else inputs_of(args, model)

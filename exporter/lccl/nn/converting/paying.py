@@ -7,27 +7,29 @@ from functools import partial
 from pathlib import Path
 
 from lccl.errors import UserError
-from lccl.forms.costs import CostTable, LayerCost, load_costs
+from lccl.forms.costs import ConvShape, CostTable, LayerCost, load_costs
 from lccl.nn.converting.policies import Choice, Choices, Policy, barred
 from lccl.nn.converting.structure import ConvInfo
 
 PREFIX = "pays:"
 
 
-def policy_by_costs(where: str, kind: str, density: float, *, foreign: bool) -> Policy:
+def policy_by_costs(where: str, kind: str, density: float, *, threads: int, foreign: bool) -> Policy:
     """Return the policy that ``where="pays:costs.json"`` names.
 
     Args:
         where: it, with the table's file.
         kind: of gate, as the table has it: "1x1", "kxk" or "grid:G".
         density: that the gates will have.
-        foreign: take a table of another machine.
+        threads: those that the table has to be of.
+        foreign: take a table of another machine or other threads.
 
     Raises:
-        UserError: the file is no table, is of another machine, or has not this kind of gate.
+        UserError: the file is no table, is of another machine or other threads, or has not this
+            kind of gate.
     """
     path = Path(where.removeprefix(PREFIX))
-    costs = load_costs(path, foreign=foreign)
+    costs = load_costs(path, foreign=foreign, threads=threads)
     if not any(kind in layer.chained_us for layer in costs.layers):
         raise UserError(f"{path} has no times of {kind} gates: measure them with lccl measure")
     return partial(_choose, costs, kind, density)
@@ -43,7 +45,8 @@ def _choose(costs: CostTable, kind: str, density: float, convs: Sequence[ConvInf
 
 
 def _cost(costs: CostTable, conv: ConvInfo) -> LayerCost | None:
-    return costs.find(conv.kernel_size, conv.in_channels, conv.out_channels, conv.stride, conv.dilation, conv.macs or 0)
+    shape = ConvShape(conv.kernel_size, conv.in_channels, conv.out_channels, conv.stride, conv.dilation)
+    return costs.find(shape, conv.macs or 0)
 
 
 def _choice(costs: CostTable, kind: str, density: float, conv: ConvInfo) -> Choice:
