@@ -29,7 +29,9 @@ sys.path.insert(0, str(ROOT))
 from bench.command_line import Parser  # noqa: E402
 from bench.cpu.common import NO_LIBRARY, cpu_facts  # noqa: E402
 from bench.cpu.contest import library_of  # noqa: E402
+from bench.cpu.forms_picture import draw  # noqa: E402
 from bench.cpu.networks import NETWORKS  # noqa: E402
+from bench.cpu.picture import require  # noqa: E402
 from bench.cpu.rivals import rivals_over_dense  # noqa: E402
 from lccl.errors import UserError  # noqa: E402
 from lccl.forms.results import Choice  # noqa: E402
@@ -241,6 +243,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--library", dest="op", metavar="PATH", help="liblccl_ort.so")
     p.add_argument("--json", type=Path, metavar="FILE", help="all rows")
     p.add_argument("--markdown", type=Path, metavar="FILE", help="the table that is printed")
+    p.add_argument("--picture", type=Path, metavar="FILE", help="bars of all rows (.png)")
     return p
 
 
@@ -256,8 +259,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     register_schema()
     try:
-        for path in filter(None, (options.json, options.markdown)):
+        for path in filter(None, (options.json, options.markdown, options.picture)):
             require_writable(path)
+        if options.picture is not None:
+            require()
         library = library_of(options.op)
         if library == NO_LIBRARY:
             raise UserError("the forms cannot be timed without the op's library")
@@ -273,6 +278,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 for threads in options.threads:
                     rows.append(row_of(name, density, build(), threads, Path(library)))
                     print(f"{name} {density} {threads}: {rows[-1].file:.2f} -> {rows[-1].written:.2f}", file=sys.stderr)
+            if options.picture is not None:
+                draw(rows, options.picture, f"{facts['cpu']}, {facts['kernels']}, batch 1, {facts['date']}")
             text, content = markdown(facts, rows), {"facts": facts, "rows": [asdict(row) for row in rows]}
         for path, written in ((options.json, json.dumps(content, indent=1) + "\n"), (options.markdown, text)):
             if path is not None:

@@ -22,11 +22,12 @@ def library(ort_library: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.slow
 def test_a_network_from_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    files = ["--json", str(tmp_path / "f.json"), "--markdown", str(tmp_path / "f.md")]
+    files = ["--json", str(tmp_path / "f.json"), "--markdown", str(tmp_path / "f.md"), "--picture", str(tmp_path / "f.png")]
     arguments = ["--networks", "resnet20", "digits", "--densities", "0.3", *files]
     assert bench.main(arguments) == 0
     text = capsys.readouterr().out
     assert (tmp_path / "f.md").read_text().strip() == text.strip()
+    assert (tmp_path / "f.png").read_bytes().startswith(b"\x89PNG")
     first, second = json.loads((tmp_path / "f.json").read_text())["rows"]
     assert (first["network"], first["density"], first["gates"]) == ("resnet20", 0.3, 16)
     assert (second["network"], second["density"], second["gates"]) == ("digits", None, 6)
