@@ -42,7 +42,7 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
     assert loaded_by("import lccl") == set()
 
 
-@pytest.mark.parametrize("command", ["export", "build_engine", "build_plugin", "compare", "measure", "tune"])
+@pytest.mark.parametrize("command", ["export", "build_engine", "build_plugin", "compare", "doctor", "measure", "tune"])
 def test_help_loads_nothing_heavy(command: str) -> None:
     code = f"from lccl.cli.{command} import command\ntry:\n    command(['--help'])\nexcept SystemExit as e:\n    assert e.code == 0"
     assert loaded_by(code) == set()

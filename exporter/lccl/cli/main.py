@@ -28,6 +28,7 @@ SUBCOMMANDS = {
     "compare": Subcommand("lccl.cli.compare", "compare a gated network with dense ones: accuracy, latency, density, MACs"),
     "tune": Subcommand("lccl.cli.tune", "move the cuts of a trained network's gates to meet a limit, without training"),
     "measure": Subcommand("lccl.cli.measure", "time every layer of a network here, dense and gated: where does a gate pay?"),
+    "doctor": Subcommand("lccl.cli.doctor", "print what is installed here, what works with it, and how to get the rest"),
     "build-plugin": Subcommand("lccl.cli.build_plugin", "compile the TensorRT plugin, and its kernels for PyTorch"),
 }
 

@@ -37,6 +37,12 @@ GATE_CURVES: dict[str, GateCurve] = {
 }
 
 
+TRAINED_CLOSED = 2.0**-20
+"""What a closed pixel of a binary gate lets through in training, in place of 0. A ReLU behind the
+layer passes no gradient where its output is 0, so that a gate would never learn what it misses
+there. It is far below what training resolves, and float16 can hold it."""
+
+
 class Gate(nn.Module):
     """Map x [N, C, H, W] to logits [N, 1, Hg, Wg]; :meth:`activate` turns these into the gate map.
 
@@ -151,7 +157,8 @@ class Gate(nn.Module):
         """Turn logits into the gate map, with a gradient that trains under every activation."""
         if self.activation == "binary" and self.training:
             surrogate = torch.sigmoid(4 * logits)  # the step's gradient: a straight-through estimator
-            return (logits > 0).to(surrogate.dtype) + surrogate - surrogate.detach()
+            step = (logits > 0).to(surrogate.dtype).clamp(min=TRAINED_CLOSED)
+            return step + (surrogate - surrogate.detach())
         return bound_gate(logits, self.curve.slope, self.curve.bound)
 
 

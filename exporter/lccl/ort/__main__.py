@@ -2,35 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from lccl import __version__
+from lccl.backends.diagnosis.onnxruntime_library import isa_in_words, library_report, skips_pixels
 from lccl.command_line import EXIT_FAILED, EXIT_OK, Parser, Report, run, show
+from lccl.errors.deprecation import sentence
 
 PROG = "python -m lccl.ort"
-
-
-def report(library: str | None = None) -> dict[str, Any]:
-    """What is here, as plain values.
-
-    Raises:
-        UserError: a library is named and is not there.
-    """
-    import onnxruntime
-
-    from lccl.backends.onnxruntime.library import asked_isa, check_library, cpu_isa
-    from lccl.files import sha256
-
-    found = check_library(library)
-    said: dict[str, Any] = {"lccl": __version__, "library": None if found.path is None else str(found.path)}
-    if found.path is not None:
-        said |= {"sha256": sha256(found.path), "bytes": found.path.stat().st_size}
-    said |= {"onnxruntime": onnxruntime.__version__, "takes_library": bool(found), "reason": found.reason}
-    variable, asked = asked_isa() or (None, None)
-    said |= {"isa": cpu_isa(found.path) if found else None, "isa_asked": asked, "isa_asked_by": variable}
-    said |= {"level": said["isa"], "level_asked": asked}  # by their old names, until 0.3
-    return said
 
 
 def _text(said: dict[str, Any]) -> str:
@@ -42,17 +22,8 @@ def _text(said: dict[str, Any]) -> str:
         verdict = f"every pixel is computed, through the op's function: {said['reason']}"
     lines.append(f"ONNX Runtime  {said['onnxruntime']}: {verdict}")
     if said["takes_library"]:
-        lines.append(f"CPU ISA       {_isa(said)}")
+        lines.append(f"CPU ISA       {isa_in_words(said)}")
     return "\n".join(lines)
-
-
-def _isa(said: dict[str, Any]) -> str:
-    asked, variable = said["isa_asked"], said["isa_asked_by"]
-    if said["isa"] is None:
-        return f"this machine does not run {variable}={asked}: unset it" if asked else "the library does not tell"
-    if asked in (None, said["isa"]):
-        return f"{said['isa']}, as {variable} asks" if asked else str(said["isa"])
-    return f"{said['isa']}, not {asked}: the library does not know {variable}"
 
 
 def parser(prog: str = PROG) -> Parser:
@@ -74,9 +45,11 @@ def command(arguments: Sequence[str], prog: str = PROG) -> int:
         0 if closed pixels are skipped with the instruction set that is asked for, else 1.
     """
     options = parser(prog).parse_args(arguments)
-    said = report(options.library)
+    said = library_report(options.library)
+    said |= {"level": said["isa"], "level_asked": said["isa_asked"]}  # by their old names, until 0.3
     show(Report(said, _text(said)), options.json)
-    return EXIT_OK if said["takes_library"] and said["isa_asked"] in (None, said["isa"]) else EXIT_FAILED
+    print(f"warning: {sentence(PROG, 'lccl doctor')}", file=sys.stderr)
+    return EXIT_OK if skips_pixels(said) else EXIT_FAILED
 
 
 def main() -> NoReturn:

@@ -1,7 +1,7 @@
 """The TensorRT plugin of ``lccl::LCCLConv``: where its library is, and how TensorRT gets it.
 
-``python -m lccl.plugin`` prints what is here: the library, TensorRT, and whether its registry holds
-the plugin.
+``lccl doctor`` prints what is here: the library, TensorRT, and whether its registry holds the
+plugin.
 """
 
 from lccl.backends.tensorrt.library import find_plugin, load_plugin, plugin_path

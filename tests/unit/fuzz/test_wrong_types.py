@@ -24,7 +24,7 @@ from hypothesis import HealthCheck, given, settings
 
 import lccl
 import lccl.plugin
-from lccl.cli import build_engine, build_plugin, compare, export, measure, tune
+from lccl.cli import build_engine, build_plugin, compare, doctor, export, measure, tune
 from lccl.command_line import execute
 from lccl.data import load_data
 from lccl.forms.costs import CostTable, LayerCost, Machine
@@ -321,6 +321,7 @@ COMMANDS = {
     "build-engine": (build_engine.command, ["{model}", "--backend", "no backend", "--quiet"]),
     "tune": (tune.command, ["{model}", "-o", "{folder}/tuned.onnx", "--data", "{data}", "--target-macs", "0.01", "--quiet"]),
     "measure": (measure.command, ["{model}", "-o", "{folder}/costs.json", "--max-seconds", "0", "--gate", "2x2", "--quiet"]),
+    "doctor": (doctor.command, ["--require", "nothing of this name"]),
     "build-plugin": (build_plugin.command, ["--out", "{folder}/plugin", "--cmake", "no-such-cmake"]),
 }
 WORDS = [

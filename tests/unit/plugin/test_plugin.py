@@ -16,6 +16,7 @@ import pytest
 
 import lccl
 from conftest import Outcome
+from lccl.backends.diagnosis import tensorrt_plugin
 from lccl.backends.tensorrt import compiler
 from lccl.backends.tensorrt import library as plugin_library
 from lccl.backends.tensorrt.library import ENVIRONMENT, LIBRARY, find_plugin, load_plugin, plugin_path
@@ -119,14 +120,14 @@ def test_without_tensorrt(monkeypatch: pytest.MonkeyPatch, library: Path) -> Non
 
 
 def test_the_report(monkeypatch: pytest.MonkeyPatch, library: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(command, "MODULES", ())
+    monkeypatch.setattr(tensorrt_plugin, "MODULES", ())
     assert execute(command.command, []) == 1
     out = capsys.readouterr().out
     assert f"there is no {LIBRARY}: build it with lccl-build-plugin" in out
     assert "none is installed: pip install 'lccl[trt]'" in out
 
-    monkeypatch.setattr(command, "MODULES", ("tensorrt",))
-    monkeypatch.setattr(command, "_is_installed", lambda name: True)
+    monkeypatch.setattr(tensorrt_plugin, "MODULES", ("tensorrt",))
+    monkeypatch.setattr(tensorrt_plugin, "is_installed", lambda name: True)
     for taken in (True, False):
         monkeypatch.setitem(sys.modules, "tensorrt", tensorrt(taken))
         plugin_library._loaded.clear()
@@ -142,7 +143,7 @@ def test_the_report(monkeypatch: pytest.MonkeyPatch, library: Path, capsys: pyte
 def test_the_report_as_a_command() -> None:
     done = subprocess.run([sys.executable, "-m", "lccl.plugin", "--json"], capture_output=True, text=True, check=False)
     assert json.loads(done.stdout)["lccl"] == lccl.__version__
-    assert done.stderr == ""
+    assert done.stderr == "warning: python -m lccl.plugin is now lccl doctor; the old spelling goes away in 0.3\n"
 
 
 # ---- building -----------------------------------------------------------------------------------------------------------
@@ -183,7 +184,7 @@ def test_the_newest_gets_ptx_too(tmp_path: Path) -> None:
 def test_bad_options(
     invoke: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], words: str
 ) -> None:
-    monkeypatch.setattr(compiler, "_find_tool", lambda name: name)
+    monkeypatch.setattr(compiler, "find_tool", lambda name: name)
     done: Outcome = invoke(COMMAND, *arguments, "-o", tmp_path)
     assert done.code == 1
     assert words in done.err
@@ -246,7 +247,7 @@ def test_a_compiler_that_fails(invoke: Any, tmp_path: Path, monkeypatch: pytest.
     fake = tmp_path / "cmake"
     fake.write_text("#!/bin/sh\necho '[ 10%] Building'\necho 'kernel.cu(3): error: what is this'\nexit 2\n")
     fake.chmod(0o755)
-    monkeypatch.setattr(compiler, "_find_tool", lambda name: str(fake))
+    monkeypatch.setattr(compiler, "find_tool", lambda name: str(fake))
     target = tmp_path / "out"
     done: Outcome = invoke(COMMAND, "--compute-capability", "8.9", "-o", target)
     assert (done.code, done.err) == (1, "error: cmake failed: kernel.cu(3): error: what is this\n")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import importlib.util
 import os
 import re
@@ -16,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from lccl.backends.gpus import gpus
 from lccl.backends.tensorrt.library import LIBRARY, PACKAGED
 from lccl.console.progress import Progress, silent
 from lccl.errors import Fix, UserError
@@ -28,8 +28,6 @@ SUPPORTED = ("8.0", "8.6", "8.9", "9.0", "12.0")
 """Compute capabilities that ``all`` stands for; PTX covers those between and after."""
 BY_TRITON = ("8.0", "8.6", "8.9", "9.0", "10.0", "12.0")
 """Those that kernels in Triton are compiled for; others, such as 10.3 and 12.1, take the PTX."""
-_MAJOR, _MINOR = 75, 76
-"""CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, _MINOR."""
 
 
 @dataclass(frozen=True)
@@ -69,24 +67,8 @@ def source_folder() -> Path:
 
 
 def present_capabilities() -> tuple[str, ...]:
-    """Compute capabilities of the GPUs in this machine, without CUDA's runtime."""
-    try:
-        driver = ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return ()
-    count = ctypes.c_int(0)
-    if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0:
-        return ()
-    found = set()
-    for ordinal in range(count.value):
-        numbers = []
-        for attribute in (_MAJOR, _MINOR):
-            value = ctypes.c_int(0)
-            if driver.cuDeviceGetAttribute(ctypes.byref(value), attribute, ordinal) == 0:
-                numbers.append(str(value.value))
-        if len(numbers) == 2:
-            found.add(".".join(numbers))
-    return tuple(sorted(found, key=_number))
+    """Compute capabilities of the GPUs in this machine."""
+    return tuple(sorted({gpu.capability for gpu in gpus()}, key=_number))
 
 
 def _number(capability: str) -> int:
@@ -144,7 +126,7 @@ def build_plugin(
     capabilities = capabilities_for(compute_capabilities)
     sources = source_folder()
     tools = {"cmake": _require_tool("cmake")}
-    nvcc = _find_tool("nvcc")
+    nvcc = find_tool("nvcc")
     if nvcc is None:
         _require_triton(capabilities)
     else:
@@ -248,14 +230,15 @@ def _make_folder(folder: Path) -> None:
 _HOW_TO_GET_NVCC = "install the CUDA toolkit 12.8 or newer and put its bin folder on PATH, or set CUDACXX to nvcc's path"
 
 
-def _find_tool(name: str) -> str | None:
+def find_tool(name: str) -> str | None:
+    """Return the path of "nvcc" or "cmake" as a build finds it; None where it is not here."""
     environment = {"nvcc": os.environ.get("CUDACXX"), "cmake": None}[name]
     home = os.environ.get("CUDA_PATH") or "/usr/local/cuda"
     return (environment and shutil.which(environment)) or shutil.which(name) or shutil.which(name, path=f"{home}/bin")
 
 
 def _require_tool(name: str) -> str:
-    found = _find_tool(name)
+    found = find_tool(name)
     if found is None:
         raise UserError(f"{name} is not here: pip install {name}")
     return found

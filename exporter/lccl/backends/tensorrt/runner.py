@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import importlib.util
 import os
 import sys
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from lccl.backends.batch_ranges import common_batches
+from lccl.backends.gpus import gpus
 from lccl.backends.interface import Batches
 from lccl.errors import UserError, first_line
 from lccl.errors.requires import how_to_install, needing
@@ -32,15 +32,7 @@ def gpu_missing() -> str | None:
 
 def gpu_name() -> str | None:
     """The first GPU's name, by asking the driver; None where there is no GPU."""
-    count, device, name = ctypes.c_int(0), ctypes.c_int(0), ctypes.create_string_buffer(256)
-    try:
-        driver = ctypes.CDLL("libcuda.so.1" if os.name == "posix" else "nvcuda.dll")
-    except OSError:
-        return None
-    if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0 or count.value < 1:
-        return None
-    told = driver.cuDeviceGet(ctypes.byref(device), 0) == 0 and driver.cuDeviceGetName(name, len(name), device) == 0
-    return name.value.decode(errors="replace") if told else "GPU"
+    return next((gpu.name for gpu in gpus()), None)
 
 
 @contextlib.contextmanager

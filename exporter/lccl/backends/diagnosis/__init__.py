@@ -1,0 +1,1 @@
+"""What is here, what works with it, and the command that gets the rest."""

@@ -1,0 +1,236 @@
+"""``lccl doctor``: what it finds, what it says works, and the command that gets the rest."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import onnxruntime
+import pytest
+
+import lccl
+from lccl.backends import gpus as gpus_of
+from lccl.backends.diagnosis import diagnosis
+from lccl.backends.diagnosis import parts as parts_of
+from lccl.backends.diagnosis.diagnosis import Ability, diagnose
+from lccl.backends.diagnosis.parts import Part, parts
+from lccl.backends.gpus import Gpu
+
+LIBRARY = {
+    "onnxruntime": "1.32.0",
+    "takes_library": True,
+    "library": "/x.so",
+    "isa": "avx2",
+    "isa_asked": None,
+    "isa_asked_by": None,
+}
+PLUGIN = {"library": "/p.so", "registries": [{"module": "tensorrt", "holds_plugin": True, "reason": ""}]}
+HERE = {"torch": "2.13.0+cu130", "triton": "3.9.0", "nvcc": "13.0", "cmake": "3.25.1", "g++": "12.2.0", "GPU": "RTX 4090"}
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Ability]]:
+    """A machine that has everything, but for what a test takes away; the abilities by name."""
+    monkeypatch.setitem(sys.modules, "tensorrt", SimpleNamespace(__version__="11.4"))
+    monkeypatch.setitem(sys.modules, "tensorrt_rtx", SimpleNamespace(__version__="1.7"))
+    monkeypatch.setattr(diagnosis.importlib.util, "find_spec", lambda name: None if name in gone else object())
+    gone: list[str] = []
+
+    def found(without: str = "", library: Any = LIBRARY, plugin: Any = PLUGIN, **versions: str | None) -> dict[str, Ability]:
+        gone[:] = without.split()
+        here = {**HERE, **versions}
+        monkeypatch.setattr(diagnosis, "parts", lambda: tuple(Part(name, version) for name, version in here.items()))
+        monkeypatch.setattr(diagnosis, "library_report", lambda: library)
+        monkeypatch.setattr(diagnosis, "plugin_report", lambda: plugin)
+        return {ability.name: ability for ability in diagnose().abilities}
+
+    return found
+
+
+def test_all_is_here(machine: Callable[..., dict[str, Ability]]) -> None:
+    able = machine()
+    assert [name for name, ability in able.items() if not ability.works] == []
+    assert [ability.fix for ability in able.values()] == [""] * len(able)
+    assert "RTX 4090" in able["tensorrt"].detail
+
+
+@pytest.mark.parametrize(
+    ("change", "lost", "why", "fix"),
+    [
+        ({"without": "onnxscript"}, "export", "without onnxscript", "pip install 'lccl[export]'"),
+        ({"without": "torch"}, "train", "without PyTorch", "pip install 'lccl[train]'"),
+        (
+            {"library": LIBRARY | {"onnxruntime": "1.16.3"}},
+            "onnxruntime",
+            "1.16.3 is too old",
+            "pip install 'onnxruntime>=1.20'",
+        ),
+        (
+            {"library": LIBRARY | {"takes_library": False, "reason": "there is no liblccl_ort.so: install lccl again"}},
+            "onnxruntime-lccl",
+            "there is no liblccl_ort.so",
+            "install lccl again",
+        ),
+        (
+            {"library": LIBRARY | {"isa": None, "isa_asked": "avx512", "isa_asked_by": "LCCL_CPU_ISA"}},
+            "onnxruntime-lccl",
+            "this machine does not run LCCL_CPU_ISA=avx512",
+            "unset LCCL_CPU_ISA",
+        ),
+        (
+            {"without": "tensorrt_rtx tensorrt_rtx_bindings"},
+            "tensorrt-rtx-build",
+            "without TensorRT for RTX",
+            "pip install 'lccl[rtx]'",
+        ),
+        ({"without": "tensorrt"}, "tensorrt", "without TensorRT", "pip install 'lccl[trt]'"),
+        (
+            {"plugin": {"library": None, "missing": "there is no plugin: build it with lccl-build-plugin", "registries": []}},
+            "tensorrt-build",
+            "there is no plugin",
+            "build it with lccl-build-plugin",
+        ),
+        ({"GPU": None}, "tensorrt", "there is no NVIDIA GPU", "a machine with an NVIDIA GPU and its driver"),
+        ({"GPU": None}, "cuda", "there is no NVIDIA GPU", "a machine with an NVIDIA GPU and its driver"),
+        ({"torch": "2.13.0+cpu"}, "cuda", "PyTorch 2.13.0+cpu has no CUDA", "pip install --force-reinstall torch"),
+        ({"torch": None}, "cuda", "without PyTorch", "pip install 'lccl[export]' or 'lccl[train]'"),
+        ({"triton": None}, "cuda", "neither a built library nor Triton", "pip install triton, or lccl build-plugin"),
+        ({"cmake": None}, "build-plugin", "without cmake", "pip install cmake"),
+        (
+            {"nvcc": None, "triton": None},
+            "build-plugin",
+            "without nvcc",
+            "pip install triton nvidia-cuda-runtime nvidia-cuda-crt",
+        ),
+    ],
+    ids=str,
+)
+def test_what_is_not_here(
+    machine: Callable[..., dict[str, Ability]],
+    change: dict[str, Any],
+    lost: str,
+    why: str,
+    fix: str,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    monkeypatch.setattr("lccl.backends.torch.cuda.library.library_path", lambda: tmp_path / "no.so")
+    found = machine(**change)[lost]
+    assert not found.works
+    assert why in found.detail
+    assert found.fix == fix
+
+
+def test_a_toolkit_is_not_needed_where_triton_is(machine: Callable[..., dict[str, Ability]]) -> None:
+    assert machine(nvcc=None)["build-plugin"].works
+
+
+def test_a_tensorrt_that_does_not_load(machine: Callable[..., dict[str, Ability]], monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(name: str) -> ModuleType:
+        raise OSError("libnvinfer.so.11: cannot open shared object file")
+
+    monkeypatch.setattr(diagnosis.importlib, "import_module", broken)
+    assert "does not load: libnvinfer.so.11" in machine()["tensorrt"].detail
+
+
+def test_this_machine() -> None:
+    found = {part.name: part for part in parts()}
+    assert found["lccl"].version == lccl.__version__
+    assert found["onnxruntime"].version == onnxruntime.__version__
+    assert found["python"].version == sys.version.split()[0]
+
+
+@pytest.mark.parametrize(
+    ("said", "name", "version"),
+    [
+        (
+            "nvcc: NVIDIA (R) Cuda compiler driver\nBuilt on 2025\nCuda compilation tools, release 13.0, V13.0.88",
+            "nvcc",
+            "13.0",
+        ),
+        ("g++ (Debian 12.2.0-14) 12.2.0", "g++", "12.2.0"),
+        ("nonsense", "cmake", "of unknown version"),
+    ],
+)
+def test_the_version_of_a_tool(said: str, name: str, version: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tool = tmp_path / name
+    tool.write_text(f"#!/bin/sh\ncat <<'END'\n{said}\nEND\n")
+    tool.chmod(0o755)
+    monkeypatch.setattr(parts_of.shutil, "which", lambda *_, **__: str(tool))
+    monkeypatch.setattr("lccl.backends.tensorrt.compiler.find_tool", lambda _: str(tool))
+    assert parts_of._tool(name) == Part(name, version, str(tool))
+
+
+def fake_driver() -> SimpleNamespace:
+    """libcuda of a machine with two GPUs, of which the second does not tell anything."""
+
+    def write(value: int, code: int = 0) -> Callable[..., int]:
+        def call(target: Any, *_: Any) -> int:
+            target._obj.value = value
+            return code
+
+        return call
+
+    def device(target: Any, ordinal: int) -> int:
+        return write(ordinal, ordinal)(target)
+
+    def attribute(target: Any, which: int, _: Any) -> int:
+        return write({75: 9, 76: 0}[which])(target)
+
+    def name(target: Any, *_: Any) -> int:
+        target.value = b"NVIDIA H100"
+        return 0
+
+    return SimpleNamespace(
+        cuInit=lambda _: 0,
+        cuDriverGetVersion=write(13010),
+        cuDeviceGetCount=write(2),
+        cuDeviceGet=device,
+        cuDeviceGetAttribute=attribute,
+        cuDeviceGetName=name,
+    )
+
+
+def test_gpus_and_their_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ctypes, "CDLL", lambda _: fake_driver())
+    assert gpus_of.gpus() == (Gpu("NVIDIA H100", "9.0"),)
+    assert gpus_of.driver_version() == "13.1"
+
+
+def test_without_a_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(_: str) -> None:
+        raise OSError
+
+    monkeypatch.setattr(ctypes, "CDLL", missing)
+    assert (gpus_of.gpus(), gpus_of.driver_version()) == ((), None)
+
+
+# ---- the command ----------------------------------------------------------------------------------------------------
+
+
+def test_the_command(invoke: Callable[..., Any]) -> None:
+    done = invoke("lccl.cli.doctor")
+    assert done.code == 0
+    assert f"onnxruntime {onnxruntime.__version__}".split() == next(
+        line.split() for line in done.out.splitlines() if line.startswith("onnxruntime ")
+    )
+    done = invoke("lccl.cli.doctor", "--json", "--require", "onnxruntime,export", "--require", "train")
+    said = json.loads(done.out)
+    assert done.code == 0
+    assert {ability["name"]: ability["works"] for ability in said["abilities"]}["export"]
+    assert said["onnxruntime"]["onnxruntime"] == onnxruntime.__version__
+
+
+def test_what_is_required_and_missing(invoke: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(diagnosis, "_cuda", lambda _: Ability("cuda", "skip", False, "there is no GPU", "buy one"))
+    done = invoke("lccl.cli.doctor", "--require", "onnxruntime,cuda")
+    assert done.code == 1
+    assert done.err == "error: cuda is required: there is no GPU: buy one\n"
+    done = invoke("lccl.cli.doctor", "--require", "tensorflow")
+    assert done.code == 1
+    assert "there is nothing called 'tensorflow' to require: choose from export, train, onnxruntime," in done.err
