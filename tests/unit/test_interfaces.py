@@ -84,8 +84,8 @@ def library_files() -> list[Path]:
     return [p for p in PACKAGE.rglob("*.py") if "cli" not in p.relative_to(PACKAGE).parts and p.name not in commands]
 
 
-PROGRAMS = {"--build", "--parallel", "--list-gpu-arch"}
-"""Options of programs that the library itself runs: CMake, nvcc."""
+PROGRAMS = {"--build", "--parallel", "--list-gpu-arch", "--version"}
+"""Options of programs that the library itself runs: CMake, nvcc, g++."""
 
 
 def test_the_library_does_not_speak_a_commands_words() -> None:

@@ -97,7 +97,7 @@ def test_all_is_here(machine: Callable[..., dict[str, Ability]]) -> None:
         ),
         ({"GPU": None}, "tensorrt", "there is no NVIDIA GPU", "a machine with an NVIDIA GPU and its driver"),
         ({"GPU": None}, "cuda", "there is no NVIDIA GPU", "a machine with an NVIDIA GPU and its driver"),
-        ({"torch": "2.13.0+cpu"}, "cuda", "PyTorch 2.13.0+cpu has no CUDA", "pip install --force-reinstall torch"),
+        ({"torch": "2.13.0+cpu"}, "cuda", "PyTorch 2.13.0+cpu has no CUDA", "pip uninstall -y torch && pip install torch"),
         ({"torch": None}, "cuda", "without PyTorch", "pip install 'lccl[export]' or 'lccl[train]'"),
         ({"triton": None}, "cuda", "neither a built library nor Triton", "pip install triton, or lccl build-plugin"),
         ({"cmake": None}, "build-plugin", "without cmake", "pip install cmake"),

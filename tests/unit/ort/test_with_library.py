@@ -122,7 +122,10 @@ def test_the_old_variable_still_asks_with_a_warning(library: Path) -> None:
     command = [sys.executable, "-m", "lccl.ort", "--library", str(library)]
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     assert done.stdout.splitlines()[-1] == "CPU ISA       portable, as LCCL_CPU_LEVEL asks"
-    assert done.stderr.splitlines() == ["warning: LCCL_CPU_LEVEL is now LCCL_CPU_ISA; the old spelling goes away in 0.3", OLD_COMMAND]
+    assert done.stderr.splitlines() == [
+        "warning: LCCL_CPU_LEVEL is now LCCL_CPU_ISA; the old spelling goes away in 0.3",
+        OLD_COMMAND,
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment | {"LCCL_CPU_ISA": "portable"})
     assert done.stdout.splitlines()[-1] == "CPU ISA       portable, as LCCL_CPU_ISA asks"
     assert done.stderr.splitlines() == [OLD_COMMAND]

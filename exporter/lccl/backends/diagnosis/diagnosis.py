@@ -172,7 +172,7 @@ def _cuda(versions: dict[str, str | None]) -> Ability:
     if torch is None:
         return Ability(name, what, False, "without PyTorch", how_to_install("torch"))
     if "+cpu" in torch:
-        return Ability(name, what, False, f"PyTorch {torch} has no CUDA", "pip install --force-reinstall torch")
+        return Ability(name, what, False, f"PyTorch {torch} has no CUDA", "pip uninstall -y torch && pip install torch")
     if versions["GPU"] is None:
         return Ability(name, what, False, "there is no NVIDIA GPU with a driver", "a machine with an NVIDIA GPU and its driver")
     library = library_path() if library_path().is_file() else None
