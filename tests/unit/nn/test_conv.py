@@ -9,6 +9,7 @@ from typing import Any, get_args, get_type_hints
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from lccl.errors import UserError
@@ -320,3 +321,25 @@ def test_a_synchronised_gate_of_one_value_waits_for_the_other_processes(monkeypa
 def test_an_input_that_is_no_batch_of_maps(shape: tuple[int, ...]) -> None:
     with pytest.raises(UserError, match=r"X is \[N, C, H, W\], not"):
         LCCLConv2d(3, 4, 3, padding=1).eval()(torch.zeros(shape))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_a_binary_gate_learns_what_it_misses(dtype: torch.dtype) -> None:
+    """Where the gate is closed, the gradient says by how much the loss would fall if it opened, behind a ReLU too."""
+    torch.manual_seed(0)
+    layer = LCCLConv2d(3, 4, 3, padding=1, gate_activation="binary", gate_norm=False, norm=False).to(dtype).train()
+    with torch.no_grad():
+        layer.gate.conv.weight.zero_()
+        layer.gate.conv.bias.fill_(-0.5)
+    x = torch.randn(2, 3, 6, 6).to(dtype)
+    y = layer(x)
+    assert float(y.detach().abs().max()) < 1e-4
+    wanted = torch.ones_like(y)
+    (F.relu(y) * wanted).sum().backward()
+    with torch.no_grad():
+        dense = F.relu(layer.conv(F.pad(x, (1, 1, 1, 1))).float())
+        slope = 4 * torch.sigmoid(torch.tensor(-2.0)) * torch.sigmoid(torch.tensor(2.0))
+        expected = float(slope * dense.sum())
+    assert float(layer.gate.conv.bias.grad) == pytest.approx(expected, rel=0.02)
+    layer.eval()
+    assert not layer(x).any()

@@ -20,7 +20,7 @@ class Ability:
     """Something that a user may want to do here."""
 
     name: str
-    """As ``--require`` takes it."""
+    """As :meth:`Diagnosis.missing` takes it."""
     what: str
     """In words."""
     works: bool
