@@ -5,7 +5,8 @@
 
 writes into ``docs/pictures`` ``pages.png`` (pages of the demo: what was read, and where the network computed),
 ``training.png`` (the course of its training), ``networks.png`` (what the CPU benchmark measured) and ``gates.png`` (one scan
-of samples/digits, gate maps over it, the pixels that are computed), and prints the tables from the same measurements.
+of samples/digits, gate maps over it, the pixels that are computed), ``inspect.png`` (the demo's network as ``lccl inspect``
+draws it), and prints the tables from the same measurements.
 Nothing is measured here. It needs matplotlib: ``pip install -e '.[docs]'``.
 """
 
@@ -266,6 +267,15 @@ def draw_gates(path: Path, index: int = IMAGE) -> None:
     _save(figure, path)
 
 
+def draw_inspection(path: Path) -> None:
+    """Draw the demo's network as ``lccl inspect --picture`` does, over ten of its pages."""
+    import lccl
+    from lccl.exporting.inspection_picture import draw
+
+    network = ROOT / "samples" / "pages" / "pixel.pt"
+    draw(lccl.inspect(network, "samples.pages.data:ten", factory="samples.pages.network:page_reader"), path)
+
+
 def _shades(colour: str) -> Any:
     """From a pale tint to the colour itself."""
     from matplotlib.colors import LinearSegmentedColormap, to_rgb
@@ -309,6 +319,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     draw_training(options.out / "training.png")
     draw_networks(options.out / "networks.png")
     draw_gates(options.out / "gates.png")
+    draw_inspection(options.out / "inspect.png")
     print(pages_table())
     print()
     print(table())

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from lccl.engine import EngineResult, build_engine
     from lccl.errors import ContractError, Fix, UserError
     from lccl.exporting import ExportResult, export
+    from lccl.exporting.inspection import Inspection, inspect
     from lccl.loading.checkpoint import save_checkpoint
     from lccl.loading.torch_file import load_checkpoint
     from lccl.nn.warming import WarmUp, warm_up
@@ -31,6 +32,7 @@ _LAZY = {
     "EngineResult": "lccl.engine",
     "ExportResult": "lccl.exporting",
     "Fix": "lccl.errors",
+    "Inspection": "lccl.exporting.inspection",
     "LatencyPlan": "lccl.comparing",
     "Limits": "lccl.comparing",
     "NetworkProfile": "lccl.profiling",
@@ -40,6 +42,7 @@ _LAZY = {
     "build_engine": "lccl.engine",
     "compare": "lccl.comparing",
     "export": "lccl.exporting",
+    "inspect": "lccl.exporting.inspection",
     "load_checkpoint": "lccl.loading.torch_file",
     "load_plugin": "lccl.plugin",
     "plugin_path": "lccl.plugin",
@@ -55,6 +58,7 @@ __all__ = [
     "EngineResult",
     "ExportResult",
     "Fix",
+    "Inspection",
     "LatencyPlan",
     "Limits",
     "NetworkProfile",
@@ -65,6 +69,7 @@ __all__ = [
     "build_engine",
     "compare",
     "export",
+    "inspect",
     "load_checkpoint",
     "load_plugin",
     "nn",

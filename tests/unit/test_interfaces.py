@@ -103,6 +103,7 @@ FUNCTIONS_OF = {
     "build_plugin()": COMPILER.build_plugin,
     "load_checkpoint()": lccl.load_checkpoint,
     "tune()": lccl.tune,
+    "inspect()": lccl.inspect,
     "convert()": lccl.nn.convert,
     "time_budget()": lccl.train.time_budget,
 }
@@ -112,6 +113,7 @@ COMMANDS_OF = {
     "lccl build-engine": ("build_engine", ["m.onnx"]),
     "lccl build-plugin": ("build_plugin", []),
     "lccl measure": ("measure", ["m.onnx", "-o", "costs.json"]),
+    "lccl inspect": ("inspect", ["m.onnx"]),
     "lccl tune": ("tune", ["m.onnx", "-o", "n.onnx", "--data", "x.npz"]),
 }
 """The module of a command, and the words that it cannot do without."""
@@ -137,8 +139,8 @@ RAISED_FROM = {
     "exporting/exporter.py": EXPORT,
     "exporting/gate_search.py": EXPORT,
     "exporting/torch_source.py": EXPORT,
-    "exporting/unchecked.py": ("lccl measure",),
-    "forms/costs.py": ("convert()", "time_budget()", "tune()", "lccl tune"),
+    "exporting/unchecked.py": ("lccl measure", "inspect()", "lccl inspect"),
+    "forms/costs.py": ("convert()", "time_budget()", "tune()", "lccl tune", "inspect()", "lccl inspect"),
     "graph/variants/precision.py": ENGINE,
     "loading/checkpoint.py": LOAD,
     "loading/factory.py": LOAD,

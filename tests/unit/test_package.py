@@ -42,7 +42,9 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
     assert loaded_by("import lccl") == set()
 
 
-@pytest.mark.parametrize("command", ["export", "build_engine", "build_plugin", "compare", "doctor", "measure", "tune"])
+@pytest.mark.parametrize(
+    "command", ["export", "build_engine", "build_plugin", "compare", "doctor", "inspect", "measure", "tune"]
+)
 def test_help_loads_nothing_heavy(command: str) -> None:
     code = f"from lccl.cli.{command} import command\ntry:\n    command(['--help'])\nexcept SystemExit as e:\n    assert e.code == 0"
     assert loaded_by(code) == set()
@@ -95,7 +97,19 @@ MAY_IMPORT = {
     "loading": {"console", "files", "nn", "numerics", "torch_calls"},
     "profiling": {"backends", "console", "graph", "loading", "nn", "numerics", "op", "torch_calls"},
     "train": {"console", "files", "forms", "nn", "profiling", "torch_calls"},
-    "exporting": {"backends", "console", "files", "graph", "loading", "nn", "numerics", "op", "profiling", "torch_calls"},
+    "exporting": {
+        "backends",
+        "console",
+        "files",
+        "forms",
+        "graph",
+        "loading",
+        "nn",
+        "numerics",
+        "op",
+        "profiling",
+        "torch_calls",
+    },
     "engine": {"backends", "console", "files", "forms", "graph", "loading", "op"},
     "tuning": {
         "backends",

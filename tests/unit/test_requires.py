@@ -147,6 +147,7 @@ def without_extras(code: str, cwd: Path | None = None) -> subprocess.CompletedPr
     [
         ("export", ["m.onnx", "-o", "out.onnx"], "lccl-export needs PyTorch: pip install 'lccl[export]'"),
         ("compare", ["m.onnx", "--data", "d.npz"], "lccl-compare needs PyTorch: pip install 'lccl[export]'"),
+        ("inspect", ["m.onnx"], "lccl-inspect needs onnx-graphsurgeon: pip install 'lccl[export]'"),
         ("measure", ["m.onnx", "-o", "c.json"], "lccl-measure needs onnx-graphsurgeon: pip install 'lccl[export]'"),
         (
             "build_engine",

@@ -26,6 +26,7 @@ SUBCOMMANDS = {
     "export": Subcommand("lccl.cli.export", "export a network with gated convolutions to ONNX, checked against its source"),
     "build-engine": Subcommand("lccl.cli.build_engine", "build an engine from an exported model"),
     "compare": Subcommand("lccl.cli.compare", "compare a gated network with dense ones: accuracy, latency, density, MACs"),
+    "inspect": Subcommand("lccl.cli.inspect", "print a network's layers: gated, gateable or why not, MACs, density, cost"),
     "tune": Subcommand("lccl.cli.tune", "move the cuts of a trained network's gates to meet a limit, without training"),
     "measure": Subcommand("lccl.cli.measure", "time every layer of a network here, dense and gated: where does a gate pay?"),
     "doctor": Subcommand("lccl.cli.doctor", "print what is installed here, what works with it, and how to get the rest"),

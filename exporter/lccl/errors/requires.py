@@ -72,6 +72,8 @@ NEEDS = {
     "nn": _TORCH,
     "tune": Need(("torch",), ("train",)),
     "measure": _GRAPH,
+    "inspect": _GRAPH,
+    "Inspection": _GRAPH,
     "TuneResult": Need(("torch",), ("train",)),
     "train": _TORCH,
     "warm_up": _TORCH,

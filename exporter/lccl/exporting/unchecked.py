@@ -7,11 +7,9 @@ from pathlib import Path
 import onnx
 
 from lccl.errors import Fix, UserError
-from lccl.exporting.example import example_of_module
 from lccl.graph.inputs import batch_axes, input_types
 from lccl.graph.intake import intake
 from lccl.loading.onnx import load_onnx
-from lccl.loading.torch_file import load_model
 from lccl.op.onnx_op import register_schema
 
 
@@ -30,6 +28,8 @@ def unchecked_onnx(source: Path, factory: str | None, shape: tuple[int, ...] | N
     register_schema()
     if source.suffix == ".onnx":
         return _sized(intake(load_onnx(source)), shape)
+    from lccl.exporting.example import example_of_module
+    from lccl.loading.torch_file import load_model
     from lccl.nn.translate import to_onnx
 
     loaded = load_model(source, factory, unsafe_pickle=unsafe_pickle)

@@ -10,6 +10,9 @@ from onnx import helper
 from lccl.graph.op_sets import COPIES, QUANTIZERS, REPORTED_CONVOLUTIONS
 from lccl.op.onnx_op import is_lccl_node, node_attributes
 
+NO_GATE = "the model has no gate here"
+"""The reason where nothing looks like a gate."""
+
 
 @dataclass(frozen=True)
 class LayerReport:
@@ -83,7 +86,7 @@ def _dense(node: onnx.NodeProto, weights: dict[str, tuple[int, ...]]) -> LayerRe
         reason = "transposed convolutions are not part of the op"
     else:
         k, c = first, second * group
-        reason = "grouped convolutions are not part of version 1 of the op" if group != 1 else "the model has no gate here"
+        reason = "grouped convolutions are not part of version 1 of the op" if group != 1 else NO_GATE
     if kernel and len(kernel) != 2:
         reason = "only 2-D convolutions can be gated"
     return LayerReport(node.name or node.output[0], kernel, c, k, strides, False, "", reason)

@@ -25,6 +25,7 @@ from hypothesis import HealthCheck, given, settings
 import lccl
 import lccl.plugin
 from lccl.cli import build_engine, build_plugin, compare, doctor, export, measure, tune
+from lccl.cli.inspect import command as inspect_command
 from lccl.command_line import execute
 from lccl.data import load_data
 from lccl.forms.costs import CostTable, LayerCost, Machine
@@ -187,6 +188,19 @@ FUNCTIONS = {
         },
     ),
     "profile": Function(lccl.profile, lambda _: {"model": gated(), "data": images()}),
+    "inspect": Function(
+        lccl.inspect,
+        lambda folder: {
+            "source": folder / "model.onnx",
+            "data": images(),
+            "args": SHAPE,
+            "factory": None,
+            "unsafe_pickle": False,
+            "costs": None,
+            "threads": 1,
+            "foreign_costs": False,
+        },
+    ),
     "profile of a file": Function(lccl.profile, lambda folder: {"model": folder / "model.onnx", "data": images()}),
     "load_checkpoint": Function(
         lccl.load_checkpoint,
@@ -321,6 +335,7 @@ COMMANDS = {
     "build-engine": (build_engine.command, ["{model}", "--backend", "no backend", "--quiet"]),
     "tune": (tune.command, ["{model}", "-o", "{folder}/tuned.onnx", "--data", "{data}", "--target-macs", "0.01", "--quiet"]),
     "measure": (measure.command, ["{model}", "-o", "{folder}/costs.json", "--max-seconds", "0", "--gate", "2x2", "--quiet"]),
+    "inspect": (inspect_command, ["{model}", "--threads", "0", "--quiet"]),
     "doctor": (doctor.command, ["--require", "nothing of this name"]),
     "build-plugin": (build_plugin.command, ["--out", "{folder}/plugin", "--cmake", "no-such-cmake"]),
 }
