@@ -129,6 +129,7 @@ RAISED_FROM = {
     "backends/tensorrt_rtx/builder.py": ENGINE,
     "cli/export.py": ("lccl export",),
     "comparing/candidates.py": COMPARE,
+    "comparing/comparer.py": COMPARE,
     "comparing/limits.py": COMPARE,
     "comparing/measure.py": COMPARE,
     "comparing/requirements.py": COMPARE,

@@ -5,13 +5,14 @@ The exit code is 0 where every limit passed, and 2 where one failed.
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import NoReturn
 
-from lccl.command_line import EXIT_LIMIT_FAILED, EXIT_OK, Parser, fraction, number, run, seconds, show, stdout_kept
+from lccl.command_line import EXIT_LIMIT_FAILED, EXIT_OK, Parser, fraction, number, recorded, run, seconds, show, stdout_kept
 from lccl.console.progress import on_terminal
 from lccl.errors import UserError
 from lccl.files import require_file
@@ -92,6 +93,9 @@ def parser(prog: str = PROG) -> Parser:
     p.add_argument(
         "--max-metric-drop", type=number, metavar="AMOUNT", help="the metric's mean worse than the baseline's, in its own unit"
     )
+    p.add_argument("--html", type=Path, metavar="FILE.html", help="also write the result as one page with charts and gate maps")
+    p.add_argument("--tuning", type=Path, metavar="TUNING.json", help="what lccl tune --json printed, to be shown on the page")
+    p.add_argument("--training", type=Path, metavar="TRAINING.json", help="the epochs of a training, to be shown on the page")
     p.add_argument(
         "--plugin-library", type=Path, metavar="LIBRARY", help="the TensorRT plugin of engines (default: the installed one)"
     )
@@ -139,6 +143,10 @@ def command(arguments: Sequence[str], prog: str = PROG) -> int:
             plugin_library=options.plugin_library,
             metric=options.metric,
             metric_direction=options.metric_direction,
+            html=options.html,
+            tuning=options.tuning,
+            training=options.training,
+            command=shlex.join(recorded([*prog.split(), *arguments])),
             progress=progress,
         )
     show(result, options.json)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -45,6 +45,8 @@ class Candidate:
     optional: bool = False
     """Another way to run a network that also runs without it: limits can be checked on the network
     where this is skipped."""
+    decisions: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
+    """By layer, what the build of the file for ONNX Runtime chose, and why."""
 
 
 @dataclass(frozen=True)
@@ -171,7 +173,8 @@ def _of_onnx(proto: onnx.ModelProto, name: str, opening: Opening, file: Path | N
             Fix("baseline", str(file)) if file else (),
         )
     run = given if is_built(given) else proto
-    found = [Candidate(name, opening.role, OnnxRuntimeRunner(run, opening.threads), proto=proto)]
+    decisions = _decisions(file) if file is not None and is_built(given) else {}
+    found = [Candidate(name, opening.role, OnnxRuntimeRunner(run, opening.threads), proto=proto, decisions=decisions)]
     if gated or is_built(given):
         found.append(_with_library(run, proto, name, opening))
     if gated and opening.dense_twin:
@@ -206,6 +209,20 @@ def _with_library(run: onnx.ModelProto, proto: onnx.ModelProto, name: str, openi
         except UserError as error:  # a kernel that is too large, for one
             reason = error.message
     return Candidate(name, opening.role, runner, reason or None, proto, optional=True)
+
+
+def _decisions(file: Path) -> dict[str, Mapping[str, object]]:
+    """What the side-car of a built file says of each layer; nothing where it is not there."""
+    try:
+        choice = read_sidecar(file).get("choice")
+    except UserError:
+        return {}
+    layers = choice.get("layers") if isinstance(choice, Mapping) else None
+    return (
+        {str(row["name"]): row for row in layers if isinstance(row, Mapping) and "name" in row}
+        if isinstance(layers, list)
+        else {}
+    )
 
 
 def _is_decomposed(proto: onnx.ModelProto) -> bool:

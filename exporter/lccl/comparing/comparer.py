@@ -7,15 +7,20 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import onnx
+
 from lccl.backends.batches import CHUNK
 from lccl.backends.machine import machine_name
 from lccl.comparing.candidates import Candidate, Opening, open_networks
 from lccl.comparing.limits import Limits, check_limits
 from lccl.comparing.measure import LatencyPlan, all_outputs, latencies
 from lccl.comparing.references import Outputs, against_references
+from lccl.comparing.report.gate_look import look
+from lccl.comparing.report.report import Extras, versions, write_report
 from lccl.comparing.requirements import require_metric, require_running
 from lccl.comparing.results import Comparison, Environment, Row
 from lccl.console.progress import Progress, silent
+from lccl.errors import Fix, UserError
 from lccl.errors.arguments import (
     CALLABLE,
     FACTORY,
@@ -24,6 +29,7 @@ from lccl.errors.arguments import (
     NAME,
     NETWORK,
     NONE,
+    TEXT,
     THREADS,
     Kind,
     one_of,
@@ -31,6 +37,7 @@ from lccl.errors.arguments import (
     takes,
 )
 from lccl.errors.deprecation import renamed_keywords
+from lccl.files import require_writable
 from lccl.graph.inputs import input_types
 from lccl.loading.data import Data, DataSource, read_data
 from lccl.loading.types import Factory, Network
@@ -63,6 +70,10 @@ LIMITS = Kind("Limits", lambda value: isinstance(value, Limits))
     plugin_library=FILE | NONE,
     metric=NAME | CALLABLE | NONE,
     metric_direction=one_of("higher", "lower"),
+    html=FILE | NONE,
+    tuning=FILE | NONE,
+    training=FILE | NONE,
+    command=TEXT,
     progress=CALLABLE,
 )
 def compare(
@@ -85,6 +96,10 @@ def compare(
     plugin_library: str | Path | None = None,
     metric: str | Callable[..., object] | None = None,
     metric_direction: Direction = "higher",
+    html: str | Path | None = None,
+    tuning: str | Path | None = None,
+    training: str | Path | None = None,
+    command: str = "",
     progress: Progress = silent,
 ) -> Comparison:
     """Run the LCCL network and dense ones over the same inputs.
@@ -120,6 +135,11 @@ def compare(
         metric: also scores each row's outputs, but for dense twins: a function of outputs and
             labels, or "pkg.module:function"; see :class:`lccl.metrics.Metric`.
         metric_direction: which of its values are better, "higher" or "lower".
+        html: write the result as one HTML file there, with charts and gate maps; needs Jinja2 and
+            matplotlib.
+        tuning: a JSON file of ``lccl tune``, whose points the HTML file shows.
+        training: a JSON file of ``lccl.train.FitResult.as_dict()``, whose course it shows.
+        command: the words that the HTML file says it was made by.
         progress: called with each step.
 
     Returns:
@@ -129,6 +149,10 @@ def compare(
         UserError: inputs or files that do not fit, or a limit for which nothing here can be
             measured.
     """
+    if html is not None:
+        require_writable(html)
+    elif tuning is not None or training is not None:
+        raise UserError("the course of a tuning or a training is shown in an HTML file", Fix("html", "report.html"))
     register_schema()
     named = None if metric is None else metric_of(metric, metric_direction)
     require_metric(limits, named)
@@ -154,7 +178,19 @@ def compare(
     environment = Environment(len(inputs), threads, batch, machine_name())
     shown = f"{named.name}, {named.direction} is better" if named else None
     profile = _profile(candidates, inputs, progress)
-    return Comparison(rows, profile, check_limits(rows, limits, named), environment, shown)
+    result = Comparison(rows, profile, check_limits(rows, limits, named), environment, shown)
+    if html is not None:
+        progress("writing the report")
+        _report(html, result, candidates, inputs, Extras(tuning=tuning, training=training, command=command))
+    return result
+
+
+def _report(html: str | Path, result: Comparison, candidates: Sequence[Candidate], data: Data, extras: Extras) -> None:
+    """Write the HTML file, with what the gates did and what a build for ONNX Runtime chose."""
+    proto = _gated_proto(candidates)
+    seen = None if proto is None else look(proto, data.chunks(tuple(input_types(proto)), CHUNK))
+    decisions = {name: row for c in candidates for name, row in c.decisions.items()}
+    write_report(html, result, replace(extras, look=seen, decisions=decisions, versions=versions()))
 
 
 def _as_list(value: Network | Sequence[Network] | None) -> list[Network]:
@@ -194,9 +230,14 @@ def _run(
 
 def _profile(candidates: Sequence[Candidate], data: Data, progress: Progress) -> NetworkProfile | None:
     """The profile of the first ONNX form of the LCCL network that has its gates as nodes."""
-    protos = (c.proto for c in candidates if c.role == "lccl" and c.proto is not None)
-    proto = next((p for p in protos if any(is_lccl_node(n) for n in p.graph.node)), None)
+    proto = _gated_proto(candidates)
     if proto is None:
         return None
     progress("counting density and MACs")
     return profile_canonical(proto, data.chunks(tuple(input_types(proto)), CHUNK))
+
+
+def _gated_proto(candidates: Sequence[Candidate]) -> onnx.ModelProto | None:
+    """The first ONNX form of the LCCL network that has its gates as nodes."""
+    protos = (c.proto for c in candidates if c.role == "lccl" and c.proto is not None)
+    return next((p for p in protos if any(is_lccl_node(n) for n in p.graph.node)), None)

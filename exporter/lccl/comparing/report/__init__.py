@@ -1,0 +1,1 @@
+"""A comparison as one HTML file: for the person who decides."""
