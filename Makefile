@@ -73,6 +73,9 @@ demo: ort
 	@echo "-- 4/4 what it read, and where it computed"
 	$(BIN)/python $(PAGES)/show.py -o $(OUT)/pages.png
 
+# Of a test with many cases, ninety, evenly; `make thorough` and `make coverage` run them all.
+MOST_CASES := $(if $(filter all,$(LCCL_TESTS)),,--few-cases 90)
+
 # Two runs side by side, one for each core and about as long: native code above all, and the rest. One thread in each, or they take
 # each other's cores.
 FIRST := tests/cpu tests/emulator tests/native tests/ort tests/packaging tests/triton tests/trt tests/unit/graph \
@@ -98,7 +101,7 @@ check: $(VENV)/.installed-dev
 	$(call side_by_side,$(LINT) && $(PYTEST) -m pytest -q -o cache_dir=build/first-half $(QUICK_FIRST) $(QUICK),$(PYTEST) -m pytest -q tests/unit tests/gpu $(QUICK_FIRST:%=--ignore=%) $(QUICK),the linters and a part of the tests run meanwhile)
 
 define both_halves
-	$(call side_by_side,$(PYTEST) $(1) -m pytest -o cache_dir=build/first-half $(FIRST)$(2),$(PYTEST) $(1) -m pytest $(FIRST:%=--ignore=%) --ignore=tests/real,the first half of the tests runs meanwhile)
+	$(call side_by_side,$(PYTEST) $(1) -m pytest -o cache_dir=build/first-half $(FIRST) $(3)$(2),$(PYTEST) $(1) -m pytest $(FIRST:%=--ignore=%) --ignore=tests/real $(3),the first half of the tests runs meanwhile)
 endef
 
 # PYTEST_ARGS=... is one run with these arguments.
@@ -106,7 +109,7 @@ test: $(VENV)/.installed-dev
 ifdef PYTEST_ARGS
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 else
-	$(call both_halves,, && make --no-print-directory real)
+	$(call both_halves,, && make --no-print-directory real,$(MOST_CASES))
 endif
 
 # `make test` takes a fixed share of what takes long; this takes all of it.

@@ -7,14 +7,18 @@ writes into ``docs/pictures`` ``pages.png`` (pages of the demo: what was read, a
 ``training.png`` (the course of its training), ``networks.png`` (what the CPU benchmark measured) and ``gates.png`` (one scan
 of samples/digits, gate maps over it, the pixels that are computed), ``inspect.png`` (the demo's network as ``lccl inspect``
 draws it), and prints the tables from the same measurements.
-Nothing is measured here. It needs matplotlib: ``pip install -e '.[docs]'``.
+Nothing is measured here, but with ``--report``: that compares the demo's networks, and takes a picture of the page by Chromium
+(``report.png``). It needs matplotlib: ``pip install -e '.[docs]'``.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import shutil
+import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -276,6 +280,31 @@ def draw_inspection(path: Path) -> None:
     draw(lccl.inspect(network, "samples.pages.data:ten", factory="samples.pages.network:page_reader"), path)
 
 
+def draw_report(path: Path) -> None:
+    """Compare the demo's networks over ten pages, and take a picture of the beginning and of the gate maps of the HTML page."""
+    from matplotlib.image import imread, imsave
+
+    browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if browser is None:
+        raise SystemExit("error: a picture of the report needs Chromium: apt install chromium")
+    with tempfile.TemporaryDirectory() as folder:
+        page, shot = Path(folder) / "report.html", Path(folder) / "page.png"
+        reader, data = "samples.pages.network:page_reader", "samples.pages.data:ten"
+        network, dense = (ROOT / "samples" / "pages" / name for name in ("pixel.pt", "dense.pt"))
+        words = [network, "--baseline", dense, "--factory", reader, "--baseline-factory", reader, "--data", data]
+        limits = ["--metric", "samples.pages.score:f1", "--max-metric-drop", "0.005", "--html", page]
+        command = [sys.executable, "-m", "lccl.cli.main", "compare", *words, *limits]
+        subprocess.run(list(map(str, command)), check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
+        options = ("--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--window-size=1060,4200")
+        subprocess.run([browser, *options, f"--screenshot={shot}", page.as_uri()], check=True, stderr=subprocess.DEVNULL)
+        image = imread(shot)
+    line = np.zeros((6, image.shape[1], image.shape[2])) + 0.6
+    rows = image[:, :, :3].min(axis=2)
+    dark = np.flatnonzero((rows < 0.02).mean(axis=1) > 0.2)  # the gate maps are mostly black
+    first = int(dark[0]) - 120
+    imsave(path, np.clip(np.concatenate([image[:1150], line, image[first : first + 480]]), 0, 1))
+
+
 def _shades(colour: str) -> Any:
     """From a pale tint to the colour itself."""
     from matplotlib.colors import LinearSegmentedColormap, to_rgb
@@ -314,7 +343,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--out", type=Path, default=ROOT / "docs" / "pictures", metavar="FOLDER", help="(default: docs/pictures)"
     )
+    parser.add_argument("--report", action="store_true", help="measure the demo and draw report.png alone")
     options = parser.parse_args(arguments)
+    if options.report:
+        draw_report(options.out / "report.png")
+        return 0
     draw_pages(options.out / "pages.png")
     draw_training(options.out / "training.png")
     draw_networks(options.out / "networks.png")
