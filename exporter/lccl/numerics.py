@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,6 +13,8 @@ from lccl.console.text import count
 from lccl.errors import UserError, first_line, kind_of
 
 Array = npt.NDArray[Any]
+_PART = 2**22
+"""Elements of an array that are looked at together."""
 Axes = Mapping[str, int | None]
 """Array -> the axis of its samples; None: it has none, and is the same for all samples. An array
 that is not named has its samples first, a single number has none."""
@@ -142,9 +144,19 @@ def float32(value: object) -> Array:
 def not_finite(arrays: Mapping[str, Array]) -> str | None:
     """Return the name of the first array with NaN or infinity in it; None if all are finite."""
     for name, array in arrays.items():
-        if (array.dtype.kind in "fc" or array.dtype.name == "bfloat16") and not np.isfinite(array).all():
+        if (array.dtype.kind in "fc" or array.dtype.name == "bfloat16") and not all(map(_is_finite, _parts(array))):
             return name
     return None
+
+
+def _is_finite(array: Array) -> bool:
+    return bool(np.isfinite(array).all())
+
+
+def _parts(array: Array) -> Iterator[Array]:
+    """Yield the array in parts of a few megabytes: one in a file is larger than the memory."""
+    rows = max(1, _PART // max(1, array[:1].size)) if array.ndim else 0
+    yield from (array[i : i + rows] for i in range(0, len(array), rows)) if rows else (array,)
 
 
 def require_finite(inputs: Mapping[str, Array]) -> None:

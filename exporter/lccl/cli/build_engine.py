@@ -61,7 +61,9 @@ def parser(prog: str = PROG) -> Parser:
     p.add_argument("--tf32", action="store_true", help="let float32 convolutions, the gates' too, round to TF32 on the GPU")
     p.add_argument("-v", "--verbose", action="store_true", help="the builder's own messages on stderr")
     forms = p.add_argument_group("for --backend onnxruntime")
-    forms.add_argument("--data", metavar="FILE.npz|PKG.MODULE:LOADER", help="real inputs, whose densities decide the forms")
+    forms.add_argument(
+        "--data", metavar="FILE.npz|FOLDER|PKG.MODULE:LOADER", help="real inputs, whose densities decide the forms"
+    )
     forms.add_argument(
         "--gate",
         action="append",

@@ -36,7 +36,9 @@ def parser(prog: str = PROG) -> Parser:
     p = Parser(prog, SUMMARY, EXAMPLES.format(prog=prog))
     p.add_argument("networks", nargs="+", type=Path, help="the LCCL network: .pt, .onnx and .engine files of it")
     p.add_argument("--baseline", nargs="+", default=(), type=Path, metavar="FILE", help="the dense network to beat")
-    p.add_argument("--data", required=True, metavar="FILE.npz|PKG.MODULE:LOADER", help="inputs, with labels if there are any")
+    p.add_argument(
+        "--data", required=True, metavar="FILE.npz|FOLDER|PKG.MODULE:LOADER", help="inputs, with labels if there are any"
+    )
     p.add_argument("--factory", metavar="PKG.MODULE:FACTORY", help="builds the LCCL network of a checkpoint, as for an export")
     p.add_argument("--baseline-factory", metavar="PKG.MODULE:FACTORY", help="builds the baseline of a checkpoint")
     p.add_argument(

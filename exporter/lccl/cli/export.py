@@ -56,7 +56,7 @@ def parser(prog: str = PROG) -> Parser:
     )
     p.add_argument("--input-shape", metavar="NxCxHxW", action="append", help="of an example input; once per input, in order")
     p.add_argument(
-        "--data", metavar="FILE.npz|PKG.MODULE:LOADER", help="real inputs: checked too, and they calibrate densities"
+        "--data", metavar="FILE.npz|FOLDER|PKG.MODULE:LOADER", help="real inputs: checked too, and they calibrate densities"
     )
     p.add_argument("--dynamic-hw", action="store_true", help="height and width are dynamic, besides the batch")
     p.add_argument("--dense-twin", action="store_true", help="also write OUTPUT.dense.onnx: every gate taken as 1")

@@ -32,7 +32,9 @@ def parser(prog: str = PROG) -> Parser:
         "network", type=Path, help="a checkpoint (.pt, .pth, .safetensors), an .onnx file, or an engine with its side-car"
     )
     p.add_argument(
-        "--data", metavar="FILE.npz|PKG.MODULE:LOADER", help="inputs to measure densities on (default: what the file says)"
+        "--data",
+        metavar="FILE.npz|FOLDER|PKG.MODULE:LOADER",
+        help="inputs to measure densities on (default: what the file says)",
     )
     p.add_argument("--input-shape", metavar="NxCxHxW", help="of the input, where the file does not say it")
     p.add_argument("--factory", metavar="PKG.MODULE:FACTORY", help="builds the network that the checkpoint's weights belong to")

@@ -31,7 +31,10 @@ def parser(prog: str = PROG) -> Parser:
     )
     p.add_argument("-o", "--output", type=Path, required=True, help="the file to write, of the same kind")
     p.add_argument(
-        "--data", required=True, metavar="FILE.npz|PKG.MODULE:LOADER", help="the calibration set, with labels if there are any"
+        "--data",
+        required=True,
+        metavar="FILE.npz|FOLDER|PKG.MODULE:LOADER",
+        help="the calibration set, with labels if there are any",
     )
     p.add_argument(
         "--max-accuracy-drop",

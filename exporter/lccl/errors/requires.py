@@ -30,6 +30,7 @@ class Package:
 PACKAGES = {
     "torch": Package("PyTorch", "torch", ("export", "train")),
     "lightning_fabric": Package("Lightning Fabric", "lightning-fabric", ("fit",)),
+    "PIL": Package("Pillow", "pillow", ("train",)),
     "jinja2": Package("Jinja2", "jinja2", ("train",)),
     "matplotlib": Package("matplotlib", "matplotlib", ("train",)),
     "onnx_graphsurgeon": Package("onnx-graphsurgeon", "onnx-graphsurgeon", ("export", "rtx", "trt")),

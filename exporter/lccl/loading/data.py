@@ -1,4 +1,4 @@
-"""Data to run networks on, inputs with their labels: from an ``.npz`` file, a loader, or arrays."""
+"""Data to run networks on, inputs with labels: an ``.npz`` file, images, a loader, arrays."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import numpy as np
 from lccl.errors import UserError, first_line
 from lccl.errors.arguments import FILE, NAME, takes
 from lccl.files import require_file
+from lccl.loading.images import folder_of, read_images
 from lccl.loading.importing import import_object
 from lccl.loading.types import Batch, SupportsArray
 from lccl.numerics import Array, Axes, count_samples, float32, require_finite, sample_axis, take_samples
@@ -63,15 +64,16 @@ class Data:
 
 
 DataSource: TypeAlias = "str | Path | Data | Batch | Iterable[Batch]"
-"""Data to check, calibrate or compare with: an ``.npz`` file, "pkg.module:loader", or batches."""
+"""Data to check, calibrate or compare with: an ``.npz`` file, a folder of images,
+"pkg.module:loader", or batches."""
 
 
 def read_data(source: DataSource, axes: Axes | None = None) -> Data:
     """Read any source of data.
 
     Args:
-        source: an ``.npz`` file, "pkg.module:loader", arrays, a dict of arrays by name, (inputs,
-            labels), or an iterable of such batches.
+        source: an ``.npz`` file, a folder of images, "pkg.module:loader", arrays, a dict of arrays
+            by name, (inputs, labels), or an iterable of such batches.
         axes: where the samples of each input stand; see :attr:`Data.axes`. None: first.
 
     Raises:
@@ -82,19 +84,28 @@ def read_data(source: DataSource, axes: Axes | None = None) -> Data:
 
 @takes(source=FILE | NAME)
 def load_data(source: str | Path, axes: Axes | None = None) -> Data:
-    """Read an ``.npz`` file (inputs by name, labels as "labels" or "y") or call a loader.
+    """Read an ``.npz`` file (inputs by name, labels as "labels" or "y"), images, or call a loader.
 
     float64 becomes float32. A loader is a callable that returns (inputs, labels), inputs alone, a
     dict as in the file, or an iterable of such batches, for example a torch DataLoader.
 
+    A folder of images gives float32 [N, C, H, W] from 0 to 1, with the sorted names of its
+    sub-folders as classes. Options stand behind a question mark:
+    "photos?size=224x224&mean=0.485,0.456,0.406&std=0.229,0.224,0.225&channels=3&labels=file.csv".
+    They are decoded once, into a temporary file, so that memory stays flat.
+
     Args:
-        source: the file or the loader's name, "pkg.module:loader".
+        source: the file, the folder, or the loader's name, "pkg.module:loader".
         axes: where the samples of each input stand; see :attr:`Data.axes`. None: first.
 
     Raises:
         UserError: it cannot be read or called, or its arrays do not go together.
     """
     text = str(source)
+    folder = folder_of(text)
+    if folder is not None:
+        images, classes = read_images(*folder)
+        return as_data(Data({"input": images}, classes), axes)
     if ":" in text and not Path(text).exists():
         loader = import_object(text, "loader")
         try:
