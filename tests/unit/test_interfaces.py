@@ -139,6 +139,7 @@ RAISED_FROM = {
     "exporting/example.py": ("lccl export",),
     "exporting/exporter.py": EXPORT,
     "exporting/gate_search.py": EXPORT,
+    "exporting/torch_reference.py": EXPORT,
     "exporting/torch_source.py": EXPORT,
     "exporting/unchecked.py": ("lccl measure", "inspect()", "lccl inspect"),
     "forms/costs.py": ("convert()", "time_budget()", "tune()", "lccl tune", "inspect()", "lccl inspect"),

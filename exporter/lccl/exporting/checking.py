@@ -14,7 +14,7 @@ from lccl.backends.onnxruntime.runner import OnnxRuntimeRunner
 from lccl.console.progress import Progress
 from lccl.console.text import FIXED_BATCH, FIXED_HW, count
 from lccl.errors import Fix, UserError, leave_out
-from lccl.exporting.source import Source
+from lccl.exporting.source import Reference
 from lccl.graph.feeds import require_shape
 from lccl.graph.inputs import batch_axes, input_types
 from lccl.graph.tolerance import default_tolerance, is_quantised
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 def check_against_source(
     model: onnx.ModelProto,
-    source: Source,
+    source: Reference,
     feeds: list[dict[str, Array]],
     tolerance: float | None,
     progress: Progress,
@@ -80,7 +80,7 @@ def _with_own_gates(traced: onnx.ModelProto) -> onnx.ModelProto | None:
 
 def _compare(
     model: onnx.ModelProto,
-    source: Source,
+    source: Reference,
     feeds: list[dict[str, Array]],
     gates: GateMode,
     tolerance: float,
@@ -105,7 +105,7 @@ def _compare(
     return results
 
 
-def _hint(source: Source, feed: Mapping[str, Array], runner: OnnxRuntimeRunner) -> tuple[str, tuple[Fix, ...]]:
+def _hint(source: Reference, feed: Mapping[str, Array], runner: OnnxRuntimeRunner) -> tuple[str, tuple[Fix, ...]]:
     """What about a feed the model may not take in spite of its dynamic sizes, and the fix."""
     if source.example_hw is not None and tuple(a.shape[2:] for a in feed.values()) != source.example_hw:
         return f"; {FIXED_HW}", (leave_out("dynamic_hw"),)

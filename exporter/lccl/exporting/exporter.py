@@ -181,7 +181,7 @@ def _export(source: Source, weights: WeightFile, request: _Request) -> ExportRes
     traced = weights.externalize(source.to_onnx())
     axes = batch_axes(traced).inputs
     given = None if request.data is None else _inputs_by_name(request.data, axes)
-    recognised = find_layers(traced, source.feeds(traced), given, request.fuse, progress)
+    recognised = find_layers(traced, source.reference.feeds(traced), given, request.fuse, progress)
     progress("folding and completing the graph")
     result = canonical(recognised.model)
     notes = {"lccl.op": QUALIFIED_NAME, "lccl.op_version": str(VERSION), **source.metadata, **request.metadata}
@@ -190,11 +190,11 @@ def _export(source: Source, weights: WeightFile, request: _Request) -> ExportRes
     check_model(result)
     runs = upcast(result)
     allowed = default_tolerance(result) if request.tolerance is None else request.tolerance
-    random = masked(source.feeds(runs), recognised.masks)
+    random = masked(source.reference.feeds(runs), recognised.masks)
     real = [] if given is None else real_feeds(runs, given)
     feeds = random + real
     before = traced if recognised.layers else None
-    checked, checked_open = check_against_source(runs, source, feeds, allowed, progress, unrecognised=before)
+    checked, checked_open = check_against_source(runs, source.reference, feeds, allowed, progress, unrecognised=before)
     progress("measuring densities")
     densities = _densities(runs, random)
     drifted: dict[str, tuple[float, float]] = {}

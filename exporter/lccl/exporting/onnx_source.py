@@ -11,6 +11,7 @@ from lccl.backends.batches import infer_all
 from lccl.backends.onnxruntime.runner import OnnxRuntimeRunner
 from lccl.console.text import count
 from lccl.errors import UserError
+from lccl.exporting.source import Reference
 from lccl.graph.feeds import random_feed, require_shape
 from lccl.graph.inputs import input_types
 from lccl.graph.intake import intake
@@ -56,6 +57,11 @@ class OnnxSource:
         self._shapes = {name: tuple(shape) for name, shape in zip(wanted, shapes, strict=False)}
         for name, shape in self._shapes.items():
             require_shape(name, shape, wanted[name])
+
+    @property
+    def reference(self) -> Reference:
+        """The model itself."""
+        return self
 
     def to_onnx(self) -> onnx.ModelProto:
         return self._given

@@ -18,6 +18,7 @@ from lccl.backends.batches import infer_all
 from lccl.backends.interface import Batches
 from lccl.console.progress import Progress
 from lccl.errors import UserError, first_line
+from lccl.exporting.source import Reference
 from lccl.exporting.torch_source import BFLOAT16
 from lccl.graph.batch_axes import find_batch_axes
 from lccl.graph.inputs import input_types
@@ -53,6 +54,11 @@ class ProgramSource:
         self._runner = _ProgramRunner(program, call)
         self.constants = call.constants(program.module())
         self.trained_densities: dict[str, float] = {}
+
+    @property
+    def reference(self) -> Reference:
+        """The program itself."""
+        return self
 
     def to_onnx(self) -> onnx.ModelProto:
         """The program as ONNX."""

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 import lccl
-from lccl.exporting.torch_source import CHECK_BATCH
+from lccl.exporting.torch_reference import CHECK_BATCH
 from lccl.graph.variants.dense import dense_twin
 from lccl.graph.variants.open_gates import with_open_gates
 from lccl.graph.variants.relaxed import has_hard_gates, with_relaxed_gates
