@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.optim.swa_utils import AveragedModel
 from torch.utils import _pytree
@@ -190,3 +190,12 @@ def unchanged(model: nn.Module) -> Iterator[None]:
 def _content(container: Iterable[Any]) -> list[Any]:
     """Return a container's items; for a dict its keys, then its values."""
     return [*container.keys(), *container.values()] if isinstance(container, dict) else [*container]
+
+
+def mean_over_processes(values: Tensor) -> Tensor:
+    """Return the mean of a tensor over all processes of a distributed run."""
+    if not (distributed.is_available() and distributed.is_initialized()) or distributed.get_world_size() == 1:
+        return values
+    summed = values.clone()
+    distributed.all_reduce(summed)
+    return summed / distributed.get_world_size()

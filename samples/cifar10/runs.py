@@ -17,14 +17,13 @@ import copy
 import json
 import platform
 import sys
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
@@ -36,12 +35,11 @@ from lccl.console.text import table  # noqa: E402
 from lccl.errors import UserError  # noqa: E402
 from lccl.files import sha256  # noqa: E402
 from lccl.train import allocate, fit, fit_gates, macs_budget, sensitivity  # noqa: E402
-from samples.cifar10.data import Split, cifar10, normalized  # noqa: E402
+from samples.cifar10.data import Split, cifar10  # noqa: E402
 from samples.cifar10.network import resnet  # noqa: E402
+from samples.cifar10.training import IMAGE, Batches, accuracy, ready  # noqa: E402
 
 RESULTS = HERE / "results.json"
-IMAGE = (1, 3, 32, 32)
-BATCH = 128
 LR, WARM_UP, WEIGHT_DECAY = 0.05, 0.1, 1e-4
 """The largest rate, and the part of the steps in which it is reached."""
 
@@ -80,53 +78,13 @@ RUNS = (
 )
 
 
-class Batches:
-    """Augmented batches of the training images, in another order in each epoch."""
-
-    def __init__(self, split: Split) -> None:
-        self._images, self._labels = (torch.from_numpy(a) for a in split)
-
-    def __len__(self) -> int:
-        return len(self._labels) // BATCH
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Give pairs of images [128, 3, 32, 32] and classes [128]."""
-        order = torch.randperm(len(self._labels))
-        for i in range(len(self)):
-            chosen = order[i * BATCH : (i + 1) * BATCH]
-            yield _ready(augmented(self._images[chosen])), self._labels[chosen]
-
-
-def augmented(images: Tensor) -> Tensor:
-    """Mirror half of the images, and shift each by up to four pixels."""
-    count = len(images)
-    mirrored = torch.where((torch.rand(count) < 0.5).view(-1, 1, 1, 1), images.flip(3), images)
-    padded = F.pad(mirrored, (4, 4, 4, 4))
-    rows, columns = (torch.randint(0, 9, (count, 1)) + torch.arange(32) for _ in range(2))
-    return padded[torch.arange(count)[:, None, None], :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
-
-
-def _ready(images: Tensor) -> Tensor:
-    return torch.from_numpy(normalized(images.numpy())).contiguous(memory_format=torch.channels_last)
-
-
-@torch.no_grad()
-def accuracy(model: nn.Module, split: Split) -> float:
-    """Return top-1 from 0 to 1."""
-    right = 0
-    for i in range(0, len(split.labels), 500):
-        logits = model(_ready(torch.from_numpy(split.images[i : i + 500])))
-        right += int((logits.argmax(1).numpy() == split.labels[i : i + 500]).sum())
-    return right / len(split.labels)
-
-
 def gated(run: Run, dense: nn.Module, split: Split) -> tuple[nn.Module, Any]:
     """Return the dense network with the run's gates, and what its training aims at."""
     torch.manual_seed(0)
     options: Any = {"gate": run.gate, "gate_size": run.gate_size, "gate_activation": run.activation}
     model: nn.Module = lccl.nn.convert(dense, where=run.where, args=IMAGE, **options)
     some = [
-        (_ready(torch.from_numpy(split.images[i : i + 100])), torch.from_numpy(split.labels[i : i + 100]))
+        (ready(torch.from_numpy(split.images[i : i + 100])), torch.from_numpy(split.labels[i : i + 100]))
         for i in range(0, min(500, len(split.labels)), 100)
     ]
     if run.start == "fitted":
@@ -165,7 +123,7 @@ def train(run: Run, dense: nn.Module, epochs: int, state: Path, progress: Progre
 def measured(run: Run, model: nn.Module, epochs: list[dict[str, Any]]) -> dict[str, Any]:
     """Return a run's line of results; this reads the test images."""
     data = cifar10()
-    profile = lccl.profile(model, [_ready(torch.from_numpy(data.held_out.images[:1000]))])
+    profile = lccl.profile(model, [ready(torch.from_numpy(data.held_out.images[:1000]))])
     densities = {layer.name: round(layer.density, 4) for layer in profile.gated if layer.density is not None}
     return {
         "run": asdict(run),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from lccl.errors import UserError, shown
 from lccl.op.contract import BINARY_SLOPE, FLT_MAX
 from lccl.op.torch_op import bound_gate
+from lccl.torch_calls import mean_over_processes
 
 GateActivation = Literal["relu", "hardtanh", "binary"]
 GateMode = Literal["as built", "open", "relaxed"]
@@ -35,6 +36,32 @@ GATE_CURVES: dict[str, GateCurve] = {
     "hardtanh": GateCurve(1.0, 1.0, normed=False),
     "binary": GateCurve(BINARY_SLOPE, 1.0, normed=True),
 }
+
+
+class _CentredGradient(torch.autograd.Function):
+    """Logits as they are, with the gradient that a BatchNorm over the batch would pass on.
+
+    Such a norm takes out what moves or stretches all logits alike. One that normalizes with its
+    running statistics does not: a gate whose density is held would then be pushed open, step by
+    step, by all the pixels that it misses. The means are over all processes.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor) -> Tensor:
+        """Return the logits."""
+        ctx.save_for_backward(logits)
+        return logits.view_as(logits)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        """Return the gradient without its mean and without its part along the logits."""
+        (logits,), (gradient,) = ctx.saved_tensors, gradients
+        z, g = logits.float(), gradient.float()
+        mean, square, shift, along = mean_over_processes(torch.stack([z.mean(), z.square().mean(), g.mean(), (g * z).mean()]))
+        deviation = (square - mean.square()).clamp(min=1e-12).sqrt()
+        centred = (z - mean) / deviation
+        found: Tensor = (g - shift - centred * (along - shift * mean) / deviation).to(gradient.dtype)
+        return found
 
 
 TRAINED_CLOSED = 2.0**-20
@@ -142,8 +169,16 @@ class Gate(nn.Module):
 
     def _normalize(self, logits: Tensor) -> Tensor:
         norm = self.norm
-        alone = logits.numel() == 1 and isinstance(norm, _BatchNorm) and norm.training and not _is_synchronized(norm)
-        if not isinstance(norm, _BatchNorm) or not (alone or (self.frozen and norm.running_mean is not None)):
+        if not isinstance(norm, _BatchNorm):
+            return logits
+        alone = logits.numel() == 1 and norm.training and not _is_synchronized(norm)
+        frozen = self.frozen and norm.running_mean is not None
+        held = self.training and self.held is not None and not alone and norm.running_mean is not None
+        if held and (frozen or not norm.training):
+            plain = F.batch_norm(logits, norm.running_mean, norm.running_var, training=False, eps=norm.eps)
+            centred: Tensor = _CentredGradient.apply(plain)  # type: ignore[no-untyped-call]
+            return centred if norm.weight is None else torch.addcmul(norm.bias, centred, norm.weight)
+        if not (alone or frozen):
             normalized: Tensor = norm(logits)
             return normalized
         if norm.running_mean is None or norm.running_var is None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 
 from lccl.errors import UserError
 from lccl.errors.arguments import MODULE, NUMBER, takes
 from lccl.nn.conv import LCCLConv2d
 from lccl.nn.gate import Gate
-from lccl.torch_calls import plain_name, unwrapped
+from lccl.torch_calls import mean_over_processes, plain_name, unwrapped
 
 
 def gates_of(model: nn.Module) -> dict[str, Gate]:
@@ -46,15 +46,6 @@ def by_gate(given: Mapping[str, object], gates: Iterable[str], what: str) -> Non
     if unknown or missing:
         wrong = f"{unknown[0]}, which is no gated layer" if unknown else f"none for {missing[0]}"
         raise UserError(f"{what} is given by the names of all gated layers ({', '.join(names[:3])}, ...), but holds {wrong}")
-
-
-def mean_over_processes(values: Tensor) -> Tensor:
-    """Return the mean of a tensor over all processes of a distributed run."""
-    if not (distributed.is_available() and distributed.is_initialized()) or distributed.get_world_size() == 1:
-        return values
-    summed = values.clone()
-    distributed.all_reduce(summed)
-    return summed / distributed.get_world_size()
 
 
 @takes(model=MODULE, lr=NUMBER, weight_decay=NUMBER, gate_lr=NUMBER)

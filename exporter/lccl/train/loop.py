@@ -21,9 +21,9 @@ from lccl.errors import UserError
 from lccl.errors.arguments import CALLABLE, COUNT, FILE, FLAG, MODULE, NONE, NUMBER, VALUES_BY_NAME, WHOLE, takes
 from lccl.errors.requires import needing
 from lccl.files import atomic_path, require_file, require_writable
-from lccl.torch_calls import evaluating, set_modes
+from lccl.torch_calls import evaluating, mean_over_processes, set_modes
 from lccl.train.budget import Budget
-from lccl.train.gates import frozen_norms, mean_over_processes, parameter_groups
+from lccl.train.gates import frozen_norms, parameter_groups
 from lccl.train.losses import distillation_loss
 from lccl.train.schedule import BUDGET, DensitySchedule
 

@@ -343,3 +343,28 @@ def test_a_binary_gate_learns_what_it_misses(dtype: torch.dtype) -> None:
     assert float(layer.gate.conv.bias.grad) == pytest.approx(expected, rel=0.02)
     layer.eval()
     assert not layer(x).any()
+
+
+def test_a_held_gates_gradient_is_that_of_a_batch_norm() -> None:
+    """With running statistics that are the batch's own, freezing them changes neither outputs nor gradients."""
+    torch.manual_seed(0)
+    gate = Gate(3, (3, 3), (1, 1), (1, 1, 1, 1), activation="binary").train()
+    gate.norm.bias.data.fill_(0.3)
+    x = torch.randn(4, 3, 8, 8)
+    wanted = torch.randn(4, 1, 8, 8)
+    found = []
+    raw = gate.conv(F.pad(x, (1, 1, 1, 1))).detach()
+    gate.norm.running_mean.copy_(raw.mean().view(1))
+    gate.norm.running_var.copy_(raw.var(unbiased=False).view(1))
+    for frozen, held in ((False, None), (True, (1, ())), (True, None)):
+        gate.frozen, gate.held = frozen, held
+        gate.norm.momentum = 0.0
+        gate.zero_grad()
+        logits = gate(x)
+        (logits * wanted).sum().backward()
+        found.append((logits.detach(), gate.conv.weight.grad.clone(), gate.norm.bias.grad.clone()))
+    (y, w, b), (y_held, w_held, b_held), (_, w_plain, _) = found
+    torch.testing.assert_close(y_held, y, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(w_held, w, atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(b_held, b)
+    assert not torch.allclose(w_plain, w, rtol=0.01), "without it the gradient is another one"

@@ -18,7 +18,7 @@ import torch
 import lccl
 from lccl.console.progress import silent
 from lccl.errors import UserError
-from samples.cifar10 import data, runs
+from samples.cifar10 import data, runs, training
 from samples.cifar10.network import resnet
 
 COUNT = 40
@@ -226,7 +226,7 @@ def test_a_run_is_gated_as_its_name_says(run: runs.Run, small: dict[str, data.Sp
 def test_augmented_images_are_moved_and_mirrored_ones() -> None:
     torch.manual_seed(1)
     images = torch.arange(1, 1 + 2 * 3 * 32 * 32).reshape(2, 3, 32, 32)
-    found = [runs.augmented(images) for _ in range(20)]
+    found = [training.augmented(images) for _ in range(20)]
     assert all(f.shape == images.shape for f in found)
     padded = torch.nn.functional.pad(images, (4, 4, 4, 4))
     every = {
@@ -246,7 +246,7 @@ def test_runs_are_trained_kept_and_not_repeated(
 ) -> None:
     monkeypatch.setenv("CIFAR10", str(folder(small, tmp_path)))
     monkeypatch.setattr(runs, "RESULTS", tmp_path / "results.json")
-    monkeypatch.setattr(runs, "BATCH", 50)
+    monkeypatch.setattr(training, "BATCH", 50)
     monkeypatch.setattr(runs, "resnet", lambda _, weights: resnet(8, weights))
     torch.save(resnet(8).state_dict(), tmp_path / "w.th")
     arguments = [
@@ -295,7 +295,7 @@ def test_runs_without_weights_or_images_are_one_sentence(monkeypatch: pytest.Mon
 @pytest.mark.slow
 def test_a_run_goes_on_where_it_was(small: dict[str, data.Split], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CIFAR10", str(folder(small, tmp_path)))
-    monkeypatch.setattr(runs, "BATCH", 50)
+    monkeypatch.setattr(training, "BATCH", 50)
     dense = resnet(8).eval()
     whole, epochs = runs.train(runs.RUNS[0], dense, 2, tmp_path / "whole", silent)
     scored = []

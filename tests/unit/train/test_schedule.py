@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 import lccl
 import lccl.train.schedule as schedule_module
+from lccl.nn import LCCLConv2d
 from lccl.nn.gate import Gate
 from lccl.train import DensitySchedule, macs_budget, parameter_groups
 from lccl.train.gates import frozen_norms
@@ -363,3 +364,23 @@ def test_a_budget_is_kept_by_either_move() -> None:
         found = move([0.5, -1.0, 2.0], costs, 8 * share, allowed)
         assert total_of(found, costs) == pytest.approx(8 * share, rel=1e-6)
         assert all(low <= s <= high for low, s, high in zip(allowed.low, found, allowed.high, strict=True))
+
+
+@pytest.mark.parametrize("frozen", ["by the schedule", "all norms"])
+def test_a_frozen_gate_that_is_missed_everywhere_keeps_its_density(frozen: str) -> None:
+    """Each closed pixel costs the loss, step after step: only which ones are closed may change, not how many."""
+    torch.manual_seed(0)
+    layer = LCCLConv2d(3, 8, 3, padding=1, gate_activation="binary")
+    model = nn.Sequential(layer, nn.ReLU())
+    schedule = DensitySchedule(model.train(), 0.3, 20, freeze_after=25 if frozen == "by the schedule" else None)
+    assert layer.gate is not None
+    optimizer = torch.optim.SGD(layer.gate.parameters(), 0.5, momentum=0.9)
+    for i in range(225):
+        if frozen == "all norms" and i >= 25:
+            frozen_norms(model)
+        optimizer.zero_grad()
+        (-model(torch.rand(16, 3, 8, 8)).mean()).backward()  # the more is open, the better; weights can move the inputs' mean
+        optimizer.step()
+        schedule.step()
+    assert schedule.densities["0"] == pytest.approx(0.3, abs=0.06)
+    assert abs(schedule._states["0"].correction) < 1
