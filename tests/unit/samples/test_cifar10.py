@@ -10,6 +10,7 @@ import sys
 import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ import torch
 import lccl
 from lccl.console.progress import silent
 from lccl.errors import UserError
-from samples.cifar10 import data, runs, training
+from samples.cifar10 import data, runs, train, training
 from samples.cifar10.network import resnet
 
 COUNT = 40
@@ -315,3 +316,112 @@ def test_a_run_goes_on_where_it_was(small: dict[str, data.Split], tmp_path: Path
     assert again_epochs == epochs
     for name, value in whole.state_dict().items():
         assert torch.equal(value, again.state_dict()[name]), name
+
+
+# ---- one network to a target ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def trainable(
+    small: dict[str, data.Split], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., dict[str, object]]:
+    """Call train.py on a small set with a ResNet-8; its results."""
+    monkeypatch.setenv("CIFAR10", str(folder(small, tmp_path)))
+    monkeypatch.setattr(train, "RESULTS", tmp_path / "networks.json")
+    monkeypatch.setattr(training, "BATCH", 50)
+    torch.save(resnet(8).state_dict(), tmp_path / "w.th")
+
+    def call(*words: str) -> dict[str, object]:
+        own = ["--state", str(tmp_path / "state"), "--depth", "8", "--epochs", "2"]
+        weights = [] if words[0] == "paper" else ["--from", str(tmp_path / "w.th")]
+        monkeypatch.setattr(sys, "argv", ["train.py", *words, *own, *weights])
+        train.main()
+        return train.known()
+
+    return call
+
+
+@pytest.mark.slow
+def test_each_recipe_leaves_a_result(
+    trainable: Callable[..., dict[str, Any]],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    trainable("gate", "--fewer-macs", "1.4", "--where", "paper")
+    trainable("dense")
+    found = trainable("paper", "--seed", "3")
+    assert list(found) == [
+        "gate-resnet8-2epochs-1.4x-kxk-binary-paper-uniform-seed0",
+        "dense-resnet8-2epochs-seed0",
+        "paper-resnet8-2epochs-seed3",
+    ]
+    gated, plain, from_scratch = found.values()
+    assert len(gated["epochs"]) == 2
+    assert gated["macs_computed"] < gated["macs"] == plain["macs"] == plain["macs_computed"]
+    assert plain["densities"] == {}
+    assert 0.2 < np.mean(list(from_scratch["densities"].values())) < 0.9, "the paper's gates do not start open"
+    for result in found.values():
+        assert 0 <= result["test"] <= 1
+        assert result["hours"] < 0.1
+        assert "w.th" not in result["command"] or "/" not in result["command"]
+    state = {path.name for path in (tmp_path / "state").iterdir()}
+    assert state == {f"{name}.pt" for name in found}, "states are gone, checkpoints stay"
+    network = lccl.load_checkpoint(tmp_path / "state" / f"{next(iter(found))}.pt", lambda: resnet(8))
+    assert sum(isinstance(m, lccl.nn.LCCLConv2d) for m in network.modules()) == 6
+    monkeypatch.setattr(train, "RECIPES", dict.fromkeys(train.RECIPES))  # it would fail if one were called
+    assert trainable("dense") == found
+    assert capsys.readouterr().out.count("dense-resnet8") == 3
+
+
+@pytest.mark.slow
+def test_a_plain_training_goes_on_where_it_was(
+    small: dict[str, data.Split], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped between two epochs or within one, it ends with the same weights."""
+    monkeypatch.setattr(training, "BATCH", 10)
+    monkeypatch.setattr(training, "SAVE_EVERY", 1)
+
+    def run(name: str, stop: int | None) -> dict[str, torch.Tensor]:
+        torch.manual_seed(0)
+        model, done = resnet(8), []
+
+        def step(*_: object) -> None:
+            done.append(1)
+            if stop is not None and len(done) > stop:
+                raise KeyboardInterrupt
+
+        optimizer = torch.optim.SGD(model.parameters(), 0.05, 0.9, nesterov=True)
+        training.trained(
+            model, small["data_batch_1"], 2, optimizer, train.one_cycle, seed=1, state=tmp_path / name, progress=step
+        )
+        return model.state_dict()
+
+    whole = run("whole", None)
+    for stop in (1, COUNT // 10 + 1):
+        with pytest.raises(KeyboardInterrupt):
+            run(f"parts{stop}", stop)
+        again = run(f"parts{stop}", None)
+        for name, value in whole.items():
+            assert torch.equal(value, again[name]), (stop, name)
+
+
+def test_learning_rates() -> None:
+    rates = [train.one_cycle(i / 100) for i in range(100)]
+    assert max(rates) == pytest.approx(1, abs=0.01) == rates[10]
+    assert rates[0] < 0.05 > rates[-1]
+    assert [train.by_steps(p) for p in (0.0, 0.1, 0.5, 0.8, 1.0)] == [0.1, 1.0, 0.1, 0.01, 0.001]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], "name what to train: gate, dense, paper"),
+        (["gate"], "gate starts from pretrained weights: --from resnet20.th"),
+        (["gate", "--from", "absent.th", "--fewer-macs", "1"], "--fewer-macs is a ratio above 1"),
+    ],
+)
+def test_wrong_use_of_training(words: list[str], said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["train.py", *words])
+    with pytest.raises(SystemExit, match=said):
+        train.main()
