@@ -260,7 +260,8 @@ def run(options: argparse.Namespace, words: list[str]) -> None:
     lccl.save_checkpoint(
         options.state / f"{name}.pt", model, "samples.cifar10.network:resnet", {"depth": options.depth}, IMAGE[1:]
     )
-    clock.unlink(missing_ok=True)
+    for file in (clock, options.state / f"{name}.state"):
+        file.unlink(missing_ok=True)
 
 
 def main() -> None:
