@@ -117,3 +117,21 @@ def top1(outputs: Sequence[Array], labels: Array | None) -> float | None:
             f"the data has the label {impossible.flat[0]}, but labels are the network's classes, whole numbers from 0 to {known[-1]}"
         )
     return float(np.mean(classes == labels))
+
+
+def top_k_of(outputs: Sequence[Array], labels: Array | None, k: int) -> float | None:
+    """The fraction of samples whose label is among the classes with the k largest scores.
+
+    None without labels for these outputs. A sample with a score that is not finite counts as wrong.
+
+    Raises:
+        UserError: the network has no more than k classes.
+    """
+    first = outputs[0]
+    if labels is None or first.ndim < 2 or (first.shape[0], *first.shape[2:]) != np.shape(labels):
+        return None
+    if k >= first.shape[1]:
+        raise UserError(f"top-{k} of {first.shape[1]} classes is every label: take a smaller k")
+    own = np.take_along_axis(first, np.asarray(labels, np.int64)[:, None], 1)
+    better = (first > own).sum(axis=1) + (first == own).sum(axis=1) - 1
+    return float(np.mean((better < k) & np.isfinite(first).all(axis=1)))

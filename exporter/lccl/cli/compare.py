@@ -95,6 +95,15 @@ def parser(prog: str = PROG) -> Parser:
     p.add_argument(
         "--max-metric-drop", type=number, metavar="AMOUNT", help="the metric's mean worse than the baseline's, in its own unit"
     )
+    p.add_argument("--top-k", type=int, metavar="K", help="also count labels among the K classes with the largest scores")
+    p.add_argument(
+        "--throughput",
+        type=int,
+        nargs="+",
+        default=(),
+        metavar="BATCH",
+        help="also measure samples per second at these batches",
+    )
     p.add_argument("--html", type=Path, metavar="FILE.html", help="also write the result as one page with charts and gate maps")
     p.add_argument("--tuning", type=Path, metavar="TUNING.json", help="what lccl tune --json printed, to be shown on the page")
     p.add_argument("--training", type=Path, metavar="TRAINING.json", help="the epochs of a training, to be shown on the page")
@@ -120,6 +129,10 @@ def command(arguments: Sequence[str], prog: str = PROG) -> int:
     for name, least in (("threads", 1), ("batch", 1), ("warmup", 0), ("runs", 0)):
         if getattr(options, name) < least:
             raise UserError(f"--{name} is at least {least}, not {getattr(options, name)}")
+    if options.throughput and not options.runs:
+        raise UserError("--throughput measures, which --runs 0 forbids: leave one out")
+    if min((1 if options.top_k is None else options.top_k, *options.throughput)) < 1:
+        raise UserError("--top-k and --throughput take numbers from 1")
     for path in (*options.networks, *options.baseline):
         require_file(path)
     with on_terminal(not options.quiet) as progress, stdout_kept():
@@ -139,12 +152,15 @@ def command(arguments: Sequence[str], prog: str = PROG) -> int:
             unsafe_pickle=options.unsafe_pickle,
             dense_twin=not options.no_dense_twin,
             threads=options.threads,
-            latency=LatencyPlan(options.batch, options.warmup, options.runs, options.max_seconds) if options.runs else None,
+            latency=LatencyPlan(options.batch, options.warmup, options.runs, options.max_seconds, tuple(options.throughput))
+            if options.runs
+            else None,
             limits=Limits(**{limit.name: getattr(options, limit.name) for limit in fields(Limits)}),
             allow_skipped=options.allow_skipped,
             plugin_library=options.plugin_library,
             metric=options.metric,
             metric_direction=options.metric_direction,
+            top_k=options.top_k,
             html=options.html,
             tuning=options.tuning,
             training=options.training,

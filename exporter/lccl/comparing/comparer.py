@@ -13,7 +13,7 @@ from lccl.backends.batches import CHUNK
 from lccl.backends.machine import machine_name
 from lccl.comparing.candidates import Candidate, Opening, open_networks
 from lccl.comparing.limits import Limits, check_limits
-from lccl.comparing.measure import LatencyPlan, all_outputs, latencies
+from lccl.comparing.measure import LatencyPlan, all_outputs, latencies, throughputs
 from lccl.comparing.references import Outputs, against_references
 from lccl.comparing.report.gate_look import look
 from lccl.comparing.report.report import Extras, versions, write_report
@@ -23,6 +23,7 @@ from lccl.console.progress import Progress, silent
 from lccl.errors import Fix, UserError
 from lccl.errors.arguments import (
     CALLABLE,
+    COUNT,
     FACTORY,
     FILE,
     FLAG,
@@ -41,7 +42,7 @@ from lccl.files import require_writable
 from lccl.graph.inputs import input_types
 from lccl.loading.data import Data, DataSource, read_data
 from lccl.loading.types import Factory, Network
-from lccl.metrics import Direction, Metric, metric_of, top1
+from lccl.metrics import Direction, Metric, metric_of, top1, top_k_of
 from lccl.op.onnx_op import is_lccl_node, register_schema
 from lccl.profiling import NetworkProfile
 from lccl.profiling.of_onnx import axes_of_data, profile_canonical
@@ -70,6 +71,7 @@ LIMITS = Kind("Limits", lambda value: isinstance(value, Limits))
     plugin_library=FILE | NONE,
     metric=NAME | CALLABLE | NONE,
     metric_direction=one_of("higher", "lower"),
+    top_k=COUNT | NONE,
     html=FILE | NONE,
     tuning=FILE | NONE,
     training=FILE | NONE,
@@ -96,6 +98,7 @@ def compare(
     plugin_library: str | Path | None = None,
     metric: str | Callable[..., object] | None = None,
     metric_direction: Direction = "higher",
+    top_k: int | None = None,
     html: str | Path | None = None,
     tuning: str | Path | None = None,
     training: str | Path | None = None,
@@ -135,6 +138,7 @@ def compare(
         metric: also scores each row's outputs, but for dense twins: a function of outputs and
             labels, or "pkg.module:function"; see :class:`lccl.metrics.Metric`.
         metric_direction: which of its values are better, "higher" or "lower".
+        top_k: also count the samples whose label is among so many classes with the largest scores.
         html: write the result as one HTML file there, with charts and gate maps; needs Jinja2 and
             matplotlib.
         tuning: a JSON file of ``lccl tune``, whose points the HTML file shows.
@@ -172,10 +176,10 @@ def compare(
     )
     candidates += open_networks(_as_list(baseline), opening)
     require_running(candidates, limits, allow_skipped)
-    rows, outputs = _run(candidates, inputs, latency, named, progress)
+    rows, outputs = _run(candidates, inputs, latency, (named, top_k), progress)
     rows = against_references(rows, outputs)
     batch = min(latency.batch, len(inputs)) if latency else 0
-    environment = Environment(len(inputs), threads, batch, machine_name())
+    environment = Environment(len(inputs), threads, batch, machine_name(), top_k, latency.warmup if latency else 0)
     shown = f"{named.name}, {named.direction} is better" if named else None
     profile = _profile(candidates, inputs, progress)
     result = Comparison(rows, profile, check_limits(rows, limits, named), environment, shown)
@@ -202,9 +206,14 @@ def _as_list(value: Network | Sequence[Network] | None) -> list[Network]:
 
 
 def _run(
-    candidates: Sequence[Candidate], data: Data, plan: LatencyPlan | None, metric: Metric | None, progress: Progress
+    candidates: Sequence[Candidate],
+    data: Data,
+    plan: LatencyPlan | None,
+    scored: tuple[Metric | None, int | None],
+    progress: Progress,
 ) -> tuple[tuple[Row, ...], Outputs]:
-    """Rows with accuracy and latency, and the outputs of those that ran."""
+    """Rows with accuracy and latency, and the outputs of those that ran; by a metric and a k."""
+    metric, k = scored
     active = [c for c in candidates if not c.skipped]
     with contextlib.ExitStack() as stack:
         for candidate in active:
@@ -214,13 +223,18 @@ def _run(
             progress(f"running {candidate.network} in {candidate.runner.name}")
             outputs[id(candidate)] = all_outputs(candidate.runner, data)
             accuracies[id(candidate)] = top1(outputs[id(candidate)], data.labels)
-        times = latencies([c.runner for c in active], data, plan, progress) if plan else [None] * len(active)
+        runners = [c.runner for c in active]
+        times = latencies(runners, data, plan, progress) if plan else [None] * len(active)
+        rates: list[dict[int, float]] = throughputs(runners, data, plan.throughput, progress) if plan else [{} for _ in active]
     timed = dict(zip(map(id, active), times, strict=True))
+    rated = dict(zip(map(id, active), rates, strict=True))
     rows = []
     for c in candidates:
         row = Row(c.network, c.role, c.runner.name, c.runner.device, c.skipped)
         if not c.skipped:
-            row = replace(row, accuracy=accuracies[id(c)], latency=timed[id(c)])
+            row = replace(row, accuracy=accuracies[id(c)], latency=timed[id(c)], throughput=rated[id(c)])
+            if k is not None and row.accuracy is not None:
+                row = replace(row, top_k=top_k_of(outputs[id(c)], data.labels, k))
             if metric is not None and c.role != "dense twin":
                 score = metric.score(outputs[id(c)], data.labels)
                 row = replace(row, metric=score.mean, metric_values=score.values)

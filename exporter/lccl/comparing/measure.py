@@ -13,9 +13,14 @@ from lccl.backends.interface import Runner
 from lccl.comparing.results import Latency
 from lccl.console.progress import Progress
 from lccl.errors import Fix, UserError
-from lccl.errors.arguments import COUNT, NUMBER, WHOLE, require_kind
+from lccl.errors.arguments import COUNT, NUMBER, WHOLE, Kind, require_kind
 from lccl.loading.data import Data
 from lccl.numerics import Array
+
+BATCHES = Kind(
+    "whole numbers from 1",
+    lambda value: isinstance(value, (tuple, list)) and all(map(COUNT.accepts, value)),  # type: ignore[arg-type]
+)
 
 
 @dataclass(frozen=True)
@@ -28,6 +33,8 @@ class LatencyPlan:
     max_seconds: float = 20.0
     """Limit of the whole measurement, which ends early at a full round, but not before 10
     rounds."""
+    throughput: tuple[int, ...] = ()
+    """Batches whose samples per second are measured too."""
 
     def __post_init__(self) -> None:
         """Check the numbers.
@@ -39,6 +46,7 @@ class LatencyPlan:
         require_kind("warmup", self.warmup, WHOLE)
         require_kind("runs", self.runs, COUNT)
         require_kind("max_seconds", self.max_seconds, NUMBER)
+        require_kind("throughput", self.throughput, BATCHES)
 
 
 def all_outputs(runner: Runner, data: Data) -> list[Array]:
@@ -88,4 +96,39 @@ def latencies(runners: Sequence[Runner], data: Data, plan: LatencyPlan, progress
                 times[k].append(1e3 * seconds)
         if round_ >= plan.warmup + 10 and time.perf_counter() - began > plan.max_seconds:
             break
-    return [Latency(float(np.median(t)), float(np.percentile(t, 95)), len(t)) for t in times]
+    return [Latency(float(np.median(t)), float(np.percentile(t, 95)), len(t), float(np.percentile(t, 5))) for t in times]
+
+
+THROUGHPUT_ROUNDS, THROUGHPUT_SECONDS = 5, 1.0
+"""At least so many rounds of each batch, then until so many seconds for each runner are over."""
+
+
+def throughputs(runners: Sequence[Runner], data: Data, batches: Sequence[int], progress: Progress) -> list[dict[int, float]]:
+    """Measure the samples per second of each runner at each batch, in turn.
+
+    A runner that does not take a batch has no number for it.
+
+    Raises:
+        UserError: the data has fewer samples than a batch.
+    """
+    found: list[dict[int, float]] = [{} for _ in runners]
+    for batch in batches:
+        if batch > len(data):
+            raise UserError(
+                f"throughput at batch {batch} needs as many samples, and the data has {len(data)}: give more data, or a smaller batch"
+            )
+        progress(f"measuring throughput at batch {batch}")
+        able = [i for i, runner in enumerate(runners) if batch in runner.batches]
+        feeds = {i: data.feed(runners[i].input_names, 0, batch) for i in able}
+        times: dict[int, list[float]] = {i: [] for i in able}
+        for i in able:
+            runners[i].infer(feeds[i])
+        end = time.perf_counter() + THROUGHPUT_SECONDS * len(able)
+        while able and (len(times[able[0]]) < THROUGHPUT_ROUNDS or time.perf_counter() < end):
+            for i in able:
+                began = time.perf_counter()
+                runners[i].infer(feeds[i])
+                times[i].append(time.perf_counter() - began)
+        for i in able:
+            found[i][batch] = batch / float(np.median(times[i]))
+    return found

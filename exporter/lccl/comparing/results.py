@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Literal
 
 from lccl.backends.onnxruntime.runner import PLAIN, WITH_LIBRARY
-from lccl.console.text import count, table
+from lccl.console.text import count, percent, table
 from lccl.errors.deprecation import renamed_fields
 from lccl.profiling import NetworkProfile
 
@@ -22,6 +23,8 @@ class Latency:
     median_ms: float
     p95_ms: float
     runs: int
+    p5_ms: float | None = None
+    """The 5th percentile: together with the 95th, the spread."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,9 @@ class Row:
     accuracy: float | None = None
     """Top-1, where there are labels. A dense twin was not trained with its gates at 1, so its
     accuracy says nothing."""
+    top_k: float | None = None
+    """The fraction of samples whose label is among the classes with the k largest scores, where k
+    was asked for."""
     metric: float | None = None
     """The mean of the metric that the caller named, where it is not a dense twin's."""
     metric_values: tuple[float, ...] | None = None
@@ -49,6 +55,8 @@ class Row:
     max_error: float | None = None
     mean_error: float | None = None
     latency: Latency | None = None
+    throughput: Mapping[int, float] = field(default_factory=dict)
+    """Batch -> samples per second, for the batches that were asked for."""
     speedup: float | None = None
     """Median latency of the baseline, or of the dense twin where there is none, in the same runtime
     on the same device / median latency of this row. ONNX Runtime is one runtime, with the CPU op
@@ -90,6 +98,10 @@ class Environment:
     threads: int
     batch: int
     cpu: str
+    top_k: int | None = None
+    """The k of the rows' ``top_k``."""
+    warmup: int = 0
+    """Rounds that were not measured."""
 
 
 @renamed_fields(setting="environment")
@@ -131,6 +143,14 @@ class Comparison:
         )
         if self.metric is not None:
             parts.append(f"Metric: {self.metric}.")
+        if s.top_k is not None:
+            shown = ", ".join(f"{row.label} {percent(row.top_k)}" for row in self.rows if row.top_k is not None)
+            parts.append(f"Top-{s.top_k}: {shown or 'not known'}.")
+        parts += [
+            f"Samples per second of {row.label}: {', '.join(f'{rate:.0f} at batch {batch}' for batch, rate in row.throughput.items())}."
+            for row in self.rows
+            if row.throughput
+        ]
         parts += self._speedup_lines()
         parts += [f"Not run: {row.label}: {row.skipped}." for row in self.rows if row.skipped]
         if self.profile is not None:

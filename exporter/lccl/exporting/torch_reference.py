@@ -1,4 +1,4 @@
-"""A PyTorch module as the reference of a check: random inputs, and the outputs of its own layers."""
+"""A PyTorch module as the reference of a check: random inputs, outputs of its own layers."""
 
 from __future__ import annotations
 

@@ -20,12 +20,12 @@ from lccl.backends.interface import Batches
 from lccl.backends.tensorrt.runner import gpu_missing
 from lccl.comparing import Check, Comparison, Environment, LatencyPlan, Limits
 from lccl.comparing.limits import _metric_drop, _metric_limit
-from lccl.comparing.measure import latencies
+from lccl.comparing.measure import latencies, throughputs
 from lccl.comparing.results import Row
 from lccl.data import as_data, load_data
 from lccl.errors import Fix
 from lccl.graph.batch_axes import BatchAxes
-from lccl.metrics import metric_of
+from lccl.metrics import metric_of, top_k_of
 from lccl.models.resnet import cifar_resnet
 from support.graphs.models import run
 
@@ -521,3 +521,55 @@ def test_limits_without_values_do_not_pass() -> None:
     ):
         with pytest.raises(lccl.UserError, match="needs an LCCL network that ran"):
             check()
+
+
+# ---- top-k and throughput ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("k", "wanted"), [(1, 0.5), (2, 0.75), (3, 0.75)])
+def test_top_k(k: int, wanted: float) -> None:
+    """Equal scores count against the label, and a score that is not finite is wrong."""
+    scores = np.array([[3, 2, 1, 0.0], [1, 2, 3, 0], [2, 2, 0, 1], [5, np.nan, 0, 1]], np.float32)
+    assert top_k_of([scores], np.array([0, 2, 0, 0]), k) == wanted
+    assert top_k_of([scores], None, k) is None
+    assert top_k_of([scores], np.zeros((4, 2)), k) is None
+
+
+def test_top_k_of_all_classes() -> None:
+    with pytest.raises(lccl.UserError, match="top-4 of 4 classes is every label"):
+        top_k_of([np.zeros((2, 4))], np.zeros(2, int), 4)
+
+
+def test_throughput_of_the_batches_that_a_runner_takes() -> None:
+    class Runner:
+        name, device, input_names = "r", "CPU", ("x",)
+
+        def __init__(self, most: int) -> None:
+            self.batches, self.seen = Batches(1, most), []
+
+        def infer(self, feed: dict[str, Any]) -> dict[str, Any]:
+            self.seen.append(len(feed["x"]))
+            return {}
+
+    runners: Any = [Runner(8), Runner(2)]
+    found = throughputs(runners, as_data(np.zeros((8, 1), np.float32)), (2, 8), lambda *_: None)
+    assert [sorted(rates) for rates in found] == [[2, 8], [2]]
+    assert all(rate > 0 for rates in found for rate in rates.values())
+    assert set(runners[1].seen) == {2}
+    with pytest.raises(lccl.UserError, match="throughput at batch 9 needs as many samples, and the data has 8"):
+        throughputs(runners, as_data(np.zeros((8, 1), np.float32)), (9,), lambda *_: None)
+
+
+def test_the_command_counts_and_measures_them(checkpoint: Path, samples: Path, invoke: Invoke) -> None:
+    words = [checkpoint, "--data", samples, "--runs", "3", "--warmup", "1", "--no-dense-twin"]
+    done = invoke(COMPARE, *words, "--top-k", "3", "--throughput", "2", "4", "--json")
+    assert done.code == 0, done.err
+    said = json.loads(done.out)
+    assert said["environment"]["top_k"] == 3
+    for row in (r for r in said["rows"] if not r["skipped"]):
+        assert row["accuracy"] <= row["top_k"] <= 1
+        assert sorted(row["throughput"]) == ["2", "4"]
+        assert row["latency"]["p5_ms"] <= row["latency"]["median_ms"] <= row["latency"]["p95_ms"]
+    for wrong, message in ((["--top-k", "0"], "take numbers from 1"), (["--throughput", "2", "--runs", "0"], "leave one out")):
+        done = invoke(COMPARE, *words, *wrong)
+        assert (done.code, message in done.err) == (1, True)

@@ -157,9 +157,14 @@ def _rows(comparison: Comparison, ran: Sequence[Row]) -> dict[str, Any]:
         "runtime": [row.runner for row in ran],
         "device": [row.device for row in ran] if len({row.device for row in ran}) > 1 else [],
         "top-1": [percent(None if row.role == "dense twin" else row.accuracy) for row in ran],
+        f"top-{comparison.environment.top_k}": [percent(row.top_k) for row in ran],
         "metric": ["-" if row.metric is None else f"{row.metric:.4g}" for row in ran],
         "median ms": [f"{row.latency.median_ms:.3f}" if row.latency else "-" for row in ran],
         "p95 ms": [f"{row.latency.p95_ms:.3f}" if row.latency else "-" for row in ran],
+        **{
+            f"per s, batch {batch}": [f"{row.throughput[batch]:.0f}" if batch in row.throughput else "-" for row in ran]
+            for batch in dict.fromkeys(batch for row in ran for batch in row.throughput)
+        },
         "speed-up": ["-" if row.speedup is None else f"{row.speedup:.2f}x" for row in ran],
         "held against": [row.reference or "-" for row in ran],
         "agreement": [percent(row.agreement) for row in ran],
@@ -307,7 +312,10 @@ def _facts(comparison: Comparison, extras: Extras) -> list[tuple[str, str]]:
     runs = [row.latency.runs for row in comparison.rows if row.latency]
     return [
         ("data", count(s.images, "sample")),
-        ("latency", f"{how}{f', {runs[0]} rounds' if runs else ''}, {count(s.threads, 'CPU thread')}"),
+        (
+            "latency",
+            f"{how}{f', {runs[0]} rounds after {s.warmup} of warm-up' if runs else ''}, {count(s.threads, 'CPU thread')}",
+        ),
         ("processor", s.cpu),
         *((name, version) for name, version in extras.versions.items()),
         ("date", datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")),
