@@ -151,6 +151,7 @@ def test_finite_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not_finite({"e": np.zeros((0, 3), np.float32)}) is None
 
 
+@pytest.mark.slow
 def test_a_command_takes_a_folder(tmp_path: Path, checkpoint: Path, invoke: Invoke) -> None:
     for i in range(6):
         write(tmp_path / "scans" / f"{i % 2}" / f"{i}.png", (16, 16), seed=i)

@@ -560,6 +560,7 @@ def test_throughput_of_the_batches_that_a_runner_takes() -> None:
         throughputs(runners, as_data(np.zeros((8, 1), np.float32)), (9,), lambda *_: None)
 
 
+@pytest.mark.slow
 def test_the_command_counts_and_measures_them(checkpoint: Path, samples: Path, invoke: Invoke) -> None:
     words = [checkpoint, "--data", samples, "--runs", "3", "--warmup", "1", "--no-dense-twin"]
     done = invoke(COMPARE, *words, "--top-k", "3", "--throughput", "2", "4", "--json")

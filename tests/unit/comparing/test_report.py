@@ -73,6 +73,7 @@ def test_what_a_user_named_is_text_not_markup() -> None:
 # ---- what gates did -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_maps_and_densities(small_model: nn.Module, tmp_path: Path) -> None:
     import onnx
 
@@ -145,6 +146,7 @@ def written(small_model: nn.Module, checkpoint: Path, tmp_path_factory: pytest.T
     return folder / "a report.html", json.loads(json.dumps(result.as_dict()))
 
 
+@pytest.mark.slow
 def test_its_numbers_are_those_of_the_json(written: tuple[Path, dict[str, Any]]) -> None:
     path, said = written
     text = path.read_text()
@@ -168,6 +170,7 @@ def test_its_numbers_are_those_of_the_json(written: tuple[Path, dict[str, Any]])
         assert words in text
 
 
+@pytest.mark.slow
 def test_it_is_one_file_that_loads_nothing(written: tuple[Path, dict[str, Any]]) -> None:
     text = written[0].read_text()
     assert len(text) < 2_000_000

@@ -18,6 +18,7 @@ from lccl.files import sha256
 from lccl.forms.costs import CostTable, LayerCost, Machine
 
 Invoke = Callable[..., Any]
+pytestmark = pytest.mark.slow
 
 
 class Mixed(nn.Module):

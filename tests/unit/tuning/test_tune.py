@@ -109,6 +109,7 @@ def test_a_target_of_latency(network: nn.Module, exported: Path, form: str, tmp_
         lccl.tune(given, _data(), target_latency=0.01, costs=costs, points=10)
 
 
+@pytest.mark.slow
 def test_costs_of_elsewhere(network: nn.Module, tmp_path: Path) -> None:
     path = table_of(network, tmp_path / "costs.json", threads=2)
     with pytest.raises(lccl.UserError, match="costs of 2 threads, not of 1: measure here: pass threads=2"):
