@@ -254,6 +254,11 @@ def _abandon(_number: int, _frame: FrameType | None) -> NoReturn:
     os._exit(EXIT_FAILED)
 
 
+def warn_renamed(old: str, new: str) -> None:
+    """Say on stderr that a command has another name now."""
+    print(f"warning: {sentence(old, new)}", file=sys.stderr)
+
+
 def show(result: Result, as_json: bool) -> None:
     """A result as text, or as JSON."""
     if as_json:

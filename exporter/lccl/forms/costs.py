@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from lccl.backends.gpus import gpus
 from lccl.backends.machine import machine_name
 from lccl.backends.onnxruntime.library import cpu_isa
 from lccl.console.text import count, table
@@ -30,15 +31,18 @@ class Machine:
     """Where a table was measured."""
 
     device: str
-    """"cpu"."""
+    """"cpu", or "cuda"."""
     processor: str
     isa: str
-    """The instruction set of the kernels."""
+    """The instruction set of the kernels: "avx2"; of a GPU its architecture: "sm_90"."""
 
     @classmethod
-    def here(cls) -> Machine:
-        """Return this machine."""
-        return cls("cpu", machine_name(), cpu_isa() or "")
+    def here(cls, device: str = "cpu") -> Machine | None:
+        """Return this machine, or its first GPU; None where it has none."""
+        if device == "cpu":
+            return cls("cpu", machine_name(), cpu_isa() or "")
+        gpu = next(iter(gpus()), None)
+        return None if gpu is None else cls("cuda", gpu.name, f"sm_{gpu.capability.replace('.', '')}")
 
     def __str__(self) -> str:
         return f"{self.processor} ({self.isa})"
@@ -220,10 +224,11 @@ def load_costs(path: str | Path, *, foreign: bool = False, threads: int | None =
     Raises:
         UserError: it is no such table, or of another machine or other threads.
     """
-    found, here = read_costs(path), Machine.here()
+    found = read_costs(path)
+    here = Machine.here(found.machine.device)
     of = None
     if found.machine != here:
-        of = f"{found.machine}, and this is {here}"
+        of = f"{found.machine}, and {'there is no GPU here' if here is None else f'this is {here}'}"
     elif threads is not None and found.threads != threads:
         of = f"{count(found.threads, 'thread')}, not of {threads}"
     if of is not None and not foreign:

@@ -140,18 +140,7 @@ def gated_model(shape: LayerShape, kind: GateKind, density: float, batch: int, i
     """
     parts = _Parts(shape, batch, in_chain)
     kernel = kind.kernel(shape)
-    attributes = Attributes(
-        strides=shape.strides,
-        pads=shape.pads,
-        dilations=shape.dilations,
-        gate_strides=(shape.strides[0] * kind.grid, shape.strides[1] * kind.grid),
-        gate_pads=kind.pads(shape),
-        gate_dilations=kind.dilations(shape),
-        activation_alpha=0.0,
-        gate_max=1.0,
-        gate_upsample=(1, 1, kind.grid, kind.grid),
-        density=density,
-    )  # fmt: skip
+    attributes = gate_attributes(shape, kind, density)
     hg, wg = grid_hw(shape.out_hw, kind.grid)
     parts.feed["mask"] = np.stack([areas((hg, wg), density, seed)[None] for seed in range(batch)])
     parts.inputs.append(helper.make_tensor_value_info("mask", TensorProto.FLOAT, [batch, 1, hg, wg]))
@@ -167,6 +156,22 @@ def gated_model(shape: LayerShape, kind: GateKind, density: float, batch: int, i
     inputs = stored | {"X": parts.before, "gate": "mask"}
     parts.nodes.append(make_node([inputs[name] for name in INPUT_NAMES], [parts.after], attributes, "layer"))
     return parts.model()
+
+
+def gate_attributes(shape: LayerShape, kind: GateKind, density: float) -> Attributes:
+    """Return the op's attributes of a layer whose own gate is multiplied with a mask."""
+    return Attributes(
+        strides=shape.strides,
+        pads=shape.pads,
+        dilations=shape.dilations,
+        gate_strides=(shape.strides[0] * kind.grid, shape.strides[1] * kind.grid),
+        gate_pads=kind.pads(shape),
+        gate_dilations=kind.dilations(shape),
+        activation_alpha=0.0,
+        gate_max=1.0,
+        gate_upsample=(1, 1, kind.grid, kind.grid),
+        density=density,
+    )
 
 
 def areas(hw: tuple[int, int], density: float, seed: int) -> Array:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,19 +15,25 @@ from lccl.forms.costs import DENSITIES, CostTable, LayerCost, Machine
 from lccl.forms.layer_models import GateKind, LayerShape, dense_model, empty_model, gated_model, layers_of
 from lccl.forms.timing import interleaved
 from lccl.graph.layouts.gateless import LARGEST_KERNEL
+from lccl.numerics import Array
 
 KINDS = ("1x1", "kxk")
 ROUNDS = 40
 
 
+LayerTimer = Callable[[LayerShape, GateKind], Array]
+"""Times a layer: microseconds [3 + 2 * densities, rounds], of a call that does nothing, the dense
+layer alone and between dense ones, then the same two of the gated layer at each density."""
+
+
 def measure_costs(
     model: onnx.ModelProto,
+    timer: LayerTimer,
     *,
+    machine: Machine,
     kinds: Sequence[str] = KINDS,
     threads: int = 1,
     batch: int = 1,
-    seconds: float = 2.0,
-    library: Path,
     versions: dict[str, str],
     command: str,
     progress: Progress,
@@ -36,11 +42,11 @@ def measure_costs(
 
     Args:
         model: with the shapes of its tensors, but for the batch.
+        timer: what times a layer.
+        machine: where it does.
         kinds: of gates: "1x1", "kxk", "grid:G".
         threads: of one inference.
         batch: images of one inference.
-        seconds: for each shape and kind of gate, about.
-        library: the op's, for ONNX Runtime.
         versions: of what runs, for the table.
         command: that the table records.
         progress: called with each layer.
@@ -59,8 +65,30 @@ def measure_costs(
     layers = []
     for done, (shape, name) in enumerate(shapes.items()):
         progress(f"timing {name}", done, len(shapes))
-        layers.append(_cost(name, shape, gates, threads, batch, seconds, library))
-    return CostTable(Machine.here(), threads, batch, versions, (command,), tuple(layers))
+        layers.append(_cost(name, shape, gates, timer))
+    return CostTable(machine, threads, batch, versions, (command,), tuple(layers))
+
+
+def onnxruntime_timer(threads: int, batch: int, seconds: float, library: Path) -> LayerTimer:
+    """Return what times layers in ONNX Runtime on the CPU, gated ones by the op's library.
+
+    Args:
+        threads: of one inference.
+        batch: images of one inference.
+        seconds: for each shape and kind of gate, about.
+        library: the op's.
+    """
+
+    def time(shape: LayerShape, gate: GateKind) -> Array:
+        models = [
+            empty_model(),
+            *(dense_model(shape, batch, in_chain) for in_chain in (False, True)),
+            *(gated_model(shape, gate, d, batch, in_chain) for d in DENSITIES for in_chain in (False, True)),
+        ]
+        runners = [OnnxRuntimeRunner(model, threads, library=library) for model, _ in models]
+        return 1e6 * np.array(interleaved(runners, [feed for _, feed in models], ROUNDS, seconds))
+
+    return time
 
 
 def _kind(text: str) -> GateKind:
@@ -70,22 +98,14 @@ def _kind(text: str) -> GateKind:
     return GateKind(text)
 
 
-def _cost(
-    name: str, shape: LayerShape, gates: Sequence[GateKind], threads: int, batch: int, seconds: float, library: Path
-) -> LayerCost:
+def _cost(name: str, shape: LayerShape, gates: Sequence[GateKind], timer: LayerTimer) -> LayerCost:
     alone: dict[str, dict[str, float]] = {}
     chained: dict[str, dict[str, float]] = {}
     dense: list[float] = []
     for gate in gates:
         if not gate.fits(shape):
             continue
-        models = [
-            empty_model(),
-            *(dense_model(shape, batch, in_chain) for in_chain in (False, True)),
-            *(gated_model(shape, gate, d, batch, in_chain) for d in DENSITIES for in_chain in (False, True)),
-        ]
-        runners = [OnnxRuntimeRunner(model, threads, library=library) for model, _ in models]
-        times = 1e6 * np.array(interleaved(runners, [feed for _, feed in models], ROUNDS, seconds))
+        times = timer(shape, gate)
         alone_us, chain_us = times[1::2] - np.median(times[0]), times[2::2]
         by_itself = np.maximum(np.median(alone_us, axis=1), 0.1)
         longer = np.median(chain_us[1:] - chain_us[0], axis=1)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from lccl.backends.diagnosis.onnxruntime_library import isa_in_words, library_report, skips_pixels
-from lccl.command_line import EXIT_FAILED, EXIT_OK, Parser, Report, run, show
-from lccl.errors.deprecation import sentence
+from lccl.command_line import EXIT_FAILED, EXIT_OK, Parser, Report, run, show, warn_renamed
 
 PROG = "python -m lccl.ort"
 
@@ -48,7 +46,7 @@ def command(arguments: Sequence[str], prog: str = PROG) -> int:
     said = library_report(options.library)
     said |= {"level": said["isa"], "level_asked": said["isa_asked"]}  # by their old names, until 0.3
     show(Report(said, _text(said)), options.json)
-    print(f"warning: {sentence(PROG, 'lccl doctor')}", file=sys.stderr)
+    warn_renamed(PROG, "lccl doctor")
     return EXIT_OK if skips_pixels(said) else EXIT_FAILED
 
 

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from lccl.backends.diagnosis.tensorrt_plugin import plugin_report
-from lccl.command_line import EXIT_FAILED, EXIT_OK, Parser, Report, run, show
-from lccl.errors.deprecation import sentence
-from lccl.errors.requires import how_to_install
+from lccl.command_line import EXIT_FAILED, EXIT_OK, Parser, Report, run, show, warn_renamed
 
 PROG = "python -m lccl.plugin"
 
@@ -21,7 +18,7 @@ def _text(said: dict[str, Any]) -> str:
         verdict = "its registry holds LCCLConv" if registry["holds_plugin"] else f"without the plugin: {registry['reason']}"
         lines.append(f"TensorRT  {registry['module']} {registry['version'] or '?'}: {verdict}")
     if not said["registries"]:
-        lines.append(f"TensorRT  none is installed: {how_to_install('tensorrt')}")
+        lines.append(f"TensorRT  none is installed: {said['how_to_install']}")
     return "\n".join(lines)
 
 
@@ -42,7 +39,7 @@ def command(arguments: Sequence[str], prog: str = PROG) -> int:
     options = parser(prog).parse_args(arguments)
     said = plugin_report(options.library)
     show(Report(said, _text(said)), options.json)
-    print(f"warning: {sentence(PROG, 'lccl doctor')}", file=sys.stderr)
+    warn_renamed(PROG, "lccl doctor")
     return EXIT_OK if said["library"] and all(r["holds_plugin"] for r in said["registries"]) else EXIT_FAILED
 
 

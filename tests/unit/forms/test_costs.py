@@ -28,7 +28,7 @@ HERE = Machine("cpu", "a processor", "avx2")
 
 @pytest.fixture
 def here(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Machine, "here", classmethod(lambda _: HERE))
+    monkeypatch.setattr(Machine, "here", classmethod(lambda *_: HERE))
 
 
 def cost(name: str = "conv", **changes: Any) -> LayerCost:
@@ -265,3 +265,62 @@ def test_an_open_size_has_to_be_given(tmp_path: Path, invoke: Invoke, ort_librar
     words = [tmp_path / "net.onnx", "-o", tmp_path / "c.json"]
     done = invoke(MEASURE, *words)
     assert (done.code, "pass --input-shape" in done.err) == (1, True)
+
+
+# ---- in PyTorch -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("kind", ["1x1", "kxk", "grid:2"])
+def test_pytorchs_forms_compute_the_layer(shape: LayerShape, kind: str) -> None:
+    """Gated at density 1 it is the dense layer; at another, its open pixels, as many as were asked for."""
+    import torch
+
+    from lccl.nn.measuring import _Layer
+
+    gate = GateKind(kind)
+    layer = _Layer(shape, gate, 2, "cpu", torch.float32)
+    layer._constants["W"] = layer._weight.permute(0, 2, 3, 1).contiguous()
+    with torch.inference_mode():
+        dense = layer.dense()
+        assert tuple(dense.shape) == (2, shape.out_channels, *shape.out_hw)
+        torch.testing.assert_close(layer.gated_of(1.0)(layer.x), dense, rtol=1e-4, atol=1e-5)
+        half = layer.gated_of(0.5)(layer.x)
+        opened = half.abs().sum(1) > 0
+        torch.testing.assert_close(half, dense * opened[:, None], rtol=1e-4, atol=1e-5)
+        assert 0.3 < float(opened.float().mean()) < 0.7
+        assert layer.chained(layer.dense_of)().shape == dense.shape  # type: ignore[attr-defined]
+
+
+def test_a_table_in_pytorch(here: None) -> None:
+    """On the CPU, where nobody would use it: the numbers are of the right form."""
+    import torch
+
+    from lccl.nn.measuring import torch_timer
+
+    shape = SHAPES[0]
+    times = torch_timer("cpu", torch.float32, 1, 0.0)(shape, GateKind("1x1"))
+    assert times.shape[0] == 3 + 2 * len(DENSITIES)
+    assert (times > 0).all()
+
+
+def test_a_table_of_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from lccl.backends.gpus import Gpu
+
+    table = costs(machine=Machine("cuda", "NVIDIA H200", "sm_90"))
+    table.save(tmp_path / "c.json")
+    monkeypatch.setattr("lccl.forms.costs.gpus", lambda: (Gpu("NVIDIA H200", "9.0"),))
+    assert load_costs(tmp_path / "c.json") == table
+    monkeypatch.setattr("lccl.forms.costs.gpus", lambda: (Gpu("NVIDIA L4", "8.9"),))
+    with pytest.raises(UserError, match=r"costs of NVIDIA H200 \(sm_90\), and this is NVIDIA L4 \(sm_89\)"):
+        load_costs(tmp_path / "c.json")
+    monkeypatch.setattr("lccl.forms.costs.gpus", lambda: ())
+    with pytest.raises(UserError, match=r"costs of NVIDIA H200 \(sm_90\), and there is no GPU here: measure here"):
+        load_costs(tmp_path / "c.json")
+
+
+def test_no_gpu_to_measure_on(network: Path, tmp_path: Path, invoke: Invoke) -> None:
+    done = invoke("lccl.cli.measure", network, "-o", tmp_path / "c.json", "--device", "cuda")
+    assert done.code == 1
+    assert "has no GPU here to measure on: leave out --device cuda" in done.err
+    assert not (tmp_path / "c.json").exists()

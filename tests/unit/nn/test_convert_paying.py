@@ -19,7 +19,7 @@ X = torch.zeros(1, 3, 8, 8)
 
 @pytest.fixture(autouse=True)
 def here(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Machine, "here", classmethod(lambda _: HERE))
+    monkeypatch.setattr(Machine, "here", classmethod(lambda *_: HERE))
 
 
 def network() -> nn.Module:
@@ -83,7 +83,7 @@ def test_what_cannot_be_asked(table: Path, tmp_path: Path, monkeypatch: pytest.M
         convert(args=torch.zeros(1, 3, 20, 20))
     with pytest.raises(lccl.UserError, match="costs of 1 thread, not of 2: measure here: pass threads=1"):
         convert(threads=2)
-    monkeypatch.setattr(Machine, "here", classmethod(lambda _: Machine("cpu", "another", "avx2")))
+    monkeypatch.setattr(Machine, "here", classmethod(lambda *_: Machine("cpu", "another", "avx2")))
     with pytest.raises(lccl.UserError, match="measure here: pass foreign_costs=True"):
         convert()
     with pytest.warns(UserWarning, match="what pays there need not pay here"):
