@@ -20,7 +20,7 @@ help:
 	@echo "make help          this list"
 	@echo "make demo          pages of digits -> trained LCCL network -> ONNX -> engine -> comparison -> picture"
 	@echo "make check         the linters and the quick tests: what to run after each change"
-	@echo "make test          install what tests need, run all of them"
+	@echo "make test          install what tests need, run them (of each at most ninety cases)"
 	@echo "make thorough      all tests with every GPU architecture, every planted fault and more random cases"
 	@echo "make real          the tests with networks and files of public packages (make test runs them too)"
 	@echo "make coverage      all tests, with the lines of the package that they run"

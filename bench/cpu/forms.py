@@ -262,6 +262,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for path in filter(None, (options.json, options.markdown, options.picture)):
             require_writable(path)
         if options.picture is not None:
+            if options.random is not None:
+                raise UserError("--random counts networks, and has no picture: leave out --picture")
             require()
         library = library_of(options.op)
         if library == NO_LIBRARY:
@@ -279,7 +281,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     rows.append(row_of(name, density, build(), threads, Path(library)))
                     print(f"{name} {density} {threads}: {rows[-1].file:.2f} -> {rows[-1].written:.2f}", file=sys.stderr)
             if options.picture is not None:
-                draw(rows, options.picture, f"{facts['cpu']}, {facts['kernels']}, batch 1, {facts['date']}")
+                draw(
+                    rows,
+                    options.picture,
+                    f"{facts['cpu']}, {facts['kernels']}, batch 1, {' and '.join(map(str, options.threads))} thread(s), {facts['date']}",
+                )
             text, content = markdown(facts, rows), {"facts": facts, "rows": [asdict(row) for row in rows]}
         for path, written in ((options.json, json.dumps(content, indent=1) + "\n"), (options.markdown, text)):
             if path is not None:

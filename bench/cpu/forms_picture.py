@@ -45,7 +45,12 @@ def draw(rows: Sequence[Row], path: Path, title: str) -> None:
             label=None if x else "ideal: MACs of dense / MACs",
         )
     axis.axhline(1, color="C3", linewidth=0.8, linestyle="--")
-    names = [f"{row.network}\n{'own masks' if row.density is None else f'density {row.density:g}'}" for row in rows]
+    threads = len({row.threads for row in rows}) > 1
+    names = [
+        f"{row.network}\n{'own masks' if row.density is None else f'density {row.density:g}'}"
+        + (f"\n{row.threads} threads" if threads else "")
+        for row in rows
+    ]
     axis.set_xticks(range(len(rows)), names, fontsize="small")
     axis.set_ylabel("dense network's time / time")
     axis.set_title(title, fontsize="small")

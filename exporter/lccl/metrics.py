@@ -122,7 +122,8 @@ def top1(outputs: Sequence[Array], labels: Array | None) -> float | None:
 def top_k_of(outputs: Sequence[Array], labels: Array | None, k: int) -> float | None:
     """The fraction of samples whose label is among the classes with the k largest scores.
 
-    None without labels for these outputs. A sample with a score that is not finite counts as wrong.
+    None without labels for these outputs. Of equal scores the first class counts as larger, as in
+    :func:`top1`. A sample with a score that is not finite counts as wrong.
 
     Raises:
         UserError: the network has no more than k classes.
@@ -133,5 +134,6 @@ def top_k_of(outputs: Sequence[Array], labels: Array | None, k: int) -> float | 
     if k >= first.shape[1]:
         raise UserError(f"top-{k} of {first.shape[1]} classes is every label: take a smaller k")
     own = np.take_along_axis(first, np.asarray(labels, np.int64)[:, None], 1)
-    better = (first > own).sum(axis=1) + (first == own).sum(axis=1) - 1
+    order = np.arange(first.shape[1]).reshape(-1, *(1,) * (first.ndim - 2))
+    better = ((first > own) | ((first == own) & (order < np.asarray(labels)[:, None]))).sum(axis=1)
     return float(np.mean((better < k) & np.isfinite(first).all(axis=1)))

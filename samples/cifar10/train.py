@@ -13,6 +13,7 @@ A run that was stopped goes on where it was when it is called again. Its result 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import copy
 import json
 import platform
@@ -34,6 +35,7 @@ import lccl  # noqa: E402
 from lccl.console.progress import Progress, on_terminal  # noqa: E402
 from lccl.console.text import table  # noqa: E402
 from lccl.errors import UserError  # noqa: E402
+from lccl.files import atomic_path, require_file, sha256  # noqa: E402
 from lccl.train import distillation_loss, fit, fit_gates, macs_budget  # noqa: E402
 from samples.cifar10.data import Cifar10, cifar10  # noqa: E402
 from samples.cifar10.network import resnet  # noqa: E402
@@ -41,19 +43,10 @@ from samples.cifar10.training import BATCH, IMAGE, Batches, accuracy, ready, see
 
 RESULTS = HERE / "networks.json"
 WARM_UP = 0.1
+CLOCK_SECONDS = 30
+"""Between two notes of how long a run has taken."""
 PAPER_STEPS = ((0.03, 0.1), (0.45, 1.0), (0.7, 0.1), (0.9, 0.01), (1.0, 0.001))
 """The paper's learning rate: to this part of the training, this fraction of the largest."""
-
-
-def one_cycle(done: float) -> float:
-    """Return the fraction of the largest learning rate: up in a tenth, then down by a cosine."""
-    if done < WARM_UP:
-        return 0.04 + 0.96 * (1 - _cosine(done / WARM_UP))
-    return max(1e-4, _cosine((done - WARM_UP) / (1 - WARM_UP)))
-
-
-def _cosine(part: float) -> float:
-    return 0.5 * (1 + float(torch.cos(torch.tensor(torch.pi * part))))
 
 
 def by_steps(done: float) -> float:
@@ -108,7 +101,9 @@ def dense(options: argparse.Namespace, data: Cifar10, progress: Progress) -> tup
         data.train,
         options.epochs,
         optimizer,
-        one_cycle,
+        torch.optim.lr_scheduler.OneCycleLR(
+            optimizer, options.lr, total_steps=options.epochs * len(Batches(data.train)), pct_start=WARM_UP
+        ),
         seed=options.seed,
         state=options.state / f"{_name(options)}.state",
         teacher_loss=taught,
@@ -129,12 +124,13 @@ def paper(options: argparse.Namespace, data: Cifar10, progress: Progress) -> tup
             gated.norm.reset_parameters()  # the paper's gates do not start open
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.SGD(model.parameters(), options.lr, 0.9, weight_decay=options.weight_decay, nesterov=True)
+    steps = options.epochs * len(Batches(data.train))
     trained(
         model,
         data.train,
         options.epochs,
         optimizer,
-        by_steps,
+        torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: by_steps(step / steps)),
         seed=options.seed,
         state=options.state / f"{_name(options)}.state",
         progress=progress,
@@ -155,7 +151,9 @@ def _name(options: argparse.Namespace) -> str:
     if options.recipe == "gate":
         shares = "learned" if options.learned else "uniform"
         parts += [f"{options.fewer_macs:g}x", options.gate, options.activation, options.where, shares]
-    return "-".join([*parts, f"seed{options.seed}"])
+    if options.weights is not None:
+        parts.append(f"from{sha256(options.weights)[:8]}")
+    return "-".join([*parts, f"lr{options.lr:g}", f"wd{options.weight_decay:g}", f"seed{options.seed}"])
 
 
 def measured(model: nn.Module, data: Cifar10) -> dict[str, Any]:
@@ -178,11 +176,15 @@ def known() -> dict[str, Any]:
 
 
 def keep(name: str, result: dict[str, Any]) -> None:
-    """Put a result into the file, the whole file or none of it."""
-    lines = [f" {json.dumps(key)}: {json.dumps(value)}" for key, value in (known() | {name: result}).items()]
-    new = RESULTS.with_suffix(".new")
-    new.write_text("{\n" + ",\n".join(lines) + "\n}\n")
-    new.replace(RESULTS)
+    """Put a result into the file, the whole file or none of it; another run may do so meanwhile."""
+    with RESULTS.with_suffix(".lock").open("w") as lock:
+        with contextlib.suppress(ImportError):
+            import fcntl
+
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        lines = [f" {json.dumps(key)}: {json.dumps(value)}" for key, value in (known() | {name: result}).items()]
+        with atomic_path(RESULTS) as temporary:
+            temporary.write_text("{\n" + ",\n".join(lines) + "\n}\n")
 
 
 def show() -> str:
@@ -229,6 +231,8 @@ def run(options: argparse.Namespace, words: list[str]) -> None:
     if options.fewer_macs <= 1 or options.epochs < 1:
         raise UserError("--fewer-macs is a ratio above 1, and --epochs a number from 1")
     options.lr = options.lr or (0.1 if options.recipe == "paper" else 0.05)
+    if options.weights is not None:
+        require_file(options.weights)
     name = _name(options)
     if name in known():
         print(f"{name} is there already", file=sys.stderr)
@@ -236,11 +240,16 @@ def run(options: argparse.Namespace, words: list[str]) -> None:
     data = cifar10()
     options.state.mkdir(parents=True, exist_ok=True)
     clock = options.state / f"{name}.hours"
-    began, before = time.monotonic(), float(clock.read_text()) if clock.exists() else 0.0
+    before = float(clock.read_text()) if clock.exists() else 0.0
+    began = written = time.monotonic()
 
     def timed(progress: Progress) -> Progress:
         def step(step: str, done: int | None = None, total: int | None = None) -> None:
-            clock.write_text(f"{before + (time.monotonic() - began) / 3600:.4f}")
+            nonlocal written
+            if time.monotonic() - written > CLOCK_SECONDS:
+                written = time.monotonic()
+                with atomic_path(clock) as temporary:
+                    temporary.write_text(f"{before + (written - began) / 3600:.4f}")
             progress(step, done, total)
 
         return step

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +74,7 @@ def trained(
     split: Split,
     epochs: int,
     optimizer: torch.optim.Optimizer,
-    rate: Callable[[float], float],
+    rates: torch.optim.lr_scheduler.LRScheduler,
     *,
     seed: int,
     state: Path,
@@ -89,10 +89,10 @@ def trained(
         model: in place, left in eval mode.
         split: images and classes.
         epochs: passes over them.
-        optimizer: with the largest learning rate of each group.
-        rate: the fraction of that rate at a fraction of the training.
+        optimizer: of its parameters.
+        rates: of the optimizer, which take a step after each of its steps.
         seed: of the order of images and their augmentation.
-        state: the file of the state, which is removed at the end.
+        state: the file of the state, which is there at the end too, until its caller is done.
         teacher_loss: of images and logits, added to the cross-entropy.
         progress: called with each step.
 
@@ -100,13 +100,13 @@ def trained(
         The seconds of the training, those before a stop included.
     """
     batches = Batches(split)
-    largest = [group["lr"] for group in optimizer.param_groups]
     done, before = 0, 0.0
     drawn: dict[str, Any] | None = None
     if state.exists():
         saved = torch.load(state, weights_only=True)
         model.load_state_dict(saved["model"])
         optimizer.load_state_dict(saved["optimizer"])
+        rates.load_state_dict(saved["rates"])
         done, before, drawn = saved["done"], saved["seconds"], saved
     began, end = time.monotonic(), epochs * len(batches)
     model.train()
@@ -119,8 +119,6 @@ def trained(
         drawn = None
         for x, y in given:
             progress(f"epoch {epoch + 1} of {epochs}", done % len(batches), len(batches))
-            for group, lr in zip(optimizer.param_groups, largest, strict=True):
-                group["lr"] = lr * rate(done / end)
             logits = model(x)
             loss = F.cross_entropy(logits, y)
             if teacher_loss is not None:
@@ -128,18 +126,19 @@ def trained(
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
+            rates.step()
             done += 1
-            if done % SAVE_EVERY == 0:
-                _save(state, model, optimizer, done, before + time.monotonic() - began)
+            if done % SAVE_EVERY == 0 or done == end:
+                parts = {"model": model, "optimizer": optimizer, "rates": rates}
+                _save(state, parts, done, before + time.monotonic() - began)
     model.eval()
-    state.unlink(missing_ok=True)
     return before + time.monotonic() - began
 
 
-def _save(state: Path, model: nn.Module, optimizer: torch.optim.Optimizer, done: int, seconds: float) -> None:
-    content = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "done": done, "seconds": seconds}
+def _save(state: Path, parts: Mapping[str, Any], done: int, seconds: float) -> None:
+    content = {name: part.state_dict() for name, part in parts.items()}
     with atomic_path(state) as temporary:
-        torch.save({**content, "random": torch.get_rng_state()}, temporary)
+        torch.save({**content, "done": done, "seconds": seconds, "random": torch.get_rng_state()}, temporary)
 
 
 def seeded(seed: int) -> None:

@@ -73,6 +73,28 @@ def break_(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:60])
 
 
+EPS = "%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 6 4\nshowpage\n%%EOF\n"
+"""PostScript, which Pillow would hand to Ghostscript."""
+
+
+def write16(path: Path) -> None:
+    Image.fromarray(np.arange(24, dtype=np.uint16).reshape(4, 6) * 2000).save(path)
+
+
+def test_a_class_without_images_keeps_its_number(folder: Path) -> None:
+    (folder / "cow").mkdir()
+    assert load_data(folder).labels.tolist() == [0, 0, 2]  # type: ignore[union-attr]
+
+
+def test_a_network_may_write_into_its_input(folder: Path) -> None:
+    """The images lie in a file that cannot be written: each runtime gets a copy of its own."""
+    data = load_data(folder)
+    (feed,) = data.chunks(("x",), 8)
+    before = next(iter(data.inputs.values())).copy()
+    feed["x"][:] = -1
+    np.testing.assert_array_equal(next(iter(data.inputs.values())), before)
+
+
 @pytest.mark.parametrize(
     ("change", "options", "said"),
     [
@@ -85,6 +107,8 @@ def break_(path: Path) -> None:
             "b.png is 9 x 6, but .*a.png is 4 x 6: .*size=4x6' resizes them all",
         ),
         (lambda f: write(f / "loose.png"), "", "loose.png lies beside folders of classes"),
+        (lambda f: write16(f / "cat" / "a.png"), "", "a.png holds more than 8 bits a channel"),
+        (lambda f: (f / "cat" / "a.png").write_text(EPS), "", "a.png cannot be read as an image"),
         (lambda f: None, "?size=8", "the option size of images is written like size=224x224, not 'size=8'"),
         (lambda f: None, "?size=0x8", "the size of images is a height and a width above 0"),
         (lambda f: None, "?mean=1,2", "the mean of images has 3 numbers, one for each channel, not 2"),
@@ -93,7 +117,7 @@ def break_(path: Path) -> None:
         (lambda f: None, "?colour=red", "images have no option 'colour': .* takes size, mean, std, channels, labels"),
         (lambda f: None, "?labels=nowhere.csv", "no such file: nowhere.csv"),
     ],
-    ids=[str(i) for i in range(12)],
+    ids=[str(i) for i in range(14)],
 )
 def test_what_is_wrong(folder: Path, change: Callable[[Path], object], options: str, said: str) -> None:
     change(folder)
@@ -108,6 +132,8 @@ def test_what_is_wrong(folder: Path, change: Callable[[Path], object], options: 
         ("a.png,1\nb.png,x\n", ".csv", "entry 2: a label is a name and a whole number"),
         ("a.png\n", ".csv", "has no class of a.png"),
         ("[1]", ".json", 'is no file of labels .*: write lines "name,class", or JSON'),
+        ('{"a.png": 99999999999999999999}', ".json", "entry 1: a label is a name and a whole number"),
+        ("a.png,0\na.png,-1\n", ".csv", "entry 2: a label is a name and a whole number"),
         ('{"a.png": 1.5}', ".json", "entry 1: a label is a name and a whole number"),
         ("\x00", ".json", "is no file of labels"),
     ],

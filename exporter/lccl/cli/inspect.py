@@ -10,7 +10,8 @@ from typing import Any, NoReturn
 from lccl.command_line import EXIT_OK, Parser, parse_shape, run, show, stdout_kept
 from lccl.console.progress import on_terminal
 from lccl.errors import UserError
-from lccl.files import require_file, require_writable, sha256
+from lccl.files import require_file, sha256
+from lccl.files.pictures import require_picture
 
 EXAMPLES = """\
 examples:
@@ -82,7 +83,7 @@ def command(arguments: Sequence[str], prog: str = PROG) -> int:
     if options.threads < 1:
         raise UserError(f"--threads is at least 1, not {options.threads}")
     if options.picture is not None:
-        require_writable(options.picture)
+        require_picture(options.picture)
     shape = parse_shape(options.input_shape) if options.input_shape else None
     with on_terminal(not options.quiet) as progress, stdout_kept():
         progress("loading the runtimes")
@@ -92,6 +93,12 @@ def command(arguments: Sequence[str], prog: str = PROG) -> int:
         network, engine = options.network, None
         if network.suffix == ENGINE:
             engine, network = network, model_of(network)
+            of_model = [name for name in ("data", "costs", "factory", "input_shape") if getattr(options, name) is not None]
+            if network is None and of_model:
+                raise UserError(
+                    f"{engine.name} is inspected by its side-car, since its model does not lie beside it: leave out "
+                    f"--{of_model[0].replace('_', '-')}, or put the model there"
+                )
         found = (
             Inspection(str(options.network), (), {}, 0)
             if network is None

@@ -13,10 +13,10 @@ from lccl.backends.batches import CHUNK
 from lccl.backends.machine import machine_name
 from lccl.comparing.candidates import Candidate, Opening, open_networks
 from lccl.comparing.limits import Limits, check_limits
-from lccl.comparing.measure import LatencyPlan, all_outputs, latencies, throughputs
+from lccl.comparing.measure import LatencyPlan, all_outputs, latencies, require_samples, throughputs
 from lccl.comparing.references import Outputs, against_references
 from lccl.comparing.report.gate_look import look
-from lccl.comparing.report.report import Extras, versions, write_report
+from lccl.comparing.report.report import Extras, require_report, training_figure, tuning_figure, versions, write_report
 from lccl.comparing.requirements import require_metric, require_running
 from lccl.comparing.results import Comparison, Environment, Row
 from lccl.console.progress import Progress, silent
@@ -113,8 +113,8 @@ def compare(
             PyTorch only is exported and run in ONNX Runtime too. In ONNX Runtime it runs through
             the function body and, where the CPU op's library is here, with that, which skips closed
             pixels.
-        data: a path to an ``.npz`` file, "pkg.module:loader", arrays, (inputs, labels), or an
-            iterable of batches.
+        data: a path to an ``.npz`` file, a folder of images, "pkg.module:loader", arrays, (inputs,
+            labels), or an iterable of batches.
         baseline: the dense network to beat, as ``networks``.
         factory: builds the LCCL network of a checkpoint that does not name its own factory:
             "pkg.module:callable", or the callable.
@@ -153,14 +153,12 @@ def compare(
         UserError: inputs or files that do not fit, or a limit for which nothing here can be
             measured.
     """
-    if html is not None:
-        require_writable(html)
-    elif tuning is not None or training is not None:
-        raise UserError("the course of a tuning or a training is shown in an HTML file", Fix("html", "report.html"))
+    extras = _extras(html, tuning, training, command)
     register_schema()
     named = None if metric is None else metric_of(metric, metric_direction)
     require_metric(limits, named)
     inputs = read_data(data, axes_of_data([*_as_list(networks), *_as_list(baseline)]))
+    require_samples(inputs, latency)
     plugin = Path(plugin_library) if plugin_library else None
     opening = Opening(
         "lccl", inputs, factory, state_dict_key, state_dict_prefix, unsafe_pickle, threads, dense_twin, plugin, progress
@@ -185,8 +183,27 @@ def compare(
     result = Comparison(rows, profile, check_limits(rows, limits, named), environment, shown)
     if html is not None:
         progress("writing the report")
-        _report(html, result, candidates, inputs, Extras(tuning=tuning, training=training, command=command))
+        _report(html, result, candidates, inputs, extras)
     return result
+
+
+def _extras(html: str | Path | None, tuning: str | Path | None, training: str | Path | None, command: str) -> Extras:
+    """Read what the HTML file shows besides, before anything is run.
+
+    Raises:
+        UserError: something is missing or of another kind.
+    """
+    if html is None:
+        if tuning is not None or training is not None:
+            raise UserError("the course of a tuning or a training is shown in an HTML file", Fix("html", "report.html"))
+        return Extras()
+    require_writable(html)
+    require_report()
+    return Extras(
+        tuning=None if tuning is None else tuning_figure(tuning),
+        training=None if training is None else training_figure(training),
+        command=command,
+    )
 
 
 def _report(html: str | Path, result: Comparison, candidates: Sequence[Candidate], data: Data, extras: Extras) -> None:
@@ -219,10 +236,12 @@ def _run(
         for candidate in active:
             stack.enter_context(candidate.runner)
         outputs, accuracies = {}, {}
+        tops: dict[int, float | None] = {}
         for candidate in active:
             progress(f"running {candidate.network} in {candidate.runner.name}")
             outputs[id(candidate)] = all_outputs(candidate.runner, data)
             accuracies[id(candidate)] = top1(outputs[id(candidate)], data.labels)
+            tops[id(candidate)] = None if k is None else top_k_of(outputs[id(candidate)], data.labels, k)
         runners = [c.runner for c in active]
         times = latencies(runners, data, plan, progress) if plan else [None] * len(active)
         rates: list[dict[int, float]] = throughputs(runners, data, plan.throughput, progress) if plan else [{} for _ in active]
@@ -232,9 +251,7 @@ def _run(
     for c in candidates:
         row = Row(c.network, c.role, c.runner.name, c.runner.device, c.skipped)
         if not c.skipped:
-            row = replace(row, accuracy=accuracies[id(c)], latency=timed[id(c)], throughput=rated[id(c)])
-            if k is not None and row.accuracy is not None:
-                row = replace(row, top_k=top_k_of(outputs[id(c)], data.labels, k))
+            row = replace(row, accuracy=accuracies[id(c)], latency=timed[id(c)], throughput=rated[id(c)], top_k=tops[id(c)])
             if metric is not None and c.role != "dense twin":
                 score = metric.score(outputs[id(c)], data.labels)
                 row = replace(row, metric=score.mean, metric_values=score.values)

@@ -99,6 +99,19 @@ def latencies(runners: Sequence[Runner], data: Data, plan: LatencyPlan, progress
     return [Latency(float(np.median(t)), float(np.percentile(t, 95)), len(t), float(np.percentile(t, 5))) for t in times]
 
 
+def require_samples(data: Data, plan: LatencyPlan | None) -> None:
+    """Check that the data has as many samples as the largest batch, before anything is run.
+
+    Raises:
+        UserError: it has fewer.
+    """
+    most = max(plan.throughput, default=0) if plan is not None else 0
+    if most > len(data):
+        raise UserError(
+            f"throughput at batch {most} needs as many samples, and the data has {len(data)}: give more data, or a smaller batch"
+        )
+
+
 THROUGHPUT_ROUNDS, THROUGHPUT_SECONDS = 5, 1.0
 """At least so many rounds of each batch, then until so many seconds for each runner are over."""
 
@@ -107,16 +120,9 @@ def throughputs(runners: Sequence[Runner], data: Data, batches: Sequence[int], p
     """Measure the samples per second of each runner at each batch, in turn.
 
     A runner that does not take a batch has no number for it.
-
-    Raises:
-        UserError: the data has fewer samples than a batch.
     """
     found: list[dict[int, float]] = [{} for _ in runners]
     for batch in batches:
-        if batch > len(data):
-            raise UserError(
-                f"throughput at batch {batch} needs as many samples, and the data has {len(data)}: give more data, or a smaller batch"
-            )
         progress(f"measuring throughput at batch {batch}")
         able = [i for i, runner in enumerate(runners) if batch in runner.batches]
         feeds = {i: data.feed(runners[i].input_names, 0, batch) for i in able}

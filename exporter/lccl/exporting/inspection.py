@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from lccl.exporting.reasons import layers_with_reasons
 from lccl.exporting.unchecked import unchecked_onnx
 from lccl.forms.costs import CostTable, load_costs
 from lccl.forms.layer_models import LayerShape, layers_of
-from lccl.forms.network_time import NetworkTime, conv_shapes
+from lccl.forms.network_costs import NetworkCosts, conv_shapes
 from lccl.graph.inputs import input_types
 from lccl.graph.layers import NO_GATE, LayerReport
 from lccl.graph.recognise import recognise
@@ -60,7 +60,7 @@ class InspectedLayer:
     gated_us: float | None = None
     """By the table of costs: the time with the gate at this density, between dense neighbours."""
     in_engine: str = ""
-    """How it went into an engine: "plugin", "inlined", "native", or its form in a built file."""
+    """How it went into an engine: "plugin", "inlined" or "native"; empty for a model."""
 
 
 @dataclass(frozen=True)
@@ -92,11 +92,16 @@ class Inspection:
         }
 
     def __str__(self) -> str:
-        timed = bool(self.costs)
+        timed, built = bool(self.costs), any(layer.in_engine for layer in self.layers)
         head = ["layer", "form", "kernel", "channels", "stride", "output", "MMACs", "density"]
-        head += [*(["dense us", "gated us"] if timed else []), "note"]
+        head += [*(["dense us", "gated us"] if timed else []), *(["in the engine"] if built else []), "note"]
         rows = [
-            [*_cells(layer), *([_us(layer.dense_us), _us(layer.gated_us)] if timed else []), layer.note]
+            [
+                *_cells(layer),
+                *([_us(layer.dense_us), _us(layer.gated_us)] if timed else []),
+                *([layer.in_engine] if built else []),
+                layer.note,
+            ]
             for layer in self.layers
         ]
         could = sum(layer.gateable and not layer.gated for layer in self.layers)
@@ -111,7 +116,7 @@ class Inspection:
         if self.images:
             return f"Densities over {count(self.images, 'sample')}."
         known = any(layer.density is not None for layer in self.gated)
-        return "Densities as the file says." if known else "Densities are not known: give data."
+        return "Densities as the file says." if known else "Densities are not known."
 
 
 @takes(
@@ -173,7 +178,7 @@ def inspect(
         densities = {layer.name: layer.density for layer in profile.gated if layer.density is not None}
         images = profile.images
     shapes = dict(layers_of(result))
-    time = None if table_of is None or costs is None else NetworkTime(table_of, costs, conv_shapes(result))
+    time = None if table_of is None or costs is None else NetworkCosts(table_of, costs, conv_shapes(result))
     layers = tuple(
         _layer(report, shapes.get(report.name), densities.get(report.name), time)
         for report in layers_with_reasons(result, found.near_misses)
@@ -196,7 +201,17 @@ def with_engine(found: Inspection, engine: str | Path, backend: str, paths: Mapp
             InspectedLayer(name, path != "native", "", path != "native", "", (), 0, 0, (), None, None, None, in_engine=path)
             for name, path in paths.items()
         ]
-    return replace(found, source=str(engine), layers=tuple(layers), backends={backend: found.backends.get(backend, "built")})
+    return replace(found, source=str(engine), layers=tuple(layers), backends={backend: _built_said(layers)})
+
+
+def _built_said(layers: Sequence[InspectedLayer]) -> str:
+    """Return what an engine does with its gated layers, by the paths that they took."""
+    paths = [layer.in_engine for layer in layers if layer.gated]
+    skipped = sum(path.startswith("plugin") for path in paths)
+    if not skipped:
+        return "every pixel is computed, by standard ops"
+    rest = f", of {len(paths)}" if skipped < len(paths) else ""
+    return f"closed pixels of {count(skipped, 'layer')}{rest} are skipped, by the plugin"
 
 
 def _densities_said_by(model: onnx.ModelProto) -> dict[str, float]:
@@ -204,14 +219,14 @@ def _densities_said_by(model: onnx.ModelProto) -> dict[str, float]:
     return {name: density for name, density in nodes if density != NOT_KNOWN}
 
 
-def _layer(report: LayerReport, shape: LayerShape | None, density: float | None, time: NetworkTime | None) -> InspectedLayer:
+def _layer(report: LayerReport, shape: LayerShape | None, density: float | None, time: NetworkCosts | None) -> InspectedLayer:
     barred = "" if report.gated else _why_not(report, shape)
     dense_us = gated_us = None
     if time is not None and shape is not None:
         cost = time.cost(report.name, shape.macs)
         dense_us = None if cost is None else cost.dense_us
         if cost is not None and report.gated and density is not None:
-            gated_us = time.gated_us(report.name, shape.macs, density)
+            gated_us = time.known_us(report.name, shape.macs, density)
     return InspectedLayer(
         name=report.name,
         gated=report.gated,

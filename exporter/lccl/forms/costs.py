@@ -209,7 +209,7 @@ def read_costs(path: str | Path) -> CostTable:
     source = require_file(path)
     try:
         return table_of(json.loads(source.read_text()))
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         raise UserError(f"{source} is no table of costs of format {FORMAT}: write one with lccl measure") from None
 
 

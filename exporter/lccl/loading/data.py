@@ -56,7 +56,7 @@ class Data:
 
     def _samples(self, names: tuple[str, ...], start: int, stop: int | None) -> dict[str, Array]:
         found = take_samples({name: self.inputs[name] for name in names}, self.axes, start, stop)
-        return {name: np.asarray(values, order="C") for name, values in found.items()}
+        return {name: _own(values) for name, values in found.items()}
 
     def chunks(self, names: tuple[str, ...], size: int) -> Iterator[dict[str, Array]]:
         """Give all samples in order as feeds of at most ``size`` samples; see :meth:`feed`."""
@@ -161,6 +161,11 @@ def _data_of(value: Batch | Iterable[Batch], axes: Axes) -> Data:
     raise UserError(
         f"inputs come as arrays, a dict of arrays, (inputs, labels) or batches of these, not as {type(value).__name__}"
     )
+
+
+def _own(values: Array) -> Array:
+    """Return samples as an array that a network may write into: a mapped file is read-only."""
+    return np.asarray(values, order="C") if values.flags.writeable else np.array(values, order="C")
 
 
 def _is_array(value: object) -> TypeGuard[SupportsArray]:

@@ -21,6 +21,9 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm", "
 MOST_PIXELS = 2**26
 """Of one image: a small file can claim billions."""
 _CHANNELS = {1: "L", 3: "RGB"}
+_DECODERS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF", "PPM")
+"""Of Pillow: by a file's content it would choose others too, of which one starts Ghostscript."""
+_EIGHT_BITS = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV", "LAB")
 
 
 @dataclass(frozen=True)
@@ -164,7 +167,8 @@ def _classes(folder: Path, paths: Sequence[Path], labels: Path | None) -> Array 
     loose = next((path for path in paths if path.parent == folder), None)
     if loose is not None:
         raise UserError(f"{loose} lies beside folders of classes: put it into one, or give its class in a file of labels")
-    order = {name: number for number, name in enumerate(sorted(own))}
+    folders = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    order = {name: number for number, name in enumerate(folders)}  # one without images keeps its number
     return np.array([order[path.relative_to(folder).parts[0]] for path in paths], np.int64)
 
 
@@ -179,7 +183,7 @@ def _read_labels(path: Path) -> Iterator[tuple[str, int]]:
         rows: list[Any] = (
             list(json.loads(text).items()) if path.suffix == ".json" else [r for r in csv.reader(text.splitlines()) if r]
         )
-    except (ValueError, AttributeError, csv.Error) as error:
+    except (ValueError, AttributeError, RecursionError, csv.Error) as error:
         raise UserError(f'{path} is no file of labels ({first_line(error)}): write lines "name,class", or JSON') from None
     for number, row in enumerate(rows, 1):
         try:
@@ -187,6 +191,8 @@ def _read_labels(path: Path) -> Iterator[tuple[str, int]]:
             if isinstance(value, (bool, float)):
                 raise ValueError
             label = int(value)
+            if not 0 <= label < 2**31:
+                raise ValueError
         except (ValueError, TypeError):
             if number == 1 and path.suffix != ".json":  # a line of headings
                 continue
@@ -203,10 +209,14 @@ def _decoded(path: Path, options: ImageOptions) -> Array:
     from PIL import Image
 
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=_DECODERS) as image:
             width, height = image.size
             if width * height > MOST_PIXELS:
                 raise UserError(f"{path} claims {width} x {height} pixels: that is more than {MOST_PIXELS}")
+            if image.mode not in _EIGHT_BITS:
+                raise UserError(
+                    f"{path} holds more than 8 bits a channel ({image.mode}): write it again with 8, or give arrays"
+                )
             wanted = image.convert(_CHANNELS[options.channels])
             if options.size is not None:
                 wanted = wanted.resize((options.size[1], options.size[0]), Image.Resampling.BILINEAR)

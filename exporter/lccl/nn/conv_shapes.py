@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from lccl.forms.costs import ConvShape
-from lccl.forms.network_time import gate_kind
+from lccl.forms.network_costs import gate_kind
 from lccl.nn.conv import LCCLConv2d
 
 

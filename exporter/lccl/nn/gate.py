@@ -173,8 +173,7 @@ class Gate(nn.Module):
             return logits
         alone = logits.numel() == 1 and norm.training and not _is_synchronized(norm)
         frozen = self.frozen and norm.running_mean is not None
-        held = self.training and self.held is not None and not alone and norm.running_mean is not None
-        if held and (frozen or not norm.training):
+        if self.training and self.held is not None and norm.running_mean is not None and (frozen or not norm.training):
             plain = F.batch_norm(logits, norm.running_mean, norm.running_var, training=False, eps=norm.eps)
             centred: Tensor = _CentredGradient.apply(plain)  # type: ignore[no-untyped-call]
             return centred if norm.weight is None else torch.addcmul(norm.bias, centred, norm.weight)

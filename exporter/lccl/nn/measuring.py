@@ -43,7 +43,8 @@ def torch_timer(device: str, dtype: torch.dtype, batch: int, seconds: float) -> 
         for density in DENSITIES:
             gated = layer.gated_of(density)
             calls += [lambda gated=gated: gated(layer.x), layer.chained(gated)]  # type: ignore[misc]
-        with torch.inference_mode():
+        flags = torch.backends.cudnn.flags(allow_tf32=False)  # type: ignore[no-untyped-call]
+        with torch.inference_mode(), flags:  # the op's float32 is no TF32 either
             return 1e6 * _interleaved(calls, device, seconds)
 
     return timed

@@ -9,7 +9,7 @@ from torch import nn
 from lccl.errors import UserError
 from lccl.errors.arguments import COUNT, FILE, FLAG, MODULE, NUMBER, takes
 from lccl.forms.costs import load_costs
-from lccl.forms.network_time import NetworkTime
+from lccl.forms.network_costs import NetworkCosts
 from lccl.nn.conv_shapes import conv_shapes
 from lccl.nn.converting.measure import ExampleArgs, inputs_of
 from lccl.torch_calls import unwrapped
@@ -46,7 +46,7 @@ def time_budget(
         raise UserError(f"a budget is a fraction of the dense network's time between 0 and 1, not {fraction}")
     table = load_costs(costs, foreign=foreign_costs, threads=threads)
     network, gates = unwrapped(model), gates_of(model)
-    time = NetworkTime(table, costs, conv_shapes(network))
+    time = NetworkCosts(table, costs, conv_shapes(network))
     inputs = inputs_of(args, network)
     batch: object = dict(inputs.kwargs) or (inputs.args[0] if len(inputs.args) == 1 else inputs.args)
     dense, fixed, slopes = 0.0, 0.0, {}

@@ -13,7 +13,7 @@ from lccl.backends.onnxruntime.runner import OnnxRuntimeRunner
 from lccl.errors import UserError
 from lccl.files.external import array
 from lccl.forms.costs import ConvShape
-from lccl.forms.network_time import conv_shapes
+from lccl.forms.network_costs import conv_shapes
 from lccl.graph.gate_probe import set_densities, with_gate_outputs
 from lccl.graph.inputs import input_types
 from lccl.graph.intake import intake

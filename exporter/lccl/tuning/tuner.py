@@ -28,8 +28,9 @@ from lccl.errors.arguments import (
 )
 from lccl.errors.requires import needing
 from lccl.files import atomic_path, require_file, require_writable
+from lccl.files.pictures import require_picture
 from lccl.forms.costs import load_costs
-from lccl.forms.network_time import NetworkTime
+from lccl.forms.network_costs import NetworkCosts
 from lccl.loading.data import Data, DataSource, read_data
 from lccl.loading.types import Factory, Network
 from lccl.metrics import Direction, Metric, metric_of, predictions, top1
@@ -163,12 +164,13 @@ def tune(
     table = None if costs is None else load_costs(costs, foreign=foreign_costs, threads=threads)
     if points < FEWEST_POINTS:
         raise UserError(f"at least {FEWEST_POINTS} points are measured, not {points}", Fix("points", FEWEST_POINTS))
-    for file in (path, picture):
-        if file is not None:
-            require_writable(file)
+    if path is not None:
+        require_writable(path)
+    if picture is not None:
+        require_picture(picture)
     chosen_metric = None if metric is None else metric_of(metric, metric_direction)
     source = _open(model, data, path, factory, state_dict_key, state_dict_prefix)
-    time = None if table is None or costs is None else NetworkTime(table, costs, source.tunable.conv_shapes())
+    time = None if table is None or costs is None else NetworkCosts(table, costs, source.tunable.conv_shapes())
     search = _Search(source.tunable, source.data.labels, chosen_metric, time, progress)
     measured, built = search.along_the_way(points, wanted, opened=open_layers, closed=close_layers)
     best = _choose(measured, built, wanted, search)
@@ -312,7 +314,7 @@ class _Search:
     """Measurements of one network with its gates set in several ways."""
 
     def __init__(
-        self, tunable: Tunable, labels: Array | None, metric: Metric | None, time: NetworkTime | None, progress: Progress
+        self, tunable: Tunable, labels: Array | None, metric: Metric | None, time: NetworkCosts | None, progress: Progress
     ) -> None:
         self._tunable, self._labels, self._metric, self._time, self._progress = tunable, labels, metric, time, progress
         self._classes: Array | None = None

@@ -59,6 +59,7 @@ def test_the_part_of_the_ideal() -> None:
     [
         (["--json", "/nowhere/f.json"], "/nowhere does not exist"),
         (["--library", "/nothing.so"], "no such file: /nothing.so"),
+        (["--random", "1", "--picture", "p.png"], "--random counts networks, and has no picture"),
         (["--library", NO_LIBRARY], "cannot be timed without the op's library"),
     ],
 )

@@ -20,7 +20,7 @@ from lccl.backends.interface import Batches
 from lccl.backends.tensorrt.runner import gpu_missing
 from lccl.comparing import Check, Comparison, Environment, LatencyPlan, Limits
 from lccl.comparing.limits import _metric_drop, _metric_limit
-from lccl.comparing.measure import latencies, throughputs
+from lccl.comparing.measure import latencies, require_samples, throughputs
 from lccl.comparing.results import Row
 from lccl.data import as_data, load_data
 from lccl.errors import Fix
@@ -528,11 +528,14 @@ def test_limits_without_values_do_not_pass() -> None:
 
 @pytest.mark.parametrize(("k", "wanted"), [(1, 0.5), (2, 0.75), (3, 0.75)])
 def test_top_k(k: int, wanted: float) -> None:
-    """Equal scores count against the label, and a score that is not finite is wrong."""
+    """Of equal scores the first class counts as larger, as in top-1, and a score that is not finite is wrong."""
     scores = np.array([[3, 2, 1, 0.0], [1, 2, 3, 0], [2, 2, 0, 1], [5, np.nan, 0, 1]], np.float32)
-    assert top_k_of([scores], np.array([0, 2, 0, 0]), k) == wanted
+    assert top_k_of([scores], np.array([0, 2, 1, 0]), k) == wanted
+    assert top_k_of([scores], np.array([0, 2, 0, 0]), k) == 0.75
     assert top_k_of([scores], None, k) is None
     assert top_k_of([scores], np.zeros((4, 2)), k) is None
+    flat = np.zeros((3, 10), np.float32)
+    assert top_k_of([flat], np.zeros(3, int), k) == 1.0
 
 
 def test_top_k_of_all_classes() -> None:
@@ -557,7 +560,8 @@ def test_throughput_of_the_batches_that_a_runner_takes() -> None:
     assert all(rate > 0 for rates in found for rate in rates.values())
     assert set(runners[1].seen) == {2}
     with pytest.raises(lccl.UserError, match="throughput at batch 9 needs as many samples, and the data has 8"):
-        throughputs(runners, as_data(np.zeros((8, 1), np.float32)), (9,), lambda *_: None)
+        require_samples(as_data(np.zeros((8, 1), np.float32)), LatencyPlan(throughput=(2, 9)))
+    require_samples(as_data(np.zeros((8, 1), np.float32)), None)
 
 
 @pytest.mark.slow

@@ -16,7 +16,7 @@ from torch import nn
 
 import lccl
 from lccl.comparing.report.gate_look import MOST_SHOWN, GateLook, look
-from lccl.comparing.report.report import Extras, page, verdict
+from lccl.comparing.report.report import Extras, page, tuning_figure, verdict
 from lccl.comparing.results import Check, Comparison, Environment, Latency, Row
 from support.browser import DESKTOP, PHONE, Browser, browser_path
 
@@ -64,10 +64,26 @@ def test_the_verdict(found: Comparison, state: str, words: str) -> None:
 
 
 def test_what_a_user_named_is_text_not_markup() -> None:
-    text = page(comparison(Row("<script>alert(1)</script>.onnx", "lccl", "torch", "CPU", accuracy=1.0)), Extras(command="<b>"))
-    assert "<script>" not in text
-    assert "&lt;script&gt;" in text
+    from lccl.profiling.profiles import LayerProfile, NetworkProfile
+
+    hostile = "<script>alert(1)</script>$x_$"
+    row = Row(f"{hostile}.onnx", "lccl", "torch", "CPU", accuracy=1.0, latency=Latency(1.0, 2.0, 5))
+    profile = NetworkProfile((LayerProfile(hostile, "gated", 100, 1, 0.5),), 1)
+    seen = GateLook(np.zeros((1, 2, 2)), {hostile: np.zeros((1, 2, 2), bool)}, {hostile: np.array([0.5])})
+    text = page(Comparison((row,), profile, (), SETTING), Extras(look=seen, command="<b>"))
+    assert "<script" not in text
+    assert text.count("&lt;script&gt;") > 4, "in tables, captions and charts"
     assert "<b>" not in text
+    assert "$x_$" in text, "a name is no formula"
+
+
+def test_a_hostile_score_of_a_tuning(tmp_path: Path) -> None:
+    point = {"score": 0.5, "macs": 0.5}
+    path = tmp_path / "t.json"
+    path.write_text(json.dumps({"points": [point], "chosen": point, "built": point, "score": "<img src=x>$_$"}))
+    figure = tuning_figure(path)
+    assert "<img" not in figure["svg"]
+    assert "<img" not in page(comparison(), Extras(tuning=figure))
 
 
 # ---- what gates did -------------------------------------------------------------------------------------------------
@@ -236,12 +252,15 @@ def test_in_a_browser(written: tuple[Path, dict[str, Any]], browser: Browser, si
         ({"html": "{folder}/r.html", "tuning": "{folder}/text.json"}, "text.json is no JSON of lccl tune"),
         ({"html": "{folder}/r.html", "tuning": "{folder}/empty.json"}, "is not what lccl tune prints as JSON"),
         ({"html": "{folder}/r.html", "training": "{folder}/empty.json"}, "does not hold the epochs of a training"),
+        ({"html": "{folder}/r.html", "tuning": "{folder}/odd.json"}, "is not what lccl tune prints as JSON"),
+        ({"html": "{folder}/r.html", "training": "{folder}/odd.json"}, "does not hold the epochs of a training"),
     ],
     ids=str,
 )
 def test_wrong_use(options: dict[str, str], said: str, checkpoint: Path, tmp_path: Path) -> None:
     (tmp_path / "text.json").write_text("text")
     (tmp_path / "empty.json").write_text("{}")
+    (tmp_path / "odd.json").write_text(json.dumps({"points": [1], "chosen": 1, "built": 1, "score": 1, "epochs": [1]}))
     given: Any = {name: value.format(folder=tmp_path) for name, value in options.items()}
     images = np.zeros((2, 1, 16, 16), np.float32)
     with pytest.raises(lccl.UserError, match=said):

@@ -28,8 +28,13 @@ LIBRARY = {
     "isa": "avx2",
     "isa_asked": None,
     "isa_asked_by": None,
+    "fix": "install lccl again",
 }
-PLUGIN = {"library": "/p.so", "registries": [{"module": "tensorrt", "holds_plugin": True, "reason": ""}]}
+PLUGIN = {
+    "library": "/p.so",
+    "registries": [{"module": "tensorrt", "holds_plugin": True, "reason": ""}],
+    "fix": "build it with lccl-build-plugin",
+}
 HERE = {"torch": "2.13.0+cu130", "triton": "3.9.0", "nvcc": "13.0", "cmake": "3.25.1", "g++": "12.2.0", "GPU": "RTX 4090"}
 
 
@@ -41,8 +46,11 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Ability]
     monkeypatch.setattr(diagnosis.importlib.util, "find_spec", lambda name: None if name in gone else object())
     gone: list[str] = []
 
-    def found(without: str = "", library: Any = LIBRARY, plugin: Any = PLUGIN, **versions: str | None) -> dict[str, Ability]:
+    def found(
+        without: str = "", library: Any = LIBRARY, plugin: Any = PLUGIN, cuda: str | None = "13.0", **versions: str | None
+    ) -> dict[str, Ability]:
         gone[:] = without.split()
+        monkeypatch.setattr(diagnosis, "cuda_of_torch", lambda: cuda)
         here = {**HERE, **versions}
         monkeypatch.setattr(diagnosis, "parts", lambda: tuple(Part(name, version) for name, version in here.items()))
         monkeypatch.setattr(diagnosis, "library_report", lambda: library)
@@ -65,12 +73,6 @@ def test_all_is_here(machine: Callable[..., dict[str, Ability]]) -> None:
         ({"without": "onnxscript"}, "export", "without onnxscript", "pip install 'lccl[export]'"),
         ({"without": "torch"}, "train", "without PyTorch", "pip install 'lccl[train]'"),
         (
-            {"library": LIBRARY | {"onnxruntime": "1.16.3"}},
-            "onnxruntime",
-            "1.16.3 is too old",
-            "pip install 'onnxruntime>=1.20'",
-        ),
-        (
             {"library": LIBRARY | {"takes_library": False, "reason": "there is no liblccl_ort.so: install lccl again"}},
             "onnxruntime-lccl",
             "there is no liblccl_ort.so",
@@ -90,14 +92,22 @@ def test_all_is_here(machine: Callable[..., dict[str, Ability]]) -> None:
         ),
         ({"without": "tensorrt"}, "tensorrt", "without TensorRT", "pip install 'lccl[trt]'"),
         (
-            {"plugin": {"library": None, "missing": "there is no plugin: build it with lccl-build-plugin", "registries": []}},
+            {
+                "plugin": PLUGIN
+                | {"library": None, "missing": "there is no plugin: build it with lccl-build-plugin", "registries": []}
+            },
             "tensorrt-build",
             "there is no plugin",
             "build it with lccl-build-plugin",
         ),
         ({"GPU": None}, "tensorrt", "there is no NVIDIA GPU", "a machine with an NVIDIA GPU and its driver"),
         ({"GPU": None}, "cuda", "there is no NVIDIA GPU", "a machine with an NVIDIA GPU and its driver"),
-        ({"torch": "2.13.0+cpu"}, "cuda", "PyTorch 2.13.0+cpu has no CUDA", "pip uninstall -y torch && pip install torch"),
+        (
+            {"torch": "2.13.0+cpu", "cuda": None},
+            "cuda",
+            "PyTorch 2.13.0+cpu has no CUDA",
+            "pip uninstall -y torch && pip install torch",
+        ),
         ({"torch": None}, "cuda", "without PyTorch", "pip install 'lccl[export]' or 'lccl[train]'"),
         ({"triton": None}, "cuda", "neither a built library nor Triton", "pip install triton, or lccl build-plugin"),
         ({"cmake": None}, "build-plugin", "without cmake", "pip install cmake"),
@@ -124,6 +134,40 @@ def test_what_is_not_here(
     assert not found.works
     assert why in found.detail
     assert found.fix == fix
+
+
+def test_an_old_onnx_runtime_and_a_broken_one(
+    machine: Callable[..., dict[str, Ability]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(onnxruntime, "__version__", "1.16.3")
+    found = machine()["onnxruntime"]
+    assert (found.works, found.detail, found.fix) == (
+        False,
+        "ONNX Runtime 1.16.3 is too old",
+        "pip install 'onnxruntime>=1.20'",
+    )
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    assert "it does not load" in machine()["onnxruntime"].detail
+
+
+def test_a_variable_that_misleads_is_diagnosed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LCCL_ORT_LIBRARY", "/nowhere.so")
+    monkeypatch.setenv("LCCL_TRT_PLUGIN", "/nowhere.so")
+    found = {ability.name: ability for ability in diagnose().abilities}["onnxruntime-lccl"]
+    assert (found.works, found.fix) == (False, "unset LCCL_ORT_LIBRARY")
+    assert "no such file: /nowhere.so, which LCCL_ORT_LIBRARY names" in found.detail
+
+
+@pytest.mark.parametrize(
+    ("line", "cuda"), [("cuda: Optional[str] = '13.0'", "13.0"), ("cuda: Optional[str] = None", None), ("", None)]
+)
+def test_the_cuda_of_a_torch_that_is_not_imported(
+    line: str, cuda: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "version.py").write_text(f"__version__ = '2.13.0'\n{line}\n")
+    spec = SimpleNamespace(submodule_search_locations=[str(tmp_path)])
+    monkeypatch.setattr(parts_of, "find_spec", lambda _: spec)
+    assert parts_of.cuda_of_torch() == cuda
 
 
 def test_a_toolkit_is_not_needed_where_triton_is(machine: Callable[..., dict[str, Ability]]) -> None:
@@ -233,4 +277,7 @@ def test_what_is_required_and_missing(invoke: Callable[..., Any], monkeypatch: p
     assert done.err == "error: cuda is required: there is no GPU: buy one\n"
     done = invoke("lccl.cli.doctor", "--require", "tensorflow")
     assert done.code == 1
-    assert "there is nothing called 'tensorflow' to require: choose from export, train, onnxruntime," in done.err
+    assert (
+        "there is nothing called 'tensorflow' to require: choose from export, train, fit, report, images, onnxruntime,"
+        in done.err
+    )

@@ -70,7 +70,7 @@ def test_what_is_gated_and_what_could_be(mixed: Path) -> None:
     assert (by_form["head"].gateable, by_form["head"].note) == (False, "its output is one pixel: there is nothing to skip")
     assert by_form["soft"].note.startswith("could have a gate; ")
     assert "1 of " in str(found)
-    assert "Densities are not known: give data." in str(found)
+    assert "Densities are not known." in str(found)
 
 
 def test_densities_of_data_are_those_of_a_profile(checkpoint: Path, small_model: nn.Module, tmp_path: Path) -> None:
@@ -128,6 +128,22 @@ def test_costs(checkpoint: Path, tmp_path: Path) -> None:
         lccl.inspect(checkpoint, costs=tmp_path / "costs.json", threads=2)
 
 
+def test_a_layer_that_no_table_has(tmp_path: Path) -> None:
+    """Its gate comes from outside: the time of the dense layer is known, that of the gated one is not."""
+    layer = lccl.nn.LCCLConv2d(3, 4, 3, padding=1, gate="external").eval()
+    path = lccl.export(layer, (torch.zeros(1, 3, 8, 8), torch.ones(1, 1, 8, 8)), tmp_path / "m.onnx").path
+    times = {"kxk": {"0.0": 1.0, "1.0": 2.0}}
+    cost = LayerCost("l", (3, 3), 3, 4, (1, 1), (8, 8), 9 * 12 * 64, 50.0, times, (1, 1), times)
+    CostTable(Machine.here(), 1, 1, {}, (), (cost,)).save(tmp_path / "costs.json")
+    data = {"x": np.zeros((2, 3, 8, 8), np.float32), "gate": np.ones((2, 1, 8, 8), np.float32)}
+    (found,) = lccl.inspect(path, data, costs=tmp_path / "costs.json").gated
+    assert (found.dense_us, found.gated_us) == (50.0, None)
+    with pytest.raises(
+        lccl.UserError, match="has a gate from outside, and tables have the costs of 1x1, kxk and grid gates alone"
+    ):
+        lccl.tune(path, data, target_latency=0.5, costs=tmp_path / "costs.json")
+
+
 # ---- engines --------------------------------------------------------------------------------------------------------
 
 
@@ -154,11 +170,16 @@ def test_an_engine_beside_its_model(small_model: nn.Module, tmp_path: Path, invo
     said = json.loads(done.out)
     assert {row["in_engine"] for row in said["layers"] if row["gated"]} == {"inlined"}
     assert said["layers"][0]["macs"] > 0
-    assert list(said["backends"]) == ["tensorrt-rtx"]
+    assert said["backends"] == {"tensorrt-rtx": "every pixel is computed, by standard ops"}
+    done = invoke("lccl.cli.inspect", engine)
+    assert "in the engine" in done.out
+    assert done.out.count("  inlined") == sum(row["gated"] for row in said["layers"])
     model.write_bytes(model.read_bytes() + b"\0")
     done = invoke("lccl.cli.inspect", engine, "--json")
     assert {row["macs"] for row in json.loads(done.out)["layers"]} == {None}, "another model lies there now"
     assert "a relu" not in done.out
+    done = invoke("lccl.cli.inspect", engine, "--data", "x.npz")
+    assert (done.code, "leave out --data, or put the model there" in done.err) == (1, True)
     engine.write_bytes(b"another engine")
     done = invoke("lccl.cli.inspect", engine)
     assert (done.code, "belongs to another engine" in done.err) == (1, True)
@@ -189,6 +210,7 @@ def test_the_command(checkpoint: Path, tmp_path: Path, invoke: Invoke) -> None:
         (["{model}", "--threads", "0"], "--threads is at least 1, not 0"),
         (["{model}", "--costs", "none.json"], "no such file: none.json"),
         (["{model}", "--picture", "/nowhere/p.png"], "/nowhere does not exist"),
+        (["{model}", "--picture", "p.xyz"], "p.xyz is no name of a picture: give one that ends in .png, .svg or .pdf"),
         (["{model}", "--input-shape", "1x0"], "a shape is written like"),
         (["{model}", "--data", "nowhere:loader"], "cannot import nowhere"),
     ],

@@ -286,6 +286,7 @@ def test_what_cannot_be_reached_is_said(network: nn.Module) -> None:
         ({"target_latency": 0.5, "costs": "nowhere.json"}, "no such file"),
         ({"max_accuracy_drop": -1}, "a number from 0"),
         ({"max_accuracy_drop": 1, "points": 3}, "at least 10 points"),
+        ({"max_accuracy_drop": 1, "picture": "p.xyz"}, "is no name of a picture"),
         ({"max_accuracy_drop": 1, "path": "x.onnx"}, "a checkpoint"),
         ({"max_accuracy_drop": 1, "path": "x.pt"}, "returned, not written"),
         ({"metric": "nowhere:f", "max_metric_drop": 1}, "cannot import nowhere"),

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from lccl.backends.diagnosis.onnxruntime_library import isa_in_words, library_report, skips_pixels
-from lccl.backends.diagnosis.parts import Part, parts
+from lccl.backends.diagnosis.parts import Part, cuda_of_torch, parts
 from lccl.backends.diagnosis.tensorrt_plugin import plugin_report
 from lccl.console.text import table
 from lccl.errors import UserError, first_line, shown
@@ -71,19 +72,18 @@ class Diagnosis:
 
 
 def diagnose() -> Diagnosis:
-    """Look at everything here. It takes seconds: TensorRT is imported where it is installed.
-
-    Raises:
-        UserError: a variable of the environment names a library that is not there.
-    """
+    """Look at everything here. It takes seconds: TensorRT is imported where it is installed."""
     found = parts()
-    library, plugin = library_report(), plugin_report()
+    library, plugin = _reported(library_report), _reported(plugin_report)
     versions = {part.name: part.version for part in found}
     rtx, full = _rtx_build(), _tensorrt_build(plugin)
     abilities = (
         _needs("export", "export networks, compare them"),
         _needs("train", "train and tune networks with gates"),
-        _onnxruntime(library),
+        _packages("fit", "train by lccl.train.fit", ("lightning_fabric", "tensorboardX")),
+        _packages("report", "write a comparison as an HTML page", ("jinja2", "matplotlib")),
+        _packages("images", "read folders of images", ("PIL",)),
+        _onnxruntime(),
         _cpu_op(library),
         rtx,
         _engines("tensorrt-rtx", "run engines of TensorRT for RTX", rtx, versions),
@@ -95,6 +95,14 @@ def diagnose() -> Diagnosis:
     return Diagnosis(found, abilities, library, plugin)
 
 
+def _reported(report: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Return a report, or why there is none: a variable misleads, a package does not load."""
+    try:
+        return report()
+    except Exception as error:  # whatever a broken installation raises
+        return {"failed": error.message if isinstance(error, UserError) else f"it does not load: {first_line(error)}"}
+
+
 def _needs(name: str, what: str) -> Ability:
     """Return an ability that needs nothing but packages."""
     need = NEEDS[name]
@@ -104,26 +112,46 @@ def _needs(name: str, what: str) -> Ability:
     return Ability(name, what, True, ", ".join(PACKAGES[module].label for module in need.modules))
 
 
-def _onnxruntime(library: dict[str, Any]) -> Ability:
+def _packages(name: str, what: str, modules: Sequence[str]) -> Ability:
+    """Return an ability that needs these packages."""
+    missing = [module for module in modules if importlib.util.find_spec(module) is None]
+    if missing:
+        labels = ", ".join(PACKAGES[module].label for module in missing)
+        return Ability(name, what, False, f"without {labels}", how_to_install(missing[0]))
+    return Ability(name, what, True, ", ".join(PACKAGES[module].label for module in modules))
+
+
+def _onnxruntime() -> Ability:
     from lccl.backends.onnxruntime.library import OLDEST
 
     name, what = "onnxruntime", "run exported files in ONNX Runtime, every pixel computed"
-    version, oldest = library["onnxruntime"], ".".join(map(str, OLDEST))
+    oldest = ".".join(map(str, OLDEST))
+    try:
+        import onnxruntime
+
+        version = onnxruntime.__version__
+    except Exception as error:  # whatever a broken installation raises
+        return Ability(name, what, False, f"it does not load: {first_line(error)}", f"pip install 'onnxruntime>={oldest}'")
     if tuple(int(part) for part in version.split(".")[:2]) < OLDEST:
         return Ability(name, what, False, f"ONNX Runtime {version} is too old", f"pip install 'onnxruntime>={oldest}'")
     return Ability(name, what, True, f"ONNX Runtime {version}")
 
 
 def _cpu_op(library: dict[str, Any]) -> Ability:
-    from lccl.backends.onnxruntime.library import HOW_TO_GET
+    from lccl.backends.onnxruntime.library import ENVIRONMENT
 
     name, what = "onnxruntime-lccl", "skip closed pixels in ONNX Runtime on the CPU"
+    if "failed" in library:
+        return Ability(name, what, False, library["failed"], _unset(ENVIRONMENT))
     if skips_pixels(library):
         return Ability(name, what, True, f"{library['library']}, {isa_in_words(library)}")
     if library["takes_library"]:
         return Ability(name, what, False, isa_in_words(library), f"unset {library['isa_asked_by']}")
-    why, _, fix = library["reason"].partition(": ")
-    return Ability(name, what, False, why, fix or HOW_TO_GET)
+    return Ability(name, what, False, library["reason"].removesuffix(f": {library['fix']}"), library["fix"])
+
+
+def _unset(variable: str) -> str:
+    return f"unset {variable}" if os.environ.get(variable) else "install it again"
 
 
 def _rtx_build() -> Ability:
@@ -137,12 +165,15 @@ def _tensorrt_build(plugin: dict[str, Any]) -> Ability:
     able = _builder(name, what, "tensorrt", ("tensorrt",))
     if not able.works:
         return able
-    holding = [r for r in plugin["registries"] if r["module"] == "tensorrt" and r["holds_plugin"]]
-    if holding:
+    from lccl.backends.tensorrt.library import ENVIRONMENT
+
+    if "failed" in plugin:
+        return Ability(name, what, False, plugin["failed"], _unset(ENVIRONMENT))
+    own = next((r for r in plugin["registries"] if r["module"] == "tensorrt"), None)
+    if own is not None and own["holds_plugin"]:
         return Ability(name, what, True, f"{able.detail}, whose registry holds {plugin['library']}")
-    said = plugin.get("missing") or next((r["reason"] for r in plugin["registries"] if r["module"] == "tensorrt"), "no plugin")
-    why, _, fix = said.partition(": ")
-    return Ability(name, what, False, why, fix or "lccl build-plugin")
+    said = plugin["missing"] if plugin["library"] is None or own is None else own["reason"]
+    return Ability(name, what, False, said.removesuffix(f": {plugin['fix']}").removesuffix(f"; {plugin['fix']}"), plugin["fix"])
 
 
 def _builder(name: str, what: str, package: str, modules: Sequence[str]) -> Ability:
@@ -171,7 +202,7 @@ def _cuda(versions: dict[str, str | None]) -> Ability:
     torch = versions["torch"]
     if torch is None:
         return Ability(name, what, False, "without PyTorch", how_to_install("torch"))
-    if "+cpu" in torch:
+    if cuda_of_torch() is None:
         return Ability(name, what, False, f"PyTorch {torch} has no CUDA", "pip uninstall -y torch && pip install torch")
     if versions["GPU"] is None:
         return Ability(name, what, False, "there is no NVIDIA GPU with a driver", "a machine with an NVIDIA GPU and its driver")

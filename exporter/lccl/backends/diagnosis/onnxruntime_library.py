@@ -18,7 +18,7 @@ def library_report(library: str | None = None) -> dict[str, Any]:
     """
     import onnxruntime
 
-    from lccl.backends.onnxruntime.library import asked_isa, check_library, cpu_isa
+    from lccl.backends.onnxruntime.library import HOW_TO_GET, asked_isa, check_library, cpu_isa
     from lccl.files import sha256
 
     found = check_library(library)
@@ -26,6 +26,7 @@ def library_report(library: str | None = None) -> dict[str, Any]:
     if found.path is not None:
         said |= {"sha256": sha256(found.path), "bytes": found.path.stat().st_size}
     said |= {"onnxruntime": onnxruntime.__version__, "takes_library": bool(found), "reason": found.reason}
+    said["fix"] = "" if found else HOW_TO_GET
     variable, asked = asked_isa() or (None, None)
     said |= {"isa": cpu_isa(found.path) if found else None, "isa_asked": asked, "isa_asked_by": variable}
     return said

@@ -9,6 +9,7 @@ import subprocess
 from dataclasses import dataclass
 from importlib import metadata
 from importlib.util import find_spec
+from pathlib import Path
 
 from lccl.backends.gpus import driver_version, gpus
 from lccl.backends.machine import machine_name
@@ -26,7 +27,10 @@ PACKAGES = {
     "tensorrt_lean": ("tensorrt-lean", "tensorrt-lean-cu13", "tensorrt-lean-cu12"),
     "triton": ("triton",),
     "lightning_fabric": ("lightning-fabric",),
+    "tensorboardX": ("tensorboardX",),
     "matplotlib": ("matplotlib",),
+    "jinja2": ("jinja2",),
+    "PIL": ("pillow",),
 }
 """Module -> the distributions that may bring it."""
 TOOLS = ("nvcc", "cmake", "g++")
@@ -54,6 +58,18 @@ def parts() -> tuple[Part, ...]:
     found.append(Part("CUDA driver", driver_version()))
     found += [Part("GPU", gpu.name, f"compute capability {gpu.capability}") for gpu in gpus()] or [Part("GPU", None)]
     return tuple(found)
+
+
+def cuda_of_torch() -> str | None:
+    """Return the CUDA that the installed PyTorch was built with, without importing it."""
+    found = find_spec("torch")
+    folder = next(iter(found.submodule_search_locations or ()), None) if found is not None else None
+    try:
+        text = (Path(folder) / "version.py").read_text(encoding="utf-8") if folder is not None else ""
+    except OSError:
+        return None
+    version = re.search(r"^cuda\b[^=]*=\s*['\"]([\d.]+)['\"]", text, re.MULTILINE)
+    return version[1] if version else None
 
 
 def _version(module: str, distributions: tuple[str, ...]) -> str | None:

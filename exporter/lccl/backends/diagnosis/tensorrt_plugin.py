@@ -33,6 +33,7 @@ def plugin_report(library: str | None = None) -> dict[str, Any]:
         said["missing"] = f"there is no {LIBRARY}: {HOW_TO_GET}"
     else:
         said |= {"sha256": sha256(path), "bytes": path.stat().st_size}
+    said["fix"] = HOW_TO_GET
     said["how_to_install"] = how_to_install("tensorrt")
     said["registries"] = [_registry(name, path) for name in MODULES if is_installed(name)]
     return said

@@ -97,7 +97,13 @@ def _svg(draw: Callable[[Any], None], height: float, width: float = WIDTH) -> st
         import matplotlib
         from matplotlib.figure import Figure
 
-    options: Any = {"svg.fonttype": "none", "svg.hashsalt": "lccl", "font.family": "sans-serif", "font.size": 9}
+    options: Any = {
+        "svg.fonttype": "none",
+        "text.parse_math": False,
+        "svg.hashsalt": "lccl",
+        "font.family": "sans-serif",
+        "font.size": 9,
+    }
     inked = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
     options |= dict.fromkeys(inked, _INK)
     with matplotlib.rc_context(options):

@@ -12,6 +12,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from lccl.backends.diagnosis.parts import PACKAGES
 from lccl.comparing.report.charts import curves, histogram, latency_bars, layer_bars, pareto, picture
 from lccl.comparing.report.gate_look import GateLook
 from lccl.comparing.results import Comparison, Row
@@ -21,6 +22,7 @@ from lccl.errors.requires import needing
 from lccl.files import atomic_path, require_file
 
 TEMPLATE = "page.html.j2"
+_RUNTIMES = ("torch", "onnx", "onnxruntime", "tensorrt", "tensorrt_rtx", "triton")
 MOST_LAYERS_SHOWN = 8
 """Layers whose maps and histograms are shown; their choice is even from first to last."""
 
@@ -32,10 +34,10 @@ class Extras:
     look: GateLook | None = None
     decisions: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """By layer, the row of a built file's side-car: form, reason, times."""
-    tuning: str | Path | None = None
-    """What ``lccl tune`` printed as JSON."""
-    training: str | Path | None = None
-    """What a training gave as JSON: ``lccl.train.FitResult.as_dict()``."""
+    tuning: Mapping[str, str] | None = None
+    """The figure of a tuning, as :func:`tuning_figure` has it."""
+    training: Mapping[str, str] | None = None
+    """The figure of a training, as :func:`training_figure` has it."""
     command: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
 
@@ -54,12 +56,22 @@ def write_report(path: str | Path, comparison: Comparison, extras: Extras) -> No
     """Write the page.
 
     Raises:
-        UserError: Jinja2 or matplotlib is not installed, a JSON file is not what it should be, or
-            the file cannot be written.
+        UserError: Jinja2 or matplotlib is not installed, or the file cannot be written.
     """
     text = page(comparison, extras)
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def require_report() -> None:
+    """Check that what draws a report is installed.
+
+    Raises:
+        UserError: it is not.
+    """
+    with needing("a report"):
+        import jinja2  # noqa: F401
+        import matplotlib as mpl  # noqa: F401
 
 
 def page(comparison: Comparison, extras: Extras) -> str:
@@ -98,8 +110,8 @@ def page(comparison: Comparison, extras: Extras) -> str:
         maps=_maps(extras.look, shown),
         histograms=_histograms(extras.look, shown),
         samples=comparison.environment.images,
-        tuning=_tuning(extras.tuning),
-        training=_training(extras.training),
+        tuning=extras.tuning,
+        training=extras.training,
         facts=_facts(comparison, extras),
     )
 
@@ -148,7 +160,9 @@ def _accuracy_said(own: Sequence[Row], ran: Sequence[Row], metric: str | None) -
 def _title(ran: Sequence[Row]) -> str:
     own = next((row.network for row in ran if row.role == "lccl"), "A gated network")
     base = next((row.network for row in ran if row.role == "baseline"), None)
-    return f"{own} beside {base}" if base else f"{own} beside its dense twin"
+    if base is not None:
+        return f"{own} beside {base}"
+    return f"{own} beside its dense twin" if any(row.role == "dense twin" for row in ran) else f"{own} in {len(ran)} runtimes"
 
 
 def _rows(comparison: Comparison, ran: Sequence[Row]) -> dict[str, Any]:
@@ -157,7 +171,7 @@ def _rows(comparison: Comparison, ran: Sequence[Row]) -> dict[str, Any]:
         "runtime": [row.runner for row in ran],
         "device": [row.device for row in ran] if len({row.device for row in ran}) > 1 else [],
         "top-1": [percent(None if row.role == "dense twin" else row.accuracy) for row in ran],
-        f"top-{comparison.environment.top_k}": [percent(row.top_k) for row in ran],
+        f"top-{comparison.environment.top_k}": [percent(None if row.role == "dense twin" else row.top_k) for row in ran],
         "metric": ["-" if row.metric is None else f"{row.metric:.4g}" for row in ran],
         "median ms": [f"{row.latency.median_ms:.3f}" if row.latency else "-" for row in ran],
         "p95 ms": [f"{row.latency.p95_ms:.3f}" if row.latency else "-" for row in ran],
@@ -256,15 +270,18 @@ def _histograms(look: GateLook | None, shown: Sequence[str]) -> list[dict[str, s
     return found
 
 
-def _tuning(path: str | Path | None) -> dict[str, str] | None:
-    if path is None:
-        return None
+def tuning_figure(path: str | Path) -> dict[str, str]:
+    """Return the points of a tuning, from what ``lccl tune`` printed as JSON: "svg" and "caption".
+
+    Raises:
+        UserError: the file is of another kind.
+    """
     said = _json(path, "lccl tune")
     try:
         points = [_point(point) for point in said["points"]]
         chosen, built = _point(said["chosen"]), _point(said["built"])
         svg = pareto(points, chosen, built, str(said["score"]))
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, AttributeError):
         raise UserError(f"{path} is not what lccl tune prints as JSON") from None
     return {
         "svg": svg,
@@ -278,9 +295,12 @@ def _point(point: Mapping[str, Any]) -> dict[str, float]:
     return {"score": float(point["score"]), "cost": float(point["macs"] if latency is None else latency)}
 
 
-def _training(path: str | Path | None) -> dict[str, str] | None:
-    if path is None:
-        return None
+def training_figure(path: str | Path) -> dict[str, str]:
+    """Return the course of a training, from ``FitResult.as_dict()``: "svg" and "caption".
+
+    Raises:
+        UserError: the file is of another kind.
+    """
     said = _json(path, "a training")
     try:
         epochs = [
@@ -289,7 +309,7 @@ def _training(path: str | Path | None) -> dict[str, str] | None:
         ]
         svg = curves(epochs)
         last = epochs[-1]
-    except (KeyError, TypeError, ValueError, IndexError):
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError):
         raise UserError(f"{path} does not hold the epochs of a training: write FitResult.as_dict() as JSON") from None
     score = "" if last["score"] is None else f", score {last['score']:.4f}"
     return {"svg": svg, "caption": f"{count(len(epochs), 'epoch')}; the last one: density {percent(last['density'])}{score}."}
@@ -317,6 +337,7 @@ def _facts(comparison: Comparison, extras: Extras) -> list[tuple[str, str]]:
             f"{how}{f', {runs[0]} rounds after {s.warmup} of warm-up' if runs else ''}, {count(s.threads, 'CPU thread')}",
         ),
         ("processor", s.cpu),
+        *[("devices", ", ".join(sorted({row.device for row in comparison.rows if not row.skipped})))],
         *((name, version) for name, version in extras.versions.items()),
         ("date", datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")),
         *([("command", extras.command)] if extras.command else []),
@@ -326,9 +347,11 @@ def _facts(comparison: Comparison, extras: Extras) -> list[tuple[str, str]]:
 def versions() -> dict[str, str]:
     """Return what is installed of the runtimes."""
     found = {}
-    for name in ("lccl", "torch", "onnx", "onnxruntime", "tensorrt"):
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            found[name] = metadata.version(name)
+    for module in ("lccl", *_RUNTIMES):
+        for name in PACKAGES.get(module, (module,)):
+            with contextlib.suppress(metadata.PackageNotFoundError):
+                found[module] = metadata.version(name)
+                break
     return found
 
 

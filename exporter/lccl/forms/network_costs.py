@@ -16,7 +16,7 @@ from lccl.op.onnx_op import is_lccl_node, node_attributes
 
 
 @dataclass(frozen=True)
-class NetworkTime:
+class NetworkCosts:
     """What a network's convolutions cost. Those that the table does not have count nowhere."""
 
     table: CostTable
@@ -35,19 +35,32 @@ class NetworkTime:
         shape = self.shapes.get(name)
         return None if shape is None else self.table.find(shape, macs)
 
-    def gated_us(self, name: str, macs: int, density: float) -> float:
+    def known_us(self, name: str, macs: int, density: float) -> float | None:
         """Return the time of a gated layer between dense neighbours, in microseconds for a batch.
+
+        None where the table does not have it.
+        """
+        cost, shape = self.cost(name, macs), self.shapes.get(name)
+        if cost is None or shape is None:
+            return None
+        kinds = (shape.gate, "kxk") if (shape.kernel, shape.gate) == ((1, 1), "1x1") else (shape.gate,)
+        return next((us for kind in kinds if (us := cost.at(kind, density)) is not None), None)
+
+    def gated_us(self, name: str, macs: int, density: float) -> float:
+        """Return the same.
 
         Raises:
             UserError: the table does not have it.
         """
-        cost, shape = self.cost(name, macs), self.shapes.get(name)
-        kinds = () if shape is None else (shape.gate, *(["kxk"] if (shape.kernel, shape.gate) == ((1, 1), "1x1") else []))
-        found = None if cost is None else next((us for kind in kinds if (us := cost.at(kind, density)) is not None), None)
-        if found is None:
-            what = f"{name} with a {shape.gate} gate" if shape is not None and shape.gate else name
-            raise UserError(f"{self.path} has no cost of {what}: measure this network with lccl measure")
-        return found
+        found = self.known_us(name, macs, density)
+        if found is not None:
+            return found
+        gate = self.shapes[name].gate if name in self.shapes else ""
+        if gate and gate not in ("1x1", "kxk") and not gate.startswith("grid:"):
+            what = "from outside" if gate == "external" else f"of {gate}"
+            raise UserError(f"{name} has a gate {what}, and tables have the costs of 1x1, kxk and grid gates alone")
+        what = f"{name} with a {gate} gate" if gate else name
+        raise UserError(f"{self.path} has no cost of {what}: measure this network with lccl measure")
 
     def fraction(self, layers: Iterable[tuple[str, int, float | None]]) -> float:
         """Return the time of all convolutions over that of the dense network's.
