@@ -104,7 +104,7 @@ def test_every_python_file_of_the_package_is_in_the_wheel_and_no_other(distribut
 
 
 def test_what_else_is_in_the_wheel(distributions: Distributions) -> None:
-    """The op's library, the plugin's sources, what says that the package is typed, and the wheel's own records."""
+    """The op's library, the plugin's sources, the report's page, what says that the package is typed, and the wheel's own records."""
     files = {name for name in distributions.wheel_files() if not name.endswith(".py")}
     records = {name for name in files if ".dist-info/" in name}
     native = {
@@ -113,7 +113,11 @@ def test_what_else_is_in_the_wheel(distributions: Distributions) -> None:
         for path in (ROOT / folder).rglob("*")
         if path.is_file()
     }
-    assert files - records - {CPU_OP} == native | {"lccl/native/CMakeLists.txt", "lccl/py.typed"}
+    assert files - records - {CPU_OP} == native | {
+        "lccl/native/CMakeLists.txt",
+        "lccl/comparing/report/page.html.j2",
+        "lccl/py.typed",
+    }
     assert {name.partition(".dist-info/")[2] for name in records} == {
         "METADATA",
         "RECORD",
