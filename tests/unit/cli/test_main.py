@@ -34,7 +34,7 @@ def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
         ("exprot", "did you mean export?"),
         ("build_engine", "did you mean build-engine?"),
         ("lccl-compare", "did you mean compare?"),
-        ("nothing", "choose one of export, build-engine, compare, tune, measure, build-plugin"),
+        ("nothing", "choose one of export, build-engine, compare, inspect, tune, measure, doctor, build-plugin"),
     ],
 )
 def test_an_unknown_command(name: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
