@@ -79,7 +79,7 @@ MOST_CASES := $(if $(filter all,$(LCCL_TESTS)),,--few-cases 90)
 # Two runs side by side, one for each core and about as long: native code above all, and the rest. One thread in each, or they take
 # each other's cores.
 FIRST := tests/cpu tests/emulator tests/native tests/ort tests/packaging tests/triton tests/trt tests/unit/graph \
-	tests/unit/bench tests/unit/cuda tests/unit/fuzz tests/unit/triton
+	tests/unit/bench tests/unit/cuda tests/unit/fuzz tests/unit/nn tests/unit/triton
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python
 # Of a test with many cases, twelve: `make test` runs them all.
 QUICK := -m "not slow and not native and not download" --few-cases 12
