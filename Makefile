@@ -81,7 +81,7 @@ MOST_CASES := $(if $(filter all,$(LCCL_TESTS)),,--few-cases 90)
 FIRST := tests/cpu tests/emulator tests/native tests/ort tests/packaging tests/triton tests/trt tests/unit/graph \
 	tests/unit/bench tests/unit/cuda tests/unit/fuzz tests/unit/nn tests/unit/triton
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python
-# Of a test with many cases, twelve: `make test` runs them all.
+# Of a test with many cases, twelve; `make test` runs ninety, `make thorough` all.
 QUICK := -m "not slow and not native and not download" --few-cases 12
 QUICK_FIRST := tests/unit/graph tests/unit/cli tests/unit/cuda tests/unit/exporting tests/unit/bench tests/unit/ort tests/unit/plugin
 OWN_GROUP := $(BIN)/python -c 'import os, sys; os.setsid(); os.execvp(sys.argv[1], sys.argv[1:])'
